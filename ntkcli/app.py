@@ -1,0 +1,137 @@
+"""The command line: all commands, and the one place where an error becomes a line and an exit code."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from importlib import import_module
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from ntkcli import __version__
+from ntkcli.console import Output
+from ntkcli.errors import ExitCode, NtkselError
+
+EXIT_CODES = """Exit codes: 0 ok; 1 failure; 2 usage; 3 done, but rows were skipped; 10 no store, or an input is not
+complete; 11 busy; 12 made with other settings; 130 interrupted, run the same command again."""
+
+app = typer.Typer(
+    name="ntksel",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Choose the training rows that help a language model most on a small domain, and prove it.",
+    epilog=EXIT_CODES,
+)
+
+FLAGS = {
+    "model": "--model",
+    "adapter": "--adapter",
+    "adapter.fresh.rank": "--rank",
+    "adapter.fresh.target_modules": "--target-modules",
+    "adapter.fresh.seed": "--adapter-seed",
+    "encoder.max_length": "--max-length",
+    "projection.dim": "--dim",
+    "projection.seed": "--seed",
+    "data": "--data",
+    "tasks": "--task",
+    "train": "--train",
+    "score": "--score",
+    "n": "-n",
+    "pool": "--pool or --feature",
+    "domain": "--domain or --feature",
+}
+"""Field of a spec → the option that sets it, where it isn't `--<field>`; a prefix stands for what is below it."""
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        sys.stdout.write(f"ntksel {__version__}\n")
+        raise typer.Exit
+
+
+for _verb in ("featurize", "score", "select", "finetune", "eval", "info", "demo"):
+    import_module(f"ntkcli.commands.{_verb}").add_to(app)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    signal.signal(signal.SIGTERM, _as_interrupt)
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; returns its exit code. Errors are shown as one line on stderr."""
+    output = Output(verbose="-v" in arguments or "--verbose" in arguments)
+    try:
+        code = app(arguments, standalone_mode=False)
+    except Exception as error:
+        return _report(error, output)
+    except KeyboardInterrupt:
+        output.error("interrupted. The store is whole: run the same command again to go on.")
+        return ExitCode.INTERRUPTED
+    return code if isinstance(code, int) else ExitCode.OK
+
+
+def flag_of(field: str) -> str:
+    """The option that sets a field of a spec (a dotted path)."""
+    path = field
+    while path:
+        if path in FLAGS:
+            return FLAGS[path]
+        path = path.rpartition(".")[0]
+    return "--" + field.partition(".")[0].replace("_", "-")
+
+
+def _report(error: Exception, output: Output) -> int:
+    if output.verbose:
+        output.traceback()
+    text, code = _explain(error)
+    output.error(text)
+    return code
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """One line and the exit code for any error."""
+    if isinstance(error, NtkselError):
+        return str(error), error.code
+    if isinstance(error, typer.Exit):
+        return "", error.exit_code
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # click's own, for options it can't parse
+        return f"{error.format_message()} See `ntksel COMMAND --help`.", int(error.exit_code)
+    if isinstance(error, OSError):
+        where = f" {error.filename}" if error.filename else ""
+        text = f"{error.strerror or error}{where}. What was recorded is safe: mend it and run the same command again."
+        return text, ExitCode.FAILURE
+    return _explain_store(error) or (
+        f"{type(error).__name__}: {error}. This is a bug in ntksel; run again with -v for the traceback.",
+        ExitCode.FAILURE,
+    )
+
+
+def _explain_store(error: Exception) -> tuple[str, int] | None:
+    import store  # numpy with it, which `--help` need not wait for
+
+    if not isinstance(error, store.StoreError):
+        return None
+    if isinstance(error, store.SpecDiffersError):
+        flags = ", ".join(sorted({flag_of(difference.field) for difference in error.differences}))
+        return f"{error} ({flags})." if flags else f"{error}.", ExitCode.SPEC_DIFFERS
+    codes = {
+        store.NameInvalidError: ExitCode.USAGE,
+        store.NoStoreError: ExitCode.INCOMPLETE,
+        store.IncompleteError: ExitCode.INCOMPLETE,
+        store.MissingArtefactError: ExitCode.INCOMPLETE,
+    }
+    return f"{error}.", codes.get(type(error), ExitCode.FAILURE)
+
+
+def _as_interrupt(number: int, frame: FrameType | None) -> Any:
+    del number, frame
+    raise KeyboardInterrupt

@@ -1,0 +1,1 @@
+"""One file a verb: parse the options, call one step, show its result. No logic of their own."""

@@ -1,0 +1,119 @@
+"""`ntksel featurize`: parse, call the step, show."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ntkcli import options as o
+from ntkcli.console import Output
+from ntkcli.errors import ExitCode
+from ntkcli.report import estimate_line
+
+EXAMPLE = "ntksel featurize med --data pool.jsonl --name pool --kind ntk --model ./Llama-3-8B --adapter warmup"
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command(epilog=f"Example: {EXAMPLE}")(featurize)
+
+
+def featurize(
+    store: o.Store,
+    data: Annotated[str, typer.Option(help="Data file: JSON Lines (.jsonl, .jsonl.gz).", show_default=False)],
+    name: Annotated[str, typer.Option(help="The data set's name in the store.", show_default=False)],
+    kind: Annotated[
+        o.Kind,
+        typer.Option(help="ntk: sketched LoRA gradients; embed: mean final hidden state.", show_default=False),
+    ],
+    model: o.Model,
+    adapter: Annotated[
+        str | None,
+        typer.Option(
+            help="A run of the store, or a folder with a PEFT LoRA adapter.", show_default="none: a fresh one"
+        ),
+    ] = None,
+    feature: Annotated[str | None, typer.Option(help="The features' name.", show_default="the kind")] = None,
+    rows: Annotated[str | None, typer.Option(help="Only the rows of this selection.", show_default="all")] = None,
+    max_length: o.MaxLength = 1024,
+    positions: Annotated[
+        o.Positions | None,
+        typer.Option(help="Tokens the feature is made of.", show_default="completion for ntk, all for embed"),
+    ] = None,
+    probe: Annotated[o.Probe, typer.Option(help="ntk: direction in logit space; sum is the paper's.")] = o.Probe.SUM,
+    dim: Annotated[int, typer.Option(min=1, help="ntk: numbers a sketch has.")] = 8192,
+    seed: Annotated[int, typer.Option(help="ntk: of the sketch.")] = 0,
+    rank: Annotated[int, typer.Option(min=1, help="ntk without --adapter: rank of the fresh one.")] = 16,
+    target_modules: Annotated[
+        str, typer.Option(help="ntk without --adapter: its layers (all-linear, or names).")
+    ] = "all-linear",
+    adapter_seed: Annotated[int, typer.Option(help="ntk without --adapter: seed of the fresh one.")] = 0,
+    dtype: o.DtypeOption = o.Dtype.AUTO,
+    device: o.Device = "auto",
+    batch_tokens: o.BatchTokens = None,
+    part_rows: Annotated[
+        int | None,
+        typer.Option(min=1, help="Rows of a part, the unit of resume.", show_default="256 for ntk, 1024 for embed"),
+    ] = None,
+    shard: Annotated[str, typer.Option(help="Compute the parts I, I+N, ... only.", metavar="I/N")] = "0/1",
+    on_error: o.OnErrorOption = o.OnError.FAIL,
+    dry_run: o.DryRun = False,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
+) -> int:
+    """Compute features of every row: sketched per-example LoRA gradients, or embeddings."""
+    from ntkcli.steps import featurize as step
+
+    output = Output(as_json=json, quiet=quiet, verbose=verbose)
+    if dry_run:
+        found = step.estimate_featurize(
+            store,
+            data=data,
+            name=name,
+            kind=kind.value,
+            model=model,
+            rows=rows,
+            max_length=max_length,
+            dim=dim,
+            device=device,
+            on_error=on_error.value,
+        )
+        output.result(found, line=estimate_line(found))
+        return ExitCode.OK
+    result = step.featurize(
+        store,
+        data=data,
+        name=name,
+        kind=kind.value,
+        model=model,
+        adapter=adapter,
+        feature=feature,
+        rows=rows,
+        max_length=max_length,
+        positions=positions.value if positions else None,
+        probe=probe.value,
+        dim=dim,
+        seed=seed,
+        dtype=dtype.value,
+        device=device,
+        batch_tokens=batch_tokens,
+        part_rows=part_rows,
+        shard=o.parse_shard(shard),
+        on_error=on_error.value,
+        rank=rank,
+        target_modules=target_modules,
+        adapter_seed=adapter_seed,
+        progress=output.progress,
+    )
+    state = "" if result.complete else f" (of {result.rows}; other shards are to come)"
+    output.result(
+        result,
+        line=f"{result.artefact}: {result.rows_done} rows{state}, {result.computed} computed, {result.truncated} "
+        f"truncated, {result.skipped} skipped, digest {result.digest}",
+    )
+    output.next_step(
+        f"ntksel score {store} --pool POOL --domain DOMAIN --method mean --feature {feature or kind} --name SCORE"
+    )
+    return ExitCode.ROWS_SKIPPED if result.skipped else ExitCode.OK

@@ -1,0 +1,155 @@
+"""What a person or a script sees: results on stdout, everything else on stderr.
+
+With `--json` the result is one JSON object. Progress is a bar with an ETA on a terminal and plain lines elsewhere. Text
+from data sets is escaped, so that it can't draw or colour anything.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+LINE_SECONDS = 15
+"""Between plain progress lines, where stderr is no terminal: a log of hours stays readable."""
+
+FILE_WIDTH = 200
+"""Columns of a table that goes to a file or a pipe, where nothing wraps."""
+
+
+class Output:
+    """Where one command's result and notes go. `progress` shows its course."""
+
+    def __init__(self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
+        self.as_json, self.quiet, self.verbose = as_json, quiet, verbose
+        self._out = Console(highlight=False, soft_wrap=True)
+        if not self._out.is_terminal:
+            self._out.width = FILE_WIDTH
+        self._err = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.progress = Reporter(self._err, quiet=quiet)
+
+    def result(self, value: Any, *, line: str) -> None:
+        """The result: `line` for people, or the dataclass `value` as one JSON object."""
+        if self.as_json:
+            self._out.file.write(to_json(value) + "\n")
+        else:
+            self._out.print(escape(line))
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A table on stdout; the first column is left-aligned, the others right."""
+        table = Table(title=escape(title), title_justify="left", box=None, header_style="bold", pad_edge=False)
+        for i, column in enumerate(columns):
+            table.add_column(escape(column), justify="left" if i == 0 else "right", overflow="fold")
+        for row in rows:
+            table.add_row(*(escape(cell) for cell in row))
+        self._out.print(table)
+
+    def say(self, text: str) -> None:
+        """A line of the result, for people."""
+        self._out.print(escape(text))
+
+    def next_step(self, command: str) -> None:
+        """The command that usually comes next, on stderr."""
+        if not self.quiet and not self.as_json:
+            self._err.print(f"[dim]next:[/dim] {escape(command)}")
+
+    def error(self, text: str) -> None:
+        """One line on stderr that begins with `error:`."""
+        self.progress.stop()
+        self._err.print(f"[bold red]error:[/bold red] {escape(' '.join(text.split()))}")
+
+    def traceback(self) -> None:
+        """The whole traceback of the error at hand, on stderr."""
+        self._err.print_exception()
+
+
+class Reporter:
+    """The `ntkcli.progress.Progress` of the console: a bar on a terminal, else a line every 15 seconds."""
+
+    def __init__(self, console: Console, *, quiet: bool) -> None:
+        self._console, self._quiet = console, quiet
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._label, self._unit = "", ""
+        self._total = self._done = self._found = self._tokens = 0
+        self._began = self._shown = 0.0
+
+    def start(self, label: str, *, total: int, unit: str, done: int = 0) -> None:
+        """Begin a bar; work that was found done is told and counted."""
+        self.stop()
+        self._label, self._unit, self._total, self._done = label, unit, total, done
+        self._found, self._tokens = done, 0
+        self._began = self._shown = time.monotonic()
+        if done:
+            self.note(f"{label}: found {done} of {total} {unit} done, going on from there")
+        if self._quiet or not self._console.is_terminal:
+            return
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[unit]}"),
+            TextColumn("{task.fields[rate]}"),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self._console,
+            transient=True,
+        )
+        self._task = self._bar.add_task(escape(label), total=total, completed=done, unit=unit, rate="", note="")
+        self._bar.start()
+
+    def advance(self, count: int, *, tokens: int = 0, note: str = "") -> None:
+        """Count work that is done."""
+        self._done += count
+        self._tokens += tokens
+        now = time.monotonic()
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, advance=count, rate=self._rate(now), note=escape(note))
+        elif not self._quiet and now - self._shown >= LINE_SECONDS:
+            self._shown = now
+            eta = (now - self._began) / max(1, self._done - self._found) * (self._total - self._done)
+            parts = [
+                f"{self._label}: {self._done}/{self._total} {self._unit}",
+                self._rate(now),
+                note,
+                f"ETA {eta:.0f} s",
+            ]
+            self.note(", ".join(part for part in parts if part))
+
+    def stop(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+        self._bar = self._task = None
+
+    def note(self, text: str) -> None:
+        """One line, unless `-q`."""
+        if not self._quiet:
+            self._console.print(escape(text))
+
+    def _rate(self, now: float) -> str:
+        return f"{self._tokens / max(1e-9, now - self._began):,.0f} tokens/s" if self._tokens else ""
+
+
+def to_json(value: Any) -> str:
+    """A result as one line of JSON; NaN and infinity, which JSON lacks, become null."""
+    return json.dumps(_plain(dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value), allow_nan=False)  # type: ignore[arg-type]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

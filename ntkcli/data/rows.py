@@ -1,0 +1,146 @@
+"""What a data set is made of, whatever file it came from: rows, messages, and rows that can't be used.
+
+Pure values; must not know files, schemas or tokenizers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from store import RowStatus, canonical_json
+
+RAW = dict[str, Any]  # one row as the file has it
+
+_CONTENT_ID_DIGITS: Final = 16  # 64 bits: two of 10^7 rows meet with probability 3e-6
+_SHOWN_CHARACTERS: Final = 40  # of a value or a name in a message, so that the message stays one readable line
+_SHOWN_COLUMNS: Final = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn: `role` is "system", "user" or "assistant"."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a schema reads out of a row: the part that a model sees, and a digest is made of.
+
+    `choices` are the candidate answers and `answer` is the index of the right one; the last message is then
+    `choices[answer]`.
+    """
+
+    messages: tuple[Message, ...]
+    choices: tuple[str, ...] = ()
+    answer: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row that can be used.
+
+    `index` is its 0-based position in the data set (bad rows count), `line` its 1-based line in the file
+    (blank lines count). `source` is "" when the row has no label. `raw` is the row as the file has it, for
+    exports.
+    """
+
+    index: int
+    line: int
+    row_id: str
+    source: str
+    messages: tuple[Message, ...]
+    choices: tuple[str, ...] = ()
+    answer: int | None = None
+    raw: RAW = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that can't be used, and why. It keeps its index; `digest` is that of the line's bytes."""
+
+    index: int
+    line: int
+    reason: str
+    status: int
+    digest: str = ""
+
+
+class RowError(Exception):
+    """A row can't be used: the `reason` names the column and what was found; `status` is the store's."""
+
+    def __init__(self, reason: str, status: RowStatus = RowStatus.UNREADABLE) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.status = status
+
+
+def own_id(raw: RAW) -> str | None:
+    """The row's own id (`id`, else `row_id`), or None. RowError if it is no string or integer."""
+    for column in ("id", "row_id"):
+        value = raw.get(column)
+        if value is None or value == "":
+            continue
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            raise RowError(f"the column {column!r} holds {what_is(value)}, not a string or an integer")
+        return str(value)
+    return None
+
+
+def source_label(raw: RAW) -> str:
+    """The first of the columns `source`, `dataset`, `task` that holds a label, else "".
+
+    A label is a string or an integer; other values are passed over, because many sets keep an object under
+    `task`.
+    """
+    for column in ("source", "dataset", "task"):
+        value = raw.get(column)
+        if value and isinstance(value, str | int) and not isinstance(value, bool):
+            return str(value)
+    return ""
+
+
+def content_id(content: Content) -> str:
+    """16 hex digits that depend on nothing but what the model sees: the id of a row that brings none."""
+    return hashlib.sha256(_canonical(content)).hexdigest()[:_CONTENT_ID_DIGITS]
+
+
+def canonical_row(row: Row) -> bytes:
+    """The row as canonical JSON, the same for every file format, column name and key order."""
+    return canonical_json([row.row_id, row.source, *_plain(row)])
+
+
+def what_is(value: object) -> str:
+    """A JSON value in words, such as "the number 3", for messages; always one short line."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return f"the number {shown(repr(value))}"
+    if isinstance(value, str):
+        return f"the string {shown(repr(value))}"
+    return "a list" if isinstance(value, list) else "an object"
+
+
+def column_names(raw: RAW) -> str:
+    """The columns for messages: "id, prompt"; long lists are cut, control characters escaped."""
+    names = [shown(name if name.isprintable() else repr(name)) for name in list(raw)[:_SHOWN_COLUMNS]]
+    return ", ".join([*names, "..."] if len(raw) > _SHOWN_COLUMNS else names) or "none"
+
+
+def shown(text: str) -> str:
+    """The text, cut to what a message of one line has room for."""
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS - 3]}..."
+
+
+def _plain(content: Content | Row) -> list[Any]:
+    messages = [[message.role, message.content] for message in content.messages]
+    return [messages, list(content.choices), content.answer]
+
+
+def _canonical(content: Content) -> bytes:
+    return canonical_json(_plain(content))

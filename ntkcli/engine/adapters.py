@@ -1,0 +1,170 @@
+"""LoRA adapters as the engine sees them: a linear layer, its factors A and B, and weights with s·BA merged in.
+
+Features are gradients with respect to A and B; what the model computes is the same whether s·BA is
+added to the weight or run beside it, so it is merged and forward and backward pay nothing for it.
+
+Legend: A (r, in), B (out, r), s = alpha/r (or alpha/sqrt(r)): y = W x + s·B A x.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ntkcli.engine.models import LoadedModel, decoder_of, head_of
+from ntkcli.engine.sketch import hash_u64
+from ntkcli.errors import SpecError, UsageError
+from ntkcli.identity import AdapterIdentity, ModelIdentity
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptedLayer:
+    """One linear layer with a LoRA adapter: its module path, the (merged) layer and the adapter's factors.
+
+    `b` is None where B = 0: the gradient of A is then zero exactly, and nobody need compute it.
+    """
+
+    name: str
+    module: nn.Module
+    a: Tensor
+    b: Tensor | None
+    scale: float
+
+    @property
+    def weight(self) -> Tensor:
+        """The layer's weight as (out, in), whatever the layer calls its own order (GPT-2's is transposed)."""
+        weight: Tensor = self.module.weight  # type: ignore[assignment]  # a parameter, by linear_layers
+        return weight.T if _is_conv1d(self.module) else weight
+
+
+def linear_layers(model: Any, target_modules: str) -> dict[str, nn.Module]:
+    """The layers that an adapter may sit on: module path → layer, in the model's order.
+
+    `target_modules` is `all-linear` (every linear layer of the decoder, as peft has it: not the head) or names,
+    comma-separated (`q_proj,v_proj`), each the last part of a module path.
+
+    Raises:
+        UsageError: a name matches no layer; the message lists those there are.
+    """
+    head = head_of(model)
+    found = {
+        name: module
+        for name, module in model.named_modules()
+        if (isinstance(module, nn.Linear) or _is_conv1d(module)) and module is not head
+    }
+    if target_modules == "all-linear":
+        _refuse_fused_experts(model)
+        return found
+    wanted = {name.strip() for name in target_modules.split(",") if name.strip()}
+    kept = {name: module for name, module in found.items() if name.rpartition(".")[2] in wanted}
+    missing = wanted - {name.rpartition(".")[2] for name in kept}
+    if missing or not kept:
+        have = ", ".join(sorted({name.rpartition(".")[2] for name in found}))
+        raise UsageError(
+            f"--target-modules {target_modules}: the model has no linear layer {', '.join(sorted(missing))}.",
+            f"Give all-linear, or some of: {have}.",
+        )
+    return kept
+
+
+def fresh_adapter(model: Any, *, rank: int, target_modules: str, seed: int) -> list[AdaptedLayer]:
+    """A LoRA adapter at its initial state: A uniform in ±1/sqrt(in) (peft's Kaiming default), B = 0, s = 1.
+
+    A is a pure function of (seed, layer name, coordinate), the same on every device.
+    """
+    layers = []
+    for name, module in linear_layers(model, target_modules).items():
+        weight: Tensor = module.weight  # type: ignore[assignment]
+        columns = weight.shape[0] if _is_conv1d(module) else weight.shape[1]
+        draws = torch.from_numpy((hash_u64(seed, f"{name}|lora_A", rank * columns) >> 11).astype("float64"))
+        uniform = (draws / 2.0**52 - 1.0).float().reshape(rank, columns)  # [-1, 1)
+        a = (uniform / math.sqrt(columns)).to(weight.device)
+        layers.append(AdaptedLayer(name, module, a, None, 1.0))
+    return layers
+
+
+def load_adapter(loaded: LoadedModel, adapter: AdapterIdentity, model: ModelIdentity) -> list[AdaptedLayer]:
+    """Merge a PEFT LoRA adapter into the model, in place, and return its layers and factors.
+
+    Raises:
+        SpecError: the adapter was made for another base model (by the digest that `ntksel finetune` left, by its
+            shapes, or because its weights are not all there).
+        UsageError: it is no plain LoRA adapter (DoRA, extra modules, another method).
+    """
+    refuse_other_base(adapter, model)
+    peft_model = attach_adapter(loaded.model, adapter)
+    raw = []
+    for name, layer in peft_model.base_model.model.named_modules():
+        if hasattr(layer, "lora_A") and "default" in layer.lora_A:
+            if layer.use_dora.get("default"):
+                raise UsageError(f"The adapter {adapter.folder} is a DoRA adapter, which is not linear in A and B.")
+            a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+            raw.append((name, a.detach().float().clone(), b.detach().float().clone(), layer.scaling["default"]))
+    merged = peft_model.merge_and_unload()
+    merged.requires_grad_(False)
+    modules = dict(merged.named_modules())
+    if not raw or any("lora_embedding" in name for name, *_ in raw):
+        raise UsageError(f"The adapter {adapter.folder} has no LoRA on a linear layer.", "Give a LoRA adapter.")
+    return [
+        AdaptedLayer(name, modules[name], a, b if bool(b.any()) else None, float(scale)) for name, a, b, scale in raw
+    ]
+
+
+def refuse_other_base(adapter: AdapterIdentity, model: ModelIdentity) -> None:
+    """Raise SpecError if the adapter's record says that it was trained on other weights than the model's."""
+    if adapter.base_weights and adapter.base_weights != model.spec["weights"]:
+        raise SpecError(
+            f"The adapter {adapter.folder} was trained on a base model with weights {adapter.base_weights[:12]}, "
+            f"but --model {model.reference} has {model.spec['weights'][:12]}.",
+            "Give --model the model it was trained on.",
+        )
+
+
+def attach_adapter(model: Any, adapter: AdapterIdentity) -> Any:
+    """The model with a PEFT adapter beside it (not merged); refuses one that doesn't fit or isn't whole."""
+    from peft import PeftModel
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            attached = PeftModel.from_pretrained(model, str(adapter.folder))
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise SpecError(
+                f"The adapter {adapter.folder} does not fit this base model: {reason}",
+                "Give --model the model it was trained on.",
+            ) from error
+    missing = [str(w.message) for w in caught if "missing adapter keys" in str(w.message)]
+    if missing:
+        raise SpecError(
+            f"The adapter {adapter.folder} lacks weights: {' '.join(missing[0].split())[:200]}",
+            "Give --model the model it was trained on, or train the adapter again.",
+        )
+    return attached
+
+
+def check_decoder_holds(layers: list[AdaptedLayer], model: Any) -> None:
+    """Raise UsageError if an adapted layer lies outside the decoder, where the engine would not see it."""
+    inside = {id(module) for module in decoder_of(model).modules()}
+    for layer in layers:
+        if id(layer.module) not in inside:
+            raise UsageError(f"The adapter sits on {layer.name}, outside of the decoder; features can't cover it.")
+
+
+def _is_conv1d(module: nn.Module) -> bool:
+    return type(module).__name__ == "Conv1D"
+
+
+def _refuse_fused_experts(model: Any) -> None:
+    for name, module in model.named_modules():
+        weights = [p for p in module.parameters(recurse=False) if p.dim() == 3]
+        if weights and "expert" in type(module).__name__.lower():
+            raise UsageError(
+                f"{name} keeps its experts in one {type(module).__name__} tensor; adapters there are not supported.",
+                "Give --target-modules q_proj,k_proj,v_proj,o_proj to adapt the attention alone.",
+            )

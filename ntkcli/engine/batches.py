@@ -1,0 +1,75 @@
+"""Cut encoded rows into batches of like length under a token budget, and pad them.
+
+Legend: B rows of a batch, T its longest row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ntkcli.data.encoding import Encoded
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Padded rows: `ids` and `mask` (B, T) int64; `weight` (B, T) float32: the positions' weights, a row's sum is 1.
+
+    `positions`: what the weights stand on; see `position_weights`.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    weight: Tensor
+
+
+def plan_batches(lengths: Sequence[int], budget_tokens: int) -> list[NDArray[np.int64]]:
+    """Indices of the rows of each batch, longest rows first, so that what runs out of memory runs out at once.
+
+    A batch holds rows x longest row <= `budget_tokens`, and at least one row. Depends on the lengths alone.
+    """
+    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
+    batches: list[NDArray[np.int64]] = []
+    start = 0
+    while start < len(order):
+        longest = max(1, int(lengths[order[start]]))
+        rows = max(1, budget_tokens // longest)
+        batches.append(order[start : start + rows])
+        start += rows
+    return batches
+
+
+def position_weights(row: Encoded, positions: str) -> NDArray[np.float32]:
+    """The weight of each position of a row in f = sum_t weight[t] v·logits_t: (T,) float32, sum 1.
+
+    `completion`: 1/|P| on the positions that predict a supervised token; `all`: 1/T on every one (and what a row
+    without a supervised token gets); `last`: 1 on the last.
+    """
+    weight = np.zeros(len(row.ids), dtype=np.float32)
+    if positions == "last":
+        weight[-1] = 1.0
+        return weight
+    if positions == "completion":
+        weight[:-1] = row.supervised[1:]
+    if not weight.any():
+        weight[:] = 1.0
+    weight /= weight.sum()
+    return weight
+
+
+def pad(rows: Sequence[Encoded], *, positions: str, pad_id: int, device: torch.device) -> Batch:
+    """The rows as one batch, padded on the right: a causal model never looks there."""
+    longest = max(len(row.ids) for row in rows)
+    ids = np.full((len(rows), longest), pad_id, dtype=np.int64)
+    mask = np.zeros((len(rows), longest), dtype=np.int64)
+    weight = np.zeros((len(rows), longest), dtype=np.float32)
+    for i, row in enumerate(rows):
+        ids[i, : len(row.ids)] = row.ids
+        mask[i, : len(row.ids)] = 1
+        weight[i, : len(row.ids)] = position_weights(row, positions)
+    return Batch(*(torch.from_numpy(x).to(device, non_blocking=True) for x in (ids, mask, weight)))

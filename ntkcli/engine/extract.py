@@ -1,0 +1,169 @@
+"""Features of a part of rows, whatever their kind: batches under a token budget, halved when memory runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ntkcli.data.encoding import Encoded
+from ntkcli.engine.adapters import fresh_adapter, load_adapter
+from ntkcli.engine.batches import plan_batches
+from ntkcli.engine.embeddings import EmbeddingEngine
+from ntkcli.engine.gradients import GradientEngine
+from ntkcli.engine.models import LoadedModel
+from ntkcli.identity import AdapterIdentity, ModelIdentity
+
+CPU_BATCH_TOKENS = 2048
+"""Enough for matrix products to run at full speed on a CPU; more only takes memory."""
+_CUDA_SHARE = 0.6
+"""Of the free CUDA memory, what activations may take; the rest is for attention and fragmentation."""
+
+
+class NonFiniteError(Exception):
+    """Features of the row at `row` (its place in the part) are not finite; `layer` is where it began, or ""."""
+
+    def __init__(self, row: int, layer: str) -> None:
+        super().__init__(row, layer)
+        self.row, self.layer = row, layer
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """`unit` (n, dim) float32 and `norm` (n,) float32, rows as they were given."""
+
+    unit: NDArray[np.float32]
+    norm: NDArray[np.float32]
+
+
+class _Batched(Protocol):
+    def __call__(self, rows: Sequence[Encoded]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Unit vectors (B, dim), norms (B,) and, for gradients, the norms of each layer (B, L)."""
+
+
+class Extractor:
+    """Turns parts of encoded rows into vectors of `dim` numbers under a budget of tokens a batch."""
+
+    def __init__(self, compute: _Batched, *, dim: int, layer_names: Sequence[str], budget_tokens: int) -> None:
+        self._compute, self.dim, self._layer_names = compute, dim, list(layer_names)
+        self.budget_tokens = budget_tokens
+
+    def vectors(self, rows: Sequence[Encoded], *, on_batch: Callable[[int, int], None]) -> Vectors:
+        """The rows' vectors. `on_batch` is told rows and tokens as batches are done.
+
+        Raises:
+            NonFiniteError: a value is not finite. Never clamped.
+        """
+        unit = np.empty((len(rows), self.dim), dtype=np.float32)
+        norm = np.empty(len(rows), dtype=np.float32)
+        lengths = [len(row) for row in rows]
+        for where in plan_batches(lengths, self.budget_tokens):
+            self._batch(rows, where, unit, norm)
+            on_batch(len(where), int(sum(lengths[i] for i in where)))
+        return Vectors(unit, norm)
+
+    def _batch(
+        self,
+        rows: Sequence[Encoded],
+        where: NDArray[np.int64],
+        unit: NDArray[np.float32],
+        norm: NDArray[np.float32],
+    ) -> None:
+        try:
+            vectors, norms, layers = self._compute([rows[i] for i in where])
+            unit[where], norm[where] = vectors.cpu().numpy(), norms.cpu().numpy()
+        except RuntimeError as error:
+            if not _out_of_memory(error) or len(where) == 1:
+                raise
+        else:
+            self._refuse_non_finite(where, norm[where] + unit[where].sum(axis=1), layers)
+            return
+        torch.cuda.empty_cache()  # nothing on a machine without CUDA
+        self.budget_tokens = max(1, self.budget_tokens // 2)
+        for half in np.array_split(where, 2):
+            self._batch(rows, half, unit, norm)
+
+    def _refuse_non_finite(self, where: NDArray[np.int64], witness: NDArray[np.float32], layers: Tensor | None) -> None:
+        bad = np.flatnonzero(~np.isfinite(witness))
+        if not len(bad):
+            return
+        layer = ""
+        if layers is not None:
+            wrong = torch.nonzero(~torch.isfinite(layers[int(bad[0])]))
+            # Backward runs from the last layer down, so the last wrong one is where it began.
+            layer = self._layer_names[int(wrong[-1])] if len(wrong) else ""
+        raise NonFiniteError(int(where[bad[0]]), layer)
+
+
+def gradient_extractor(
+    loaded: LoadedModel,
+    *,
+    model: ModelIdentity,
+    adapter: AdapterIdentity | None,
+    rank: int,
+    target_modules: str,
+    adapter_seed: int,
+    positions: str,
+    dim: int,
+    seed: int,
+    batch_tokens: int | None,
+) -> Extractor:
+    """Sketched gradients with respect to the given adapter, or a fresh one."""
+    if adapter is not None:
+        layers = load_adapter(loaded, adapter, model)
+    else:
+        layers = fresh_adapter(loaded.model, rank=rank, target_modules=target_modules, seed=adapter_seed)
+    engine = GradientEngine(loaded, layers, dim=dim, seed=seed)
+
+    def compute(rows: Sequence[Encoded]) -> tuple[Tensor, Tensor, Tensor | None]:
+        found = engine.features(rows, positions=positions)
+        return found.sketch, found.norm, found.layer_norms
+
+    budget = batch_tokens or default_batch_tokens(loaded, backward=True)
+    return Extractor(compute, dim=dim, layer_names=engine.layer_names, budget_tokens=budget)
+
+
+def embedding_extractor(
+    loaded: LoadedModel,
+    *,
+    model: ModelIdentity,
+    adapter: AdapterIdentity | None,
+    positions: str,
+    batch_tokens: int | None,
+) -> Extractor:
+    """Mean final hidden states of the model, with the adapter merged in if there is one."""
+    if adapter is not None:
+        load_adapter(loaded, adapter, model)
+    engine = EmbeddingEngine(loaded)
+
+    def compute(rows: Sequence[Encoded]) -> tuple[Tensor, Tensor, Tensor | None]:
+        return *engine.features(rows, positions=positions), None
+
+    dim = int(loaded.model.config.get_text_config().hidden_size)
+    budget = batch_tokens or default_batch_tokens(loaded, backward=False)
+    return Extractor(compute, dim=dim, layer_names=[], budget_tokens=budget)
+
+
+def default_batch_tokens(loaded: LoadedModel, *, backward: bool) -> int:
+    """Tokens a batch that fit: fixed on a CPU, from the free memory on CUDA.
+
+    Activations kept for a backward: about 10 hidden-sized and 4 MLP-sized tensors a layer and token (Llama's block:
+    norms, q/k/v/o, rotary copies; gate, up, their product, silu). A forward alone keeps one layer's.
+    """
+    if loaded.device.type != "cuda":
+        return CPU_BATCH_TOKENS
+    config = loaded.model.config.get_text_config()
+    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    layers = config.num_hidden_layers if backward else 2
+    token_bytes = layers * (10 * config.hidden_size + 4 * inner) * loaded.dtype.itemsize
+    free_bytes, _ = torch.cuda.mem_get_info(loaded.device)
+    return int(min(max(_CUDA_SHARE * free_bytes / token_bytes, 512), 65_536))
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

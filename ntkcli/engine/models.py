@@ -1,0 +1,173 @@
+"""Load a causal language model and its tokenizer, frozen; find its decoder and its head.
+
+Knows nothing of stores or commands. No code from a model's folder is ever run (`trust_remote_code=False`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ntkcli.errors import UsageError
+from ntkcli.identity import ModelIdentity, cache_dir
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A frozen model in evaluation mode, its tokenizer, and where it lives."""
+
+    model: Any
+    tokenizer: Any
+    device: torch.device
+    dtype: torch.dtype
+
+
+def pick_device(name: str) -> torch.device:
+    """The device for `auto` (the first CUDA device, else the CPU), `cpu`, `cuda` or `cuda:i`.
+
+    Raises:
+        UsageError: CUDA was asked for and isn't there.
+    """
+    if name == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"--device {name}: no such device.", "Give auto, cpu, cuda or cuda:0.") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise UsageError(f"--device {name}: this machine shows {found} CUDA devices.", "Give --device cpu or auto.")
+    return device
+
+
+def pick_dtype(name: str, device: torch.device) -> str:
+    """The name of the compute dtype for `auto`: bfloat16 where CUDA has it, else float32."""
+    if name != "auto":
+        return name
+    return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+
+
+def load_tokenizer(identity: ModelIdentity) -> Any:
+    """The model's own tokenizer (a fast one: the encoder needs character offsets)."""
+    from transformers import AutoTokenizer
+
+    folder = _converted(identity) if identity.gguf else identity.folder
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if not tokenizer.is_fast:
+        raise UsageError(
+            f"--model {identity.reference}: its tokenizer has no fast version, which gives the character offsets "
+            "that the answer mask needs.",
+            "Save one beside the model as tokenizer.json.",
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def model_config(identity: ModelIdentity) -> Any:
+    """The model's configuration, without its weights."""
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(_converted(identity) if identity.gguf else identity.folder)
+
+
+def load_model(identity: ModelIdentity, *, dtype: str, device: str) -> LoadedModel:
+    """The model with every weight frozen, in evaluation mode, on `device` in `dtype` (a key of `DTYPES`).
+
+    A GGUF file is converted once (about 20 s for 135M parameters) and kept in the user's cache.
+
+    Raises:
+        UsageError: transformers can't load it; the message carries its reason.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    place = pick_device(device)
+    folder = _converted(identity) if identity.gguf else identity.folder
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype], attn_implementation="sdpa")
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+        raise UsageError(f"--model {identity.reference}: transformers can't load it: {reason}") from error
+    model.requires_grad_(False)
+    model.eval()
+    model.to(place)
+    return LoadedModel(model, load_tokenizer(identity), place, DTYPES[dtype])
+
+
+def decoder_of(model: nn.Module) -> nn.Module:
+    """The part of the model that ends in the final norm: token ids in, hidden states (B, T, D) out."""
+    decoder = getattr(model, getattr(model, "base_model_prefix", ""), None)
+    if not isinstance(decoder, nn.Module) or decoder is model:
+        raise UsageError(f"{type(model).__name__} has no decoder apart from its head; it is not supported.")
+    return decoder
+
+
+def head_of(model: Any) -> nn.Linear:
+    """The output layer: hidden states to logits."""
+    head = model.get_output_embeddings()
+    if not isinstance(head, nn.Linear):
+        raise UsageError(f"{type(model).__name__}: its output layer is a {type(head).__name__}, not a linear layer.")
+    return head
+
+
+def soft_cap(model: Any) -> float | None:
+    """The bound c of logits c·tanh(z/c) (Gemma 2), or None for a linear head."""
+    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    return float(cap) if cap else None
+
+
+def head_logits(model: Any, hidden: Tensor) -> Tensor:
+    """Logits (..., V) float32 from hidden states (..., D), up to the constant factor some heads multiply by."""
+    logits: Tensor = head_of(model)(hidden).float()
+    config = model.config.get_text_config()
+    if cap := soft_cap(model):
+        logits = cap * torch.tanh(logits / cap)
+    if factor := getattr(config, "logit_scale", None):  # Cohere
+        logits = logits * factor
+    if divisor := getattr(config, "logits_scaling", None):  # Granite
+        logits = logits / divisor
+    return logits
+
+
+def _converted(identity: ModelIdentity) -> Path:
+    """The folder with a GGUF file's model in transformers' own format, made once and published by a rename."""
+    final = cache_dir() / "models" / identity.spec["weights"]
+    if final.is_dir():
+        return final
+    try:
+        import gguf  # noqa: F401  (transformers needs it and says so less clearly)
+    except ImportError as error:
+        raise UsageError("A GGUF model needs the package gguf.", "pip install 'ntksel[gguf]'") from error
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    final.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=".converting-", dir=final.parent))
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(identity.folder, gguf_file=identity.gguf, dtype=torch.float32)
+        # save_pretrained refuses a model that was loaded from GGUF, so its weights move into a fresh one.
+        del loaded.config.quantization_config
+        fresh = AutoModelForCausalLM.from_config(loaded.config, dtype=torch.float32)
+        fresh.load_state_dict(loaded.state_dict())
+        fresh.save_pretrained(work)
+        AutoTokenizer.from_pretrained(identity.folder, gguf_file=identity.gguf).save_pretrained(work)
+        json.loads((work / "config.json").read_text(encoding="utf-8"))
+        try:
+            os.rename(work, final)
+        except OSError:
+            if not final.is_dir():  # not another process that was first, a real failure
+                raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return final

@@ -1,0 +1,56 @@
+"""What can go wrong, and the exit code a script sees. Nothing here prints or exits: `ntkcli.app` does."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit codes of every command; part of the interface that scripts rely on."""
+
+    OK = 0
+    FAILURE = 1
+    USAGE = 2
+    ROWS_SKIPPED = 3
+    INCOMPLETE = 10
+    BUSY = 11
+    SPEC_DIFFERS = 12
+    INTERRUPTED = 130
+
+
+class NtkselError(Exception):
+    """A failure that the user can mend: `what` was found and what it means, and the `mend`.
+
+    Shown as one line, without a traceback (unless `-v`). Subclasses set the exit code.
+    """
+
+    code = ExitCode.FAILURE
+
+    def __init__(self, what: str, mend: str = "") -> None:
+        super().__init__(what if not mend else f"{what} {mend}")
+        self.what = what
+        self.mend = mend
+
+
+class UsageError(NtkselError):
+    """An option's value can't be used: a missing file, a name with a slash, N larger than the pool."""
+
+    code = ExitCode.USAGE
+
+
+class DataError(NtkselError):
+    """A data file holds rows that can't be used; nothing was written."""
+
+    code = ExitCode.FAILURE
+
+
+class IncompleteError(NtkselError):
+    """There is no store, or an input in it is missing or not complete yet."""
+
+    code = ExitCode.INCOMPLETE
+
+
+class SpecError(NtkselError):
+    """Two things that must be made the same way are not; each field that differs is named."""
+
+    code = ExitCode.SPEC_DIFFERS

@@ -1,0 +1,188 @@
+"""Which model, which adapter: where its files lie and the digests that stand for them in every spec.
+
+Reads files only and never loads weights or torch, so that a finished command returns at once. Digests are
+remembered in the user's cache by path, size, mtime and inode: 16 GB of weights are read once, not daily.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import store
+from ntkcli.errors import UsageError
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+"""All that can change which tokens a text becomes; missing ones count as missing."""
+
+_ADAPTER_VALUES = (
+    "r",
+    "lora_alpha",
+    "use_rslora",
+    "rank_pattern",
+    "alpha_pattern",
+    "fan_in_fan_out",
+    "use_dora",
+)
+"""What of `adapter_config.json` changes the adapted model; the rest is a record of how it was trained."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """A model's files, by content.
+
+    `reference` is what the user gave; `folder` holds the files; `gguf` is the file's name when the model is
+    one GGUF file; `spec` holds hex digests and goes into every spec as `model`.
+    """
+
+    reference: str
+    folder: Path
+    gguf: str | None
+    spec: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterIdentity:
+    """An adapter's folder and the digests of its weights and configuration (`spec`, hex)."""
+
+    folder: Path
+    spec: dict[str, str]
+    base_weights: str | None
+    """Digest of the base model's weights it was trained on, when `ntksel finetune` made it."""
+
+
+def cache_dir() -> Path:
+    """The folder for what can be made again: `$NTKSEL_CACHE`, else `$XDG_CACHE_HOME/ntksel`, else ~/.cache."""
+    if own := os.environ.get("NTKSEL_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ntksel"
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file as 32 hex digits, remembered by path, size, mtime and inode."""
+    stat = path.stat()
+    seen = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}"
+    memo = cache_dir() / "digests" / hashlib.sha256(seen.encode()).hexdigest()[:32]
+    try:
+        if len(known := memo.read_text()) == 32:
+            return known
+    except OSError:
+        pass
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:32]
+    memo.parent.mkdir(parents=True, exist_ok=True)
+    store.write_bytes(memo, digest.encode())
+    return digest
+
+
+def resolve_model(reference: str) -> ModelIdentity:
+    """The model at a folder, a GGUF file or a Hub id (`org/name[@revision]`), with its digests.
+
+    Raises:
+        UsageError: there is no such model, or its folder lacks a configuration or weights.
+    """
+    path = Path(reference).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise UsageError(f"--model {reference}: no such file.", "Give the path of a GGUF file.")
+        digest = digest_file(path)
+        return ModelIdentity(
+            reference, path.parent, path.name, {"weights": digest, "config": digest, "tokenizer": digest}
+        )
+    folder = path if path.is_dir() else _download(reference)
+    if not (folder / "config.json").is_file():
+        raise UsageError(
+            f"--model {reference}: the folder has no config.json, so it is not a model.",
+            "Give a folder made by save_pretrained, a GGUF file or a Hub id.",
+        )
+    weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    if not weights:
+        raise UsageError(
+            f"--model {reference}: the folder has a config.json but no *.safetensors weights.",
+            "Copy the weights beside it, or give the folder that has them.",
+        )
+    tokenizer = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    spec = {
+        "weights": _digest_files(weights),
+        "config": _digest_json(folder / "config.json", drop=("_name_or_path", "transformers_version")),
+        "tokenizer": _digest_files(tokenizer),
+    }
+    return ModelIdentity(reference, folder, None, spec)
+
+
+def resolve_adapter(reference: str, *, adapters: Path) -> AdapterIdentity:
+    """The adapter of a run in this store (`adapters/<run>`), else the one in a folder of that name.
+
+    Raises:
+        UsageError: neither exists, or the folder holds no PEFT adapter.
+    """
+    candidates = [Path(reference).expanduser()]
+    if "/" not in reference and os.sep not in reference:
+        candidates.insert(0, adapters / reference)
+    for folder in candidates:
+        config, weights = folder / "adapter_config.json", folder / "adapter_model.safetensors"
+        if config.is_file() and weights.is_file():
+            values = json.loads(config.read_text(encoding="utf-8"))
+            kept = {key: values[key] for key in _ADAPTER_VALUES if key in values}
+            spec = {"weights": digest_file(weights), "config": store.fingerprint(kept)}
+            return AdapterIdentity(folder, spec, _base_weights(folder))
+    raise UsageError(
+        f"--adapter {reference}: no finished run of that name in the store and no folder with adapter_config.json "
+        "and adapter_model.safetensors.",
+        "Make one with `ntksel finetune`, or give the folder of a PEFT adapter.",
+    )
+
+
+BASE_RECORD = "ntksel.json"
+"""Beside an adapter that `ntksel finetune` made: the digest of the base model it belongs to."""
+
+
+def _base_weights(folder: Path) -> str | None:
+    try:
+        record = json.loads((folder / BASE_RECORD).read_text(encoding="utf-8"))
+        return str(record["model"]["weights"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _digest_files(paths: list[Path]) -> str:
+    return store.fingerprint({path.name: digest_file(path) for path in paths})
+
+
+def _digest_json(path: Path, *, drop: tuple[str, ...]) -> str:
+    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return store.fingerprint({key: value for key, value in values.items() if key not in drop})
+
+
+def _download(reference: str) -> Path:
+    """The local snapshot of a Hub id; fetched when the Hub can be reached, else from the Hub's own cache."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    name, _, revision = reference.partition("@")
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise UsageError(
+            f"--model {reference}: no such folder or file.",
+            "Give a model folder, a GGUF file or a Hub id (org/name).",
+        )
+    try:
+        patterns = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt"]
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise UsageError(
+            f"--model {reference}: no such folder, and the Hub does not give it ({type(error).__name__}).",
+            "Check the name and the connection, or give a local folder.",
+        ) from error

@@ -1,0 +1,81 @@
+"""Options that several commands share: one spelling and one help text each."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ntkcli.errors import UsageError
+
+
+class Kind(StrEnum):
+    """Kinds of features."""
+
+    NTK = "ntk"
+    EMBED = "embed"
+
+
+class Probe(StrEnum):
+    """Directions in logit space."""
+
+    SUM = "sum"
+
+
+class Positions(StrEnum):
+    """Which tokens a feature is made of."""
+
+    COMPLETION = "completion"
+    ALL = "all"
+    LAST = "last"
+
+
+class Dtype(StrEnum):
+    """Number formats of the computation."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+class OnError(StrEnum):
+    """What bad rows do."""
+
+    FAIL = "fail"
+    SKIP = "skip"
+
+
+Store = Annotated[
+    Path,
+    typer.Argument(help="The store's folder; made by the first command that writes to it.", show_default=False),
+]
+Model = Annotated[
+    str, typer.Option(help="Model folder, GGUF file or Hub id (org/name[@revision]).", show_default=False)
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:I.")]
+DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="Number format; auto: bfloat16 on CUDA, else float32.")]
+MaxLength = Annotated[int, typer.Option(min=3, help="Longest row in tokens; longer prompts lose their beginning.")]
+OnErrorOption = Annotated[
+    OnError,
+    typer.Option("--on-error", help="Bad rows: stop before anything is written, or leave them out (exit 3)."),
+]
+BatchTokens = Annotated[
+    int | None, typer.Option(min=1, help="Tokens of a batch; default: what fits.", show_default="auto")
+]
+Json = Annotated[bool, typer.Option("--json", help="The result as one JSON object.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Tracebacks of errors.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only say what it would take: rows, tokens, disk, memory, time.")
+]
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """`I/N` as (I, N), 0 <= I < N."""
+    index, _, count = text.partition("/")
+    if index.isdigit() and count.isdigit() and int(index) < int(count):
+        return int(index), int(count)
+    raise UsageError(f"--shard {text} is no shard.", "Give I/N with I from 0 to N-1, as in 0/4.")

@@ -1,0 +1,37 @@
+"""What a long step tells its caller while it works. Steps never print; `ntkcli.console` shows this."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Receives the course of one step. A step calls `start` once, then `advance` as work is done."""
+
+    def start(self, label: str, *, total: int, unit: str, done: int = 0) -> None:
+        """The step `label` has `total` units of work, `done` of them found finished."""
+
+    def advance(self, count: int, *, tokens: int = 0, note: str = "") -> None:
+        """`count` more units are done, in which `tokens` tokens were computed; `note` is shown beside."""
+
+    def stop(self) -> None:
+        """The step has ended, one way or the other."""
+
+    def note(self, text: str) -> None:
+        """One line that the user should read: what was found on resume, what was left out."""
+
+
+class Silent:
+    """The `Progress` of a caller who wants none."""
+
+    def start(self, label: str, *, total: int, unit: str, done: int = 0) -> None:
+        """Nothing is shown."""
+
+    def advance(self, count: int, *, tokens: int = 0, note: str = "") -> None:
+        """Nothing is shown."""
+
+    def stop(self) -> None:
+        """Nothing is shown."""
+
+    def note(self, text: str) -> None:
+        """Nothing is shown."""

@@ -1,0 +1,1 @@
+"""Selections from scores: one file a selector. Numpy only."""

@@ -1,0 +1,117 @@
+"""What an expensive step would take, found out without loading weights: rows, tokens, disk, memory, time."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from ntkcli.data import BadRow, Encoder, Row, RowError
+from ntkcli.identity import ModelIdentity
+
+SAMPLE_ROWS = 2000
+"""Rows tokenised for the estimate: the mean of their lengths is then known to a few percent."""
+PASSES = {"embed": 2, "eval": 2, "ntk": 4.3, "finetune": 6}
+"""Operations a parameter and token: forward 2, backward to activations 2 more; the rest is adapters and the head."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """The bill of a step. Tokens are extrapolated from `sampled` rows; seconds from a matrix product on this device.
+
+    `disk_bytes` is what it adds to the store; `weight_bytes` and `batch_tokens` bound the memory.
+    """
+
+    step: str
+    rows: int
+    sampled: int
+    unusable: int
+    tokens: int
+    mean_tokens: float
+    p95_tokens: float
+    max_tokens: int
+    truncated: int
+    disk_bytes: int
+    weight_bytes: int
+    seconds: float
+
+
+def estimate(
+    rows: Iterable[Row | BadRow],
+    *,
+    n: int,
+    step: str,
+    model: ModelIdentity,
+    max_length: int,
+    disk_bytes: int,
+    device: str,
+    passes: int = 1,
+) -> Estimate:
+    """The bill for `n` rows read `passes` times, from the first `SAMPLE_ROWS` of them; `step` is a key of `PASSES`."""
+    from ntkcli.engine.models import load_tokenizer
+    from ntkcli.engine.speed import operations_per_second
+
+    encoder = Encoder(load_tokenizer(model), max_length=max_length)
+    lengths: list[int] = []
+    unusable = truncated = sampled = 0
+    for row in islice(rows, SAMPLE_ROWS):
+        sampled += 1
+        try:
+            if isinstance(row, BadRow):
+                raise RowError(row.reason)
+            encoded = encoder.encode(row)
+        except RowError:
+            unusable += 1
+            continue
+        lengths.append(len(encoded))
+        truncated += encoded.truncated
+    counts = np.array(lengths or [0])
+    tokens = round(float(counts.mean()) * n * len(lengths) / max(1, sampled)) * passes
+    parameters, weight_bytes = weight_size(model)
+    return Estimate(
+        step=step,
+        rows=n,
+        sampled=sampled,
+        unusable=unusable,
+        tokens=tokens,
+        mean_tokens=float(counts.mean()),
+        p95_tokens=float(np.percentile(counts, 95)),
+        max_tokens=int(counts.max()),
+        truncated=truncated,
+        disk_bytes=disk_bytes,
+        weight_bytes=weight_bytes,
+        seconds=tokens * parameters * PASSES[step] / operations_per_second(device),
+    )
+
+
+def hidden_size(model: ModelIdentity) -> int:
+    """Numbers in a hidden state, by the model's configuration."""
+    from ntkcli.engine.models import model_config
+
+    return int(model_config(model).get_text_config().hidden_size)
+
+
+def weight_size(model: ModelIdentity) -> tuple[int, int]:
+    """Parameters and bytes of a model's weights, from the heads of its files alone."""
+    if model.gguf:  # quantised: about 4.5 bits a parameter, kept as float32 when loaded
+        parameters = (model.folder / model.gguf).stat().st_size * 8 * 2 // 9
+        return parameters, parameters * 4
+    parameters = weight_bytes = 0
+    for path in model.folder.glob("*.safetensors"):
+        for tensor in _safetensors_header(path).values():
+            if "shape" in tensor:
+                parameters += int(np.prod(tensor["shape"], dtype=np.int64))
+                weight_bytes += tensor["data_offsets"][1] - tensor["data_offsets"][0]
+    return parameters, weight_bytes
+
+
+def _safetensors_header(path: Path) -> dict[str, dict[str, list[int]]]:
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header: dict[str, dict[str, list[int]]] = json.loads(file.read(length))
+    return header

@@ -1,0 +1,404 @@
+"""Compute the features of a data set's rows and keep them, part by part, resumable at any instant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import store
+from ntkcli.data import BadRow, DataFile, Encoded, Encoder, Row, RowError, scan
+from ntkcli.data.files import OnError
+from ntkcli.errors import DataError, NtkselError, UsageError
+from ntkcli.identity import AdapterIdentity, ModelIdentity, resolve_adapter, resolve_model
+from ntkcli.progress import Progress, Silent
+from ntkcli.steps.inputs import (
+    encoder_spec,
+    open_store,
+    register_data,
+    require_spec,
+    rows_in_order,
+    selected_rows,
+    settle_dtype,
+)
+
+if TYPE_CHECKING:
+    from ntkcli.engine.extract import Extractor
+    from ntkcli.steps.estimate import Estimate
+
+VERSION = 1
+"""Of the features, in every spec: goes up when the engine gives other values for the same settings."""
+KINDS = ("ntk", "embed")
+POSITIONS = ("completion", "all", "last")
+DEFAULT_POSITIONS = {"ntk": "completion", "embed": "all"}
+"""ntk: METHOD.md 4, features over the answer find skill and topic. embed: the paper's mean over all tokens."""
+PART_ROWS = {"ntk": 256, "embed": 1024}
+"""Rows of a part: files of a few MB, and minutes of work that a kill can lose, not hours."""
+
+
+@dataclass(frozen=True, slots=True)
+class FeaturizeResult:
+    """What is in the artefact after the run; `computed` of its rows were computed by it, in `tokens` tokens."""
+
+    artefact: str
+    rows: int
+    rows_done: int
+    computed: int
+    tokens: int
+    truncated: int
+    skipped: int
+    complete: bool
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureSettings:
+    """All settings of a features artefact that can change a value, as the options name them."""
+
+    kind: str
+    max_length: int
+    positions: str
+    probe: str
+    dim: int
+    seed: int
+    dtype: str
+    rank: int
+    target_modules: str
+    adapter_seed: int
+
+    def spec(self, model: ModelIdentity, adapter: AdapterIdentity | None) -> dict[str, Any]:
+        """The spec without data and rows: what two artefacts must agree in for their features to compare."""
+        spec: dict[str, Any] = {
+            "kind": self.kind,
+            "version": VERSION,
+            "model": model.spec,
+            "adapter": adapter.spec if adapter else None,
+            "encoder": encoder_spec(self.max_length),
+            "positions": self.positions,
+            "dtype": self.dtype,
+            "store_dtype": "float16",
+        }
+        if self.kind == "ntk":
+            if adapter is None:
+                fresh = {"rank": self.rank, "target_modules": self.target_modules, "seed": self.adapter_seed}
+                spec["adapter"] = {"fresh": fresh}
+            spec["probe"] = self.probe
+            spec["projection"] = {"name": "sjlt", "version": 1, "dim": self.dim, "seed": self.seed}
+        return spec
+
+
+def featurize(
+    store_path: str | Path,
+    *,
+    data: str | Path,
+    name: str,
+    kind: str,
+    model: str,
+    adapter: str | None = None,
+    feature: str | None = None,
+    rows: str | None = None,
+    max_length: int = 1024,
+    positions: str | None = None,
+    probe: str = "sum",
+    dim: int = 8192,
+    seed: int = 0,
+    dtype: str = "auto",
+    device: str = "auto",
+    batch_tokens: int | None = None,
+    part_rows: int | None = None,
+    shard: tuple[int, int] = (0, 1),
+    on_error: OnError = "fail",
+    rank: int = 16,
+    target_modules: str = "all-linear",
+    adapter_seed: int = 0,
+    progress: Progress | None = None,
+) -> FeaturizeResult:
+    """Compute `features/<name>/<feature>` for the rows of `data`, or find it finished.
+
+    Without `adapter`, kind ntk takes a fresh one (rank, target_modules, adapter_seed; B = 0) and embed the bare model.
+    `rows` names a selection of the same data set. `shard` (i, n): only the parts i, i + n, ... Arrays:
+    docs/store-format.md.
+
+    Raises:
+        UsageError, DataError: an option or a row can't be used; with on_error "skip" bad rows are left out, NaN.
+        store.SpecDiffersError: the artefact exists and was made with other settings; names each.
+    """
+    progress = progress or Silent()
+    _check(kind, positions, probe, shard)
+    identity = resolve_model(model)
+    stored = open_store(store_path, create=True)
+    adapter_identity = resolve_adapter(adapter, adapters=stored.path / "adapters") if adapter else None
+    dataset, file = register_data(stored, name=name, data=data, on_error=on_error)
+    parents, chosen, selection = {dataset.name: dataset.fingerprint}, None, None
+    if rows is not None:
+        chosen, selection = selected_rows(stored, rows, dataset=dataset)
+        parents[selection.name] = selection.fingerprint
+    artefact_name = f"features/{name}/{store.check_name(feature or kind, '--feature')}"
+    known = stored.find(artefact_name)
+    settings = FeatureSettings(
+        kind=kind,
+        max_length=max_length,
+        positions=positions or DEFAULT_POSITIONS[kind],
+        probe=probe,
+        dim=dim,
+        seed=seed,
+        dtype=settle_dtype(dtype, device, known),
+        rank=rank,
+        target_modules=target_modules,
+        adapter_seed=adapter_seed,
+    )
+    spec = settings.spec(identity, adapter_identity)
+    spec |= {"data": dataset.spec["digest"], "rows": selection.fingerprint if selection else None}
+    if known is not None and known.spec == spec and known.complete:
+        progress.note(f"{artefact_name} is finished already: {known.n} rows")
+        return _result(known, computed=0, tokens=0)
+    if known is not None:
+        require_spec(known, spec)
+    extractor, encoder = _load(identity, adapter_identity, settings, device, batch_tokens, known)
+    n_rows = dataset.n if chosen is None else len(chosen)
+    vectors = "embedding" if kind == "embed" else "sketch"
+    arrays = {
+        vectors: store.ArraySpec("float16", (extractor.dim,)),
+        "norm": store.ArraySpec("float32"),
+        "tokens": store.ArraySpec("int32"),
+        "status": store.ArraySpec("uint8", attrs=store.status_attrs()),
+    }
+    if chosen is not None:
+        arrays["row"] = store.ArraySpec("int64")
+    artefact = stored.create(
+        artefact_name,
+        kind=store.Kind.FEATURES,
+        spec=spec,
+        parents=parents,
+        n=n_rows,
+        part_rows=part_rows or PART_ROWS[kind],
+        arrays=arrays,
+        plan={"batch_tokens": extractor.budget_tokens},
+    )
+    if batch_tokens is None:
+        extractor.budget_tokens = artefact.plan["batch_tokens"]  # another writer may have been first
+    work = _Work(artefact, file, chosen, dataset.read("status"), encoder, extractor, on_error, progress, vectors)
+    computed, tokens = work.run(artefact.pending(shard))
+    return _result(artefact, computed=computed, tokens=tokens)
+
+
+def estimate_featurize(
+    store_path: str | Path,
+    *,
+    data: str | Path,
+    name: str,
+    kind: str,
+    model: str,
+    rows: str | None,
+    max_length: int,
+    dim: int,
+    device: str,
+    on_error: OnError,
+) -> Estimate:
+    """What `featurize` with these settings would take. Writes nothing and loads no weights."""
+    from ntkcli.steps.estimate import estimate, hidden_size
+
+    identity, file = resolve_model(model), DataFile(data)
+    scanned = scan(file, on_error=on_error)
+    chosen: NDArray[np.int64] | None = None
+    if rows is not None:
+        stored = open_store(store_path)
+        chosen, _ = selected_rows(stored, rows, dataset=stored.get(f"datasets/{store.check_name(name, '--name')}"))
+    n = scanned.n if chosen is None else len(chosen)
+    numbers = dim if kind == "ntk" else hidden_size(identity)
+    return estimate(
+        rows_in_order(file, chosen, scanned.status),
+        n=n,
+        step=kind,
+        model=identity,
+        max_length=max_length,
+        disk_bytes=n * (2 * numbers + 9),  # float16 vectors; norm, tokens, status
+        device=device,
+    )
+
+
+@dataclass(slots=True)
+class _Work:
+    """The loop over the parts of one artefact: encode the next part and write the last while this one computes."""
+
+    artefact: store.Artefact
+    file: DataFile
+    chosen: NDArray[np.int64] | None
+    row_status: NDArray[np.uint8]
+    encoder: Encoder
+    extractor: Extractor
+    on_error: OnError
+    progress: Progress
+    vectors: str
+
+    def run(self, pending: Sequence[int]) -> tuple[int, int]:
+        """Compute the pending parts; returns the rows and tokens computed."""
+        found = self.artefact.rows_done()
+        mine = sum(stop - start for start, stop in map(self.artefact.part_bounds, pending))
+        self.progress.start(self.artefact.name, total=found + mine, unit="rows", done=found)
+        computed = tokens = 0
+        with ThreadPoolExecutor(1, "encode") as encoding, ThreadPoolExecutor(1, "write") as writing:
+            write: Future[None] | None = None
+            parts = self._parts(pending)
+            upcoming = encoding.submit(self._next, parts)
+            while (part := upcoming.result()) is not None:
+                upcoming = encoding.submit(self._next, parts)
+                arrays = self._compute(part)
+                if write is not None:
+                    write.result()
+                write = writing.submit(self.artefact.write_part, part.number, arrays)
+                computed += len(part.rows)
+                tokens += int(arrays["tokens"].sum())
+            if write is not None:
+                write.result()
+        self.progress.stop()
+        return computed, tokens
+
+    def _parts(self, pending: Sequence[int]) -> Iterator[tuple[int, list[Row | BadRow]]]:
+        """The rows of each pending part, from one pass over the file."""
+        stream, position = rows_in_order(self.file, self.chosen, self.row_status), 0
+        for number in pending:
+            start, stop = self.artefact.part_bounds(number)
+            for _ in islice(stream, start - position):
+                pass
+            rows = list(islice(stream, stop - start))
+            if len(rows) != stop - start:
+                raise DataError(f"{self.file.path} ends before row {stop}: it changed during the run.", "Restore it.")
+            position = stop
+            yield number, rows
+
+    def _next(self, parts: Iterator[tuple[int, list[Row | BadRow]]]) -> _Part | None:
+        number_rows = next(parts, None)
+        if number_rows is None:
+            return None
+        number, rows = number_rows
+        encoded: list[Encoded | None] = []
+        status = np.zeros(len(rows), dtype=np.uint8)
+        for i, row in enumerate(rows):
+            code, tokens = self._encode(row)
+            status[i] = code
+            encoded.append(tokens)
+        return _Part(number, rows, encoded, status)
+
+    def _encode(self, row: Row | BadRow) -> tuple[int, Encoded | None]:
+        if isinstance(row, BadRow):
+            return row.status, None
+        try:
+            encoded = self.encoder.encode(row)
+        except RowError as error:
+            if self.on_error == "fail":
+                raise DataError(
+                    f"{self.file.path} line {row.line}: {error.reason}.",
+                    "Mend the row, or give --on-error skip to leave such rows out.",
+                ) from error
+            return int(error.status), None
+        return int(store.RowStatus.TRUNCATED if encoded.truncated else store.RowStatus.OK), encoded
+
+    def _compute(self, part: _Part) -> dict[str, NDArray[Any]]:
+        from ntkcli.engine.extract import NonFiniteError
+
+        n = len(part.rows)
+        arrays: dict[str, NDArray[Any]] = {
+            self.vectors: np.zeros((n, self.extractor.dim), dtype=np.float16),
+            "norm": np.full(n, np.nan, dtype=np.float32),
+            "tokens": np.zeros(n, dtype=np.int32),
+            "status": part.status,
+        }
+        if self.chosen is not None:
+            start, stop = self.artefact.part_bounds(part.number)
+            arrays["row"] = self.chosen[start:stop]
+        good = [i for i, row in enumerate(part.encoded) if row is not None]
+        rows = [row for row in part.encoded if row is not None]
+        self.progress.advance(n - len(good))
+        try:
+            found = self.extractor.vectors(rows, on_batch=lambda r, t: self.progress.advance(r, tokens=t))
+        except NonFiniteError as error:
+            row = part.rows[good[error.row]]
+            raise NtkselError(
+                f"The features of {self.file.path} line {row.line} are not finite"
+                + (f"; it began in {error.layer}." if error.layer else "."),
+                "Give --dtype float32, or take the row out.",
+            ) from error
+        arrays[self.vectors][good] = found.unit
+        arrays["norm"][good] = found.norm
+        arrays["tokens"][good] = [len(row) for row in rows]
+        return arrays
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The rows of one part and their tokens; a row that has none is None, and `status` says why."""
+
+    number: int
+    rows: list[Row | BadRow]
+    encoded: list[Encoded | None]
+    status: NDArray[np.uint8]
+
+
+def _check(kind: str, positions: str | None, probe: str, shard: tuple[int, int]) -> None:
+    if kind not in KINDS:
+        raise UsageError(f"--kind {kind} is not known.", f"Give one of: {', '.join(KINDS)}.")
+    if positions is not None and positions not in POSITIONS:
+        raise UsageError(f"--positions {positions} is not known.", f"Give one of: {', '.join(POSITIONS)}.")
+    if probe != "sum":
+        raise UsageError(f"--probe {probe} is not known.", "Give: sum.")
+    if not 0 <= shard[0] < shard[1]:
+        raise UsageError(f"--shard {shard[0]}/{shard[1]} is no shard.", "Give I/N with I from 0 to N-1.")
+
+
+def _load(
+    model: ModelIdentity,
+    adapter: AdapterIdentity | None,
+    settings: FeatureSettings,
+    device: str,
+    batch_tokens: int | None,
+    known: store.Artefact | None,
+) -> tuple[Extractor, Encoder]:
+    from ntkcli.engine import extract
+    from ntkcli.engine.models import load_model
+
+    loaded = load_model(model, dtype=settings.dtype, device=device)
+    encoder = Encoder(loaded.tokenizer, max_length=settings.max_length)
+    budget = batch_tokens or (known.plan["batch_tokens"] if known is not None else None)
+    if settings.kind == "embed":
+        extractor = extract.embedding_extractor(
+            loaded, model=model, adapter=adapter, positions=settings.positions, batch_tokens=budget
+        )
+    else:
+        extractor = extract.gradient_extractor(
+            loaded,
+            model=model,
+            adapter=adapter,
+            rank=settings.rank,
+            target_modules=settings.target_modules,
+            adapter_seed=settings.adapter_seed,
+            positions=settings.positions,
+            dim=settings.dim,
+            seed=settings.seed,
+            batch_tokens=budget,
+        )
+    return extractor, encoder
+
+
+def _result(artefact: store.Artefact, *, computed: int, tokens: int) -> FeaturizeResult:
+    done = artefact.done()
+    status = np.concatenate(
+        [artefact.read("status", *artefact.part_bounds(int(i))) for i in np.flatnonzero(done)] or [np.zeros(0)]
+    )
+    return FeaturizeResult(
+        artefact=artefact.name,
+        rows=artefact.n,
+        rows_done=artefact.rows_done(),
+        computed=computed,
+        tokens=tokens,
+        truncated=int((status == store.RowStatus.TRUNCATED).sum()),
+        skipped=int((status >= store.RowStatus.UNREADABLE).sum()),
+        complete=artefact.complete,
+        digest=artefact.digest(),
+    )

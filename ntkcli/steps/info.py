@@ -1,0 +1,74 @@
+"""What is in a store: every artefact, how complete it is, what it was made from and what it costs on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import store
+from ntkcli.steps.inputs import open_store
+
+
+@dataclass(frozen=True, slots=True)
+class ArtefactInfo:
+    """One artefact: `rows_done` of `rows` are recorded; `stale` says what it was made from has changed since."""
+
+    name: str
+    kind: str
+    rows: int
+    rows_done: int
+    complete: bool
+    size_bytes: int
+    fingerprint: str
+    digest: str
+    parents: tuple[str, ...]
+    stale: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoreInfo:
+    """A store: its artefacts by name, damaged ones with what is wrong, and the bytes of the whole folder."""
+
+    path: str
+    id: str
+    made_by: str
+    version: int
+    artefacts: tuple[ArtefactInfo, ...]
+    damaged: tuple[str, ...]
+    size_bytes: int
+
+
+def info(store_path: str | Path) -> StoreInfo:
+    """Read the store's JSON and records only: fast, whatever its size. Never imports torch."""
+    stored = open_store(store_path)
+    damaged: list[str] = []
+    found = stored.artefacts(on_damage=lambda error: damaged.append(str(error)))
+    return StoreInfo(
+        path=str(stored.path),
+        id=stored.id,
+        made_by=stored.made_by,
+        version=stored.version,
+        artefacts=tuple(_describe(stored, artefact) for artefact in found),
+        damaged=tuple(damaged),
+        size_bytes=sum(path.lstat().st_size for path in stored.path.rglob("*") if path.is_file()),
+    )
+
+
+def _describe(stored: store.Store, artefact: store.Artefact) -> ArtefactInfo:
+    try:
+        stored.check_parents(artefact)
+        stale = None
+    except store.SpecDiffersError as error:
+        stale = error.what
+    return ArtefactInfo(
+        name=artefact.name,
+        kind=str(artefact.kind),
+        rows=artefact.n,
+        rows_done=artefact.rows_done(),
+        complete=artefact.complete,
+        size_bytes=artefact.size_bytes(),
+        fingerprint=artefact.fingerprint,
+        digest=artefact.digest(),
+        parents=tuple(artefact.parents),
+        stale=stale,
+    )

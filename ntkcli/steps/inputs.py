@@ -1,0 +1,223 @@
+"""What every step begins with: the store, data sets by name, and the rows that a name stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import store
+from ntkcli import __version__
+from ntkcli.data import BadRow, DataFile, Row, scan
+from ntkcli.data.encoding import VERSION as ENCODER_VERSION
+from ntkcli.data.files import OnError
+from ntkcli.errors import SpecError, UsageError
+
+DATASET_PART_ROWS = 1 << 16
+"""Rows of a part of a data set, a score or a selection: a few bytes a row, so one part holds most pools."""
+
+
+def open_store(path: str | Path, *, create: bool = False) -> store.Store:
+    """The store at `path`; made there if `create`, else refused when there is none."""
+    if create:
+        return store.Store.open_or_create(path, made_by=f"ntksel {__version__}")
+    return store.Store.open(path)
+
+
+def encoder_spec(max_length: int) -> dict[str, Any]:
+    """What can change a row's tokens beside the tokenizer itself, whose digest stands with the model's."""
+    return {"version": ENCODER_VERSION, "max_length": max_length}
+
+
+def register_data(
+    stored: store.Store, *, name: str, data: str | Path, on_error: OnError = "fail"
+) -> tuple[store.Artefact, DataFile]:
+    """The data set `name`, made of the file `data` at the first call, and the file itself.
+
+    Later calls compare the file: at once by path, size, mtime and inode, else by content. The file may move.
+
+    Raises:
+        SpecError: the file's rows are not those that the name stands for.
+        DataError, UsageError: as `ntkcli.data.scan` has it.
+    """
+    artefact_name = f"datasets/{store.check_name(name, '--name')}"
+    file = DataFile(data)
+    seen = _file_state(file.path)
+    known = stored.find(artefact_name)
+    if known is not None and known.complete and seen in known.attrs.get("files", []):
+        _refuse_bad_rows(known, file, on_error)
+        return known, file
+    found = scan(file, on_error=on_error)
+    spec = {"digest": found.digest, "schema": found.schema, "n": found.n}
+    if known is not None and known.spec != spec:
+        raise SpecError(
+            f"The data set {name!r} in {stored.path} stands for other rows than {data} has now: "
+            + ", ".join(str(difference) for difference in store.differences(known.spec, spec))
+            + ".",
+            f"Give the file it was made from ({known.attrs['source']}), or another --name for this one.",
+        )
+    artefact = stored.create(
+        artefact_name,
+        kind=store.Kind.DATASET,
+        spec=spec,
+        parents={},
+        n=found.n,
+        part_rows=DATASET_PART_ROWS,
+        arrays={
+            "row_id": store.ArraySpec(str),
+            "source": store.ArraySpec("int32"),
+            "status": store.ArraySpec("uint8", attrs=store.status_attrs()),
+        },
+        attrs={"source": str(file.path.resolve()), "sources": found.sources, "files": []},
+    )
+    ids = np.array(found.row_ids, dtype=object)
+    write_rows(artefact, {"row_id": ids, "source": found.source_codes, "status": found.status})
+    artefact.note(source=str(file.path.resolve()), files=[seen])
+    return artefact, file
+
+
+def write_rows(artefact: store.Artefact, arrays: dict[str, NDArray[Any]]) -> None:
+    """Write all parts that have no record yet, from whole arrays."""
+    for i in artefact.pending():
+        start, stop = artefact.part_bounds(i)
+        artefact.write_part(i, {name: values[start:stop] for name, values in arrays.items()})
+
+
+def data_file(stored: store.Store, dataset: store.Artefact) -> DataFile:
+    """The file of a data set, checked to hold the same rows still."""
+    name = dataset.name.partition("/")[2]
+    file = DataFile(dataset.attrs["source"])
+    if _file_state(file.path) not in dataset.attrs["files"]:
+        register_data(stored, name=name, data=file.path, on_error="skip")
+    return file
+
+
+@dataclass(frozen=True, slots=True)
+class RowSet:
+    """Some rows of a data set, in order: what a selection, a data set or a file stands for.
+
+    `spec` goes into the spec of what is made of them; `parents` names the artefacts; `rows` are
+    ascending indices (int64), None for all.
+    """
+
+    label: str
+    spec: dict[str, Any]
+    parents: dict[str, str]
+    file: DataFile
+    rows: NDArray[np.int64] | None
+    status: NDArray[np.uint8]
+
+    def __iter__(self) -> Iterator[Row | BadRow]:
+        """The rows in the order of the file."""
+        return rows_in_order(self.file, self.rows, self.status)
+
+
+def resolve_rows(stored: store.Store, reference: str, *, option: str, on_error: OnError = "fail") -> RowSet:
+    """What `reference` stands for: a selection of the store, else a data set of it, else a data file.
+
+    Raises:
+        UsageError: it is none of the three; the message lists what the store has.
+    """
+    if "/" not in reference and not Path(reference).suffix:
+        for place in ("selections", "datasets"):
+            if stored.find(f"{place}/{reference}") is not None:
+                return _selection(stored, reference) if place == "selections" else _dataset(stored, reference)
+    if Path(reference).is_file():
+        file = DataFile(reference)
+        found = scan(file, on_error=on_error)
+        return RowSet(reference, {"data": found.digest}, {}, file, None, found.status)
+    have = [
+        a.name.partition("/")[2] for kind in (store.Kind.SELECTION, store.Kind.DATASET) for a in stored.artefacts(kind)
+    ]
+    raise UsageError(
+        f"{option} {reference}: no selection or data set of that name in {stored.path}, and no such file.",
+        f"Give a file, or one of: {', '.join(have)}." if have else "Give the path of a data file.",
+    )
+
+
+def selected_rows(
+    stored: store.Store, selection: str, *, dataset: store.Artefact
+) -> tuple[NDArray[np.int64], store.Artefact]:
+    """The rows of a selection in ascending order, and the selection; refused if it is of another data set."""
+    artefact = stored.get(f"selections/{store.check_name(selection, '--rows')}")
+    if artefact.attrs["data"] != dataset.name.partition("/")[2]:
+        raise SpecError(
+            f"--rows {selection} selects rows of the data set {artefact.attrs['data']!r}, not of {dataset.name!r}.",
+            "Give a selection of the same data set.",
+        )
+    stored.check_parents(artefact)
+    return np.sort(artefact.read("row")), artefact
+
+
+def _selection(stored: store.Store, name: str) -> RowSet:
+    artefact = stored.get(f"selections/{name}")
+    stored.check_parents(artefact)
+    dataset = stored.get(f"datasets/{artefact.attrs['data']}")
+    spec = {"selection": artefact.fingerprint, "data": dataset.spec["digest"]}
+    parents = {artefact.name: artefact.fingerprint}
+    rows, status = np.sort(artefact.read("row")), dataset.read("status")
+    return RowSet(name, spec, parents, data_file(stored, dataset), rows, status)
+
+
+def _dataset(stored: store.Store, name: str) -> RowSet:
+    artefact = stored.get(f"datasets/{name}")
+    parents, spec = {artefact.name: artefact.fingerprint}, {"data": artefact.spec["digest"]}
+    return RowSet(name, spec, parents, data_file(stored, artefact), None, artefact.read("status"))
+
+
+def rows_in_order(file: DataFile, rows: NDArray[np.int64] | None, status: NDArray[np.uint8]) -> Iterator[Row | BadRow]:
+    """All rows of a file, or those at ascending indices, as a stream; what `status` calls bad is a BadRow.
+
+    (A row whose id stands twice reads well by itself; only the scan of the whole file knows.)
+    """
+    wanted = None if rows is None else iter(rows.tolist())
+    target = None if wanted is None else next(wanted, None)
+    for row in file.rows():
+        if wanted is not None:
+            if target is None:
+                return
+            if row.index != target:
+                continue
+            target = next(wanted, None)
+        if isinstance(row, Row) and status[row.index] >= store.RowStatus.UNREADABLE:
+            yield BadRow(row.index, row.line, "its id stands twice", int(status[row.index]))
+        else:
+            yield row
+
+
+def require_spec(known: store.Artefact, spec: dict[str, Any]) -> None:
+    """Refuse, before anything expensive, to go on with an artefact that was made with other settings."""
+    if changed := store.differences(known.spec, spec):
+        raise store.SpecDiffersError(
+            f"{known.name} exists and was made with other settings: " + ", ".join(map(str, changed)),
+            "use those settings or another name",
+            differences=changed,
+        )
+
+
+def settle_dtype(dtype: str, device: str, known: store.Artefact | None) -> str:
+    """The compute dtype as its name: what was asked for; `auto` goes on as the artefact began, if there is one.
+
+    Only an `auto` that is new asks the device, and so imports torch.
+    """
+    if dtype == "auto" and known is not None:
+        return str(known.spec["dtype"])
+    if dtype != "auto":
+        return dtype
+    from ntkcli.engine.models import pick_device, pick_dtype
+
+    return pick_dtype(dtype, pick_device(device))
+
+
+def _file_state(path: Path) -> list[Any]:
+    stat = path.stat()
+    return [str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino]
+
+
+def _refuse_bad_rows(known: store.Artefact, file: DataFile, on_error: OnError) -> None:
+    if on_error == "fail" and bool((known.read("status") >= store.RowStatus.UNREADABLE).any()):
+        scan(file, on_error="fail")  # raises, naming the rows

@@ -1,0 +1,171 @@
+"""An artefact: its attributes, and its rows by range, block or index. Never reads a row without a record."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from store import atomic, chunks, documents
+from store.documents import Rows
+from store.errors import DamagedError, StoreError
+from store.layout import NODE_FILE, Kind
+from store.parts import Parts
+from store.scratch import Scratch
+from store.spec import fingerprint
+
+RESERVED: Final = frozenset({"artefact", "spec", "fingerprint", "parents", "n", "part_rows", "plan"})
+
+
+class Artefact(Parts):
+    """One named result of a store, as it stands on disk. Made by `Store.create`, `find` and `get`."""
+
+    def __init__(self, path: Path, name: str, attrs: dict[str, Any], scratch: Scratch) -> None:
+        super().__init__(path, name, n=attrs["n"], part_rows=attrs["part_rows"], scratch=scratch)
+        self._attrs = attrs
+
+    @classmethod
+    def load(cls, path: Path, name: str, scratch: Scratch) -> Self:
+        """The artefact in the folder `path`; DamagedError if its attributes are no good."""
+        return cls(path, name, _read_attributes(path, name), scratch)
+
+    def __repr__(self) -> str:
+        return f"<Artefact {self.name}: {self.n} rows in {self.n_parts} parts>"
+
+    @property
+    def attrs(self) -> Mapping[str, Any]:
+        """All attributes of the group."""
+        return self._attrs
+
+    @property
+    def kind(self) -> Kind:
+        """What it is."""
+        return Kind(self._attrs["artefact"])
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Everything that can change a value in it."""
+        return dict(self._attrs["spec"])
+
+    @property
+    def fingerprint(self) -> str:
+        """The digest of the spec."""
+        return str(self._attrs["fingerprint"])
+
+    @property
+    def parents(self) -> dict[str, str]:
+        """The artefacts it was made from: path -> fingerprint at that time."""
+        return dict(self._attrs["parents"])
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """Settings that change speed and no value beyond float rounding."""
+        return dict(self._attrs["plan"])
+
+    def read(self, array: str, start: int = 0, stop: int | None = None) -> Rows:
+        """Rows [start, stop) of `array`, as a slice would take them.
+
+        IncompleteError if a part of them has no record; DamagedError if one fails its checksum.
+        """
+        self._spec(array)
+        start, stop, _ = slice(start, stop).indices(self.n)
+        self._need(self._touched(start, stop))
+        return self._rows(array, start, max(start, stop))
+
+    def blocks(self, arrays: Sequence[str], block_rows: int | None = None) -> Iterator[tuple[slice, dict[str, Rows]]]:
+        """All rows in order, as (rows, arrays by name), at most `block_rows` at a time; by default a part.
+
+        Memory is bounded by one block, or by one part where that is more, because a chunk is read whole.
+        Errors as for `read`; an incomplete artefact is refused before the first block.
+        """
+        for array in arrays:
+            self._spec(array)
+        if block_rows is not None and block_rows < 1:
+            raise StoreError(f"a block can't have {block_rows} rows", "give 1 or more")
+        self._need(range(self.n_parts))
+        return self._blocks(list(arrays), block_rows or self.part_rows)
+
+    def take(self, array: str, rows: npt.ArrayLike) -> Rows:
+        """The given rows of `array`, in their order, repeats allowed; each chunk is read once."""
+        spec, index = self._spec(array), np.asarray(rows, dtype=np.int64)
+        if index.size and not (index.min() >= 0 and index.max() < self.n):
+            raise IndexError(f"rows {index.min()} to {index.max()} of {self.name}, which has {self.n}")
+        out: Rows = np.empty((len(index), *spec.tail), spec.numpy)
+        part_of = index // self.part_rows
+        order = np.argsort(part_of, kind="stable")
+        parts, first = np.unique(part_of[order], return_index=True)
+        self._need(parts.tolist())
+        for i, where in zip(parts.tolist(), np.split(order, first[1:]), strict=False):
+            out[where] = self._part(array, i)[index[where] - i * self.part_rows]
+        return out
+
+    def digest(self) -> str:
+        """32 hex digits over the fingerprint and all records: the same for runs that gave the same rows."""
+        records = self._records.read_all().astype("<u4").tobytes()
+        return hashlib.sha256(self.fingerprint.encode() + records).hexdigest()[:32]
+
+    def size_bytes(self) -> int:
+        """Bytes of all its files."""
+        walk = ((root, name) for root, _, names in os.walk(self.path) for name in names)
+        return sum(os.lstat(os.path.join(root, name)).st_size for root, name in walk)
+
+    def note(self, **attrs: Any) -> None:
+        """Add attributes that no value depends on, such as where a file was last seen."""
+        if taken := RESERVED & attrs.keys():
+            raise StoreError(f"{sorted(taken)} of {self.name} are fixed at creation", "use other attributes")
+        merged = {**_read_attributes(self.path, self.name), **attrs}
+        document = documents.group_document(merged)
+        atomic.write_bytes(self.path / NODE_FILE, document, temp=self._scratch.fresh)
+        self._attrs = merged
+
+    def clean_leftovers(self) -> int:
+        """How many leftovers of dead writers, in the whole store, were removed; safe while others write."""
+        return self._scratch.clean()
+
+    def _touched(self, start: int, stop: int) -> range:
+        """The parts that rows [start, stop) lie in."""
+        if start >= stop:
+            return range(0)
+        return range(start // self.part_rows, (stop - 1) // self.part_rows + 1)
+
+    def _rows(self, array: str, start: int, stop: int) -> Rows:
+        out = chunks.empty(stop - start, self.arrays[array])
+        for i in self._touched(start, stop):
+            first, last = self.part_bounds(i)
+            if start <= first and last <= stop:
+                self._read_into(out[first - start : last - start], array, i)
+            else:
+                low, high = max(start, first), min(stop, last)
+                out[low - start : high - start] = self._part(array, i)[low - first : high - first]
+        return out
+
+    def _blocks(self, arrays: list[str], block_rows: int) -> Iterator[tuple[slice, dict[str, Rows]]]:
+        """Whole parts are read at once; where a block is shorter than a part, views of them are given."""
+        read_rows = max(block_rows // self.part_rows, 1) * self.part_rows
+        for start in range(0, self.n, read_rows):
+            stop = min(start + read_rows, self.n)
+            read = {array: self._rows(array, start, stop) for array in arrays}
+            step = min(block_rows, read_rows)
+            for low in range(start, stop, step):
+                high = min(low + step, stop)
+                yield (
+                    slice(low, high),
+                    {array: rows[low - start : high - start] for array, rows in read.items()},
+                )
+
+
+def _read_attributes(path: Path, name: str) -> dict[str, Any]:
+    """The attributes of the artefact's group, checked: all there, and the spec the one of the fingerprint."""
+    attrs = documents.read_group(path, name)
+    mend = f"restore {path / NODE_FILE} from a copy, or delete {path} and run the command that made it again"
+    missing = sorted(RESERVED - attrs.keys())
+    if missing:
+        raise DamagedError(f"{name} is damaged: its attributes lack {missing}", mend, artefact=name)
+    if fingerprint(attrs["spec"]) != attrs["fingerprint"]:
+        raise DamagedError(f"{name} is damaged: its spec and fingerprint disagree", mend, artefact=name)
+    return attrs

@@ -1,0 +1,165 @@
+"""The parts of an artefact, one at a time: pending, write, record, read, verify. Knows nothing of specs.
+
+Order of a write (docs/store-format.md): every chunk durable, then the record. Two writers of one part write
+the same bytes, each to its own temporary file, so there is no lock.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from store import atomic, chunks, documents
+from store.documents import ArraySpec, Rows
+from store.errors import DamagedError, IncompleteError, StoreError
+from store.layout import NODE_FILE, RECORDS, n_parts, part_bounds, row_ranges, say_rows
+from store.records import Records
+from store.scratch import Scratch
+
+
+class Parts:
+    """Row-aligned arrays of `n` rows in parts of `part_rows`, in the folder `path`; messages say `name`."""
+
+    def __init__(self, path: Path, name: str, *, n: int, part_rows: int, scratch: Scratch) -> None:
+        self.path = path
+        self.name = name
+        self.n = n
+        self.part_rows = part_rows
+        self.n_parts = n_parts(n, part_rows)
+        self._scratch = scratch
+        self._records = Records(path, self.n_parts)
+
+    @functools.cached_property
+    def arrays(self) -> Mapping[str, ArraySpec]:
+        """What each array holds, by name; DamagedError if a description of one is no good."""
+        with os.scandir(self.path) as entries:
+            names = sorted(entry.name for entry in entries if entry.is_dir() and entry.name != RECORDS)
+        return {name: documents.read_array(self.path / name, self.name, self.n, self.part_rows) for name in names}
+
+    def part_bounds(self, i: int) -> tuple[int, int]:
+        """The rows [start, stop) of part `i`."""
+        return part_bounds(i, self.n, self.part_rows)
+
+    def done(self) -> npt.NDArray[np.bool_]:
+        """Which parts are done, (n_parts,)."""
+        return np.not_equal(self._records.read_all(), 0)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every part is done."""
+        return bool(self.done().all())
+
+    def rows_done(self) -> int:
+        """How many rows are in finished parts."""
+        bounds = (self.part_bounds(int(i)) for i in np.flatnonzero(self.done()))
+        return sum(stop - start for start, stop in bounds)
+
+    def pending(self, shard: tuple[int, int] = (0, 1)) -> list[int]:
+        """The parts to do, ascending; of shard (i, of) those with part % of == i."""
+        index, of = shard
+        if not 0 <= index < of:
+            raise StoreError(f"there is no shard {index} of {of}", f"count them from 0 to {max(of, 1) - 1}")
+        return [int(i) for i in np.flatnonzero(~self.done()) if i % of == index]
+
+    def write_part(self, i: int, arrays: Mapping[str, Rows | Sequence[str]]) -> None:
+        """Make the rows of part `i` durable and record it. All arrays, with their exact shape and dtype.
+
+        To write a part again is fine.
+        """
+        part = self._checked(i, arrays)
+        fresh = self._scratch.fresh
+        with atomic.Batch(self.path, fresh) as data, atomic.Batch(self.path, fresh) as record:
+            for name, rows in part.items():
+                pieces = chunks.encode(rows, self.arrays[name], self.part_rows)
+                data.add(self._chunk(name, i), *pieces)
+            digest = chunks.digest(part, self.arrays)  # while the disk is busy
+            record.add(self._records.path(i), self._records.encode(digest))
+            if self._records.read(i) not in (0, digest):
+                self.forget_part(i)  # a record never vouches for bytes that are being replaced by others
+            data.publish()
+            record.publish()
+
+    def forget_part(self, i: int) -> None:
+        """Part `i` is not done: the mend for a damaged one."""
+        self._records.forget(i)
+
+    def verify_part(self, i: int) -> None:
+        """Read all of part `i`; DamagedError if its bytes are not those that its record vouches for."""
+        self._need([i])
+        part = {name: self._part(name, i) for name in self.arrays}
+        found, recorded = chunks.digest(part, self.arrays), self._records.read(i)
+        if found != recorded:
+            raise self._damaged(i, f"its digest is {found:08x}, its record says {recorded:08x}")
+
+    def _checked(self, i: int, arrays: Mapping[str, Rows | Sequence[str]]) -> dict[str, Rows]:
+        """The arrays of part `i`, C-contiguous, in the order of their names."""
+        start, stop = self.part_bounds(i)
+        if set(arrays) != set(self.arrays):
+            what = f"part {i} of {self.name} came with the arrays {sorted(arrays)}"
+            raise StoreError(what, f"give all of {sorted(self.arrays)} and no other")
+        return {
+            name: _checked_array(f"array {name} of {self.name}", arrays[name], spec, stop - start)
+            for name, spec in self.arrays.items()
+        }
+
+    def _spec(self, array: str) -> ArraySpec:
+        if array not in self.arrays:
+            raise StoreError(f"{self.name} has no array {array!r}", f"ask for one of {sorted(self.arrays)}")
+        return self.arrays[array]
+
+    def _chunk(self, array: str, i: int) -> Path:
+        return self.path.joinpath(array, "c", str(i), *("0" for _ in self.arrays[array].tail))
+
+    def _part(self, array: str, i: int) -> Rows:
+        """The rows of part `i`, which must have a record."""
+        start, stop = self.part_bounds(i)
+        out = chunks.empty(stop - start, self.arrays[array])
+        self._read_into(out, array, i)
+        return out
+
+    def _read_into(self, out: Rows, array: str, i: int) -> None:
+        try:
+            chunks.read_into(out, self._chunk(array, i), self.arrays[array], self.part_rows)
+        except chunks.ChunkError as error:
+            raise self._damaged(i, f"in array {array}, {error}") from error
+
+    def _need(self, parts: Iterable[int]) -> None:
+        """IncompleteError if one of `parts` has no record."""
+        missing = self._records.missing(parts)
+        if missing:
+            rows = say_rows(row_ranges(missing, self.n, self.part_rows))
+            what = f"{self.name} is not complete: {rows} of {self.n} are not done"
+            raise IncompleteError(what, "run the same command again to finish it")
+
+    def _damaged(self, i: int, why: str) -> DamagedError:
+        start, stop = self.part_bounds(i)
+        what = f"{self.name} is damaged: part {i} (rows {start}-{stop - 1}): {why}"
+        mend = f"delete {self._records.path(i)} and run the command that made it again: it redoes that part"
+        return DamagedError(what, mend, artefact=self.name, part=i, rows=(start, stop))
+
+
+def create_files(
+    folder: Path, attributes: Mapping[str, Any], *, n: int, part_rows: int, arrays: Mapping[str, ArraySpec]
+) -> None:
+    """Write the documents and empty folders of an artefact with no part done; durable only once published."""
+    atomic.write_draft(folder / NODE_FILE, documents.group_document(attributes))
+    for name, document in documents.array_documents(arrays, n, part_rows).items():
+        atomic.write_draft(folder / name / NODE_FILE, document)
+
+
+def _checked_array(what: str, given: Rows | Sequence[str], spec: ArraySpec, rows: int) -> Rows:
+    """`given`, C-contiguous; StoreError if its shape or dtype is not exactly the declared one."""
+    array: Rows = np.asarray(given, dtype=object) if spec.is_string else np.asarray(given)
+    if array.shape != (rows, *spec.tail):
+        raise StoreError(f"{what} came with shape {array.shape}", f"give shape {(rows, *spec.tail)}")
+    if array.dtype != spec.numpy:
+        raise StoreError(f"{what} came with dtype {array.dtype}", f"give {spec.dtype}: the store never casts")
+    if spec.is_string and not all(isinstance(text, str) for text in array):
+        raise StoreError(f"{what} holds something that is no string", "give strings only")
+    return np.ascontiguousarray(array)

@@ -1,0 +1,173 @@
+"""A store: the folder, its artefacts by name, and their creation. Reads JSON only; creating imports zarr."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from store import atomic, declaration, documents, header
+from store.artefact import Artefact
+from store.documents import ArraySpec
+from store.errors import DamagedError, MissingArtefactError, SpecDiffersError
+from store.layout import ARRAYS, NODE_FILE, PLACES, TMP, Kind, check_name, is_name, kind_of
+from store.parts import create_files
+from store.scratch import Scratch
+from store.spec import differences, listed
+
+
+class Store:
+    """One project's cache, in the folder `path`. Get one by `open` or `open_or_create`."""
+
+    def __init__(self, path: Path, said: Mapping[str, Any]) -> None:
+        self.path = path
+        self.id = str(said["id"])
+        self.made_by = str(said["made_by"])
+        self.version = int(said["version"])
+        self.scratch = Scratch(path / TMP)
+
+    def __repr__(self) -> str:
+        return f"<Store {self.path}>"
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """The store at `path`; NoStoreError if there is none, NewerFormatError if it is too new."""
+        path = Path(path)
+        return cls(path, header.read(path))
+
+    @classmethod
+    def open_or_create(cls, path: str | Path, *, made_by: str) -> Self:
+        """The store at `path`, made if there is nothing or an empty folder; `made_by` is "ntksel 0.1.0".
+
+        Of several creators at once, all get the same store. NoStoreError, and nothing written, if the folder
+        holds other things.
+        """
+        path = Path(path)
+        header.create(path, Scratch(path / TMP), made_by=made_by)
+        store = cls.open(path)
+        store._make_groups([])
+        return store
+
+    def folder(self, *names: str) -> Path:
+        """The path of a folder or file in the store, such as ("adapters", run); every name is checked."""
+        return self.path.joinpath(*(check_name(name) for name in names))
+
+    def adapter_path(self, run: str) -> Path:
+        """Where the adapter of `run` lies."""
+        return self.path / "adapters" / check_name(run, "run")
+
+    def tmp_path(self) -> Path:
+        """A path for work in flight, to be renamed to its place; removed by a later run if this one dies."""
+        return self.scratch.fresh()
+
+    def create(
+        self,
+        name: str,
+        *,
+        kind: Kind | str,
+        spec: Mapping[str, Any],
+        parents: Mapping[str, str],
+        n: int,
+        part_rows: int,
+        arrays: Mapping[str, ArraySpec],
+        plan: Mapping[str, Any] | None = None,
+        attrs: Mapping[str, Any] | None = None,
+    ) -> Artefact:
+        """The artefact `name`: made, whole, or the existing one with the plan and part rows that it has.
+
+        `part_rows` is cut to `n`: chunks are stored whole. SpecDiffersError if it exists with another spec,
+        kind, parents, number of rows or arrays. Removes what dead writers left.
+        """
+        attributes = declaration.attributes(
+            name,
+            kind=kind,
+            spec=spec,
+            parents=parents,
+            n=n,
+            part_rows=part_rows,
+            arrays=arrays,
+            plan=plan or {},
+            attrs=attrs or {},
+        )
+        self.scratch.clean()
+        if self.find(name) is None:
+            built, final = self.tmp_path(), self._place(name)
+            create_files(built, attributes, n=n, part_rows=attributes["part_rows"], arrays=arrays)
+            self._make_groups(name.split("/")[:-1])
+            atomic.publish_dir(built, final)
+        artefact = self.get(name)
+        declaration.refuse_differences(artefact, attributes, arrays)
+        return artefact
+
+    def find(self, name: str) -> Artefact | None:
+        """The artefact `name`, or None. DamagedError if its folder stands without good attributes."""
+        kind_of(name)
+        path = self._place(name)
+        return Artefact.load(path, name, self.scratch) if path.is_dir() else None
+
+    def get(self, name: str) -> Artefact:
+        """The artefact `name`; MissingArtefactError lists what there is of its kind."""
+        artefact = self.find(name)
+        if artefact is None:
+            raise self._missing(name)
+        return artefact
+
+    def artefacts(
+        self, kind: Kind | str | None = None, *, on_damage: Callable[[DamagedError], None] | None = None
+    ) -> list[Artefact]:
+        """All artefacts, or those of one kind, sorted by name.
+
+        The first damaged one is raised, or each is given to `on_damage` and left out.
+        """
+        found = []
+        for name in self._names(Kind if kind is None else [Kind(kind)]):
+            try:
+                found.append(self.get(name))
+            except DamagedError as error:
+                if on_damage is None:
+                    raise
+                on_damage(error)
+        return found
+
+    def check_parents(self, artefact: Artefact) -> None:
+        """SpecDiffersError if a parent is missing, or is no longer what `artefact` was made from."""
+        now = {parent: self.find(parent) for parent in artefact.parents}
+        current = {parent: found.fingerprint for parent, found in now.items() if found is not None}
+        changed = differences(artefact.parents, current)
+        if changed:
+            what = f"what {artefact.name} was made from has changed: {listed(changed)}"
+            mend = "make it again under another name, or remove it and run the same command again"
+            raise SpecDiffersError(what, mend, differences=changed)
+
+    def remove(self, name: str) -> None:
+        """Delete the artefact `name`, damaged or not, whole; MissingArtefactError if there is none."""
+        kind_of(name)
+        if not self._place(name).is_dir():
+            raise self._missing(name)
+        atomic.withdraw_dir(self._place(name), self.tmp_path())
+
+    def _missing(self, name: str) -> MissingArtefactError:
+        kind = kind_of(name)
+        there = ", ".join(self._names([kind]))
+        mend = f"make it first, or give one of {there}" if there else f"make it first: there is no {kind} yet"
+        return MissingArtefactError(f"there is no {name} in {self.path}", mend)
+
+    def _place(self, name: str) -> Path:
+        return self.path / ARRAYS / name
+
+    def _make_groups(self, names: list[str]) -> None:
+        """Make the root group and the groups `names`, each in the one before, where they are missing."""
+        folder = self.path / ARRAYS
+        for name in ["", *names]:
+            folder = folder / name
+            atomic.make_folder(folder)
+            if not (folder / NODE_FILE).exists():
+                atomic.write_bytes(folder / NODE_FILE, documents.group_document({}), temp=self.tmp_path)
+
+    def _names(self, kinds: Iterable[Kind]) -> Iterable[str]:
+        """The paths of all artefacts of `kinds`, sorted within each."""
+        root = self.path / ARRAYS
+        for place, depth in (PLACES[kind] for kind in kinds):
+            folders = (path for path in root.glob("/".join([place, *["*"] * depth])) if path.is_dir())
+            names = sorted(path.relative_to(root).as_posix() for path in folders)
+            yield from (name for name in names if all(map(is_name, name.split("/"))))

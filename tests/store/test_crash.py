@@ -1,0 +1,153 @@
+"""A kill or a power cut at any instant loses at most the part in flight; the re-run ends in the same bytes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from store import DamagedError, Store
+from tests.faults import failing_at
+from tests.store import kit
+
+ROOT = Path(__file__).parents[2]
+SMALL = {"arrays": {name: kit.ARRAYS[name] for name in ("sketch", "row_id")}, "n": 6}  # two parts, one of them short
+
+
+def unbroken(path: Path, **changes: Any) -> tuple[dict[str, bytes], int]:
+    """The bytes of a run that nothing stopped, and how many operations it took."""
+    with failing_at(None) as disk:
+        kit.run(path, **changes)
+    return kit.tree(path), disk.operations
+
+
+def check_recorded_parts(path: Path) -> None:
+    """What has a record is whole: invariant 1 of the format."""
+    if (path / "store.json").is_file():
+        for artefact in Store.open(path).artefacts():
+            for i in artefact.done().nonzero()[0].tolist():
+                artefact.verify_part(i)
+
+
+@pytest.mark.parametrize("power_loss", [False, True], ids=["killed", "power lost"])
+def test_stopped_at_every_operation(tmp_path: Path, power_loss: bool) -> None:
+    expected, operations = unbroken(tmp_path / "unbroken", **SMALL)
+    assert operations > 50
+    path = tmp_path / "stopped"
+    for stop in range(operations):
+        with failing_at(stop) as disk:
+            kit.run(path, **SMALL)
+        assert disk.crashed
+        if power_loss:
+            disk.lose_power(path)
+        check_recorded_parts(path)
+        with failing_at(None):
+            kit.run(path, **SMALL)
+        assert kit.tree(path) == expected, f"stopped at operation {stop}"
+        shutil.rmtree(path)
+
+
+def test_stopped_again_and_again(tmp_path: Path) -> None:
+    expected, _ = unbroken(tmp_path / "unbroken")
+    path, passes = tmp_path / "broken", 20
+    while True:
+        with failing_at(passes) as disk:
+            kit.run(path)
+        if not disk.crashed:
+            break
+        check_recorded_parts(path)
+        passes += 9
+    assert kit.tree(path) == expected
+
+
+def test_a_failed_write_leaves_no_temporary_file(tmp_path: Path) -> None:
+    artefact = kit.make(Store.open_or_create(tmp_path / "med", made_by="x"))
+    blocked = artefact.path / "sketch" / "c"
+    blocked.write_text("in the way")
+    with pytest.raises(OSError, match="sketch"):
+        kit.fill(artefact)
+    assert list((tmp_path / "med" / "tmp").iterdir()) == []
+    assert artefact.pending() == [0, 1, 2]
+
+
+SLOW_RUN = """
+import sys
+from pathlib import Path
+from typing import Any
+from tests.store import kit
+print("ready", flush=True)
+kit.run(Path(sys.argv[1]))
+"""
+
+
+def test_real_kills(tmp_path: Path) -> None:
+    """SIGKILL a few milliseconds into the work, until a run gets through."""
+    expected, _ = unbroken(tmp_path / "unbroken")
+    path, delay, draw = tmp_path / "killed", 0.01, random.Random(0)
+    for kills in range(10):  # noqa: B007
+        command = [sys.executable, "-c", SLOW_RUN, str(path)]
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(delay * draw.uniform(0.8, 1.2))
+            process.kill()
+        if process.returncode != -signal.SIGKILL:
+            break
+        check_recorded_parts(path)
+        delay *= 1.6
+    kit.run(path)
+    assert kills >= 1
+    assert kit.tree(path) == expected
+    assert list((path / "tmp").iterdir()) == []
+
+
+def _race(path: Path, start: float, digests: multiprocessing.SimpleQueue[tuple[str, str]]) -> None:
+    time.sleep(max(start - time.time(), 0))
+    artefact = kit.run(path)
+    digests.put((Store.open(path).id, artefact.digest()))
+
+
+def test_writers_at_once_give_one_store_and_the_same_bytes(tmp_path: Path) -> None:
+    expected, _ = unbroken(tmp_path / "unbroken")
+    context = multiprocessing.get_context("spawn")
+    digests = context.SimpleQueue()
+    start = time.time() + 1.5  # until both have imported everything
+    writers = [context.Process(target=_race, args=(tmp_path / "med", start, digests)) for _ in range(2)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    assert digests.get() == digests.get()
+    assert kit.tree(tmp_path / "med") == expected
+    assert list((tmp_path / "med" / "tmp").iterdir()) == []
+
+
+def test_the_second_to_publish_gets_the_first_ones(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other writer creates the artefact between our look and our rename."""
+    make_groups, others = Store._make_groups, []
+
+    def late(self: Store, names: list[str]) -> None:
+        make_groups(self, names)
+        if names and not others:
+            others.append(None)
+            others.append(kit.make(store, plan={"batch_tokens": 1}))
+
+    monkeypatch.setattr(Store, "_make_groups", late)
+    assert kit.make(store).plan == {"batch_tokens": 1}
+    assert list((store.path / "tmp").iterdir()) == []
+
+
+def test_a_lost_chunk_is_never_taken_for_zeros(store: Store) -> None:
+    artefact = kit.fill(kit.make(store))
+    (artefact.path / "tokens" / "c" / "1").unlink()
+    with pytest.raises(DamagedError):
+        artefact.read("tokens")
