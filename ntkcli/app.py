@@ -74,8 +74,9 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         return _report(error, output)
     except KeyboardInterrupt:
+        code = ExitCode.INTERRUPTED
+    if code == ExitCode.INTERRUPTED:  # typer turns the interrupt into this code, without a word
         output.error("interrupted. The store is whole: run the same command again to go on.")
-        return ExitCode.INTERRUPTED
     return code if isinstance(code, int) else ExitCode.OK
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from store import atomic, chunks, documents
 from store.documents import Rows
 from store.errors import DamagedError, StoreError
-from store.layout import NODE_FILE, Kind
+from store.layout import NODE_FILE, Kind, kind_of
 from store.parts import Parts
 from store.scratch import Scratch
 from store.spec import fingerprint
@@ -162,10 +162,22 @@ class Artefact(Parts):
 def _read_attributes(path: Path, name: str) -> dict[str, Any]:
     """The attributes of the artefact's group, checked: all there, and the spec the one of the fingerprint."""
     attrs = documents.read_group(path, name)
-    mend = f"restore {path / NODE_FILE} from a copy, or delete {path} and run the command that made it again"
     missing = sorted(RESERVED - attrs.keys())
     if missing:
-        raise DamagedError(f"{name} is damaged: its attributes lack {missing}", mend, artefact=name)
-    if fingerprint(attrs["spec"]) != attrs["fingerprint"]:
-        raise DamagedError(f"{name} is damaged: its spec and fingerprint disagree", mend, artefact=name)
-    return attrs
+        why = f"its attributes lack {missing}"
+    elif attrs["artefact"] != kind_of(name):
+        why = f"its attributes say that it is of kind {attrs['artefact']!r}"
+    elif not (_is_count(attrs["n"], 0) and _is_count(attrs["part_rows"], 1)):
+        why = f"it says to have {attrs['n']!r} rows in parts of {attrs['part_rows']!r}"
+    elif not all(isinstance(attrs[key], dict) for key in ("spec", "parents", "plan")):
+        why = "its spec, parents or plan is not an object"
+    elif fingerprint(attrs["spec"]) != attrs["fingerprint"]:
+        why = "its spec and fingerprint disagree"
+    else:
+        return attrs
+    mend = f"restore {path / NODE_FILE} from a copy, or delete {path} and run the command that made it again"
+    raise DamagedError(f"{name} is damaged: {why}", mend, artefact=name)
+
+
+def _is_count(value: object, least: int) -> bool:
+    return type(value) is int and value >= least

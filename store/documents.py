@@ -15,22 +15,7 @@ from store.errors import DamagedError, StoreError
 from store.layout import NODE_FILE, RECORDS, n_parts
 
 STRING: Final = "string"
-_NUMBERS: Final = frozenset(
-    [
-        "bool",
-        "int8",
-        "int16",
-        "int32",
-        "int64",
-        "uint8",
-        "uint16",
-        "uint32",
-        "uint64",
-        "float16",
-        "float32",
-        "float64",
-    ]
-)
+Rows = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -43,8 +28,9 @@ class ArraySpec:
 
     def __post_init__(self) -> None:
         is_string = self.dtype is str or (isinstance(self.dtype, str) and self.dtype == STRING)
-        dtype = STRING if is_string else np.dtype(self.dtype).name
-        if dtype not in (STRING, *_NUMBERS) or (dtype == STRING and self.tail):
+        number = np.dtype(np.bool_ if is_string else self.dtype)
+        dtype = STRING if is_string else number.name
+        if number.kind not in "biuf" or number.itemsize > 8 or (is_string and self.tail):
             raise StoreError(f"no array of dtype {dtype} and row shape {self.tail}", "use numbers, or strings (n,)")
         if any(size < 1 for size in self.tail):
             raise StoreError(f"row shape {self.tail} has an empty axis", "make every axis at least 1 long")
@@ -72,9 +58,6 @@ class ArraySpec:
     def row_bytes(self) -> int:
         """Bytes of one row of numbers."""
         return int(np.prod(self.tail, dtype=np.int64)) * self.numpy.itemsize
-
-
-Rows = npt.NDArray[Any]
 
 
 def group_document(attributes: Mapping[str, Any]) -> bytes:

@@ -147,7 +147,7 @@ class Parts:
 def create_files(
     folder: Path, attributes: Mapping[str, Any], *, n: int, part_rows: int, arrays: Mapping[str, ArraySpec]
 ) -> None:
-    """Write the documents and empty folders of an artefact with no part done; durable only once published."""
+    """Write the documents of an artefact with no part done; durable only once the folder is published."""
     atomic.write_draft(folder / NODE_FILE, documents.group_document(attributes))
     for name, document in documents.array_documents(arrays, n, part_rows).items():
         atomic.write_draft(folder / name / NODE_FILE, document)
@@ -160,6 +160,9 @@ def _checked_array(what: str, given: Rows | Sequence[str], spec: ArraySpec, rows
         raise StoreError(f"{what} came with shape {array.shape}", f"give shape {(rows, *spec.tail)}")
     if array.dtype != spec.numpy:
         raise StoreError(f"{what} came with dtype {array.dtype}", f"give {spec.dtype}: the store never casts")
-    if spec.is_string and not all(isinstance(text, str) for text in array):
-        raise StoreError(f"{what} holds something that is no string", "give strings only")
+    if spec.is_string:
+        try:
+            "".join(array).encode()
+        except (TypeError, UnicodeEncodeError) as error:
+            raise StoreError(f"{what} holds something that is no string in UTF-8 ({error})", "replace it") from error
     return np.ascontiguousarray(array)

@@ -17,7 +17,8 @@ CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-WORDS = "the of and licence notice software may copy this grant use without warranty yes no maybe red blue".split()
+TEXT = "the of and licence notice software may copy this grant use without warranty yes no maybe red blue"
+WORDS = TEXT.split()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -102,12 +103,14 @@ class FaultyOs:
             os.unlink(path)
             self._unsynced.append((Path(path).parent, lambda: _put_back(Path(path), before)))
 
-    def lose_power(self, root: Path) -> None:
-        """Take back, under `root`, all that was not synced."""
+    def lose_power(self, root: Path, draw: random.Random | None = None) -> None:
+        """Take back, under `root`, all that was not synced; with `draw` each new name only by a toss of a coin."""
         for path in list(root.rglob("*")):
             if path.is_file() and path.stat().st_ino in self._dirty:
                 os.truncate(path, path.stat().st_size // 2)
         for _, undo in reversed(self._unsynced):
+            if draw and draw.random() < 0.5:
+                continue
             with contextlib.suppress(FileNotFoundError):
                 undo()
 

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -38,9 +39,10 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 
 def notice(row: dict[str, Any]) -> str:
-    found = re.search(r"\nNotice: (.*)\n", row["prompt"])
-    assert found is not None
-    return found[1]
+    question, _, text = row["prompt"].partition("\n\n")
+    assert question.endswith("?")
+    assert "\n" not in text
+    return str(text)
 
 
 Triples = set[tuple[str, str, str]]
@@ -107,21 +109,20 @@ def test_pool_is_short_and_mixed(made: DemoData) -> None:
 
 
 @needs_packages
-def test_same_bytes_again_and_in_a_fresh_process(made: DemoData, tmp_path: Path) -> None:
-    before = [path.stat().st_mtime_ns for path in (made.train, made.test, made.pool)]
-    write_demo_data(made.train.parent)
-    assert [path.stat().st_mtime_ns for path in (made.train, made.test, made.pool)] == before
-    assert sorted(path.name for path in made.train.parent.iterdir()) == [
-        "pool.jsonl",
-        "test.jsonl",
-        "train.jsonl",
-    ]
-    script = [sys.executable, str(REPOSITORY / "examples" / "demo_data.py"), str(tmp_path / "new")]
+def test_same_bytes_again_in_a_fresh_process(made: DemoData, tmp_path: Path) -> None:
+    folder = shutil.copytree(made.train.parent, tmp_path / "again")
+    (folder / "train.jsonl").unlink()
+    (folder / "pool.jsonl").write_text("{}\n", encoding="utf-8")  # another run's
+    untouched = (folder / "test.jsonl").stat()
+    script = [sys.executable, str(REPOSITORY / "examples" / "demo_data.py"), str(folder)]
     environment = os.environ | {"PYTHONHASHSEED": "271", "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(script, env=environment, capture_output=True, text=True, check=True)
-    assert "800 rows" in done.stdout
+    assert done.stdout.splitlines()[-1] == f"{folder / 'pool.jsonl'}: 800 rows"
+    assert sorted(path.name for path in folder.iterdir()) == ["pool.jsonl", "test.jsonl", "train.jsonl"]
     for path in (made.train, made.test, made.pool):
-        assert (tmp_path / "new" / path.name).read_bytes() == path.read_bytes()
+        assert (folder / path.name).read_bytes() == path.read_bytes()
+    now = (folder / "test.jsonl").stat()
+    assert (now.st_ino, now.st_mtime_ns) == (untouched.st_ino, untouched.st_mtime_ns)
 
 
 @needs_packages

@@ -18,11 +18,8 @@ from ntkcli.errors import UsageError
 # The four categories with enough distinct short notices that don't name the category themselves (measured
 # with 32.1.0). Public Domain has 54, a third of them of one licence; Source-available 26; Proprietary Free 19.
 CATEGORIES = ("Permissive", "Copyleft", "Copyleft Limited", "Commercial")
-QUESTION = (
-    "Which category of licence does this notice belong to?\n\nNotice: {}\n\nAnswer with one of: "
-    + ", ".join(CATEGORIES)
-    + "."
-)
+_NAMES = ", ".join(CATEGORIES[:-1]) + " or " + CATEGORIES[-1]
+QUESTION = f"Which licence category does this notice fall in: {_NAMES}?"  # then a blank line and the notice
 MIN_WORDS, MAX_WORDS = 12, 45
 MAX_CHARS = 240  # about 55 tokens of SmolLM2: keeps a row under 95 with the template
 MAX_RULE_BYTES = 2_000  # a notice of 45 words and its front matter; longer files are whole licences
@@ -33,6 +30,7 @@ _EXPRESSION = re.compile(r"^license_expression: *(\S+) *$", re.MULTILINE)
 _FLAG = re.compile(r"^(is_\w+): *yes", re.MULTILINE)
 _COMMENT = re.compile(r"^[ \t]*(?:/\*+|//+|\*+/?|#+|--+|;+|%+|>+|dnl\b|\.\\\")+|\*+/?[ \t]*$", re.MULTILINE)
 _PLAIN = re.compile(r"[A-Za-z\"'(][A-Za-z0-9 .,;:'\"()/&!?+-]*")  # no markup, no placeholder, no address
+_ENGLISH = re.compile(r"\b(?:the|this|is|of|under|to|and|for|by)\b", re.IGNORECASE)
 _GIVEAWAY = re.compile(r"permissive|copy-?left|commercial|https?:|www\.", re.IGNORECASE)
 
 
@@ -101,6 +99,7 @@ def fits(text: str) -> bool:
         MIN_WORDS <= len(text.split()) <= MAX_WORDS
         and len(text) <= MAX_CHARS
         and _PLAIN.fullmatch(text) is not None
+        and len(_ENGLISH.findall(text)) >= 2
         and _GIVEAWAY.search(text) is None
         and len(shingles(text)) >= MIN_SHINGLES
     )
@@ -167,7 +166,7 @@ def _rows(notices: list[Notice], split: str, seed: int) -> list[dict[str, Any]]:
         {
             "id": f"licence-{split}-{i:04d}",
             "source": f"licensedcode/{notice.licence}",
-            "prompt": QUESTION.format(notice.text),
+            "prompt": f"{QUESTION}\n\n{notice.text}",
             "completion": notice.category,
             "choices": list(CATEGORIES),
             "answer": CATEGORIES.index(notice.category),

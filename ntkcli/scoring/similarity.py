@@ -34,7 +34,7 @@ def cosine_scores(pool: FeatureReader, domain: FeatureReader, *, centre: bool) -
     if not centre:
         return _project(pool, domain.mean(raw=False), offset=0.0, raw=False)
     pool_mean = pool.mean(raw=False).astype(np.float32)
-    target = unit_rows(domain.unit_rows() - pool_mean).mean(axis=0)
+    target: Floats = unit_rows(domain.unit_rows() - pool_mean).mean(axis=0)
     scores = np.full(pool.n, np.nan)
     for block in pool.blocks():
         scores[block.rows] = unit_rows(block.unit - pool_mean) @ target
@@ -43,8 +43,9 @@ def cosine_scores(pool: FeatureReader, domain: FeatureReader, *, centre: bool) -
 
 def unit_rows(rows: Floats) -> Floats:
     """Rows (b, p) float32 divided by their length; a zero row stays zero."""
-    length: Floats = np.linalg.norm(rows, axis=1, keepdims=True)
-    scaled: Floats = rows / np.where(length > 0, length, np.float32(1))
+    length = np.linalg.norm(rows, axis=1, keepdims=True).astype(np.float32)
+    length[length == 0] = 1
+    scaled: Floats = rows / length
     return scaled
 
 

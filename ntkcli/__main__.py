@@ -1,0 +1,6 @@
+"""`python -m ntkcli` is `ntksel`."""
+
+from ntkcli.app import main
+
+if __name__ == "__main__":
+    main()
