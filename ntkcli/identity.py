@@ -71,6 +71,11 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ntksel"
 
 
+def converted_folder(identity: ModelIdentity) -> Path:
+    """Where the model of a GGUF file stands in transformers' own format once it has been converted."""
+    return cache_dir() / "models" / identity.spec["weights"]
+
+
 def digest_file(path: Path) -> str:
     """SHA-256 of a file as 32 hex digits, remembered by path, size, mtime and inode."""
     stat = path.stat()

@@ -60,8 +60,8 @@ def jaccard(one: Triples, two: Triples) -> float:
 
 @needs_packages
 def test_categories_are_balanced(made: DemoData) -> None:
-    assert set(Counter(row["completion"] for row in rows(made.train)).values()) == {16}
-    assert set(Counter(row["completion"] for row in rows(made.test)).values()) == {30}
+    assert set(Counter(row["completion"] for row in rows(made.train)).values()) == {21, 22}
+    assert set(Counter(row["completion"] for row in rows(made.test)).values()) == {40}
 
 
 @needs_packages
@@ -88,14 +88,6 @@ def test_pool_holds_no_domain_row(made: DemoData) -> None:
     prompts = [row["prompt"] for row in rows(made.pool)]
     assert max(jaccard(a, b) for a, b in product(map(triples, prompts), notices)) <= 0.5
     assert len({prompt.lower() for prompt in prompts}) == made.n_pool == 800
-
-
-@needs_packages
-def test_licences_of_the_test_are_new(made: DemoData) -> None:
-    train, test = rows(made.train), rows(made.test)
-    shared = {row["source"] for row in train} & {row["source"] for row in test}
-    assert len(shared) == made.shared_licences
-    assert {row["completion"] for row in train if row["source"] in shared} <= {"Commercial"}
 
 
 @needs_packages

@@ -87,7 +87,8 @@ def _run(arguments: list[str]) -> None:
     """Run a command of this program as the shell would, but let its errors rise to the one place that shows them."""
     from ntkcli.app import app
 
-    app(arguments, standalone_mode=False)
+    if app(arguments, standalone_mode=False) == ExitCode.INTERRUPTED:
+        raise KeyboardInterrupt
 
 
 def _result(folder: Path, store: Path, picked: Path, commands: list[list[str]], seconds: float) -> DemoResult:

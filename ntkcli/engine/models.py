@@ -5,6 +5,8 @@ Knows nothing of stores or commands. No code from a model's folder is ever run (
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -17,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ntkcli.errors import UsageError
-from ntkcli.identity import ModelIdentity, cache_dir
+from ntkcli.identity import ModelIdentity, converted_folder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -90,9 +92,8 @@ def load_model(identity: ModelIdentity, *, dtype: str, device: str) -> LoadedMod
         UsageError: transformers can't load it; the message carries its reason.
     """
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    _silence_bars()
     place = pick_device(device)
     folder = _converted(identity) if identity.gguf else identity.folder
     try:
@@ -141,9 +142,16 @@ def head_logits(model: Any, hidden: Tensor) -> Tensor:
     return logits
 
 
+def _silence_bars() -> None:
+    """No bars of transformers' own: ours tells the course of the whole."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
 def _converted(identity: ModelIdentity) -> Path:
     """The folder with a GGUF file's model in transformers' own format, made once and published by a rename."""
-    final = cache_dir() / "models" / identity.spec["weights"]
+    final = converted_folder(identity)
     if final.is_dir():
         return final
     try:
@@ -152,10 +160,12 @@ def _converted(identity: ModelIdentity) -> Path:
         raise UsageError("A GGUF model needs the package gguf.", "pip install 'ntksel[gguf]'") from error
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    _silence_bars()
     final.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=".converting-", dir=final.parent))
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(identity.folder, gguf_file=identity.gguf, dtype=torch.float32)
+        with contextlib.redirect_stderr(io.StringIO()):  # the converter draws a bar that nothing else turns off
+            loaded = AutoModelForCausalLM.from_pretrained(identity.folder, gguf_file=identity.gguf, dtype=torch.float32)
         # save_pretrained refuses a model that was loaded from GGUF, so its weights move into a fresh one.
         del loaded.config.quantization_config
         fresh = AutoModelForCausalLM.from_config(loaded.config, dtype=torch.float32)

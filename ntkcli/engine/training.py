@@ -1,8 +1,8 @@
 """Fine-tune a LoRA adapter with peft on transformers' Trainer, resumable from its last whole checkpoint.
 
 The Trainer does the loop, the optimiser, the schedule and the checkpoints. Ours is the loss, which is the Trainer's own
-(mean cross-entropy over the supervised tokens of a step) but applies the head to supervised positions alone:
-rows of long prompts and short answers pay for neither logits nor their gradient elsewhere.
+(mean cross-entropy over the supervised tokens of a step), computed without logits where nothing is supervised and with
+little padding: a step's rows run in groups of like length.
 
 Legend: B rows, T tokens, D hidden size, V vocabulary.
 """
@@ -30,6 +30,8 @@ from store import atomic
 
 IGNORED = -100
 """The label of a token that is not supervised, as in PyTorch and transformers."""
+SHORTEST_SHARE = 0.75
+"""Of the longest row of a group, how short a row in it may be: at most a quarter of what is computed is padding."""
 _WHOLE = "ntksel-checkpoint-whole"
 """The file that is written into a checkpoint last, after all of it is on disk."""
 
@@ -160,10 +162,14 @@ def _make_trainer(model: Any, arguments: Any, rows: Sequence[Encoded], *, pad_id
             num_items_in_batch: Any = None,
         ) -> Tensor:
             del model, return_outputs
-            hidden_BTD = decoder(
-                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
-            ).last_hidden_state
-            loss = completion_loss(core, hidden_BTD, inputs["labels"], num_items_in_batch)
+            mask, labels = inputs["attention_mask"], inputs["labels"]
+            total = torch.zeros((), device=labels.device)
+            for group, length in like_lengths(mask.sum(dim=1)):
+                ids = inputs["input_ids"][group, :length]
+                output = decoder(input_ids=ids, attention_mask=mask[group, :length], use_cache=False)
+                total = total + completion_loss(core, output.last_hidden_state, labels[group, :length])
+            count = (labels[:, 1:] != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
+            loss = total / torch.as_tensor(count, device=total.device).clamp(min=1)
             self.step_loss += float(loss.detach())
             self.step_tokens += int(inputs["attention_mask"].sum())
             self.step_rate = float(self.optimizer.param_groups[0]["lr"])
@@ -177,13 +183,27 @@ def _make_trainer(model: Any, arguments: Any, rows: Sequence[Encoded], *, pad_id
     )
 
 
-def completion_loss(model: Any, hidden_BTD: Tensor, labels_BT: Tensor, n_supervised: Any = None) -> Tensor:
-    """Cross-entropy of the supervised tokens, summed and divided by `n_supervised` (default: their number)."""
+def like_lengths(lengths_B: Tensor) -> list[tuple[Tensor, int]]:
+    """The rows of a step in groups of like length, each with its longest: computed apart, they need little padding.
+
+    A group ends where a row is shorter than `SHORTEST_SHARE` of its longest. The loss of the step is the same sum.
+    """
+    order = torch.argsort(lengths_B, descending=True, stable=True)
+    sorted_lengths = lengths_B[order].tolist()
+    groups: list[tuple[Tensor, int]] = []
+    start = 0
+    for i in range(1, len(order) + 1):
+        if i == len(order) or sorted_lengths[i] < SHORTEST_SHARE * sorted_lengths[start]:
+            groups.append((order[start:i], int(sorted_lengths[start])))
+            start = i
+    return groups
+
+
+def completion_loss(model: Any, hidden_BTD: Tensor, labels_BT: Tensor) -> Tensor:
+    """Cross-entropy summed over the supervised tokens; the head is applied to their predictors alone."""
     wanted_BT = labels_BT[:, 1:] != IGNORED
     logits_NV = head_logits(model, hidden_BTD[:, :-1][wanted_BT])
-    total = torch.nn.functional.cross_entropy(logits_NV, labels_BT[:, 1:][wanted_BT], reduction="sum")
-    count = wanted_BT.sum() if n_supervised is None else n_supervised
-    return total / torch.as_tensor(count, device=total.device).clamp(min=1)
+    return torch.nn.functional.cross_entropy(logits_NV, labels_BT[:, 1:][wanted_BT], reduction="sum")
 
 
 def collate(rows: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from ntkcli.errors import DataError, UsageError
 from ntkcli.identity import AdapterIdentity, ModelIdentity, resolve_adapter, resolve_model
 from ntkcli.progress import Progress, Silent
 from ntkcli.statistics import Accuracy, PairedDifference, accuracy, paired_difference
-from ntkcli.steps.inputs import encoder_spec, open_store, rows_in_order, settle_dtype
+from ntkcli.steps.inputs import encoder_spec, note_conversion, open_store, rows_in_order, settle_dtype
 
 if TYPE_CHECKING:
     from ntkcli.engine.evaluation import Evaluator
@@ -133,6 +133,7 @@ def evaluate(
         pending = artefact.pending()
         if pending:
             if evaluator is None:
+                note_conversion(identity, progress)
                 evaluator = _load(identity, str(spec["dtype"]), device, max_length, batch_tokens)
             _run(artefact, pending, items, evaluator, adapter, identity, on_error, progress)
         else:

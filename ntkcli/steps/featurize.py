@@ -20,6 +20,7 @@ from ntkcli.identity import AdapterIdentity, ModelIdentity, resolve_adapter, res
 from ntkcli.progress import Progress, Silent
 from ntkcli.steps.inputs import (
     encoder_spec,
+    note_conversion,
     open_store,
     register_data,
     require_spec,
@@ -160,6 +161,7 @@ def featurize(
         return _result(known, computed=0, tokens=0)
     if known is not None:
         require_spec(known, spec)
+    note_conversion(identity, progress)
     extractor, encoder = _load(identity, adapter_identity, settings, device, batch_tokens, known)
     n_rows = dataset.n if chosen is None else len(chosen)
     vectors = "embedding" if kind == "embed" else "sketch"

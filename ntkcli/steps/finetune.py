@@ -18,7 +18,15 @@ from ntkcli.data.files import OnError
 from ntkcli.errors import DataError, UsageError
 from ntkcli.identity import BASE_RECORD, ModelIdentity, resolve_model
 from ntkcli.progress import Progress, Silent
-from ntkcli.steps.inputs import RowSet, encoder_spec, open_store, require_spec, resolve_rows, settle_dtype
+from ntkcli.steps.inputs import (
+    RowSet,
+    encoder_spec,
+    note_conversion,
+    open_store,
+    require_spec,
+    resolve_rows,
+    settle_dtype,
+)
 from store import atomic
 
 if TYPE_CHECKING:
@@ -105,6 +113,7 @@ def finetune(
         require_spec(known, spec)
     from ntkcli.engine.training import TrainingOptions, count_steps
 
+    note_conversion(identity, progress)
     loaded, rows, counts = _load(identity, sets, spec, device, on_error)
     options = TrainingOptions(
         epochs=epochs,

@@ -16,6 +16,8 @@ from ntkcli.data import BadRow, DataFile, Row, scan
 from ntkcli.data.encoding import VERSION as ENCODER_VERSION
 from ntkcli.data.files import OnError
 from ntkcli.errors import SpecError, UsageError
+from ntkcli.identity import ModelIdentity, converted_folder
+from ntkcli.progress import Progress
 
 DATASET_PART_ROWS = 1 << 16
 """Rows of a part of a data set, a score or a selection: a few bytes a row, so one part holds most pools."""
@@ -197,6 +199,12 @@ def require_spec(known: store.Artefact, spec: dict[str, Any]) -> None:
             "use those settings or another name",
             differences=changed,
         )
+
+
+def note_conversion(identity: ModelIdentity, progress: Progress) -> None:
+    """Say so if loading the model will first convert its GGUF file, which takes a while, once."""
+    if identity.gguf and not converted_folder(identity).is_dir():
+        progress.note(f"converting {identity.gguf}, once; the result is kept in {converted_folder(identity)}")
 
 
 def settle_dtype(dtype: str, device: str, known: store.Artefact | None) -> str:

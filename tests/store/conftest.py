@@ -11,8 +11,9 @@ from tests.faults import failing_at
 
 
 @pytest.fixture(autouse=True)
-def _spared_syncs() -> Iterator[None]:
-    """No sync is carried out in the tests' own process: there are thousands, and they wait for the disk."""
+def _spared_syncs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """In the tests' own process no sync is carried out, as it waits for the disk, and all come in one order."""
+    monkeypatch.setattr("store.atomic._SYNCS_AT_ONCE", 1)
     with failing_at(None):
         yield
 

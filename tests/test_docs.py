@@ -1,0 +1,73 @@
+"""The documents against the program: every command that they show parses, every command is documented."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from ntkcli.app import app
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = ["README.md", "docs/method.md", "docs/troubleshooting.md", *map(str, (ROOT / "examples").glob("*.sh"))]
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+def shown_commands(path: Path) -> list[str]:
+    """Lines that begin with `ntksel` (or `$ ntksel`), their continuations joined."""
+    text = re.sub(r"\\\n\s*", " ", path.read_text(encoding="utf-8"))
+    return [m[1] for m in re.finditer(r"^\s*(?:\$ )?(ntksel [a-z].*)$", text, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_shown_commands_parse(document: str) -> None:
+    for shown in shown_commands(ROOT / document):
+        line = shown.replace('"${on[@]}"', "--model M --max-length 160")
+        plain = line.replace('"${features[@]}"', "--data F --name N --kind ntk --model M")
+        words = shlex.split(plain.split(" >")[0], comments=True)
+        command = COMMANDS[words[1]]
+        command.make_context(words[1], words[2:], resilient_parsing=False)
+
+
+def test_readme_shows_the_whole_chain() -> None:
+    verbs = {line.split()[1] for line in shown_commands(ROOT / "README.md")}
+    assert {"featurize", "score", "select", "finetune", "eval", "info"} <= verbs
+
+
+def test_every_command_has_help_with_an_example() -> None:
+    for name, command in COMMANDS.items():
+        assert command.help
+        assert f"Example: ntksel {name}" in command.epilog
+        for option in command.params:
+            assert getattr(option, "help", None), f"{name} {option.name} has no help"
+
+
+def test_reference_is_current(tmp_path: Path) -> None:
+    made = tmp_path / "cli.md"
+    subprocess.run(
+        [sys.executable, "-m", "typer", "ntkcli.app", "utils", "docs", "--name", "ntksel", "--output", str(made)],
+        check=True,
+        capture_output=True,
+    )
+    assert made.read_text() == (ROOT / "docs/cli.md").read_text(), "run `make docs`"
+
+
+def test_two_commands_are_what_the_readme_promises() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in ("demo", "test"):
+        assert f"make {target}" in readme
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+def test_store_format_names_every_array() -> None:
+    """The arrays that the steps write stand in the specification."""
+    specification = (ROOT / "docs/store-format.md").read_text(encoding="utf-8")
+    for path in (ROOT / "ntkcli/steps").glob("*.py"):
+        for name in re.findall(r'"(\w+)": store\.ArraySpec', path.read_text(encoding="utf-8")):
+            assert name in specification, f"{path.name} writes {name}"
