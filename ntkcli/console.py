@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from rich.console import Console
 from rich.markup import escape
@@ -63,7 +63,7 @@ class Output:
 
     def error(self, text: str) -> None:
         """One line on stderr that begins with `error:`."""
-        self.progress.stop()
+        Reporter.stop_live()
         self._err.print(f"[bold red]error:[/bold red] {escape(' '.join(text.split()))}")
 
     def traceback(self) -> None:
@@ -73,6 +73,8 @@ class Output:
 
 class Reporter:
     """The `ntkcli.progress.Progress` of the console: a bar on a terminal, else a line every 15 seconds."""
+
+    _live: ClassVar[Reporter | None] = None  # a terminal has room for one bar
 
     def __init__(self, console: Console, *, quiet: bool) -> None:
         self._console, self._quiet = console, quiet
@@ -106,6 +108,7 @@ class Reporter:
         )
         self._task = self._bar.add_task(escape(label), total=total, completed=done, unit=unit, rate="", note="")
         self._bar.start()
+        Reporter._live = self
 
     def advance(self, count: int, *, tokens: int = 0, note: str = "") -> None:
         """Count work that is done."""
@@ -129,7 +132,14 @@ class Reporter:
         """Take the bar away."""
         if self._bar is not None:
             self._bar.stop()
+            Reporter._live = None
         self._bar = self._task = None
+
+    @classmethod
+    def stop_live(cls) -> None:
+        """Take away the bar of whatever command was broken off, so that the terminal is left whole."""
+        if cls._live is not None:
+            cls._live.stop()
 
     def note(self, text: str) -> None:
         """One line, unless `-q`."""

@@ -50,6 +50,12 @@ class IncompleteError(NtkselError):
     code = ExitCode.INCOMPLETE
 
 
+class BusyError(NtkselError):
+    """Another process is doing this very thing, and two can't at once."""
+
+    code = ExitCode.BUSY
+
+
 class SpecError(NtkselError):
     """Two things that must be made the same way are not; each field that differs is named."""
 

@@ -113,11 +113,11 @@ def resolve_model(reference: str) -> ModelIdentity:
             f"--model {reference}: the folder has no config.json, so it is not a model.",
             "Give a folder made by save_pretrained, a GGUF file or a Hub id.",
         )
-    weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         raise UsageError(
             f"--model {reference}: the folder has a config.json but no *.safetensors weights.",
-            "Copy the weights beside it, or give the folder that has them.",
+            "Give the folder that has them; pickled weights (*.bin) are not loaded, convert them first.",
         )
     tokenizer = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
     spec = {

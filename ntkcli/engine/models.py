@@ -97,7 +97,9 @@ def load_model(identity: ModelIdentity, *, dtype: str, device: str) -> LoadedMod
     place = pick_device(device)
     folder = _converted(identity) if identity.gguf else identity.folder
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype], attn_implementation="sdpa")
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=DTYPES[dtype], attn_implementation="sdpa", use_safetensors=True
+        )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
         raise UsageError(f"--model {identity.reference}: transformers can't load it: {reason}") from error

@@ -25,6 +25,7 @@ from ntkcli.steps.inputs import (
     register_data,
     require_spec,
     rows_in_order,
+    run_parent,
     selected_rows,
     settle_dtype,
 )
@@ -136,7 +137,8 @@ def featurize(
     stored = open_store(store_path, create=True)
     adapter_identity = resolve_adapter(adapter, adapters=stored.path / "adapters") if adapter else None
     dataset, file = register_data(stored, name=name, data=data, on_error=on_error)
-    parents, chosen, selection = {dataset.name: dataset.fingerprint}, None, None
+    parents = {dataset.name: dataset.fingerprint, **run_parent(stored, adapter)}
+    chosen, selection = None, None
     if rows is not None:
         chosen, selection = selected_rows(stored, rows, dataset=dataset)
         parents[selection.name] = selection.fingerprint

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,7 @@ import store
 from ntkcli import __version__
 from ntkcli.data import BadRow, Encoded, Encoder, RowError
 from ntkcli.data.files import OnError
-from ntkcli.errors import DataError, UsageError
+from ntkcli.errors import BusyError, DataError, UsageError
 from ntkcli.identity import BASE_RECORD, ModelIdentity, resolve_model
 from ntkcli.progress import Progress, Silent
 from ntkcli.steps.inputs import (
@@ -141,8 +143,9 @@ def finetune(
         attrs={"train": list(train), **counts},
     )
     options = TrainingOptions(**{**asdict(options), "checkpoint_steps": artefact.part_rows})
-    _train(artefact, loaded, rows, options, folder, progress)
-    _record(folder, artefact, identity)
+    with _alone(folder):
+        _train(artefact, loaded, rows, options, folder, progress)
+        _record(folder, artefact, identity)
     return _result(artefact, folder)
 
 
@@ -200,7 +203,6 @@ def _train(
     """Train, and record each part of steps before the checkpoint that ends with it."""
     from ntkcli.engine.training import newest_checkpoint, train_adapter
 
-    atomic.make_folder(folder)
     resumed = newest_checkpoint(folder / "checkpoints")
     done = 0 if resumed is None else int(resumed.name.rpartition("-")[2])
     progress.start(artefact.name, total=artefact.n, unit="steps", done=done)
@@ -222,6 +224,18 @@ def _train(
 
     train_adapter(loaded, rows, options=options, folder=folder, on_step=on_step, progress=progress)
     progress.stop()
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the run's folder against a second process. The system drops the lock with the process: none goes stale."""
+    atomic.make_folder(folder)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BusyError(f"Another process is training {folder.name}.", "Wait for it, or stop it.") from error
+        yield
 
 
 def _record(folder: Path, artefact: store.Artefact, identity: ModelIdentity) -> None:

@@ -141,6 +141,14 @@ def resolve_rows(stored: store.Store, reference: str, *, option: str, on_error: 
     )
 
 
+def run_parent(stored: store.Store, reference: str | None) -> dict[str, str]:
+    """The run of the store that an adapter's reference names, as a parent; nothing for a folder or None."""
+    if reference is None or "/" in reference:
+        return {}
+    run = stored.find(f"runs/{reference}")
+    return {} if run is None else {run.name: run.fingerprint}
+
+
 def selected_rows(
     stored: store.Store, selection: str, *, dataset: store.Artefact
 ) -> tuple[NDArray[np.int64], store.Artefact]:

@@ -125,8 +125,8 @@ def score(
 def _by_features(
     method: str, pool: FeatureReader, domain: FeatureReader, *, centre: bool, k: int
 ) -> tuple[Wide, Wide | None]:
-    if not len(domain.covered):
-        raise DataError(f"{domain.artefact.name} has no rows.", "Featurize a domain that has some.")
+    if not any(len(block.rows) for block in domain.blocks()):
+        raise DataError(f"{domain.artefact.name} has no row with features.", "Featurize a domain that has some.")
     if method == "votes":
         return vote_scores(pool, domain, k=k, centre=centre)
     by_similarity = mean_scores if method == "mean" else cosine_scores

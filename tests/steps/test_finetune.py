@@ -1,0 +1,59 @@
+"""Finetune as a function: what is trained on, what is refused, what a second process may do."""
+
+from __future__ import annotations
+
+import fcntl
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ntkcli.errors import BusyError, DataError, NtkselError
+from ntkcli.steps.finetune import finetune
+from ntkcli.steps.inputs import open_store
+from tests.conftest import Writer, prompt_rows
+
+
+def test_adapter_loads_in_plain_peft_and_learns(tmp_path: Path, model_dir: Path, write_jsonl: Writer) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    data = write_jsonl("d.jsonl", [{**row, "completion": "yes"} for row in prompt_rows(24)])
+    result = finetune(
+        tmp_path / "s", model=str(model_dir), train=[str(data)], name="r", lr=2e-2, epochs=8, batch_size=8
+    )
+    assert result.last_loss < 0.6 * result.first_loss
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model_dir), result.adapter)
+    b = [p for n, p in model.named_parameters() if "lora_B" in n]
+    assert len(b) == 14
+    assert all(bool(torch.any(p != 0)) for p in b)
+    course = open_store(tmp_path / "s").get("runs/r")
+    assert course.read("tokens").sum() == result.tokens
+    assert np.argmax(course.read("learning_rate")) == 1  # one step of warm-up, then down
+
+
+def test_a_diverged_run_stops_and_names_the_step(tmp_path: Path, model_dir: Path, write_jsonl: Writer) -> None:
+    data = write_jsonl("d.jsonl", prompt_rows(24))
+    with pytest.raises(NtkselError, match=r"loss of step \d+ is .*Lower --lr"):
+        finetune(tmp_path / "s", model=str(model_dir), train=[str(data)], name="r", lr=1e30, batch_size=8)
+
+
+def test_rows_without_answers_are_nothing_to_train_on(tmp_path: Path, model_dir: Path, write_jsonl: Writer) -> None:
+    rows: list[Any] = [{"messages": [{"role": "user", "content": "hello"}]}] * 3
+    data = write_jsonl("d.jsonl", rows)
+    with pytest.raises(DataError, match="no row has an answer"):
+        finetune(tmp_path / "s", model=str(model_dir), train=[str(data)], name="r")
+
+
+def test_two_processes_do_not_train_one_run(tmp_path: Path, model_dir: Path, write_jsonl: Writer) -> None:
+    data = write_jsonl("d.jsonl", prompt_rows(8))
+    folder = tmp_path / "s" / "adapters" / "r"
+    open_store(tmp_path / "s", create=True)
+    folder.mkdir(parents=True)
+    with (folder / ".lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(BusyError, match="Another process is training r"):
+            finetune(tmp_path / "s", model=str(model_dir), train=[str(data)], name="r")
+    assert finetune(tmp_path / "s", model=str(model_dir), train=[str(data)], name="r").steps == 3

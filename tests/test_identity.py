@@ -1,0 +1,78 @@
+"""Models and adapters by content: digests, the Hub's cache, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ntkcli.errors import UsageError
+from ntkcli.identity import digest_file, resolve_adapter, resolve_model
+
+
+def test_a_copied_model_is_the_same_model(model_dir: Path, other_model_dir: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "moved"
+    shutil.copytree(model_dir, copy)
+    assert resolve_model(str(copy)).spec == resolve_model(str(model_dir)).spec
+    assert resolve_model(str(other_model_dir)).spec["weights"] != resolve_model(str(model_dir)).spec["weights"]
+    assert resolve_model(str(other_model_dir)).spec["tokenizer"] == resolve_model(str(model_dir)).spec["tokenizer"]
+
+
+def test_another_template_is_another_tokenizer(model_dir: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "m"
+    shutil.copytree(model_dir, copy)
+    (copy / "chat_template.jinja").write_text("{{ messages }}")
+    before, after = resolve_model(str(model_dir)).spec, resolve_model(str(copy)).spec
+    assert before["tokenizer"] != after["tokenizer"]
+    assert before["weights"] == after["weights"]
+
+
+def test_a_changed_file_gets_a_new_digest(tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(b"one")
+    first = digest_file(path)
+    assert digest_file(path) == first
+    path.write_bytes(b"two!")
+    assert digest_file(path) != first
+
+
+def test_hub_id_from_the_hubs_own_cache(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real Hub code, offline, over a cache of the Hub's layout."""
+    from huggingface_hub import constants
+
+    revision = "0" * 40
+    repository = tmp_path / "models--org--tiny"
+    shutil.copytree(model_dir, repository / "snapshots" / revision)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(revision)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    found = resolve_model("org/tiny")
+    assert found.spec == resolve_model(str(model_dir)).spec
+    assert found.folder == repository / "snapshots" / revision
+    with pytest.raises(UsageError, match=r"org/none: no such folder, and the Hub does not give it"):
+        resolve_model("org/none")
+
+
+def test_pickled_weights_are_refused(model_dir: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pickled"
+    folder.mkdir()
+    shutil.copy(model_dir / "config.json", folder)
+    (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    with pytest.raises(UsageError, match=r"no \*\.safetensors weights"):
+        resolve_model(str(folder))
+
+
+def test_adapter_digest_ignores_where_its_base_lay(tmp_path: Path) -> None:
+    config = {"r": 4, "lora_alpha": 8, "base_model_name_or_path": "/somewhere", "peft_version": "1"}
+    for name, changes in {"a": {}, "b": {"base_model_name_or_path": "/else"}, "c": {"lora_alpha": 9}}.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "adapter_config.json").write_text(json.dumps({**config, **changes}))
+        (folder / "adapter_model.safetensors").write_bytes(b"same")
+    a, b, c = (resolve_adapter(str(tmp_path / name), adapters=tmp_path / "none").spec for name in "abc")
+    assert a == b
+    assert a["weights"] == c["weights"]
+    assert a["config"] != c["config"]
