@@ -34,6 +34,7 @@ FLAGS = {
     "adapter.fresh.target_modules": "--target-modules",
     "adapter.fresh.seed": "--adapter-seed",
     "encoder.max_length": "--max-length",
+    "encoder.thinking": "--thinking",
     "projection.dim": "--dim",
     "projection.seed": "--seed",
     "data": "--data",

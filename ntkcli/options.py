@@ -41,6 +41,13 @@ class Dtype(StrEnum):
     FLOAT16 = "float16"
 
 
+class Thinking(StrEnum):
+    """Whether a chat template's thinking is switched on."""
+
+    ON = "on"
+    OFF = "off"
+
+
 class OnError(StrEnum):
     """What bad rows do."""
 
@@ -62,6 +69,33 @@ OnErrorOption = Annotated[
     OnError,
     typer.Option("--on-error", help="Bad rows: stop before anything is written, or leave them out (exit 3)."),
 ]
+Data = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        help="A data file (JSONL, JSON, CSV, TSV, parquet, arrow), a folder or glob of them, or a Hub id.",
+        show_default=False,
+    ),
+]
+Columns = Annotated[
+    str | None,
+    typer.Option(
+        "--columns",
+        help="Columns of a data file by the names known here: prompt=question,completion=answer.",
+        metavar="KNOWN=OWN,...",
+        show_default="detected",
+    ),
+]
+Split = Annotated[
+    str | None,
+    typer.Option("--split", help="Split of a folder or Hub id: train, test, ...", show_default="the only one"),
+]
+ThinkingOption = Annotated[
+    Thinking | None,
+    typer.Option(
+        "--thinking", help="Switch a chat template's thinking (Qwen 3) on or off.", show_default="the template's own"
+    ),
+]
 BatchTokens = Annotated[
     int | None, typer.Option(min=1, help="Tokens of a batch; default: what fits.", show_default="auto")
 ]
@@ -73,9 +107,27 @@ DryRun = Annotated[
 ]
 
 
+def is_on(thinking: Thinking | None) -> bool | None:
+    """The option as a truth value; None if it wasn't given."""
+    return None if thinking is None else thinking is Thinking.ON
+
+
 def parse_shard(text: str) -> tuple[int, int]:
     """`I/N` as (I, N), 0 <= I < N."""
     index, _, count = text.partition("/")
     if index.isdigit() and count.isdigit() and int(index) < int(count):
         return int(index), int(count)
     raise UsageError(f"--shard {text} is no shard.", "Give I/N with I from 0 to N-1, as in 0/4.")
+
+
+def parse_columns(text: str | None) -> dict[str, str] | None:
+    """`known=own,...` as a dictionary; None for None. UsageError if it has another form."""
+    if text is None:
+        return None
+    columns: dict[str, str] = {}
+    for pair in text.split(","):
+        known, equals, own = (part.strip() for part in pair.partition("="))
+        if not (known and equals and own) or known in columns:
+            raise UsageError(f"--columns {text}: {pair!r} is no KNOWN=OWN.", "As in prompt=question,completion=answer.")
+        columns[known] = own
+    return columns

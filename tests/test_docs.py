@@ -14,7 +14,13 @@ import typer
 from ntkcli.app import app
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ["README.md", "docs/method.md", "docs/troubleshooting.md", *map(str, (ROOT / "examples").glob("*.sh"))]
+DOCUMENTS = [
+    "README.md",
+    "docs/data.md",
+    "docs/method.md",
+    "docs/troubleshooting.md",
+    *map(str, (ROOT / "examples").glob("*.sh")),
+]
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -31,8 +30,10 @@ def evaluate(
         ),
     ],
     task: Annotated[
-        list[Path],
-        typer.Option(help="File of rows with prompt, choices and answer; repeatable.", show_default=False),
+        list[str],
+        typer.Option(
+            help="Rows with prompt, choices and answer: a file, folder or Hub id; repeatable.", show_default=False
+        ),
     ],
     name: Annotated[str, typer.Option(help="The eval's name.", show_default=False)],
     max_length: o.MaxLength = 1024,
@@ -40,6 +41,9 @@ def evaluate(
     device: o.Device = "auto",
     batch_tokens: o.BatchTokens = None,
     on_error: o.OnErrorOption = o.OnError.FAIL,
+    columns: o.Columns = None,
+    split: o.Split = None,
+    thinking: o.ThinkingOption = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
@@ -52,13 +56,16 @@ def evaluate(
         store,
         model=model,
         run=run,
-        task=list(task),
+        task=task,
         name=name,
         max_length=max_length,
         dtype=dtype.value,
         device=device,
         batch_tokens=batch_tokens,
         on_error=on_error.value,
+        columns=o.parse_columns(columns),
+        split=split,
+        thinking=o.is_on(thinking),
         progress=output.progress,
     )
     if json:

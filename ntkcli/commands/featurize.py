@@ -21,7 +21,7 @@ def add_to(app: typer.Typer) -> None:
 
 def featurize(
     store: o.Store,
-    data: Annotated[str, typer.Option(help="Data file: JSON Lines (.jsonl, .jsonl.gz).", show_default=False)],
+    data: o.Data,
     name: Annotated[str, typer.Option(help="The data set's name in the store.", show_default=False)],
     kind: Annotated[
         o.Kind,
@@ -58,6 +58,9 @@ def featurize(
     ] = None,
     shard: Annotated[str, typer.Option(help="Compute the parts I, I+N, ... only.", metavar="I/N")] = "0/1",
     on_error: o.OnErrorOption = o.OnError.FAIL,
+    columns: o.Columns = None,
+    split: o.Split = None,
+    thinking: o.ThinkingOption = None,
     dry_run: o.DryRun = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -79,6 +82,9 @@ def featurize(
             dim=dim,
             device=device,
             on_error=on_error.value,
+            columns=o.parse_columns(columns),
+            split=split,
+            thinking=o.is_on(thinking),
         )
         output.result(found, line=estimate_line(found))
         return ExitCode.OK
@@ -102,6 +108,9 @@ def featurize(
         part_rows=part_rows,
         shard=o.parse_shard(shard),
         on_error=on_error.value,
+        columns=o.parse_columns(columns),
+        split=split,
+        thinking=o.is_on(thinking),
         rank=rank,
         target_modules=target_modules,
         adapter_seed=adapter_seed,

@@ -40,6 +40,9 @@ def finetune(
         int | None, typer.Option(min=1, help="Steps between checkpoints.", show_default="a tenth of the run")
     ] = None,
     on_error: o.OnErrorOption = o.OnError.FAIL,
+    columns: o.Columns = None,
+    split: o.Split = None,
+    thinking: o.ThinkingOption = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
@@ -65,6 +68,9 @@ def finetune(
         device=device,
         checkpoint_steps=checkpoint_steps,
         on_error=on_error.value,
+        columns=o.parse_columns(columns),
+        split=split,
+        thinking=o.is_on(thinking),
         progress=output.progress,
     )
     output.result(

@@ -44,10 +44,11 @@ class Encoder:
     template refuses it; when the answer can't be found, or decoding the mask doesn't give it back; and when
     there is nothing to predict. A row longer than `max_length` tokens loses tokens from the left of its
     prompt, so that the answer stays; the begin-of-text token is kept. Only an answer too long by itself is
-    cut on its right. UsageError if the tokenizer or `max_length` can't be used.
+    cut on its right. `thinking` switches templates that know it (`enable_thinking`, as Qwen 3's) on or off; None
+    leaves it to the template. UsageError if the tokenizer or `max_length` can't be used.
     """
 
-    def __init__(self, tokenizer: Any, *, max_length: int) -> None:
+    def __init__(self, tokenizer: Any, *, max_length: int, thinking: bool | None = None) -> None:
         if max_length < _SHORTEST:
             raise UsageError(f"--max-length {max_length} is too short.", f"Give {_SHORTEST} or more.")
         if getattr(tokenizer, "backend_tokenizer", None) is None:
@@ -57,11 +58,12 @@ class Encoder:
                 "Give a model with a tokenizer.json.",
             )
         self.max_length = max_length
-        self._renderer = Renderer(tokenizer)
+        self._renderer = Renderer(tokenizer, thinking=thinking)
         # A copy of our own: padding, truncation and threads elsewhere can't change what it returns.
         self._backend = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
         self._backend.no_truncation()
         self._backend.no_padding()
+        self._n_tokens: int = self._backend.get_vocab_size(with_added_tokens=True)
         self._bos_id: int | None = (
             None if tokenizer.bos_token is None else self._backend.token_to_id(tokenizer.bos_token)
         )
@@ -77,11 +79,18 @@ class Encoder:
             "max_length": max_length,
             "version": VERSION,
         }
+        if thinking is not None:
+            self.spec["thinking"] = thinking
 
     def encode(self, row: Row) -> Encoded:
-        """The row's tokens, every assistant turn supervised. RowError, with reason and status, if refused."""
+        """The row's tokens, every assistant turn behind its context supervised.
+
+        A row that comes as tokens is taken as it is. RowError, with reason and status, if the row is refused.
+        """
+        if row.tokens:
+            return self._fit([self._given(row)])[0]
         self._renderer.check_content(row.messages)
-        turns = [i for i, message in enumerate(row.messages) if message.role == "assistant"]
+        turns = [i for i, message in enumerate(row.messages) if message.role == "assistant" and i >= row.context]
         heads = {turn: self._renderer.head(row.messages, turn) for turn in turns}
         return self._fit([self._tokens(row.messages, heads)])[0]
 
@@ -121,6 +130,16 @@ class Encoder:
         if len(ids) < 2:
             raise RowError(f"it has {len(ids)} tokens: nothing to predict", RowStatus.EMPTY)
         return Encoded(ids, supervised, truncated=False)
+
+    def _given(self, row: Row) -> Encoded:
+        """A row of token ids with its labels; nothing predicts the first token, so it is never supervised."""
+        ids = np.array(row.tokens, dtype=np.int64)
+        if not ((ids >= 0) & (ids < self._n_tokens)).all():
+            worst = int(ids[(ids < 0) | (ids >= self._n_tokens)][0])
+            raise RowError(f"the token {worst} is none of the tokenizer's {self._n_tokens}")
+        supervised = np.array(row.labels, dtype=np.int64) == ids
+        supervised[0] = False
+        return Encoded(ids.astype(np.int32), supervised, truncated=False)
 
     def _token_range(self, offsets: npt.NDArray[np.int64], span: Span) -> tuple[int, int]:
         """The tokens [first, stop) that touch the span: one that straddles its start says a part of it."""

@@ -8,25 +8,24 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from ntkcli.data.jsonl import Record, read_records
-from ntkcli.data.rows import BadRow, Row, RowError, canonical_row, column_names, own_id
-from ntkcli.data.schemas import Schema, detect, known_schemas, read_row
+from ntkcli.data.columns import renamed
+from ntkcli.data.records import Record
+from ntkcli.data.rows import RAW, BadRow, Row, RowError, canonical_row, column_names, own_id
+from ntkcli.data.schemas import Schema, detect, known_columns, known_schemas, read_row
+from ntkcli.data.sources import Source, find_source
 from ntkcli.errors import DataError, UsageError
 from store import RowStatus
 
 OnError = Literal["fail", "skip"]
-Reader = Callable[[Path], Iterator[Record]]
-
-READERS: Final[dict[str, Reader]] = {".jsonl": read_records, ".jsonl.gz": read_records}
 
 _DETECT_ROWS: Final = 100  # a file whose first hundred rows fit no schema has none
 _BAD_KEPT: Final = 20  # of the bad rows, with their reasons; the rest is counted
@@ -34,15 +33,31 @@ _LINES_NAMED: Final = 5  # in an error of one line
 
 
 class DataFile:
-    """A file of rows under one schema. UsageError if there is no such file or its suffix is not known.
+    """Rows under one schema: a file, a folder or glob of files, or a Hub id (`ntkcli.data.sources`).
 
-    The file is read anew by every call and must not change in between; `scan(...).digest` tells whether it
-    did.
+    `columns` are the row's own names by the name that the schemas know; `split` is of a folder or Hub id.
+    UsageError if there is nothing of that name that can be read. The rows are read anew by every call and must
+    not change in between; `scan(...).digest` tells whether they did.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, columns: Mapping[str, str] | None = None, split: str | None = None) -> None:
         self.path = Path(path)
-        self._reader = _reader(self.path)
+        self.columns, self.split = dict(columns or {}), split
+        if unknown := sorted(set(self.columns) - known_columns()):
+            raise UsageError(
+                f"--columns {unknown[0]}={self.columns[unknown[0]]}: no schema has a column {unknown[0]!r}.",
+                f"Known are: {', '.join(sorted(known_columns()))}.",
+            )
+        self._source: Source = find_source(str(path), split=split)
+
+    @property
+    def reference(self) -> str:
+        """What finds the rows again from any working directory."""
+        return self._source.reference
+
+    def state(self) -> list[Any]:
+        """JSON values that are equal at two times if the rows are: path, size, time and inode of a file."""
+        return self._source.state()
 
     @cached_property
     def schema(self) -> Schema:
@@ -51,32 +66,51 @@ class DataFile:
         n_bad = n_unknown = 0
         unknown = ""
         for index, record in enumerate(self.records()):
-            if record.raw is None:
+            try:
+                raw = record.raw()
+            except RowError as error:
                 n_bad += 1
                 if len(bad) < _BAD_KEPT:
-                    bad.append(_bad(index, record, RowError(record.reason)))
-            elif (schema := detect(record.raw)) is not None:
+                    bad.append(_bad(index, record, error))
+                continue
+            if (schema := detect(raw, self.columns)) is not None:
                 return schema
-            else:
-                n_unknown += 1
-                unknown = unknown or f"line {record.line} fits no schema: it has {column_names(record.raw)}"
-                if n_unknown == _DETECT_ROWS:
-                    break
+            n_unknown += 1
+            unknown = unknown or f"{record.path} {record.unit} {record.line} fits no schema: {self._misfit(raw)}"
+            if n_unknown == _DETECT_ROWS:
+                break
         if unknown:
-            raise DataError(f"{self.path} {unknown}; {known_schemas()}.", "Rename the columns to fit one.")
+            raise DataError(f"{unknown}; {known_schemas()}.", "Rename the columns, or give --columns known=own,...")
         if bad:
-            raise _none_usable(self.path, bad, n_bad)
+            raise _none_usable(bad, n_bad)
         raise DataError(f"{self.path} has no rows: every line in it is blank.", "Give a file with rows.")
 
     def records(self) -> Iterator[Record]:
-        """Every row in the file's order as its reader finds it: an object without a schema, or a reason."""
-        return self._reader(self.path)
+        """Every row in order as its reader finds it, not decoded yet."""
+        return self._source.records()
 
-    def rows(self) -> Iterator[Row | BadRow]:
-        """Every row in the file's order. A repeated id is found by `scan` only, which keeps all ids."""
+    def rows(self, indices: Iterable[int] | None = None) -> Iterator[Row | BadRow]:
+        """Every row in order, or those at these ascending 0-based `indices` as far as there are any.
+
+        Rows that are passed over are not decoded. A repeated id is found by `scan` only, which keeps all ids.
+        """
         schema = self.schema
-        for index, record in enumerate(self.records()):
-            yield _read(schema, index, record)
+        if indices is None:
+            for index, record in enumerate(self.records()):
+                yield _read(schema, index, record, self.columns)
+            return
+        records, position = self.records(), -1
+        for index in indices:
+            for record in records:
+                position += 1
+                if position == index:
+                    yield _read(schema, index, record, self.columns)
+                    break
+
+    def _misfit(self, raw: RAW) -> str:
+        lost = [f"{own!r}" for own in self.columns.values() if own.partition(".")[0] not in raw]
+        told = f" and not {', '.join(lost)} as --columns says" if lost else ""
+        return f"it has {column_names(raw)}{told}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,7 +141,7 @@ def scan(file: DataFile, *, on_error: OnError) -> Scan:
     sources: dict[str, int] = {}
     bad: list[BadRow] = []
     n_bad = 0
-    for row in _unique(file.rows()):
+    for row in _unique(file.rows(), file.columns):
         if isinstance(row, Row):
             row_id, source = row.row_id, row.source
             content = canonical_row(row)
@@ -123,10 +157,10 @@ def scan(file: DataFile, *, on_error: OnError) -> Scan:
         row_ids.append(row_id)
         codes.append(sources.setdefault(source, len(sources)))
     if n_bad == len(row_ids):
-        raise _none_usable(file.path, bad, n_bad)
+        raise _none_usable(bad, n_bad)
     if bad and on_error == "fail":
         raise DataError(
-            f"{file.path} line {_tell(bad, n_bad)}.",
+            f"{_tell(bad, n_bad)}.",
             "Mend the row, or give --on-error skip to leave such rows out.",
         )
     return Scan(
@@ -147,81 +181,72 @@ def pick(file: DataFile, indices: Iterable[int]) -> Iterator[Row]:
     wanted = np.unique(np.fromiter(indices, dtype=np.int64))
     if wanted.size and wanted[0] < 0:
         raise IndexError(f"row {wanted[0]}")
-    schema = file.schema
-    records = enumerate(file.records())
-    read = 0
-    for target in wanted.tolist():
-        for index, record in records:
-            read = index + 1
-            if index == target:
-                row = _read(schema, index, record)
-                if isinstance(row, BadRow):
-                    raise DataError(f"{file.path} line {row.line} can't be used: {row.reason}.", "Mend the row.")
-                yield row
-                break
-        else:
-            raise DataError(
-                f"{file.path} has {read} rows, and row {target} (counted from 0) was asked for: it is not "
-                "the file that the rows were chosen from.",
-                "Give that file.",
-            )
+    found = 0
+    for row in file.rows(wanted.tolist()):
+        if isinstance(row, BadRow):
+            raise DataError(f"{row.place} can't be used: {row.reason}.", "Mend the row.")
+        found += 1
+        yield row
+    if found < wanted.size:
+        raise DataError(
+            f"{file.path} has {sum(1 for _ in file.records())} rows, and row {wanted[found]} (counted from 0) was "
+            "asked for: it is not the file that the rows were chosen from.",
+            "Give that file.",
+        )
 
 
-def _reader(path: Path) -> Reader:
-    if not path.exists():
-        raise UsageError(f"{path} does not exist.", f"Give a file: {_known_suffixes()}.")
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder.", f"Give a file: {_known_suffixes()}.")
-    if not path.is_file():
-        raise UsageError(f"{path} is no regular file, and rows are read more than once.", "Write it to a file first.")
-    for suffix, reader in READERS.items():
-        if path.name.lower().endswith(suffix):
-            return reader
-    raise UsageError(f"{path} is of no kind that can be read.", f"Give a file: {_known_suffixes()}.")
-
-
-def _known_suffixes() -> str:
-    return " or ".join(READERS)
-
-
-def _read(schema: Schema, index: int, record: Record) -> Row | BadRow:
+def _read(schema: Schema, index: int, record: Record, columns: Mapping[str, str]) -> Row | BadRow:
     try:
-        if record.raw is None:
-            raise RowError(record.reason)
-        return read_row(schema, record.raw, index=index, line=record.line)
+        return read_row(
+            schema,
+            record.raw(),
+            index=index,
+            line=record.line,
+            columns=columns,
+            file=str(record.path),
+            unit=record.unit,
+        )
     except RowError as error:
         return _bad(index, record, error)
 
 
 def _bad(index: int, record: Record, error: RowError) -> BadRow:
-    digest = hashlib.sha256(record.data.strip()).hexdigest()
-    return BadRow(index, record.line, error.reason, int(error.status), digest)
+    digest = hashlib.sha256(record.data()).hexdigest()
+    return BadRow(index, record.line, error.reason, int(error.status), digest, str(record.path), record.unit)
 
 
-def _unique(rows: Iterable[Row | BadRow]) -> Iterator[Row | BadRow]:
+def _unique(rows: Iterable[Row | BadRow], columns: Mapping[str, str]) -> Iterator[Row | BadRow]:
     """The rows, those whose own id stood there before as bad rows. Equal rows without an id may repeat."""
-    lines: dict[str, int] = {}
+    seen: dict[str, int | str] = {}
+    first_file: str | None = None
     for row in rows:
-        if isinstance(row, Row) and own_id(row.raw) is not None:
-            first = lines.setdefault(row.row_id, row.line)
-            if first != row.line:
+        if isinstance(row, Row) and own_id(renamed(row.raw, columns)) is not None:
+            first_file = row.file if first_file is None else first_file
+            if (first := seen.get(row.row_id)) is not None:
                 digest = hashlib.sha256(canonical_row(row)).hexdigest()
-                reason = f"the id {row.row_id!r} stands already in line {first}"
-                yield BadRow(row.index, row.line, reason, int(RowStatus.UNREADABLE), digest)
+                where = f"{row.unit} {first}" if isinstance(first, int) else first
+                where += f" of {first_file}" if isinstance(first, int) and row.file != first_file else ""
+                reason = f"the id {row.row_id!r} stands already in {where}"
+                unreadable = int(RowStatus.UNREADABLE)
+                yield BadRow(row.index, row.line, reason, unreadable, digest, row.file, row.unit)
                 continue
+            seen[row.row_id] = row.line if row.file == first_file else row.place  # numbers are small
         yield row
 
 
-def _none_usable(path: Path, bad: Sequence[BadRow], n_bad: int) -> DataError:
-    return DataError(f"{path} has no row that can be used: line {_tell(bad, n_bad)}.", "Mend the rows.")
+def _none_usable(bad: Sequence[BadRow], n_bad: int) -> DataError:
+    return DataError(f"{bad[0].file} has no row that can be used: {_tell(bad, n_bad, name=False)}.", "Mend the rows.")
 
 
-def _tell(bad: Sequence[BadRow], n_bad: int) -> str:
-    """ "17: REASON, and 3 more rows: lines 19, 22, 25": the first bad row, and where the others are."""
-    text = f"{bad[0].line}: {bad[0].reason}"
+def _tell(bad: Sequence[BadRow], n_bad: int, *, name: bool = True) -> str:
+    """ "FILE line 17: REASON, and 3 more rows: lines 19, 22, 25": the first bad row, and where the others are."""
+    first = bad[0]
+    text = f"{first.place if name else f'{first.unit} {first.line}'}: {first.reason}"
     if n_bad == 1:
         return text
     more = bad[1 : 1 + _LINES_NAMED]
-    lines = ", ".join(str(row.line) for row in more) + (", ..." if n_bad - 1 > len(more) else "")
-    rows, word = ("row", "line") if n_bad == 2 else ("rows", "lines")
-    return f"{text}, and {n_bad - 1} more {rows}: {word} {lines}"
+    one_file = all(row.file == first.file for row in more)
+    lines = ", ".join(str(row.line) if one_file else row.place for row in more)
+    lines += ", ..." if n_bad - 1 > len(more) else ""
+    rows, unit = ("row", first.unit) if n_bad == 2 else ("rows", f"{first.unit}s")
+    return f"{text}, and {n_bad - 1} more {rows}: {f'{unit} ' if one_file else ''}{lines}"

@@ -1,61 +1,57 @@
-"""Lines of a JSONL file, plain or gzipped, as JSON objects, with a reason for each line that is none.
+"""Lines of a JSONL file as JSON objects, with a reason for each line that is none.
 
 Streams: memory is bounded by one line. Must not know schemas.
 """
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final, NoReturn
 
-from ntkcli.data.rows import RAW, RowError, shown, what_is
-from ntkcli.errors import DataError, UsageError
+from ntkcli.data.compression import Place, opened, without_bom
+from ntkcli.data.records import MAX_FIELD_BYTES, Record, checked
+from ntkcli.data.rows import RAW, RowError, what_is
 
-# Far above any row (10^7 tokens), far below memory: a gzipped run of zeros may unpack to gigabytes in one
-# line.
-MAX_LINE_BYTES: Final = 64 * 2**20
-_BOM: Final = b"\xef\xbb\xbf"
-_UTF16_BOMS: Final = (b"\xff\xfe", b"\xfe\xff")
+MAX_LINE_BYTES: Final = MAX_FIELD_BYTES
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A line that is not blank: its 1-based number, its bytes, and the object in it or why there is none."""
+class Line(Record):
+    """A line that is not blank."""
 
-    line: int
-    data: bytes
-    raw: RAW | None
-    reason: str = ""
+    __slots__ = ("_data",)
+    unit = "line"
+
+    def __init__(self, path: Path, line: int, data: bytes) -> None:
+        super().__init__(path, line)
+        self._data = data
+
+    def raw(self) -> RAW:
+        """The object in the line."""
+        return _parse(self._data)
+
+    def data(self) -> bytes:
+        """The line itself, without white space around it."""
+        return self._data.strip()
 
 
-def read_records(path: Path) -> Iterator[Record]:
+def read_lines(path: Path) -> Iterator[Record]:
     """Every line that is not blank. UsageError if `path` can't be opened, DataError if it breaks off."""
-    line = 0
-    try:
-        with _opened(path) as file:
-            for line, data in enumerate(_lines(file), start=1):
-                text = _without_bom(path, data) if line == 1 else data
-                if text.strip():
-                    yield _record(line, text.rstrip(b"\r\n"))
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(
-            f"{path} is no whole gzip file: it breaks off after line {line} ({error}).",
-            "Make or copy the file again.",
-        ) from error
-    except OSError as error:
-        raise UsageError(f"{path} can't be read: {error.strerror or error}.") from error
+    place = Place("line")
+    with opened(path, place) as file:
+        for place.number, data in enumerate(_lines(file), start=1):
+            text = without_bom(path, data) if place.number == 1 else data
+            if text.strip():
+                yield Line(path, place.number, text.rstrip(b"\r\n"))
 
 
-def _opened(path: Path) -> gzip.GzipFile | IO[bytes]:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+def parse_json(text: str) -> Any:
+    """The value of a JSON text. ValueError (JSONDecodeError, NaN, thousands of digits) or RecursionError."""
+    return DECODER.decode(text)
 
 
-def _lines(file: gzip.GzipFile | IO[bytes]) -> Iterator[bytes]:
+def _lines(file: IO[bytes]) -> Iterator[bytes]:
     """Lines as bytes; of a line over the limit one byte more than the limit, the rest is read and dropped."""
     while data := file.readline(MAX_LINE_BYTES + 1):
         yield data
@@ -63,27 +59,11 @@ def _lines(file: gzip.GzipFile | IO[bytes]) -> Iterator[bytes]:
             data = file.readline(MAX_LINE_BYTES + 1)
 
 
-def _without_bom(path: Path, data: bytes) -> bytes:
-    if data.startswith(_UTF16_BOMS):
-        raise DataError(
-            f"{path} is in UTF-16, and rows are read as UTF-8.",
-            "Convert it: iconv -f UTF-16 -t UTF-8 IN > OUT",
-        )
-    return data.removeprefix(_BOM)
-
-
-def _record(line: int, data: bytes) -> Record:
-    try:
-        return Record(line, data, _parse(data))
-    except RowError as error:
-        return Record(line, data, None, error.reason)
-
-
 def _parse(data: bytes) -> RAW:
     if len(data) > MAX_LINE_BYTES:
         raise RowError(f"longer than {MAX_LINE_BYTES // 2**20} MiB")
     try:
-        value = _DECODER.decode(data.decode("utf-8"))
+        value = parse_json(data.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise RowError(f"not UTF-8: byte 0x{data[error.start]:02x} at position {error.start}") from error
     except RecursionError as error:
@@ -92,9 +72,9 @@ def _parse(data: bytes) -> RAW:
         raise RowError(_why_not_json(data, error)) from error
     if not isinstance(value, dict):
         raise RowError(f"{what_is(value)}, not an object with columns")
-    if reason := _unusable_text(data, value):
-        raise RowError(reason)
-    return value
+    # Characters that can't be used come as escapes only.
+    escaped = any(escape in data for escape in (b"\\u0000", b"\\ud", b"\\uD"))
+    return checked(value) if escaped else value
 
 
 def _why_not_json(data: bytes, error: ValueError) -> str:
@@ -105,40 +85,9 @@ def _why_not_json(data: bytes, error: ValueError) -> str:
     return f"not JSON: {error}"
 
 
-def _unusable_text(data: bytes, raw: RAW) -> str:
-    """Which column holds a character that UTF-8 or C strings can't, or "". They come as escapes only."""
-    if not any(escape in data for escape in (b"\\u0000", b"\\ud", b"\\uD")):
-        return ""
-    for column, value in raw.items():
-        where = f"the column {shown(repr(column))}"
-        for text in _strings([column, value]):
-            if "\0" in text:
-                return f"{where} holds a NUL character (\\u0000)"
-            try:
-                text.encode("utf-8")
-            except UnicodeEncodeError as error:
-                found = f"\\u{ord(text[error.start]):04x}"
-                return f"{where} holds half a character (the surrogate {found})"
-    return ""
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """Every string in a JSON value, keys too; a list of things to do, because a row may be nested deeply."""
-    to_do = [value]
-    while to_do:
-        item = to_do.pop()
-        if isinstance(item, str):
-            yield item
-        elif isinstance(item, list):
-            to_do.extend(item)
-        elif isinstance(item, dict):
-            to_do.extend(item.keys())
-            to_do.extend(item.values())
-
-
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"it holds {name}")
 
 
 # json.loads would build a decoder for each line; one for all takes a third off the time.
-_DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant)
+DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant)

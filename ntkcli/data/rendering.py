@@ -25,6 +25,7 @@ PLAIN: Final = "plain fallback 1"  # its name in the spec; a change of its bytes
 _DATE: Final = "26 Jul 2024"
 _PINNED_CLOCK: Final = "{% macro strftime_now(format) %}" + _DATE + "{% endmacro %}"
 
+_THINKING: Final = "enable_thinking"  # the variable by which templates write an empty thought, or leave one to come
 _REASON_CHARACTERS: Final = 200  # of a template's own error
 
 
@@ -40,9 +41,14 @@ class Span:
 class Renderer:
     """Renders messages with the template of `tokenizer`, the same on every day and for every caller."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, *, thinking: bool | None = None) -> None:
         self._tokenizer = tokenizer
         self.template: str | None = _template(tokenizer)
+        if thinking is not None and _THINKING not in (self.template or ""):
+            raise UsageError(
+                f"--thinking: the model's chat template has no switch {_THINKING!r}.", "Leave the option out."
+            )
+        self._switches = {} if thinking is None else {_THINKING: thinking}
         self._end_of_text: str = tokenizer.eos_token or ""
         special = sorted(special_tokens(tokenizer), key=len, reverse=True)
         either = "|".join(map(re.escape, special)) or r"(?!)"  # a tokenizer without special tokens: matches nowhere
@@ -62,6 +68,7 @@ class Renderer:
                     tokenize=False,
                     add_generation_prompt=generation,
                     date_string=_DATE,
+                    **self._switches,
                 )
             )
         except Exception as error:  # templates are foreign code: in the sandbox they may raise anything

@@ -31,21 +31,25 @@ class Content:
     """What a schema reads out of a row: the part that a model sees, and a digest is made of.
 
     `choices` are the candidate answers and `answer` is the index of the right one; the last message is then
-    `choices[answer]`.
+    `choices[answer]`. The first `context` messages are never supervised. A row that comes as `tokens` has no
+    messages; its `labels`, as many, are -100 where a token is not supervised, else the token.
     """
 
     messages: tuple[Message, ...]
     choices: tuple[str, ...] = ()
     answer: int | None = None
+    context: int = 0
+    tokens: tuple[int, ...] = ()
+    labels: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """A row that can be used.
 
-    `index` is its 0-based position in the data set (bad rows count), `line` its 1-based line in the file
-    (blank lines count). `source` is "" when the row has no label. `raw` is the row as the file has it, for
-    exports.
+    `index` is its 0-based position in the data set (bad rows count), `line` its 1-based line in `file`
+    (blank lines count), or its number in a format without lines, as `unit` says. `source` is "" when the row
+    has no label. `raw` is the row as the file has it, for exports. The others are as in `Content`.
     """
 
     index: int
@@ -56,6 +60,16 @@ class Row:
     choices: tuple[str, ...] = ()
     answer: int | None = None
     raw: RAW = field(default_factory=dict)
+    context: int = 0
+    tokens: tuple[int, ...] = ()
+    labels: tuple[int, ...] = ()
+    file: str = ""
+    unit: str = "line"
+
+    @property
+    def place(self) -> str:
+        """ "FILE line 17", for messages."""
+        return f"{self.file} {self.unit} {self.line}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +81,13 @@ class BadRow:
     reason: str
     status: int
     digest: str = ""
+    file: str = ""
+    unit: str = "line"
+
+    @property
+    def place(self) -> str:
+        """ "FILE line 17", for messages."""
+        return f"{self.file} {self.unit} {self.line}"
 
 
 class RowError(Exception):
@@ -90,14 +111,14 @@ def own_id(raw: RAW) -> str | None:
     return None
 
 
-def source_label(raw: RAW) -> str:
+def source_label(raw: RAW, *, content: tuple[str, ...] = ()) -> str:
     """The first of the columns `source`, `dataset`, `task` that holds a label, else "".
 
     A label is a string or an integer; other values are passed over, because many sets keep an object under
-    `task`.
+    `task`. So are columns that are the row's `content`, as `source` is in CoT Collection.
     """
     for column in ("source", "dataset", "task"):
-        value = raw.get(column)
+        value = None if column in content else raw.get(column)
         if value and isinstance(value, str | int) and not isinstance(value, bool):
             return str(value)
     return ""
@@ -139,7 +160,10 @@ def shown(text: str) -> str:
 
 def _plain(content: Content | Row) -> list[Any]:
     messages = [[message.role, message.content] for message in content.messages]
-    return [messages, list(content.choices), content.answer]
+    plain: list[Any] = [messages, list(content.choices), content.answer]
+    if content.context or content.tokens:  # others keep the digest that they had before there were such rows
+        plain += [content.context, list(content.tokens), list(content.labels)]
+    return plain
 
 
 def _canonical(content: Content) -> bytes:

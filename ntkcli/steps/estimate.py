@@ -51,12 +51,13 @@ def estimate(
     disk_bytes: int,
     device: str,
     passes: int = 1,
+    thinking: bool | None = None,
 ) -> Estimate:
     """The bill for `n` rows read `passes` times, from the first `SAMPLE_ROWS` of them; `step` is a key of `PASSES`."""
     from ntkcli.engine.models import load_tokenizer
     from ntkcli.engine.speed import operations_per_second
 
-    encoder = Encoder(load_tokenizer(model), max_length=max_length)
+    encoder = Encoder(load_tokenizer(model), max_length=max_length, thinking=thinking)
     lengths: list[int] = []
     unusable = truncated = sampled = 0
     for row in islice(rows, SAMPLE_ROWS):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,7 +60,6 @@ class _Items:
     rows: list[Row | BadRow]
     task: NDArray[np.int32]
     names: list[str]
-    paths: list[Path]
     digests: list[str]
 
     @property
@@ -80,12 +79,16 @@ def evaluate(
     device: str = "auto",
     batch_tokens: int | None = None,
     on_error: OnError = "fail",
+    columns: Mapping[str, str] | None = None,
+    split: str | None = None,
+    thinking: bool | None = None,
     progress: Progress | None = None,
 ) -> EvaluateResult:
     """Write `evals/<name>/<run>` for every run: an adapter of the store, a folder with one, or `base`.
 
     Each choice's log-likelihood given the prompt is the sum over its tokens, end of turn included; the highest is the
     prediction. Accuracy has a Wilson 95% interval; runs after the first are compared with it on the same items.
+    `columns`, `split`: `ntkcli.data.DataFile`, for every task; `thinking`: `ntkcli.data.Encoder`.
 
     Raises:
         UsageError, DataError: a run, a task or an item can't be used.
@@ -97,7 +100,7 @@ def evaluate(
         raise UsageError("There is nothing to evaluate.", "Give at least one --run and one --task.")
     identity = resolve_model(model)
     stored = open_store(store_path, create=True)
-    items = _load_items([Path(path) for path in task], on_error)
+    items = _load_items([str(path) for path in task], columns, split, on_error)
     adapters = {
         _run_name(reference): None
         if reference == BASE
@@ -114,7 +117,7 @@ def evaluate(
             "version": VERSION,
             "model": identity.spec,
             "adapter": adapter.spec if adapter else None,
-            "encoder": encoder_spec(max_length),
+            "encoder": encoder_spec(max_length, thinking),
             "tasks": items.digests,
             "scorer": "choices",
             "dtype": settle_dtype(dtype, device, known),
@@ -134,7 +137,7 @@ def evaluate(
         if pending:
             if evaluator is None:
                 note_conversion(identity, progress)
-                evaluator = _load(identity, str(spec["dtype"]), device, max_length, batch_tokens)
+                evaluator = _load(identity, str(spec["dtype"]), device, max_length, batch_tokens, thinking)
             _run(artefact, pending, items, evaluator, adapter, identity, on_error, progress)
         else:
             progress.note(f"{artefact.name} is finished already")
@@ -181,24 +184,26 @@ def compare(store_path: str | Path, *, name: str, run: str, baseline: str) -> Pa
     return found
 
 
-def _load_items(paths: Sequence[Path], on_error: OnError) -> _Items:
+def _load_items(
+    tasks: Sequence[str], columns: Mapping[str, str] | None, split: str | None, on_error: OnError
+) -> _Items:
     rows: list[Row | BadRow] = []
     codes: list[int] = []
     digests: list[str] = []
-    names = [path.name.split(".")[0] for path in paths]
-    for code, path in enumerate(paths):
-        file = DataFile(path)
+    names = [Path(task).name.split(".")[0] for task in tasks]
+    for code, task in enumerate(tasks):
+        file = DataFile(task, columns=columns, split=split)
         scanned = scan(file, on_error=on_error)
         digests.append(scanned.digest)
         found = list(rows_in_order(file, None, scanned.status))
         if not any(isinstance(row, Row) and row.choices for row in found):
             raise DataError(
-                f"--task {path}: its rows have no choices (the file is {file.schema.name}).",
+                f"--task {task}: its rows have no choices (the file is {file.schema.name}).",
                 "Give rows with prompt, choices and answer.",
             )
         rows += found
         codes += [code] * len(found)
-    return _Items(rows, np.array(codes, dtype=np.int32), names, list(paths), digests)
+    return _Items(rows, np.array(codes, dtype=np.int32), names, digests)
 
 
 def _run_name(reference: str) -> str:
@@ -217,12 +222,16 @@ def _arrays(n_choices: int) -> dict[str, store.ArraySpec]:
     }
 
 
-def _load(identity: ModelIdentity, dtype: str, device: str, max_length: int, batch_tokens: int | None) -> Evaluator:
+def _load(
+    identity: ModelIdentity, dtype: str, device: str, max_length: int, batch_tokens: int | None, thinking: bool | None
+) -> Evaluator:
     from ntkcli.engine.evaluation import Evaluator
     from ntkcli.engine.models import load_model
 
     loaded = load_model(identity, dtype=dtype, device=device)
-    return Evaluator(loaded, Encoder(loaded.tokenizer, max_length=max_length), batch_tokens=batch_tokens)
+    return Evaluator(
+        loaded, Encoder(loaded.tokenizer, max_length=max_length, thinking=thinking), batch_tokens=batch_tokens
+    )
 
 
 def _run(
@@ -278,9 +287,8 @@ def _encode(items: _Items, index: int, encoder: Encoder, on_error: OnError) -> t
         choices = encoder.encode_choices(row)
     except RowError as error:
         if on_error == "fail":
-            path = items.paths[items.task[index]]
             raise DataError(
-                f"{path} line {row.line}: {error.reason}.",
+                f"{row.place}: {error.reason}.",
                 "Mend the row, or give --on-error skip to leave such rows out.",
             ) from error
         return int(error.status), []

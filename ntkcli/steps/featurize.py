@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -73,6 +73,7 @@ class FeatureSettings:
     rank: int
     target_modules: str
     adapter_seed: int
+    thinking: bool | None = None
 
     def spec(self, model: ModelIdentity, adapter: AdapterIdentity | None) -> dict[str, Any]:
         """The spec without data and rows: what two artefacts must agree in for their features to compare."""
@@ -81,7 +82,7 @@ class FeatureSettings:
             "version": VERSION,
             "model": model.spec,
             "adapter": adapter.spec if adapter else None,
-            "encoder": encoder_spec(self.max_length),
+            "encoder": encoder_spec(self.max_length, self.thinking),
             "positions": self.positions,
             "dtype": self.dtype,
             "store_dtype": "float16",
@@ -119,13 +120,16 @@ def featurize(
     rank: int = 16,
     target_modules: str = "all-linear",
     adapter_seed: int = 0,
+    columns: Mapping[str, str] | None = None,
+    split: str | None = None,
+    thinking: bool | None = None,
     progress: Progress | None = None,
 ) -> FeaturizeResult:
     """Compute `features/<name>/<feature>` for the rows of `data`, or find it finished.
 
     Without `adapter`, kind ntk takes a fresh one (rank, target_modules, adapter_seed; B = 0) and embed the bare model.
     `rows` names a selection of the same data set. `shard` (i, n): only the parts i, i + n, ... Arrays:
-    docs/store-format.md.
+    docs/store-format.md. `columns`, `split`: `ntkcli.data.DataFile`; `thinking`: `ntkcli.data.Encoder`.
 
     Raises:
         UsageError, DataError: an option or a row can't be used; with on_error "skip" bad rows are left out, NaN.
@@ -136,7 +140,8 @@ def featurize(
     identity = resolve_model(model)
     stored = open_store(store_path, create=True)
     adapter_identity = resolve_adapter(adapter, adapters=stored.path / "adapters") if adapter else None
-    dataset, file = register_data(stored, name=name, data=data, on_error=on_error)
+    dataset, file = register_data(stored, name=name, data=data, columns=columns, split=split, on_error=on_error)
+    progress.note(f"{dataset.name}: {dataset.n} rows of {file.path}, read as {dataset.spec['schema']}")
     parents = {dataset.name: dataset.fingerprint, **run_parent(stored, adapter)}
     chosen, selection = None, None
     if rows is not None:
@@ -155,6 +160,7 @@ def featurize(
         rank=rank,
         target_modules=target_modules,
         adapter_seed=adapter_seed,
+        thinking=thinking,
     )
     spec = settings.spec(identity, adapter_identity)
     spec |= {"data": dataset.spec["digest"], "rows": selection.fingerprint if selection else None}
@@ -204,11 +210,14 @@ def estimate_featurize(
     dim: int,
     device: str,
     on_error: OnError,
+    columns: Mapping[str, str] | None = None,
+    split: str | None = None,
+    thinking: bool | None = None,
 ) -> Estimate:
     """What `featurize` with these settings would take. Writes nothing and loads no weights."""
     from ntkcli.steps.estimate import estimate, hidden_size
 
-    identity, file = resolve_model(model), DataFile(data)
+    identity, file = resolve_model(model), DataFile(data, columns=columns, split=split)
     scanned = scan(file, on_error=on_error)
     chosen: NDArray[np.int64] | None = None
     if rows is not None:
@@ -224,6 +233,7 @@ def estimate_featurize(
         max_length=max_length,
         disk_bytes=n * (2 * numbers + 9),  # float16 vectors; norm, tokens, status
         device=device,
+        thinking=thinking,
     )
 
 
@@ -298,7 +308,7 @@ class _Work:
         except RowError as error:
             if self.on_error == "fail":
                 raise DataError(
-                    f"{self.file.path} line {row.line}: {error.reason}.",
+                    f"{row.place}: {error.reason}.",
                     "Mend the row, or give --on-error skip to leave such rows out.",
                 ) from error
             return int(error.status), None
@@ -325,7 +335,7 @@ class _Work:
         except NonFiniteError as error:
             row = part.rows[good[error.row]]
             raise NtkselError(
-                f"The features of {self.file.path} line {row.line} are not finite"
+                f"The features of {row.place} are not finite"
                 + (f"; it began in {error.layer}." if error.layer else "."),
                 "Give --dtype float32, or take the row out.",
             ) from error
@@ -368,7 +378,7 @@ def _load(
     from ntkcli.engine.models import load_model
 
     loaded = load_model(model, dtype=settings.dtype, device=device)
-    encoder = Encoder(loaded.tokenizer, max_length=settings.max_length)
+    encoder = Encoder(loaded.tokenizer, max_length=settings.max_length, thinking=settings.thinking)
     budget = batch_tokens or (known.plan["batch_tokens"] if known is not None else None)
     if settings.kind == "embed":
         extractor = extract.embedding_extractor(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -74,11 +74,15 @@ def finetune(
     device: str = "auto",
     checkpoint_steps: int | None = None,
     on_error: OnError = "fail",
+    columns: Mapping[str, str] | None = None,
+    split: str | None = None,
+    thinking: bool | None = None,
     progress: Progress | None = None,
 ) -> FinetuneResult:
     """Train `adapters/<name>` on the rows of all `train` references together; its course is `runs/<name>`.
 
     A reference is a selection of the store, a data set of it, or a data file. `alpha` is LoRA's (default 2·rank).
+    `columns` and `split` are of files: `ntkcli.data.DataFile`; `thinking`: `ntkcli.data.Encoder`.
     Defaults for epochs from arXiv 2511.07380; learning rate and rank as LESS has them.
 
     Raises:
@@ -91,12 +95,15 @@ def finetune(
     store.check_name(name, "--name")
     identity = resolve_model(model)
     stored = open_store(store_path, create=True)
-    sets = [resolve_rows(stored, reference, option="--train", on_error=on_error) for reference in train]
+    sets = [
+        resolve_rows(stored, reference, option="--train", columns=columns, split=split, on_error=on_error)
+        for reference in train
+    ]
     known = stored.find(f"runs/{name}")
     spec = {
         "version": VERSION,
         "model": identity.spec,
-        "encoder": encoder_spec(max_length),
+        "encoder": encoder_spec(max_length, thinking),
         "train": [rows.spec for rows in sets],
         "epochs": epochs,
         "lr": lr,
@@ -163,7 +170,11 @@ def _load(
 ) -> tuple[Any, list[Encoded], dict[str, int]]:
     from ntkcli.engine.models import load_model, load_tokenizer
 
-    encoder = Encoder(load_tokenizer(identity), max_length=spec["encoder"]["max_length"])
+    encoder = Encoder(
+        load_tokenizer(identity),
+        max_length=spec["encoder"]["max_length"],
+        thinking=spec["encoder"].get("thinking"),
+    )
     rows: list[Encoded] = []
     skipped = 0
     for source in sets:
@@ -176,7 +187,7 @@ def _load(
             except RowError as error:
                 if on_error == "fail":
                     raise DataError(
-                        f"{source.file.path} line {row.line}: {error.reason}.",
+                        f"{row.place}: {error.reason}.",
                         "Mend the row, or give --on-error skip to leave such rows out.",
                     ) from error
                 skipped += 1

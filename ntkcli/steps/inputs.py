@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from ntkcli import __version__
 from ntkcli.data import BadRow, DataFile, Row, scan
 from ntkcli.data.encoding import VERSION as ENCODER_VERSION
 from ntkcli.data.files import OnError
+from ntkcli.data.sources import names_data
 from ntkcli.errors import SpecError, UsageError
 from ntkcli.identity import ModelIdentity, converted_folder
 from ntkcli.progress import Progress
@@ -30,27 +31,41 @@ def open_store(path: str | Path, *, create: bool = False) -> store.Store:
     return store.Store.open(path)
 
 
-def encoder_spec(max_length: int) -> dict[str, Any]:
+def encoder_spec(max_length: int, thinking: bool | None = None) -> dict[str, Any]:
     """What can change a row's tokens beside the tokenizer itself, whose digest stands with the model's."""
-    return {"version": ENCODER_VERSION, "max_length": max_length}
+    spec: dict[str, Any] = {"version": ENCODER_VERSION, "max_length": max_length}
+    return spec if thinking is None else {**spec, "thinking": thinking}
 
 
 def register_data(
-    stored: store.Store, *, name: str, data: str | Path, on_error: OnError = "fail"
+    stored: store.Store,
+    *,
+    name: str,
+    data: str | Path,
+    columns: Mapping[str, str] | None = None,
+    split: str | None = None,
+    on_error: OnError = "fail",
 ) -> tuple[store.Artefact, DataFile]:
     """The data set `name`, made of the file `data` at the first call, and the file itself.
 
     Later calls compare the file: at once by path, size, mtime and inode, else by content. The file may move.
+    `columns` (`ntkcli.data.columns`) and `split` are kept, and hold for later calls that don't give any.
 
     Raises:
         SpecError: the file's rows are not those that the name stands for.
         DataError, UsageError: as `ntkcli.data.scan` has it.
     """
     artefact_name = f"datasets/{store.check_name(name, '--name')}"
-    file = DataFile(data)
-    seen = _file_state(file.path)
     known = stored.find(artefact_name)
-    if known is not None and known.complete and seen in known.attrs.get("files", []):
+    reading = {} if known is None else known.attrs
+    file = DataFile(
+        data,
+        columns=reading.get("columns") if columns is None else columns,
+        split=reading.get("split") if split is None and not Path(data).is_file() else split,
+    )
+    seen = file.state()
+    alike = file.columns == (reading.get("columns") or {}) and file.split == reading.get("split")
+    if known is not None and known.complete and alike and seen in known.attrs.get("files", []):
         _refuse_bad_rows(known, file, on_error)
         return known, file
     found = scan(file, on_error=on_error)
@@ -74,11 +89,12 @@ def register_data(
             "source": store.ArraySpec("int32"),
             "status": store.ArraySpec("uint8", attrs=store.status_attrs()),
         },
-        attrs={"source": str(file.path.resolve()), "sources": found.sources, "files": []},
+        attrs={"source": file.reference, "sources": found.sources, "files": []},
     )
     ids = np.array(found.row_ids, dtype=object)
     write_rows(artefact, {"row_id": ids, "source": found.source_codes, "status": found.status})
-    artefact.note(source=str(file.path.resolve()), files=[seen])
+    how = {} if alike and not file.columns and not file.split else {"columns": file.columns, "split": file.split}
+    artefact.note(source=file.reference, files=[seen], **how)
     return artefact, file
 
 
@@ -92,9 +108,9 @@ def write_rows(artefact: store.Artefact, arrays: dict[str, NDArray[Any]]) -> Non
 def data_file(stored: store.Store, dataset: store.Artefact) -> DataFile:
     """The file of a data set, checked to hold the same rows still."""
     name = dataset.name.partition("/")[2]
-    file = DataFile(dataset.attrs["source"])
-    if _file_state(file.path) not in dataset.attrs["files"]:
-        register_data(stored, name=name, data=file.path, on_error="skip")
+    file = DataFile(dataset.attrs["source"], columns=dataset.attrs.get("columns"), split=dataset.attrs.get("split"))
+    if file.state() not in dataset.attrs["files"]:
+        register_data(stored, name=name, data=file.reference, on_error="skip")
     return file
 
 
@@ -118,8 +134,18 @@ class RowSet:
         return rows_in_order(self.file, self.rows, self.status)
 
 
-def resolve_rows(stored: store.Store, reference: str, *, option: str, on_error: OnError = "fail") -> RowSet:
+def resolve_rows(
+    stored: store.Store,
+    reference: str,
+    *,
+    option: str,
+    columns: Mapping[str, str] | None = None,
+    split: str | None = None,
+    on_error: OnError = "fail",
+) -> RowSet:
     """What `reference` stands for: a selection of the store, else a data set of it, else a data file.
+
+    `columns` and `split` are of files; what the store has is read as it was read first.
 
     Raises:
         UsageError: it is none of the three; the message lists what the store has.
@@ -128,8 +154,8 @@ def resolve_rows(stored: store.Store, reference: str, *, option: str, on_error: 
         for place in ("selections", "datasets"):
             if stored.find(f"{place}/{reference}") is not None:
                 return _selection(stored, reference) if place == "selections" else _dataset(stored, reference)
-    if Path(reference).is_file():
-        file = DataFile(reference)
+    if names_data(reference):
+        file = DataFile(reference, columns=columns, split=split)
         found = scan(file, on_error=on_error)
         return RowSet(reference, {"data": found.digest}, {}, file, None, found.status)
     have = [
@@ -184,17 +210,9 @@ def rows_in_order(file: DataFile, rows: NDArray[np.int64] | None, status: NDArra
 
     (A row whose id stands twice reads well by itself; only the scan of the whole file knows.)
     """
-    wanted = None if rows is None else iter(rows.tolist())
-    target = None if wanted is None else next(wanted, None)
-    for row in file.rows():
-        if wanted is not None:
-            if target is None:
-                return
-            if row.index != target:
-                continue
-            target = next(wanted, None)
+    for row in file.rows(None if rows is None else rows.tolist()):
         if isinstance(row, Row) and status[row.index] >= store.RowStatus.UNREADABLE:
-            yield BadRow(row.index, row.line, "its id stands twice", int(status[row.index]))
+            yield BadRow(row.index, row.line, "its id stands twice", int(status[row.index]), "", row.file, row.unit)
         else:
             yield row
 
@@ -227,11 +245,6 @@ def settle_dtype(dtype: str, device: str, known: store.Artefact | None) -> str:
     from ntkcli.engine.models import pick_device, pick_dtype
 
     return pick_dtype(dtype, pick_device(device))
-
-
-def _file_state(path: Path) -> list[Any]:
-    stat = path.stat()
-    return [str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino]
 
 
 def _refuse_bad_rows(known: store.Artefact, file: DataFile, on_error: OnError) -> None:

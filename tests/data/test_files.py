@@ -320,12 +320,12 @@ def test_all_bad_rows_are_told_in_one_line(write):
 
 
 BAD_FILES = [
-    ("absent.jsonl", None, UsageError, "does not exist. Give a file: .jsonl or .jsonl.gz."),
+    ("absent.jsonl", None, UsageError, "does not exist. Give a file (.jsonl, .ndjson, .json, .csv, .tsv (also with"),
     (
-        "data.parquet",
+        "data.pickle",
         b"PAR1",
         UsageError,
-        "is of no kind that can be read. Give a file: .jsonl or .jsonl.gz.",
+        "is of no kind that can be read. Give a file: .jsonl, ",
     ),
     ("data", b"{}", UsageError, "is of no kind that can be read"),
     ("data.jsonl", b"", DataError, "has no rows: every line in it is blank. Give a file with rows."),
@@ -355,7 +355,7 @@ BAD_FILES = [
         "data.jsonl",
         b'{"q": 1}',
         DataError,
-        "prompt/completion needs prompt and completion. Rename the columns",
+        "prompt/completion needs prompt and completion; ",
     ),
     ("data.jsonl", b'{"\\u001b[31m\\n": 1}', DataError, r"it has '\x1b[31m\n'; messages"),
     (
@@ -384,7 +384,7 @@ def test_bad_file(tmp_path, case, on_error):
 
 
 def test_folder_and_pipe_are_refused(tmp_path):
-    with pytest.raises(UsageError, match=r"is a folder\. Give a file"):
+    with pytest.raises(UsageError, match=r"has no data file in it\. Give files"):
         DataFile(tmp_path)
     with pytest.raises(UsageError, match="is no regular file"):
         DataFile("/dev/null")

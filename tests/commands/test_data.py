@@ -1,0 +1,127 @@
+"""Data of any form through the commands: the same features, columns kept for later steps, splits, thinking."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.commands.conftest import Cli
+from tests.conftest import Writer, choice_rows, prompt_rows, save_model
+from tests.data import formats
+
+ROWS = prompt_rows(12, seed=3)
+OWN = [{"uid": row["id"], "q": row["prompt"], "a": row["completion"]} for row in ROWS]
+COLUMNS = ("--columns", "id=uid,prompt=q,completion=a")
+
+
+def embed(cli: Cli, store: Path, data: Any, model: Path, *more: str, name: str = "d") -> dict[str, Any]:
+    ran = cli("featurize", store, "--data", data, "--name", name, "--kind", "embed", "--model", model, "--json", *more)
+    assert ran.code == 0, ran.err
+    return {**json.loads(ran.out), "notes": ran.err}
+
+
+def test_formats_give_the_same_features(cli: Cli, tmp_path: Path, model_dir: Path) -> None:
+    digests = set()
+    for i, name in enumerate(("data.jsonl", "data.csv.gz", "data.parquet", "saved")):
+        formats.WRITERS[name](tmp_path / name, ROWS)
+        found = embed(cli, tmp_path / f"s{i}", tmp_path / name, model_dir)
+        assert "12 rows of" in found["notes"]
+        assert "read as prompt/completion" in found["notes"]
+        digests.add(found["digest"])
+    assert len(digests) == 1
+
+
+def test_columns_hold_for_later_steps(cli: Cli, tmp_path: Path, model_dir: Path) -> None:
+    store, data, picked = tmp_path / "s", tmp_path / "d.parquet", tmp_path / "picked.jsonl"
+    formats.parquet(data, OWN)
+    embed(cli, store, data, model_dir, *COLUMNS)
+    again = embed(cli, store, data, model_dir)
+    assert (again["rows_done"], again["computed"]) == (12, 0)
+    assert cli("score", store, "--pool", "d", "--domain", "d", "--method", "random", "--name", "r").code == 0
+    assert cli("select", store, "--score", "r", "-n", "3", "--name", "p", "--export", picked).code == 0
+    exported = [json.loads(line) for line in picked.read_text().splitlines()]
+    assert all({"uid", "q", "a", "ntksel_rank"} == set(row) - {"ntksel_score"} for row in exported)
+    trained = cli("finetune", store, "--model", model_dir, "--train", "p", "--name", "r", "--epochs", "1", "--json")
+    assert trained.code == 0, trained.err
+    assert json.loads(trained.out)["rows"] == 3
+
+
+def test_a_data_set_refuses_other_columns(cli: Cli, tmp_path: Path, model_dir: Path) -> None:
+    data = tmp_path / "d.jsonl"
+    formats.jsonl(data, OWN)
+    embed(cli, tmp_path / "s", data, model_dir, *COLUMNS)
+    ran = cli(
+        *("featurize", tmp_path / "s", "--data", data, "--name", "d", "--kind", "embed", "--model", model_dir),
+        *("--columns", "id=uid,prompt=a,completion=q"),
+    )
+    assert ran.code == 12
+    assert "stands for other rows" in ran.error_line
+
+
+def test_columns_and_splits_of_files_given_to_finetune_and_eval(cli: Cli, tmp_path: Path, model_dir: Path) -> None:
+    folder = tmp_path / "task"
+    folder.mkdir()
+    items = [{"q": row["prompt"], "options": row["choices"], "key": row["answer"]} for row in choice_rows(6)]
+    formats.delimited(folder / "test.csv", items)
+    formats.delimited(folder / "train.csv", items[:2])
+    store, columns = tmp_path / "s", ("--columns", "prompt=q,choices=options,answer=key")
+    on = ("--model", model_dir, "--json", *columns)
+    ran = cli("finetune", store, "--train", folder, "--split", "train", "--name", "r", "--epochs", "1", *on)
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["rows"] == 2
+    ran = cli("eval", store, "--run", "base", "--task", folder, "--split", "test", "--name", "e", *on)
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["items"] == 6
+
+
+THINKING = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+
+
+def test_thinking(cli: Cli, tmp_path: Path, model_dir: Path, write_jsonl: Writer) -> None:
+    data, store = write_jsonl("d.jsonl", [{"messages": [{"role": "user", "content": "why?"}]}] * 2), tmp_path / "s"
+    ran = cli(
+        *("featurize", store, "--data", data, "--name", "d", "--kind", "embed", "--model", model_dir),
+        *("--thinking", "off"),
+    )
+    assert ran.code == 2
+    assert "--thinking: the model's chat template has no switch 'enable_thinking'" in ran.error_line
+    thinker = save_model(tmp_path / "thinker")
+    (thinker / "chat_template.jinja").write_text(THINKING)
+    embed(cli, store, data, thinker, "--thinking", "on", "--feature", "f", name="t")
+    ran = cli(
+        *("featurize", store, "--data", data, "--name", "t", "--kind", "embed", "--model", thinker),
+        *("--thinking", "off", "--feature", "f"),
+    )
+    assert ran.code == 12
+    assert "--thinking" in ran.error_line
+
+
+BAD = [
+    (("--data", "org/none"), 2, "org/none is no file here, and the Hub doesn't give it"),
+    (("--data", "absent.parquet"), 2, "absent.parquet does not exist"),
+    (("--data", "EMPTY"), 2, "has no data file in it"),
+    (("--data", "FILE", "--split", "train"), 2, "is one file, which has no splits"),
+    (("--data", "FILE", "--columns", "prompt"), 2, "'prompt' is no KNOWN=OWN"),
+    (("--data", "FILE", "--columns", "promt=q"), 2, "no schema has a column 'promt'"),
+    (("--data", "FILE", "--columns", "prompt=z"), 1, "and not 'z' as --columns says"),
+    (("--data", "BROKEN"), 1, "is no whole parquet file"),
+]
+
+
+@pytest.mark.parametrize(("options", "code", "message"), BAD)
+def test_bad_data(options: tuple[str, ...], code: int, message: str, cli: Cli, tmp_path: Path, model_dir: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1")
+    formats.jsonl(tmp_path / "d.jsonl", ROWS)
+    paths = {"EMPTY": tmp_path / "empty", "BROKEN": tmp_path / "broken.parquet", "FILE": tmp_path / "d.jsonl"}
+    words = [paths.get(word, word) for word in options]
+    ran = cli("featurize", tmp_path / "s", "--name", "d", "--kind", "embed", "--model", model_dir, *words)
+    assert ran.code == code, ran.err
+    assert message in ran.error_line
