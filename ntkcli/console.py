@@ -17,12 +17,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 LINE_SECONDS = 15
 """Between plain progress lines, where stderr is no terminal: a log of hours stays readable."""
 
 FILE_WIDTH = 200
 """Columns of a table that goes to a file or a pipe, where nothing wraps."""
+
+_MARK = "bold green"
 
 
 class Output:
@@ -55,6 +58,14 @@ class Output:
     def say(self, text: str) -> None:
         """A line of the result, for people."""
         self._out.print(escape(text))
+
+    def marked(self, pieces: Sequence[tuple[str, bool]]) -> None:
+        """Text of a data set, the pieces that are marked in colour; without a terminal between ⟦ and ⟧."""
+        text = Text()
+        for piece, is_marked in pieces:
+            plain = "".join(char if char.isprintable() or char in "\n\t" else repr(char)[1:-1] for char in piece)
+            text.append(plain if self._out.is_terminal or not is_marked else f"⟦{plain}⟧", _MARK if is_marked else None)
+        self._out.print(text)
 
     def next_step(self, command: str) -> None:
         """The command that usually comes next, on stderr."""

@@ -125,3 +125,31 @@ def test_bad_data(options: tuple[str, ...], code: int, message: str, cli: Cli, t
     ran = cli("featurize", tmp_path / "s", "--name", "d", "--kind", "embed", "--model", model_dir, *words)
     assert ran.code == code, ran.err
     assert message in ran.error_line
+
+
+def test_info_shows_rows_as_the_model_sees_them(cli: Cli, tmp_path: Path, model_dir: Path) -> None:
+    data = tmp_path / "d.jsonl"
+    hostile = {"prompt": "[red]\x1b[2J", "completion": "yes"}
+    formats.jsonl(data, [*OWN, {"uid": "b", "q": "Q", "a": ""}])
+    on = ("--data", data, "--model", model_dir)
+    ran = cli("info", *on, *COLUMNS, "--rows", "13")
+    assert ran.code == 0, ran.err
+    prompt, completion = OWN[0]["q"], OWN[0]["a"]
+    rendered = f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n⟦{completion}<|im_end|>⟧\n"
+    assert rendered in ran.out
+    assert f"{data} line 13: the column 'completion' is empty" in ran.out
+    found = json.loads(cli("info", *on, *COLUMNS, "--rows", "1", "--json").out)
+    assert [piece["text"] for piece in found["rows"][0]["pieces"] if piece["supervised"]] == [f"{completion}<|im_end|>"]
+    formats.jsonl(data, [hostile])
+    shown = cli("info", *on).out
+    assert "[red]\\x1b[2J" in shown  # neither markup nor a terminal's command
+
+
+@pytest.mark.parametrize(
+    ("words", "mend"),
+    [((), "Give a STORE"), (("s", "--data", "d.jsonl"), "Give a STORE"), (("--data", "d"), "--model")],
+)
+def test_info_shows_one_thing(words: tuple[str, ...], mend: str, cli: Cli) -> None:
+    ran = cli("info", *words)
+    assert ran.code == 2
+    assert mend in ran.error_line
