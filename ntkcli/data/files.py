@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ntkcli.data.columns import renamed
+from ntkcli.data.llamafactory import find_entry
 from ntkcli.data.records import Record
 from ntkcli.data.rows import RAW, BadRow, Row, RowError, canonical_row, column_names, own_id
 from ntkcli.data.schemas import Schema, detect, known_columns, known_schemas, read_row
@@ -35,12 +36,16 @@ _LINES_NAMED: Final = 5  # in an error of one line
 class DataFile:
     """Rows under one schema: a file, a folder or glob of files, or a Hub id (`ntkcli.data.sources`).
 
+    Also an entry of LLaMA-Factory's `dataset_info.json`, whose columns and split come second to those given here.
+
     `columns` are the row's own names by the name that the schemas know; `split` is of a folder or Hub id.
     UsageError if there is nothing of that name that can be read. The rows are read anew by every call and must
     not change in between; `scan(...).digest` tells whether they did.
     """
 
     def __init__(self, path: str | Path, *, columns: Mapping[str, str] | None = None, split: str | None = None) -> None:
+        if (entry := find_entry(str(path))) is not None:
+            path, columns, split = entry.reference, {**entry.columns, **(columns or {})}, split or entry.split
         self.path = Path(path)
         self.columns, self.split = dict(columns or {}), split
         if unknown := sorted(set(self.columns) - known_columns()):

@@ -120,10 +120,10 @@ def _read_completion(raw: RAW) -> Content:
 
 
 def _read_alpaca(raw: RAW) -> Content:
-    """Instruction and `input`, a blank line between them; `system`; `history` as pairs of texts before it."""
+    """Instruction and below it `input`, as LLaMA-Factory joins them; `system`; `history` as pairs before it."""
     instruction, given = text_of(raw["instruction"], "the column 'instruction'"), raw.get("input")
     if given is not None and given != "":
-        instruction += "\n\n" + text_of(given, "the column 'input'")
+        instruction += "\n" + text_of(given, "the column 'input'")
     turns: list[Message] = []
     system, history = raw.get("system"), raw.get("history")
     if system is not None and system != "":

@@ -17,6 +17,7 @@ from ntkcli.data.delimited import read_csv, read_tsv
 from ntkcli.data.hub import HubSource, is_hub_id
 from ntkcli.data.json_array import read_json
 from ntkcli.data.jsonl import read_lines
+from ntkcli.data.llamafactory import is_entry
 from ntkcli.data.records import Reader, Record
 from ntkcli.errors import DataError, UsageError
 
@@ -94,8 +95,9 @@ def find_source(reference: str, *, split: str | None = None) -> Source:
 
 
 def names_data(reference: str) -> bool:
-    """Whether it can name rows: something that exists, a glob, or a Hub id."""
-    return Path(reference).exists() or glob.has_magic(reference) or is_hub_id(reference)
+    """Whether it can name rows: something that exists, a glob, a Hub id, or an entry of LLaMA-Factory's."""
+    named = glob.has_magic(reference) or is_hub_id(reference) or is_entry(reference)
+    return named or Path(reference).exists()
 
 
 def reader_of(path: Path) -> Reader | None:

@@ -43,7 +43,7 @@ GOOD = [
     (
         {"instruction": "I", "input": "x", "output": "A", "system": "S", "history": [["Q", "A"]]},
         "instruction/output",
-        (SYSTEM, USER, ASSISTANT, Message("user", "I\n\nx"), ASSISTANT),
+        (SYSTEM, USER, ASSISTANT, Message("user", "I\nx"), ASSISTANT),
     ),
     ({"question": "Q", "answer": "A"}, "question/answer", (USER, ASSISTANT)),
     ({"question": "Q", "choices": ["x", "A"], "answer": 1}, "question/choices/answer", (USER, ASSISTANT)),
