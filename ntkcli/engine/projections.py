@@ -9,6 +9,7 @@ Legend: B rows, r rank, d columns of a factor, P = sum of r·d coordinates in al
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -137,7 +138,7 @@ class DenseRademacher(_InOrder):
 
     def finish(self, total: Tensor) -> Tensor:
         """Scaled by 1/sqrt(p), so that dot products are unbiased."""
-        return total / self.dim**0.5
+        return total / math.sqrt(self.dim)
 
 
 class AgainstMean(_InOrder):
