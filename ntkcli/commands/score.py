@@ -20,6 +20,7 @@ class Method(StrEnum):
     VOTES = "votes"
     MEAN = "mean"
     COSINE = "cosine"
+    EXACT = "exact"
     RANDOM = "random"
 
 
@@ -35,7 +36,8 @@ def score(
     method: Annotated[
         Method,
         typer.Option(
-            help="votes: of the domain's nearest rows; mean: the paper's kernel mean; cosine; random.",
+            help="votes: of the domain's nearest rows; mean: the paper's kernel mean; cosine; exact: mean without "
+            "a projection; random.",
             show_default=False,
         ),
     ],

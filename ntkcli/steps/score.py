@@ -16,11 +16,12 @@ from ntkcli.scoring.features import FeatureReader, Rows, Wide
 from ntkcli.scoring.random import random_scores
 from ntkcli.scoring.similarity import cosine_scores, mean_scores
 from ntkcli.scoring.votes import vote_scores
+from ntkcli.steps import exact
 from ntkcli.steps.inputs import DATASET_PART_ROWS, open_store, selected_rows, write_rows
 
 VERSION = 1
 """Of the scores, in every spec: goes up when the same features would give other scores."""
-METHODS = ("votes", "mean", "cosine", "random")
+METHODS = ("votes", "mean", "cosine", "exact", "random")
 VOTE_SHARE = 0.005
 """Of the pool, what each domain row votes for by default: the paper's 9,000 of 1.8 million."""
 MIN_VOTES = 10
@@ -57,8 +58,9 @@ def score(
 ) -> ScoreResult:
     """Write `scores/<name>`: one float32 a row of the data set `pool`, NaN where there is none.
 
-    Methods: `ntkcli.scoring`. `feature` names the features on both sides (default ntk; random takes none); `rows`
-    keeps to a selection of the pool; `k` is for votes (default 0.5% of the pool, at least 10), `seed` for random.
+    Methods: `ntkcli.scoring`, and `exact` (`ntkcli.engine.exact`). `feature` names the features on both sides
+    (default ntk; random takes none); `rows` keeps to a selection of the pool; `k` is for votes (default 0.5% of the
+    pool, at least 10), `seed` for random.
 
     Raises:
         store.MissingArtefactError, store.IncompleteError: features are missing or not finished.
@@ -97,6 +99,8 @@ def score(
                 f"{sides[0].name} has {len(readers[0].covered)} of the {len(only)} rows of --rows {rows}.",
                 f"Run `ntksel featurize ... --name {pool} --rows {rows}` under another --feature.",
             )
+        if method == "exact" and centre:
+            raise UsageError("--centre: the exact score is the raw mean.", "Leave it out.")
         if method == "votes":
             covered = len(readers[0].covered)
             spec["k"] = k = min(k or max(MIN_VOTES, round(VOTE_SHARE * covered)), covered)
@@ -108,12 +112,22 @@ def score(
         spec=spec,
         parents=parents,
         n=dataset.n,
-        part_rows=DATASET_PART_ROWS,
+        part_rows=exact.PART_ROWS if method == "exact" else DATASET_PART_ROWS,
         arrays={"score": store.ArraySpec("float32"), "similarity": store.ArraySpec("float32")},
         attrs={"data": pool},
     )
     if artefact.complete:
         progress.note(f"{artefact.name} is finished already")
+    elif method == "exact":
+        exact.fill_exact(
+            stored,
+            artefact,
+            features=sides[0],
+            pool=dataset,
+            domain=stored.get(f"datasets/{domain}"),
+            only=only,
+            progress=progress,
+        )
     else:
         found, ties = compute()
         ties = np.full(dataset.n, np.nan) if ties is None else ties

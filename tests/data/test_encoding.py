@@ -112,6 +112,60 @@ def test_mask_by_hand(tokenizer, family, example, expected):
     assert (encoded.ids.dtype, encoded.supervised.dtype, encoded.truncated) == (np.int32, np.bool_, False)
 
 
+QWEN3_SWITCH = (  # as Qwen 3's own: thoughts leave earlier turns, the last one has one, the switch writes an empty one
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if loop.last and m.role == 'assistant' %}<think>\n\n</think>\n\n{% endif %}"
+    "{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+QWEN25 = (  # a system turn of its own where none is given
+    "{% if messages[0].role == 'system' %}<|im_start|>system\n{{ messages[0].content }}<|im_end|>\n"
+    "{% else %}<|im_start|>system\nYou are Qwen.<|im_end|>\n{% endif %}"
+    "{% for m in messages %}{% if not (loop.first and m.role == 'system') %}"
+    "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+THOUGHT = "<think>\n\n</think>\n\n"
+ASKED = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize(
+    ("thinking", "expected"),
+    [
+        (None, f"{ASKED}⟦{THOUGHT}yes<|im_end|>⟧\n"),
+        (True, f"{ASKED}⟦{THOUGHT}yes<|im_end|>⟧\n"),
+        (False, f"{ASKED}{THOUGHT}⟦yes<|im_end|>⟧\n"),  # the thought is given, not learned
+    ],
+)
+def test_thinking_by_hand(tokenizer, thinking, expected):
+    tok = tokenizer("qwen3", template=QWEN3_SWITCH)
+    encoder = Encoder(tok, max_length=1000, thinking=thinking)
+    assert marked(tok, encoder.encode(row("u: Hi", "a: yes"))) == expected
+    assert encoder.spec.get("thinking") is thinking
+
+
+def test_thinking_off_refuses_a_row_whose_earlier_turns_have_no_thought(tokenizer):
+    """The template drops thoughts from earlier turns, so their answers don't stand where the model would begin."""
+    encoder = Encoder(tokenizer("qwen3", template=QWEN3_SWITCH), max_length=1000, thinking=False)
+    with pytest.raises(RowError, match="changes the turns before turn 2 once its answer is there"):
+        encoder.encode(row("u: Hi", "a: yes", "u: Go", "a: no"))
+
+
+def test_thinking_needs_a_template_that_knows_it(tokenizer):
+    for family in ("chatml", "plain"):
+        with pytest.raises(UsageError, match="no switch 'enable_thinking'"):
+            Encoder(tokenizer(family), max_length=100, thinking=True)
+
+
+def test_qwen25_by_hand(tokenizer):
+    tok = tokenizer("chatml", template=QWEN25)
+    own = f"<|im_start|>system\nYou are Qwen.<|im_end|>\n{ASKED}⟦yes<|im_end|>⟧\n"
+    assert marked(tok, Encoder(tok, max_length=1000).encode(row("u: Hi", "a: yes"))) == own
+    given = f"<|im_start|>system\nBe brief.<|im_end|>\n{ASKED}⟦yes<|im_end|>⟧\n"
+    assert marked(tok, Encoder(tok, max_length=1000).encode(row("s: Be brief.", "u: Hi", "a: yes"))) == given
+
+
 _TOKENIZERS: dict[str, object] = {}  # hypothesis calls the test many times
 
 
