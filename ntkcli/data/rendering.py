@@ -55,8 +55,11 @@ class Renderer:
         self._special = re.compile(either)
         self._end_of_turn = re.compile(rf"\s*(?:{either})")
 
-    def text(self, messages: Sequence[Message], *, generation: bool = False) -> str:
-        """The text; with `generation`, up to where the assistant's next turn begins. RowError if refused."""
+    def text(self, messages: Sequence[Message], *, generation: bool = False, switched: bool = True) -> str:
+        """The text; with `generation`, up to where the assistant's next turn begins. RowError if refused.
+
+        Not `switched`: with the template's own default for thinking.
+        """
         if self.template is None:
             return self._plain(messages, generation=generation)
         turns = [{"role": message.role, "content": message.content} for message in messages]
@@ -68,7 +71,7 @@ class Renderer:
                     tokenize=False,
                     add_generation_prompt=generation,
                     date_string=_DATE,
-                    **self._switches,
+                    **(self._switches if switched else {}),
                 )
             )
         except Exception as error:  # templates are foreign code: in the sandbox they may raise anything
@@ -97,6 +100,9 @@ class Renderer:
         ends.
         """
         content = messages[turn].content.strip()
+        if self._switches and turn < len(messages) - 1 and not whole.startswith(head):
+            # Templates take thoughts out of earlier turns, so their answers stand where no thought was written.
+            head = self.text(messages[:turn], generation=True, switched=False)
         if not whole.startswith(head):
             raise RowError(
                 f"the chat template changes the turns before turn {turn + 1} once its answer is there",

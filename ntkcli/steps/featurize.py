@@ -313,16 +313,15 @@ class _Work:
         return computed, tokens
 
     def _parts(self, pending: Sequence[int]) -> Iterator[tuple[int, list[Row | BadRow]]]:
-        """The rows of each pending part, from one pass over the file."""
-        stream, position = rows_in_order(self.file, self.chosen, self.row_status), 0
-        for number in pending:
-            start, stop = self.artefact.part_bounds(number)
-            for _ in islice(stream, start - position):
-                pass
+        """The rows of each pending part, from one pass over the file that decodes no others."""
+        bounds = [self.artefact.part_bounds(number) for number in pending]
+        positions = np.concatenate([np.zeros(0, dtype=np.int64), *(np.arange(*bound) for bound in bounds)])
+        wanted = positions if self.chosen is None else self.chosen[positions]
+        stream = rows_in_order(self.file, wanted, self.row_status)
+        for number, (start, stop) in zip(pending, bounds, strict=True):
             rows = list(islice(stream, stop - start))
             if len(rows) != stop - start:
                 raise DataError(f"{self.file.path} ends before row {stop}: it changed during the run.", "Restore it.")
-            position = stop
             yield number, rows
 
     def _next(self, parts: Iterator[tuple[int, list[Row | BadRow]]]) -> _Part | None:

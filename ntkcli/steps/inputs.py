@@ -210,7 +210,7 @@ def rows_in_order(file: DataFile, rows: NDArray[np.int64] | None, status: NDArra
 
     (A row whose id stands twice reads well by itself; only the scan of the whole file knows.)
     """
-    for row in file.rows(None if rows is None else rows.tolist()):
+    for row in file.rows(None if rows is None else map(int, rows)):
         if isinstance(row, Row) and status[row.index] >= store.RowStatus.UNREADABLE:
             yield BadRow(row.index, row.line, "its id stands twice", int(status[row.index]), "", row.file, row.unit)
         else:
