@@ -17,7 +17,7 @@ from ntkcli.errors import DataError, UsageError
 from ntkcli.identity import AdapterIdentity, ModelIdentity, resolve_adapter, resolve_model
 from ntkcli.progress import Progress, Silent
 from ntkcli.statistics import Accuracy, PairedDifference, accuracy, paired_difference
-from ntkcli.steps.inputs import encoder_spec, note_conversion, open_store, rows_in_order, settle_dtype
+from ntkcli.steps.inputs import encoder_spec, note_conversion, open_store, rows_in_order, run_parent, settle_dtype
 
 if TYPE_CHECKING:
     from ntkcli.engine.evaluation import Evaluator
@@ -104,6 +104,8 @@ def evaluate(
         else resolve_adapter(reference, adapters=stored.path / "adapters")
         for reference in run
     }
+    for reference in run:
+        run_parent(stored, None if reference == BASE else reference)  # refuses a run whose training rows have changed
     if len(adapters) < len(run):
         raise UsageError("Two --run have the same name.", "Rename the folder of one of them.")
     evaluator: Evaluator | None = None
