@@ -9,7 +9,7 @@ scores.read("score")
 """
 
 from store.artefact import Artefact
-from store.atomic import publish_dir, write_bytes
+from store.atomic import free_bytes, publish_dir, write_bytes
 from store.check import Checked, Finding, check
 from store.documents import ArraySpec
 from store.errors import (
@@ -49,6 +49,7 @@ __all__ = [
     "check_name",
     "differences",
     "fingerprint",
+    "free_bytes",
     "n_parts",
     "part_bounds",
     "publish_dir",

@@ -85,6 +85,14 @@ class Parts:
             data.publish()
             record.publish()
 
+    def bytes_to_write(self, parts: Sequence[int]) -> int:
+        """What the given parts will take on disk, in whole blocks; strings, whose length is not known, not counted."""
+        block = os.statvfs(self.path).f_frsize or 1
+        chunk_bytes = [
+            spec.row_bytes * self.part_rows + chunks.CRC_BYTES for spec in self.arrays.values() if not spec.is_string
+        ]
+        return len(parts) * sum(-(-size // block) * block for size in [*chunk_bytes, block])  # and the record
+
     def forget_part(self, i: int) -> None:
         """Part `i` is not done: the mend for a damaged one."""
         self._records.forget(i)

@@ -13,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 import store
+from ntkcli import quantisation
 from ntkcli.data import BadRow, DataFile, Encoded, Encoder, Row, RowError, scan
 from ntkcli.data.files import OnError
 from ntkcli.errors import DataError, NtkselError, UsageError
 from ntkcli.identity import AdapterIdentity, ModelIdentity, resolve_adapter, resolve_model
 from ntkcli.progress import Progress, Silent
+from ntkcli.steps.feature_arrays import default_part_rows, feature_arrays, refuse_without_room, row_bytes
 from ntkcli.steps.inputs import (
     encoder_spec,
     note_conversion,
@@ -40,8 +42,6 @@ KINDS = ("ntk", "embed")
 POSITIONS = ("completion", "all", "last")
 DEFAULT_POSITIONS = {"ntk": "completion", "embed": "all"}
 """ntk: METHOD.md 4, features over the answer find skill and topic. embed: the paper's mean over all tokens."""
-PART_ROWS = {"ntk": 256, "embed": 1024}
-"""Rows of a part: files of a few MB, and minutes of work that a kill can lose, not hours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,7 @@ class FeatureSettings:
     rank: int
     target_modules: str
     adapter_seed: int
+    store_dtype: str
 
     def spec(self, model: ModelIdentity, adapter: AdapterIdentity | None) -> dict[str, Any]:
         """The spec without data and rows: what two artefacts must agree in for their features to compare."""
@@ -84,7 +85,7 @@ class FeatureSettings:
             "encoder": encoder_spec(self.max_length),
             "positions": self.positions,
             "dtype": self.dtype,
-            "store_dtype": "float16",
+            "store_dtype": self.store_dtype,
         }
         if self.kind == "ntk":
             if adapter is None:
@@ -110,6 +111,7 @@ def featurize(
     probe: str = "sum",
     dim: int = 8192,
     seed: int = 0,
+    store_dtype: str = "float16",
     dtype: str = "auto",
     device: str = "auto",
     batch_tokens: int | None = None,
@@ -132,7 +134,7 @@ def featurize(
         store.SpecDiffersError: the artefact exists and was made with other settings; names each.
     """
     progress = progress or Silent()
-    _check(kind, positions, probe, shard)
+    _check(kind, positions, probe, shard, store_dtype)
     identity = resolve_model(model)
     stored = open_store(store_path, create=True)
     adapter_identity = resolve_adapter(adapter, adapters=stored.path / "adapters") if adapter else None
@@ -155,6 +157,7 @@ def featurize(
         rank=rank,
         target_modules=target_modules,
         adapter_seed=adapter_seed,
+        store_dtype=store_dtype,
     )
     spec = settings.spec(identity, adapter_identity)
     spec |= {"data": dataset.spec["digest"], "rows": selection.fingerprint if selection else None}
@@ -167,28 +170,23 @@ def featurize(
     extractor, encoder = _load(identity, adapter_identity, settings, device, batch_tokens, known)
     n_rows = dataset.n if chosen is None else len(chosen)
     vectors = "embedding" if kind == "embed" else "sketch"
-    arrays = {
-        vectors: store.ArraySpec("float16", (extractor.dim,)),
-        "norm": store.ArraySpec("float32"),
-        "tokens": store.ArraySpec("int32"),
-        "status": store.ArraySpec("uint8", attrs=store.status_attrs()),
-    }
-    if chosen is not None:
-        arrays["row"] = store.ArraySpec("int64")
+    arrays = feature_arrays(vectors, extractor.dim, store_dtype, some_rows=chosen is not None)
     artefact = stored.create(
         artefact_name,
         kind=store.Kind.FEATURES,
         spec=spec,
         parents=parents,
         n=n_rows,
-        part_rows=part_rows or PART_ROWS[kind],
+        part_rows=part_rows or default_part_rows(kind, n_rows, row_bytes(arrays)),
         arrays=arrays,
         plan={"batch_tokens": extractor.budget_tokens},
     )
     if batch_tokens is None:
         extractor.budget_tokens = artefact.plan["batch_tokens"]  # another writer may have been first
+    pending = artefact.pending(shard)
+    refuse_without_room(artefact, pending)
     work = _Work(artefact, file, chosen, dataset.read("status"), encoder, extractor, on_error, progress, vectors)
-    computed, tokens = work.run(artefact.pending(shard))
+    computed, tokens = work.run(pending)
     return _result(artefact, computed=computed, tokens=tokens)
 
 
@@ -204,6 +202,7 @@ def estimate_featurize(
     dim: int,
     device: str,
     on_error: OnError,
+    store_dtype: str = "float16",
 ) -> Estimate:
     """What `featurize` with these settings would take. Writes nothing and loads no weights."""
     from ntkcli.steps.estimate import estimate, hidden_size
@@ -222,7 +221,7 @@ def estimate_featurize(
         step=kind,
         model=identity,
         max_length=max_length,
-        disk_bytes=n * (2 * numbers + 9),  # float16 vectors; norm, tokens, status
+        disk_bytes=n * row_bytes(feature_arrays("sketch", numbers, store_dtype, some_rows=chosen is not None)),
         device=device,
     )
 
@@ -304,12 +303,18 @@ class _Work:
             return int(error.status), None
         return int(store.RowStatus.TRUNCATED if encoded.truncated else store.RowStatus.OK), encoded
 
+    @property
+    def _held(self) -> dict[str, store.ArraySpec]:
+        """The arrays that hold the vectors."""
+        names = (self.vectors, quantisation.SCALE)
+        return {name: self.artefact.arrays[name] for name in names if name in self.artefact.arrays}
+
     def _compute(self, part: _Part) -> dict[str, NDArray[Any]]:
         from ntkcli.engine.extract import NonFiniteError
 
         n = len(part.rows)
         arrays: dict[str, NDArray[Any]] = {
-            self.vectors: np.zeros((n, self.extractor.dim), dtype=np.float16),
+            **{name: _unset(array, n) for name, array in self._held.items()},
             "norm": np.full(n, np.nan, dtype=np.float32),
             "tokens": np.zeros(n, dtype=np.int32),
             "status": part.status,
@@ -329,10 +334,16 @@ class _Work:
                 + (f"; it began in {error.layer}." if error.layer else "."),
                 "Give --dtype float32, or take the row out.",
             ) from error
-        arrays[self.vectors][good] = found.unit
+        for name, values in quantisation.encode(found.unit, self.vectors, self._held[self.vectors].dtype).items():
+            arrays[name][good] = values
         arrays["norm"][good] = found.norm
         arrays["tokens"][good] = [len(row) for row in rows]
         return arrays
+
+
+def _unset(array: store.ArraySpec, n: int) -> NDArray[Any]:
+    """Rows that have no features: numbers 0, a scale NaN."""
+    return np.zeros((n, *array.tail), array.numpy) if array.tail else np.full(n, np.nan, array.numpy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,7 +356,11 @@ class _Part:
     status: NDArray[np.uint8]
 
 
-def _check(kind: str, positions: str | None, probe: str, shard: tuple[int, int]) -> None:
+def _check(kind: str, positions: str | None, probe: str, shard: tuple[int, int], store_dtype: str) -> None:
+    if store_dtype not in quantisation.DTYPES:
+        raise UsageError(
+            f"--store-dtype {store_dtype} is not known.", f"Give one of: {', '.join(quantisation.DTYPES)}."
+        )
     if kind not in KINDS:
         raise UsageError(f"--kind {kind} is not known.", f"Give one of: {', '.join(KINDS)}.")
     if positions is not None and positions not in POSITIONS:
