@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,11 @@ from ntkcli import options as o
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode, UsageError
 from ntkcli.report import human_bytes
+
+if TYPE_CHECKING:
+    from ntkcli.steps.info import StoreInfo
+    from ntkcli.steps.preview import Preview
+    from ntkcli.steps.verify import VerifyResult
 
 
 def add_to(app: typer.Typer) -> None:
@@ -20,6 +25,13 @@ def add_to(app: typer.Typer) -> None:
 
 def info(
     store: Annotated[Path | None, typer.Argument(help="The store's folder.", show_default=False)] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read everything and compare it with its digests; damage exits 1.")
+    ] = False,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="As --verify, and forget damaged parts: the commands named redo just these."),
+    ] = False,
     data: Annotated[
         str | None,
         typer.Option(help="Show rows of this file, folder or Hub id as --model sees them.", show_default=False),
@@ -36,12 +48,14 @@ def info(
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
 ) -> int:
-    """Show what is in a store, complete or missing, and its disk space; or rows as a model sees them."""
+    """Show what is in a store, complete, missing or damaged; or rows as a model sees them."""
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
     if (store is None) == (data is None):
         raise UsageError("One thing can be shown at a time.", "Give a STORE, or --data FILE with --model M.")
     if store is not None:
-        return _show_store(output, store)
+        return _show_store(output, store, verify=verify, repair=repair)
+    if verify or repair:
+        raise UsageError("--verify and --repair are of a store.", "Give a STORE.")
     if data is None or model is None:
         raise UsageError(f"--data {data}: rows are shown as a model sees them.", "Give its --model too.")
     from ntkcli.steps.preview import preview
@@ -55,38 +69,39 @@ def info(
         split=split,
         thinking=o.is_on(thinking),
     )
-    if json:
+    _show_rows(output, found)
+    return ExitCode.OK
+
+
+def _show_rows(output: Output, found: Preview) -> None:
+    if output.as_json:
         output.result(found, line="")
-        return ExitCode.OK
+        return
     output.say(f"{found.data}: {found.schema} rows; what is supervised is marked")
     for row in found.rows:
         cut = ", truncated" if row.truncated else ""
         about = row.problem or f"{row.tokens} tokens, {row.supervised} supervised{cut}"
         output.say(f"\n{' '.join(word for word in (row.place, row.row_id, row.source) if word)}: {about}")
         output.marked([(piece.text, piece.supervised) for piece in row.pieces])
-    return ExitCode.OK
 
 
-def _show_store(output: Output, store: Path) -> int:
+def _show_store(output: Output, store: Path, *, verify: bool, repair: bool) -> int:
     from ntkcli.steps import info as step
 
-    found = step.info(store)
+    found = step.info(store, verify=verify, repair=repair, progress=output.progress)
     if output.as_json:
         output.result(found, line="")
-        return ExitCode.FAILURE if found.damaged else ExitCode.OK
+    else:
+        _show(found, output)
+    return ExitCode.OK if found.sound else ExitCode.FAILURE
+
+
+def _show(found: StoreInfo, output: Output) -> None:
     rows = []
     for artefact in found.artefacts:
         state = "stale" if artefact.stale else "complete" if artefact.complete else "unfinished"
-        made_of = ", ".join(artefact.parents)
-        rows.append(
-            [
-                artefact.name,
-                f"{artefact.rows_done}/{artefact.rows}",
-                state,
-                human_bytes(artefact.size_bytes),
-                made_of,
-            ]
-        )
+        done = f"{artefact.rows_done}/{artefact.rows}"
+        rows.append([artefact.name, done, state, human_bytes(artefact.size_bytes), ", ".join(artefact.parents)])
     output.table(
         f"{found.path}: {human_bytes(found.size_bytes)}, format {found.version}, {found.made_by}",
         ["artefact", "rows", "state", "disk", "made from"],
@@ -95,6 +110,19 @@ def _show_store(output: Output, store: Path) -> int:
     for artefact in found.artefacts:
         if artefact.stale:
             output.say(f"stale: {artefact.stale}")
-    for text in found.damaged:
-        output.say(f"damaged: {text}")
-    return ExitCode.FAILURE if found.damaged else ExitCode.OK
+    if found.verified is not None:
+        _show_verified(found.verified, output)
+    else:
+        for text in found.damaged:
+            output.say(f"damaged: {text}")
+
+
+def _show_verified(verified: VerifyResult, output: Output) -> None:
+    for finding in verified.findings:
+        output.say(f"{'repaired' if finding.repaired else 'damaged'}: {finding.what}; {finding.mend}")
+    for text in verified.unfinished:
+        output.say(f"unfinished: {text}")
+    read = f"{verified.rows} rows in {verified.parts} parts, {verified.adapters} adapters"
+    left = sum(not finding.repaired for finding in verified.findings)
+    state = "no damage" if not verified.findings else f"{len(verified.findings)} damaged, {left} of them not repaired"
+    output.say(f"verified: {read} are good; {state}")
