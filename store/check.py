@@ -106,7 +106,7 @@ def _groups(store: Store, artefacts: list[Artefact], *, repair: bool) -> Iterato
     """The documents of the groups between the root and the artefacts, which plain Zarr needs to find these."""
     root = store.path / ARRAYS
     folders = {parent for artefact in artefacts for parent in artefact.path.parents if parent.is_relative_to(root)}
-    for folder in sorted({root, *folders}):
+    for folder in sorted(folders):  # a kill may leave others without one; these were there before the artefact
         try:
             documents.read_group(folder, os.path.relpath(folder, store.path))
         except DamagedError as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,7 +67,7 @@ def info(
         version=stored.version,
         artefacts=tuple(_describe(stored, artefact) for artefact in found),
         damaged=tuple(damaged),
-        size_bytes=sum(path.lstat().st_size for path in stored.path.rglob("*") if path.is_file()),
+        size_bytes=_size(stored.path),
         verified=verified,
     )
 
@@ -76,15 +78,26 @@ def _describe(stored: store.Store, artefact: store.Artefact) -> ArtefactInfo:
         stale = None
     except store.SpecDiffersError as error:
         stale = str(error)
+    rows_done = artefact.rows_done()
     return ArtefactInfo(
         name=artefact.name,
         kind=str(artefact.kind),
         rows=artefact.n,
-        rows_done=artefact.rows_done(),
-        complete=artefact.complete,
+        rows_done=rows_done,
+        complete=rows_done == artefact.n,
         size_bytes=artefact.size_bytes(),
         fingerprint=artefact.fingerprint,
         digest=artefact.digest(),
         parents=tuple(artefact.parents),
         stale=stale,
     )
+
+
+def _size(folder: Path) -> int:
+    """Bytes of all files; those that go meanwhile count nothing."""
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += os.lstat(os.path.join(root, name)).st_size
+    return total
