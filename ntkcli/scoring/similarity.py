@@ -67,7 +67,11 @@ class CosineSides:
     @classmethod
     def of(cls, pool: FeatureReader, domain: FeatureReader, *, centre: bool) -> Self:
         """Both sides ready to compare; a pass over the pool when `centre`."""
-        unit = domain.unit_rows()
+        return cls.of_rows(pool, domain.unit_rows(), centre=centre)
+
+    @classmethod
+    def of_rows(cls, pool: FeatureReader, unit: Floats, *, centre: bool) -> Self:
+        """The same for a domain that is at hand as unit rows (n_domain, p)."""
         if not centre:
             return cls(unit, None)
         pool_mean = pool.mean(raw=False).astype(np.float32)
