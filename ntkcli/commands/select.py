@@ -16,6 +16,14 @@ EXAMPLE = "ntksel select med --score stage2 -n 9000 --name picked --export picke
 SOURCES_SHOWN = 5
 
 
+class Leaks(StrEnum):
+    """What to do about rows that hold test items."""
+
+    REMOVE = "remove"
+    REPORT = "report"
+    IGNORE = "ignore"
+
+
 class Method(StrEnum):
     """Ways to select."""
 
@@ -80,6 +88,13 @@ def select(
     must_include: Annotated[
         list[Path] | None, typer.Option(help="These rows first, in the same forms.", show_default="none")
     ] = None,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(help="Look for this test file's items in the rows; repeat it.", show_default="tasks of evals"),
+    ] = None,
+    leaks: Annotated[
+        Leaks, typer.Option(help="Rows with test items: leave out and report, only report, or don't look.")
+    ] = Leaks.REMOVE,
     feature: Annotated[str | None, typer.Option(help="Features to compare.", show_default="those of the score")] = None,
     domain: Annotated[
         list[str] | None, typer.Option(help="Data sets to compare with.", show_default="those of the score")
@@ -118,6 +133,8 @@ def select(
             dedup=dedup,
             exclude=tuple(exclude or ()),
             must_include=tuple(must_include or ()),
+            against=tuple(against or ()),
+            leaks=leaks.value,
         ),
         feature=feature,
         domain=domain or (),

@@ -18,6 +18,7 @@ from ntkcli.selection.chooser import Chooser, Limits
 from ntkcli.selection.quotas import check_quotas, parse_quotas
 from ntkcli.selection.top import top
 from ntkcli.steps.choose import METHODS, Candidates, Sides, choose, rows_with_features, sides_of
+from ntkcli.steps.decontaminate import TestFiles, find_leaks, test_files, write_report
 from ntkcli.steps.eligible import Eligible, keep_first_of_repeats, keep_lengths, listed_rows
 from ntkcli.steps.export import export_rows
 from ntkcli.steps.inputs import DATASET_PART_ROWS, open_store, require_spec, write_rows
@@ -40,6 +41,8 @@ class Constraints:
     dedup: str | None = None
     exclude: tuple[Path, ...] = ()
     must_include: tuple[Path, ...] = ()
+    against: tuple[Path, ...] = ()
+    leaks: Literal["remove", "report", "ignore"] = "remove"
 
     @property
     def tau(self) -> float | None:
@@ -87,6 +90,7 @@ class _Request:
     sides: Sides | None
     first: Rows
     excluded: Rows
+    tests: TestFiles
 
     @property
     def data(self) -> str:
@@ -106,6 +110,7 @@ class _Request:
             "dedup": self.limits.dedup,
             "exclude": _digest(self.excluded),
             "must_include": _digest(self.first),
+            "against": self.tests.spec if self.tests.paths and self.limits.leaks == "remove" else None,
         }
         base = {"version": VERSION, "score": self.scores.fingerprint, "method": self.method}
         base["n"] = "auto" if self.auto else self.n
@@ -147,17 +152,22 @@ def select(
         n=n,
         exponent=exponent,
         limits=constraints or Constraints(),
+        progress=progress,
         how={"feature": feature, "domains": domain, "centre": centre},
     )
     path = f"selections/{store.check_name(name, '--name')}"
     known = stored.find(path)
     removed: dict[str, int] = {}
     if known is not None and known.complete:
-        require_spec(known, request.spec())
+        spec = request.spec()
+        if not request.tests.given and request.limits.leaks == "remove":  # evals may have come since
+            spec = {key: value for key, value in spec.items() if key != "against"}
+            spec |= {"against": known.spec["against"]} if "against" in known.spec else {}
+        require_spec(known, spec)
         progress.note(f"{known.name} is finished already")
         artefact = known
     else:
-        rows, gains, removed = _choose(request, progress)
+        rows, gains, removed = _choose(request, name, progress)
         artefact = _write(request, path, rows, gains)
     if export is not None:
         export_rows(stored, request.dataset, artefact, Path(export))
@@ -182,6 +192,7 @@ def _request(
     n: int | Literal["auto"] | None,
     exponent: float,
     limits: Constraints,
+    progress: Progress,
     how: dict[str, Any],
 ) -> _Request:
     if method not in METHODS:
@@ -198,6 +209,8 @@ def _request(
     if len(both := np.intersect1d(first, excluded)):
         row_id = dataset.take("row_id", both[:1])[0]
         raise UsageError(f"The row {row_id!r} is in --must-include and in --exclude.", "Take it out of one.")
+    if limits.leaks == "ignore" and limits.against:
+        raise UsageError("--against is given with --leaks ignore.", "Leave one of them out.")
     needs_features = method != "top" or limits.tau is not None
     return _Request(
         stored=stored,
@@ -211,14 +224,16 @@ def _request(
         sides=sides_of(stored, scores, **how) if needs_features else None,
         first=first,
         excluded=excluded,
+        tests=TestFiles((), given=False) if limits.leaks == "ignore" else test_files(stored, limits.against, progress),
     )
 
 
-def _choose(request: _Request, progress: Progress) -> tuple[Rows, NDArray[np.float64], dict[str, int]]:
+def _choose(request: _Request, name: str, progress: Progress) -> tuple[Rows, NDArray[np.float64], dict[str, int]]:
     """The chosen rows in order, their gains, and how many scored rows each constraint took out."""
     score, similarity = request.scores.read("score"), request.scores.read("similarity")
     scored = np.flatnonzero(~np.isnan(score))
-    eligible = _eligible(request, scored, order=top(score, similarity, len(scored)))
+    order = top(score, similarity, len(scored))
+    eligible = _eligible(request, scored, order=order, name=name, progress=progress)
     if request.n is not None and request.n > len(eligible.rows):
         took = eligible.binding()
         left = f", of which constraints leave {len(eligible.rows)} ({took})" if took else ""
@@ -247,7 +262,7 @@ def _choose(request: _Request, progress: Progress) -> tuple[Rows, NDArray[np.flo
     return eligible.rows[chooser.taken], np.array(chooser.gains), removed
 
 
-def _eligible(request: _Request, scored: Rows, *, order: Rows) -> Eligible:
+def _eligible(request: _Request, scored: Rows, *, order: Rows, name: str, progress: Progress) -> Eligible:
     """The scored rows that pass every filter; rows that must be in have to pass them too."""
     limits, stored = request.limits, request.stored
     eligible = Eligible(scored)
@@ -257,6 +272,8 @@ def _eligible(request: _Request, scored: Rows, *, order: Rows) -> Eligible:
         eligible.keep(np.isin(eligible.rows, have), "rows without features")
     if limits.min_tokens is not None or limits.max_tokens is not None:
         keep_lengths(eligible, stored, request.data, min_tokens=limits.min_tokens, max_tokens=limits.max_tokens)
+    if request.tests.paths:
+        _drop_leaks(request, eligible, name, progress)
     if limits.dedup in ("exact", "minhash"):
         near = limits.dedup == "minhash"
         keep_first_of_repeats(eligible, stored, request.data, near=near, order=order, first=request.first)
@@ -268,6 +285,19 @@ def _eligible(request: _Request, scored: Rows, *, order: Rows) -> Eligible:
             "Take them out of the file, or loosen the constraint.",
         )
     return eligible
+
+
+def _drop_leaks(request: _Request, eligible: Eligible, name: str, progress: Progress) -> None:
+    """Report the pairs of pool rows and test items and, unless only that was asked for, leave the rows out."""
+    leaked, pairs = find_leaks(request.stored, request.data, eligible.rows, request.tests)
+    if pairs:
+        path = write_report(request.stored, name, pairs)
+        done = "left out" if request.limits.leaks == "remove" else "found, not left out"
+        progress.note(f"{len(pairs)} rows that hold test items {done}; the pairs are in {path}")
+    else:
+        progress.note(f"no row holds an item of {', '.join(map(str, request.tests.paths))}")
+    if request.limits.leaks == "remove":
+        eligible.keep(~leaked, "--against")
 
 
 def _limits(request: _Request, rows: Rows) -> Limits:
