@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -89,6 +90,13 @@ def score(
         list[str] | None,
         typer.Option(help="Instead of a method: the mean rank of these scores; repeat it.", show_default="none"),
     ] = None,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(help="Only compare these scores of one pool; repeat it.", show_default="none"),
+    ] = None,
+    n: Annotated[
+        int | None, typer.Option("-n", min=1, help="--compare: how many top rows.", show_default="a tenth")
+    ] = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
@@ -97,6 +105,17 @@ def score(
     from ntkcli.steps import score as step
 
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
+    if compare:
+        if method is not None or domain or rows or pool or name or combine:
+            raise UsageError(
+                "--compare takes scores that exist and writes nothing, so --name, --pool, --domain, --rows, --method "
+                "and --combine mean nothing to it.",
+                "Leave them out.",
+            )
+        _compare(store, compare, n, output)
+        return ExitCode.OK
+    if n is not None:
+        raise UsageError("-n is for --compare.", "Say how many rows to take at `ntksel select`.")
     if name is None:
         raise UsageError("--name is missing.", "Give the score a --name.")
     if combine:
@@ -132,3 +151,28 @@ def score(
     )
     output.next_step(f"ntksel select {store} --score {name} -n N --name SELECTION --export FILE.jsonl")
     return ExitCode.OK
+
+
+def _compare(store: Path, names: list[str], n: int | None, output: Output) -> None:
+    from ntkcli.steps.compare import compare_scores
+
+    found = compare_scores(store, scores=names, n=n)
+    if output.as_json:
+        output.result(found, line="")
+        return
+    output.table(
+        f"{found.pool}: agreement of scores",
+        ["pair", "rows", "Spearman", "Kendall", f"top {found.n} in common"],
+        [
+            [f"{p.first} · {p.second}", str(p.rows), f"{p.spearman:+.3f}", f"{p.kendall:+.3f}", f"{p.overlap:.1%}"]
+            for p in found.pairs
+        ],
+    )
+    rows = []
+    for each in found.scores:
+        length = "unknown" if each.length_correlation is None else f"{each.length_correlation:+.3f}"
+        mix = ", ".join(f"{label or 'no label'} {count}" for label, count in list(each.top_sources.items())[:5])
+        more = len(each.top_sources) - 5
+        rows.append([each.score, str(each.scored), length, mix + (f" and {more} more" if more > 0 else "")])
+    columns = ["score", "scored", "Spearman with length", f"top {found.n} by source"]
+    output.table("each score", columns, rows)
