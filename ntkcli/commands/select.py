@@ -109,6 +109,9 @@ def select(
             show_default="no file",
         ),
     ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Write why each row was chosen to the store's reports/.")
+    ] = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
@@ -140,6 +143,7 @@ def select(
         domain=domain or (),
         centre=centre,
         export=export,
+        explain=explain,
         progress=output.progress,
     )
     for option, count in result.removed.items():
