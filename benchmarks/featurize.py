@@ -25,6 +25,8 @@ from ntkcli.engine.adapters import AdaptedLayer, fresh_adapter
 from ntkcli.engine.batches import pad, plan_batches
 from ntkcli.engine.gradients import GradientEngine
 from ntkcli.engine.models import LoadedModel, decoder_of, load_model
+from ntkcli.engine.probes import LogitProbe
+from ntkcli.engine.projections import make_projection
 from ntkcli.engine.training import collate
 from ntkcli.identity import resolve_model
 
@@ -80,7 +82,8 @@ def ours(loaded: LoadedModel, *, trained: bool) -> Callable[[Sequence[Encoded]],
             AdaptedLayer(x.name, x.module, x.a, 0.01 * torch.randn(x.weight.shape[0], RANK, device=x.a.device), 1.0)
             for x in layers
         ]
-    engine = GradientEngine(loaded, layers, dim=DIM, seed=0)
+    projection = make_projection("sjlt", dim=DIM, seed=0, device=loaded.device)
+    engine = GradientEngine(loaded, layers, projection=projection, probes=[LogitProbe(loaded.model, "sum")])
     return lambda rows: engine.features(rows, positions="completion") and None
 
 

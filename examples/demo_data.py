@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from ntkcli.demo import write_demo_data
+from ntkcli.demo.pipeline import N_POOL, N_TEST, N_TRAIN
 from ntkcli.errors import NtkselError
 
 parser = argparse.ArgumentParser(description=__doc__)
@@ -13,7 +14,7 @@ parser.add_argument("--seed", type=int, default=0, help="another seed gives othe
 args = parser.parse_args()
 
 try:
-    made = write_demo_data(args.out_dir, seed=args.seed)
+    made = write_demo_data(args.out_dir, seed=args.seed, n_train=N_TRAIN, n_test=N_TEST, n_pool=N_POOL)
 except NtkselError as error:
     print(error, file=sys.stderr)
     sys.exit(int(error.code))

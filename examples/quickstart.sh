@@ -17,13 +17,13 @@ for data in train pool; do
   ntksel featurize "$store" "${on[@]}" --data "$folder/$data.jsonl" --name "$data" --kind embed --adapter warmup
 done
 ntksel score "$store" --pool pool --domain train --method votes --feature embed --name stage1
-ntksel select "$store" --score stage1 -n 128 --name coarse
+ntksel select "$store" --score stage1 -n 64 --name coarse
 
 # 3. Score what is left by the neural tangent kernel and take the best.
 ntksel featurize "$store" "${on[@]}" --data "$folder/train.jsonl" --name train --kind ntk --adapter warmup
 ntksel featurize "$store" "${on[@]}" --data "$folder/pool.jsonl" --name pool --kind ntk --adapter warmup --rows coarse
 ntksel score "$store" --pool pool --domain train --method mean --rows coarse --name stage2
-ntksel select "$store" --score stage2 -n 32 --name picked --export "$folder/picked.jsonl"
+ntksel select "$store" --score stage2 -n 20 --name picked --export "$folder/picked.jsonl"
 
 # 4. Train on domain and selection, and prove the gain on held-out items.
 ntksel finetune "$store" "${on[@]}" --train "$folder/train.jsonl" --train picked --name mixed --epochs 2 --lr 4e-4 \

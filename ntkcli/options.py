@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +16,7 @@ class Kind(StrEnum):
     """Kinds of features."""
 
     NTK = "ntk"
+    LOSS = "loss"
     EMBED = "embed"
 
 
@@ -22,6 +24,24 @@ class Probe(StrEnum):
     """Directions in logit space."""
 
     SUM = "sum"
+    RADEMACHER = "rademacher"
+    CENTRED = "centred"
+
+
+class Pooling(StrEnum):
+    """How hidden states become an embedding."""
+
+    MEAN = "mean"
+    WEIGHTED = "weighted"
+    LAST = "last"
+
+
+class Projection(StrEnum):
+    """What becomes of a gradient."""
+
+    SJLT = "sjlt"
+    RADEMACHER = "rademacher"
+    NONE = "none"
 
 
 class Positions(StrEnum):
@@ -71,6 +91,24 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Tracebacks of er
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Only say what it would take: rows, tokens, disk, memory, time.")
 ]
+
+
+def own_shard() -> tuple[int, int]:
+    """This process's share of the parts: its rank under torchrun or SLURM, else all of them."""
+    for rank, size in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
+        if rank in os.environ and size in os.environ:
+            return int(os.environ[rank]), int(os.environ[size])
+    return 0, 1
+
+
+def own_device(device: str) -> str:
+    """`auto`, under torchrun or SLURM with several processes a machine, as the device of this process's local rank."""
+    local = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID"))
+    if device != "auto" or local is None or own_shard()[1] == 1:
+        return device
+    import torch
+
+    return f"cuda:{int(local) % torch.cuda.device_count()}" if torch.cuda.is_available() else device
 
 
 def parse_shard(text: str) -> tuple[int, int]:

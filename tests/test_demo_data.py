@@ -20,6 +20,7 @@ import pytest
 
 from ntkcli.demo import DemoData, demo_model_path, write_demo_data
 from ntkcli.demo.domain import clean, fits
+from ntkcli.demo.pipeline import N_POOL, N_TEST, N_TRAIN
 from ntkcli.demo.text import NearDuplicates, normal_words
 from ntkcli.errors import UsageError
 
@@ -31,7 +32,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> DemoData:
-    return write_demo_data(tmp_path_factory.mktemp("demo"))
+    sizes = {"n_train": N_TRAIN, "n_test": N_TEST, "n_pool": N_POOL}
+    return write_demo_data(tmp_path_factory.mktemp("demo"), **sizes)
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -60,8 +62,8 @@ def jaccard(one: Triples, two: Triples) -> float:
 
 @needs_packages
 def test_categories_are_balanced(made: DemoData) -> None:
-    assert set(Counter(row["completion"] for row in rows(made.train)).values()) == {21, 22}
-    assert set(Counter(row["completion"] for row in rows(made.test)).values()) == {40}
+    assert set(Counter(row["completion"] for row in rows(made.train)).values()) == {N_TRAIN // 3}
+    assert set(Counter(row["completion"] for row in rows(made.test)).values()) == {N_TEST // 3}
 
 
 @needs_packages
@@ -87,7 +89,7 @@ def test_pool_holds_no_domain_row(made: DemoData) -> None:
     notices = [triples(notice(row)) for row in rows(made.train) + rows(made.test)]
     prompts = [row["prompt"] for row in rows(made.pool)]
     assert max(jaccard(a, b) for a, b in product(map(triples, prompts), notices)) <= 0.5
-    assert len({prompt.lower() for prompt in prompts}) == made.n_pool == 800
+    assert len({prompt.lower() for prompt in prompts}) == made.n_pool == N_POOL
 
 
 @needs_packages
@@ -109,7 +111,7 @@ def test_same_bytes_again_in_a_fresh_process(made: DemoData, tmp_path: Path) -> 
     script = [sys.executable, str(REPOSITORY / "examples" / "demo_data.py"), str(folder)]
     environment = os.environ | {"PYTHONHASHSEED": "271", "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(script, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == f"{folder / 'pool.jsonl'}: 800 rows"
+    assert done.stdout.splitlines()[-1] == f"{folder / 'pool.jsonl'}: {N_POOL} rows"
     assert sorted(path.name for path in folder.iterdir()) == ["pool.jsonl", "test.jsonl", "train.jsonl"]
     for path in (made.train, made.test, made.pool):
         assert (folder / path.name).read_bytes() == path.read_bytes()
@@ -121,7 +123,7 @@ def test_same_bytes_again_in_a_fresh_process(made: DemoData, tmp_path: Path) -> 
 def test_another_seed_and_other_sizes(made: DemoData, tmp_path: Path) -> None:
     other = write_demo_data(tmp_path, seed=1, n_train=10, n_test=21, n_pool=50)
     assert (other.n_train, other.n_test, other.n_pool) == (10, 21, 50)
-    assert sorted(Counter(row["completion"] for row in rows(other.train)).values()) == [2, 2, 3, 3]
+    assert sorted(Counter(row["completion"] for row in rows(other.train)).values()) == [3, 3, 4]
     assert not {notice(row) for row in rows(other.train)} <= {notice(row) for row in rows(made.train)}
 
 

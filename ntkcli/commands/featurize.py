@@ -25,7 +25,10 @@ def featurize(
     name: Annotated[str, typer.Option(help="The data set's name in the store.", show_default=False)],
     kind: Annotated[
         o.Kind,
-        typer.Option(help="ntk: sketched LoRA gradients; embed: mean final hidden state.", show_default=False),
+        typer.Option(
+            help="ntk: LoRA gradients of the logits; loss: of the loss; embed: pooled hidden states.",
+            show_default=False,
+        ),
     ],
     model: o.Model,
     adapter: Annotated[
@@ -39,24 +42,43 @@ def featurize(
     max_length: o.MaxLength = 1024,
     positions: Annotated[
         o.Positions | None,
-        typer.Option(help="Tokens the feature is made of.", show_default="completion for ntk, all for embed"),
+        typer.Option(help="Tokens the feature is made of.", show_default="completion; all for embed"),
     ] = None,
+    pooling: Annotated[
+        o.Pooling, typer.Option(help="embed: mean, weighted by position, or the last token's.")
+    ] = o.Pooling.MEAN,
     probe: Annotated[o.Probe, typer.Option(help="ntk: direction in logit space; sum is the paper's.")] = o.Probe.SUM,
-    dim: Annotated[int, typer.Option(min=1, help="ntk: numbers a sketch has.")] = 8192,
-    seed: Annotated[int, typer.Option(help="ntk: of the sketch.")] = 0,
-    rank: Annotated[int, typer.Option(min=1, help="ntk without --adapter: rank of the fresh one.")] = 16,
+    probes: Annotated[
+        int, typer.Option(min=1, help="ntk: directions averaged, each one more backward (rademacher, centred).")
+    ] = 1,
+    layers: Annotated[
+        str, typer.Option(help="ntk, loss: blocks whose adapters count: all, last:N, or numbers like 0,20-29.")
+    ] = "all",
+    projection: Annotated[
+        o.Projection, typer.Option(help="ntk, loss: sjlt sketch, the paper's dense signs (slow), or none.")
+    ] = o.Projection.SJLT,
+    dim: Annotated[int, typer.Option(min=1, help="ntk, loss: numbers a projection has.")] = 8192,
+    seed: Annotated[int, typer.Option(help="ntk, loss: of projection and probes.")] = 0,
+    rank: Annotated[int, typer.Option(min=1, help="ntk, loss without --adapter: rank of the fresh one.")] = 16,
     target_modules: Annotated[
-        str, typer.Option(help="ntk without --adapter: its layers (all-linear, or names).")
+        str, typer.Option(help="ntk, loss without --adapter: its layers (all-linear, or names).")
     ] = "all-linear",
-    adapter_seed: Annotated[int, typer.Option(help="ntk without --adapter: seed of the fresh one.")] = 0,
+    adapter_seed: Annotated[int, typer.Option(help="ntk, loss without --adapter: seed of the fresh one.")] = 0,
     dtype: o.DtypeOption = o.Dtype.AUTO,
     device: o.Device = "auto",
     batch_tokens: o.BatchTokens = None,
     part_rows: Annotated[
         int | None,
-        typer.Option(min=1, help="Rows of a part, the unit of resume.", show_default="256 for ntk, 1024 for embed"),
+        typer.Option(min=1, help="Rows of a part, the unit of resume.", show_default="256; 1024 for embed"),
     ] = None,
-    shard: Annotated[str, typer.Option(help="Compute the parts I, I+N, ... only.", metavar="I/N")] = "0/1",
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            help="Compute the parts I, I+N, ... only.",
+            metavar="I/N",
+            show_default="0/1; the rank under torchrun or SLURM",
+        ),
+    ] = None,
     on_error: o.OnErrorOption = o.OnError.FAIL,
     dry_run: o.DryRun = False,
     json: o.Json = False,
@@ -77,6 +99,8 @@ def featurize(
             rows=rows,
             max_length=max_length,
             dim=dim,
+            probes=probes,
+            projection=projection.value,
             device=device,
             on_error=on_error.value,
         )
@@ -93,14 +117,18 @@ def featurize(
         rows=rows,
         max_length=max_length,
         positions=positions.value if positions else None,
+        pooling=pooling.value,
         probe=probe.value,
+        probes=probes,
+        layers=layers,
+        projection=projection.value,
         dim=dim,
         seed=seed,
         dtype=dtype.value,
-        device=device,
+        device=o.own_device(device),
         batch_tokens=batch_tokens,
         part_rows=part_rows,
-        shard=o.parse_shard(shard),
+        shard=o.parse_shard(shard) if shard else o.own_shard(),
         on_error=on_error.value,
         rank=rank,
         target_modules=target_modules,

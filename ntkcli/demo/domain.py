@@ -18,10 +18,10 @@ from ntkcli.errors import UsageError
 # of Commercial in ten belong to one licence, and Public Domain has 54 (measured with 32.1.0).
 CATEGORIES = ("Permissive", "Copyleft", "Copyleft Limited")
 _NAMES = ", ".join(CATEGORIES[:-1]) + " or " + CATEGORIES[-1]
-QUESTION = f"Which licence category does this notice fall in: {_NAMES}?"  # then a blank line and the notice
-MIN_WORDS, MAX_WORDS = 12, 45
-MAX_CHARS = 240  # about 55 tokens of SmolLM2: keeps a row under 95 with the template
-MAX_RULE_BYTES = 2_000  # a notice of 45 words and its front matter; longer files are whole licences
+QUESTION = f"Is this licence notice {_NAMES}?"  # then a blank line and the notice
+MIN_WORDS, MAX_WORDS = 10, 28
+MAX_CHARS = 170  # about 40 tokens of SmolLM2: keeps a row under 80 with the template
+MAX_RULE_BYTES = 2_000  # a notice of 28 words and its front matter; longer files are whole licences
 MIN_SHINGLES = 6  # below this, too little text is left beside names to tell near-duplicates
 
 _FRONT = re.compile(r"---\n(.*?)\n---\n(.*)", re.DOTALL)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from ntkcli.demo.files import DemoData
 
-N_TRAIN, N_TEST, N_POOL = 63, 99, 400
-N_COARSE, N_PICKED = 96, 32
+N_TRAIN, N_TEST, N_POOL = 60, 90, 240
+N_COARSE, N_PICKED = 64, 20
 MAX_LENGTH = 160
 """Tokens; the longest row of the demo's data has fewer."""
 

@@ -16,8 +16,8 @@ from ntkcli.demo.reasoning import reasoning_rows
 from ntkcli.demo.text import NearDuplicates, rank
 from ntkcli.errors import UsageError
 
-MAX_PROMPT_WORDS, MAX_ANSWER_WORDS = 50, 30
-MAX_PROMPT_CHARS = 280  # short rows: the demo featurizes the pool at about 300 tokens/s
+MAX_PROMPT_WORDS, MAX_ANSWER_WORDS = 35, 20
+MAX_PROMPT_CHARS = 200  # short rows: the demo featurizes the pool at about 300 tokens/s
 
 Pair = tuple[str, str]  # prompt and completion; either "" = no row
 

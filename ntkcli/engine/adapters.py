@@ -88,6 +88,39 @@ def fresh_adapter(model: Any, *, rank: int, target_modules: str, seed: int) -> l
     return layers
 
 
+def only_layers(layers: list[AdaptedLayer], wanted: str) -> list[AdaptedLayer]:
+    """The adapted layers in the decoder's blocks that `wanted` names: `all`, `last:N`, or numbers (`0,20-29`).
+
+    The backward stops at the lowest of them: the last quarter of the blocks costs little more than a forward.
+
+    Raises:
+        UsageError: `wanted` is none of these, or names no block.
+    """
+    if wanted == "all":
+        return layers
+    block_of = [_block_number(layer.name) for layer in layers]
+    count = 1 + max((number for number in block_of if number is not None), default=-1)
+    try:
+        if wanted.startswith("last:"):
+            chosen = set(range(count - int(wanted[5:]), count))
+        else:
+            ends = [part.split("-") for part in wanted.split(",")]
+            chosen = {number for end in ends for number in range(int(end[0]), int(end[-1]) + 1)}
+    except ValueError:
+        chosen = set()
+    kept = [layer for layer, number in zip(layers, block_of, strict=True) if number in chosen]
+    if not kept or not chosen <= set(range(count)):
+        raise UsageError(
+            f"--layers {wanted}: the model has blocks 0 to {count - 1}.", "Give all, last:N, or numbers like 0,20-29."
+        )
+    return kept
+
+
+def _block_number(name: str) -> int | None:
+    """The number in a module path (`model.layers.12.mlp.up_proj`), or None."""
+    return next((int(part) for part in name.split(".") if part.isdigit()), None)
+
+
 def load_adapter(loaded: LoadedModel, adapter: AdapterIdentity, model: ModelIdentity) -> list[AdaptedLayer]:
     """Merge a PEFT LoRA adapter into the model, in place, and return its layers and factors.
 

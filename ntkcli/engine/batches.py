@@ -48,16 +48,19 @@ def position_weights(row: Encoded, positions: str) -> NDArray[np.float32]:
     """The weight of each position of a row in f = sum_t weight[t] v·logits_t: (T,) float32, sum 1.
 
     `completion`: 1/|P| on the positions that predict a supervised token; `all`: 1/T on every one (and what a row
-    without a supervised token gets); `last`: 1 on the last.
+    without a supervised token gets); `last`: 1 on the last; `targets`: as `completion`, but never on the last
+    position, which predicts no token of the row (for the loss).
     """
     weight = np.zeros(len(row.ids), dtype=np.float32)
     if positions == "last":
         weight[-1] = 1.0
         return weight
-    if positions == "completion":
+    if positions in ("completion", "targets"):
         weight[:-1] = row.supervised[1:]
     if not weight.any():
         weight[:] = 1.0
+    if positions == "targets" and len(weight) > 1:
+        weight[-1] = 0.0
     weight /= weight.sum()
     return weight
 

@@ -1,4 +1,8 @@
-"""Embeddings of rows: the mean of the final hidden states over the row's tokens (arXiv 2511.07380, stage 1).
+"""Embeddings of rows, pooled from the final hidden states h_t:
+
+    mean      1/|P| sum_{t in P} h_t, over all tokens by default (arXiv 2511.07380, stage 1)
+    weighted  sum_t t h_t / sum_t t: later tokens have seen more of the row (RDS+)
+    last      the last token's
 
 Legend: B rows, T tokens, D hidden size.
 """
@@ -18,19 +22,24 @@ from ntkcli.engine.models import LoadedModel, decoder_of
 class EmbeddingEngine:
     """Computes embeddings of batches of rows: one forward of the decoder, no head."""
 
-    def __init__(self, loaded: LoadedModel) -> None:
-        self._loaded = loaded
+    def __init__(self, loaded: LoadedModel, *, pooling: str) -> None:
+        self._loaded, self._pooling = loaded, pooling
         self._decoder = decoder_of(loaded.model)
 
     @torch.inference_mode()
     def features(self, rows: Sequence[Encoded], *, positions: str) -> tuple[Tensor, Tensor]:
         """Unit embeddings (B, D) float32 and their norms (B,) float32, on the model's device.
 
-        `positions` as in `batches.position_weights`: `all` is the paper's mean.
+        `positions` as in `batches.position_weights`; pooling `last` takes the last whatever they are.
         """
+        positions = "last" if self._pooling == "last" else positions
         pad_id = self._loaded.tokenizer.pad_token_id or 0
         batch = pad(rows, positions=positions, pad_id=pad_id, device=self._loaded.device)
         output = self._decoder(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
-        mean_BD = torch.einsum("bt,btd->bd", batch.weight, output.last_hidden_state.float())
+        weight_BT = batch.weight
+        if self._pooling == "weighted":
+            weight_BT = weight_BT * torch.arange(1, weight_BT.shape[1] + 1, device=weight_BT.device)
+            weight_BT = weight_BT / weight_BT.sum(dim=1, keepdim=True)
+        mean_BD = torch.einsum("bt,btd->bd", weight_BT, output.last_hidden_state.float())
         norm_B = torch.linalg.vector_norm(mean_BD, dim=1)
         return mean_BD / torch.where(norm_B > 0, norm_B, 1.0)[:, None], norm_B

@@ -12,17 +12,36 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ntkcli.data.encoding import Encoded
-from ntkcli.engine.adapters import fresh_adapter, load_adapter
+from ntkcli.engine.adapters import AdaptedLayer, fresh_adapter, load_adapter, only_layers
 from ntkcli.engine.batches import plan_batches
 from ntkcli.engine.embeddings import EmbeddingEngine
 from ntkcli.engine.gradients import GradientEngine
 from ntkcli.engine.models import LoadedModel
+from ntkcli.engine.probes import LogitProbe, LossProbe
+from ntkcli.engine.projections import make_projection
 from ntkcli.identity import AdapterIdentity, ModelIdentity
 
 CPU_BATCH_TOKENS = 2048
 """Enough for matrix products to run at full speed on a CPU; more only takes memory."""
 _CUDA_SHARE = 0.6
 """Of the free CUDA memory, what activations may take; the rest is for attention and fragmentation."""
+
+
+@dataclass(frozen=True, slots=True)
+class GradientSettings:
+    """What a gradient feature is made of, in the words of `ntksel featurize`."""
+
+    kind: str
+    positions: str
+    probe: str
+    probes: int
+    projection: str
+    dim: int
+    seed: int
+    layers: str
+    rank: int
+    target_modules: str
+    adapter_seed: int
 
 
 class NonFiniteError(Exception):
@@ -105,27 +124,42 @@ def gradient_extractor(
     *,
     model: ModelIdentity,
     adapter: AdapterIdentity | None,
-    rank: int,
-    target_modules: str,
-    adapter_seed: int,
-    positions: str,
-    dim: int,
-    seed: int,
+    settings: GradientSettings,
     batch_tokens: int | None,
 ) -> Extractor:
-    """Sketched gradients with respect to the given adapter, or a fresh one."""
-    if adapter is not None:
-        layers = load_adapter(loaded, adapter, model)
-    else:
-        layers = fresh_adapter(loaded.model, rank=rank, target_modules=target_modules, seed=adapter_seed)
-    engine = GradientEngine(loaded, layers, dim=dim, seed=seed)
+    """Projected gradients with respect to the given adapter, or a fresh one."""
+    layers = adapted_layers(loaded, model=model, adapter=adapter, settings=settings)
+    projection = make_projection(settings.projection, dim=settings.dim, seed=settings.seed, device=loaded.device)
+    probes = make_probes(loaded, settings)
+    engine = GradientEngine(loaded, layers, projection=projection, probes=probes, seed=settings.seed)
+    positions = "targets" if settings.kind == "loss" else settings.positions
 
     def compute(rows: Sequence[Encoded]) -> tuple[Tensor, Tensor, Tensor | None]:
         found = engine.features(rows, positions=positions)
         return found.sketch, found.norm, found.layer_norms
 
     budget = batch_tokens or default_batch_tokens(loaded, backward=True)
-    return Extractor(compute, dim=dim, layer_names=engine.layer_names, budget_tokens=budget)
+    return Extractor(compute, dim=projection.dim, layer_names=engine.layer_names, budget_tokens=budget)
+
+
+def adapted_layers(
+    loaded: LoadedModel, *, model: ModelIdentity, adapter: AdapterIdentity | None, settings: GradientSettings
+) -> list[AdaptedLayer]:
+    """The adapter's layers, merged into the model, restricted to `settings.layers`."""
+    if adapter is not None:
+        found = load_adapter(loaded, adapter, model)
+    else:
+        found = fresh_adapter(
+            loaded.model, rank=settings.rank, target_modules=settings.target_modules, seed=settings.adapter_seed
+        )
+    return only_layers(found, settings.layers)
+
+
+def make_probes(loaded: LoadedModel, settings: GradientSettings) -> list[LogitProbe | LossProbe]:
+    """The loss, or the K directions of the probe."""
+    if settings.kind == "loss":
+        return [LossProbe(loaded.model)]
+    return [LogitProbe(loaded.model, settings.probe, seed=settings.seed, number=k) for k in range(settings.probes)]
 
 
 def embedding_extractor(
@@ -134,12 +168,13 @@ def embedding_extractor(
     model: ModelIdentity,
     adapter: AdapterIdentity | None,
     positions: str,
+    pooling: str,
     batch_tokens: int | None,
 ) -> Extractor:
-    """Mean final hidden states of the model, with the adapter merged in if there is one."""
+    """Pooled final hidden states of the model, with the adapter merged in if there is one."""
     if adapter is not None:
         load_adapter(loaded, adapter, model)
-    engine = EmbeddingEngine(loaded)
+    engine = EmbeddingEngine(loaded, pooling=pooling)
 
     def compute(rows: Sequence[Encoded]) -> tuple[Tensor, Tensor, Tensor | None]:
         return *engine.features(rows, positions=positions), None

@@ -16,8 +16,8 @@ from ntkcli.identity import ModelIdentity
 
 SAMPLE_ROWS = 2000
 """Rows tokenised for the estimate: the mean of their lengths is then known to a few percent."""
-PASSES = {"embed": 2, "eval": 2, "ntk": 4.3, "finetune": 6}
-"""Operations a parameter and token: forward 2, backward to activations 2 more; the rest is adapters and the head."""
+OPERATIONS = {"embed": (2.0, 0.0), "ntk": (2.0, 2.3), "loss": (2.0, 3.3)}
+"""Operations a parameter and token: of the forward, and of each backward (to activations 2; adapters and head more)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def estimate(
     device: str,
     passes: int = 1,
 ) -> Estimate:
-    """The bill for `n` rows read `passes` times, from the first `SAMPLE_ROWS` of them; `step` is a key of `PASSES`."""
+    """The bill for `n` rows with `passes` backwards each, from the first rows; `step` is a key of `OPERATIONS`."""
     from ntkcli.engine.models import load_tokenizer
     from ntkcli.engine.speed import operations_per_second
 
@@ -71,8 +71,9 @@ def estimate(
         lengths.append(len(encoded))
         truncated += encoded.truncated
     counts = np.array(lengths or [0])
-    tokens = round(float(counts.mean()) * n * len(lengths) / max(1, sampled)) * passes
+    tokens = round(float(counts.mean()) * n * len(lengths) / max(1, sampled))
     parameters, weight_bytes = weight_size(model)
+    forward, backward = OPERATIONS[step]
     return Estimate(
         step=step,
         rows=n,
@@ -85,7 +86,7 @@ def estimate(
         truncated=truncated,
         disk_bytes=disk_bytes,
         weight_bytes=weight_bytes,
-        seconds=tokens * parameters * PASSES[step] / operations_per_second(device),
+        seconds=tokens * parameters * (forward + passes * backward) / operations_per_second(device),
     )
 
 

@@ -17,7 +17,7 @@ from ntkcli.errors import DataError, UsageError
 from ntkcli.identity import AdapterIdentity, ModelIdentity, resolve_adapter, resolve_model
 from ntkcli.progress import Progress, Silent
 from ntkcli.statistics import Accuracy, PairedDifference, accuracy, paired_difference
-from ntkcli.steps.inputs import encoder_spec, note_conversion, open_store, rows_in_order, settle_dtype
+from ntkcli.steps.inputs import encoder_spec, note_conversion, open_store, rows_in_order, run_parent, settle_dtype
 
 if TYPE_CHECKING:
     from ntkcli.engine.evaluation import Evaluator
@@ -123,7 +123,7 @@ def evaluate(
             f"evals/{name}/{run_name}",
             kind=store.Kind.EVAL,
             spec=spec,
-            parents={},
+            parents=run_parent(stored, run_name) if adapter else {},
             n=len(items.rows),
             part_rows=PART_ROWS,
             arrays=_arrays(items.n_choices),

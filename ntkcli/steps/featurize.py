@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,16 +31,21 @@ from ntkcli.steps.inputs import (
 )
 
 if TYPE_CHECKING:
-    from ntkcli.engine.extract import Extractor
+    from ntkcli.engine.extract import Extractor, GradientSettings
     from ntkcli.steps.estimate import Estimate
 
 VERSION = 1
 """Of the features, in every spec: goes up when the engine gives other values for the same settings."""
-KINDS = ("ntk", "embed")
+KINDS = ("ntk", "loss", "embed")
 POSITIONS = ("completion", "all", "last")
-DEFAULT_POSITIONS = {"ntk": "completion", "embed": "all"}
-"""ntk: METHOD.md 4, features over the answer find skill and topic. embed: the paper's mean over all tokens."""
-PART_ROWS = {"ntk": 256, "embed": 1024}
+POOLINGS = ("mean", "weighted", "last")
+PROBES = ("sum", "rademacher", "centred")
+PROJECTIONS = ("sjlt", "rademacher", "none")
+PROJECTION_VERSION = 1
+"""Of the projections, in every spec: goes up when the same seed gives other numbers."""
+DEFAULT_POSITIONS = {"ntk": "completion", "loss": "completion", "embed": "all"}
+"""ntk (docs/method.md): features over the answer find skill and topic. embed: the paper's mean over all tokens."""
+PART_ROWS = {"ntk": 256, "loss": 256, "embed": 1024}
 """Rows of a part: files of a few MB, and minutes of work that a kill can lose, not hours."""
 
 
@@ -66,7 +71,11 @@ class FeatureSettings:
     kind: str
     max_length: int
     positions: str
+    pooling: str
     probe: str
+    probes: int
+    layers: str
+    projection: str
     dim: int
     seed: int
     dtype: str
@@ -86,13 +95,25 @@ class FeatureSettings:
             "dtype": self.dtype,
             "store_dtype": "float16",
         }
+        if self.kind == "embed":
+            return spec | {"pooling": self.pooling}
+        if adapter is None:
+            fresh = {"rank": self.rank, "target_modules": self.target_modules, "seed": self.adapter_seed}
+            spec["adapter"] = {"fresh": fresh}
         if self.kind == "ntk":
-            if adapter is None:
-                fresh = {"rank": self.rank, "target_modules": self.target_modules, "seed": self.adapter_seed}
-                spec["adapter"] = {"fresh": fresh}
-            spec["probe"] = self.probe
-            spec["projection"] = {"name": "sjlt", "version": 1, "dim": self.dim, "seed": self.seed}
+            spec |= {"probe": self.probe, "probes": self.probes}
+            if self.probe != "sum":
+                spec["probe_seed"] = self.seed
+        spec |= {"layers": self.layers, "projection": {"name": self.projection, "version": PROJECTION_VERSION}}
+        if self.projection != "none":
+            spec["projection"] |= {"dim": self.dim, "seed": self.seed}
         return spec
+
+    def gradient(self) -> GradientSettings:
+        """The part of the settings that the engine takes, for the kinds ntk and loss."""
+        from ntkcli.engine.extract import GradientSettings
+
+        return GradientSettings(**{f.name: getattr(self, f.name) for f in fields(GradientSettings)})
 
 
 def featurize(
@@ -107,7 +128,11 @@ def featurize(
     rows: str | None = None,
     max_length: int = 1024,
     positions: str | None = None,
+    pooling: str = "mean",
     probe: str = "sum",
+    probes: int = 1,
+    layers: str = "all",
+    projection: str = "sjlt",
     dim: int = 8192,
     seed: int = 0,
     dtype: str = "auto",
@@ -132,7 +157,8 @@ def featurize(
         store.SpecDiffersError: the artefact exists and was made with other settings; names each.
     """
     progress = progress or Silent()
-    _check(kind, positions, probe, shard)
+    _check_choices(kind=kind, positions=positions, pooling=pooling, probe=probe, projection=projection)
+    _check_numbers(kind=kind, positions=positions, probes=probes, shard=shard)
     identity = resolve_model(model)
     stored = open_store(store_path, create=True)
     adapter_identity = resolve_adapter(adapter, adapters=stored.path / "adapters") if adapter else None
@@ -148,7 +174,11 @@ def featurize(
         kind=kind,
         max_length=max_length,
         positions=positions or DEFAULT_POSITIONS[kind],
+        pooling=pooling,
         probe=probe,
+        probes=probes,
+        layers=layers,
+        projection=projection,
         dim=dim,
         seed=seed,
         dtype=settle_dtype(dtype, device, known),
@@ -184,6 +214,7 @@ def featurize(
         part_rows=part_rows or PART_ROWS[kind],
         arrays=arrays,
         plan={"batch_tokens": extractor.budget_tokens},
+        attrs={"model": identity.reference, "adapter": str(adapter_identity.folder) if adapter_identity else None},
     )
     if batch_tokens is None:
         extractor.budget_tokens = artefact.plan["batch_tokens"]  # another writer may have been first
@@ -204,8 +235,14 @@ def estimate_featurize(
     dim: int,
     device: str,
     on_error: OnError,
+    probes: int = 1,
+    projection: str = "sjlt",
 ) -> Estimate:
     """What `featurize` with these settings would take. Writes nothing and loads no weights."""
+    if projection == "none":
+        raise UsageError(
+            "--dry-run can't tell the size of exact gradients without the model.", "Give --projection sjlt."
+        )
     from ntkcli.steps.estimate import estimate, hidden_size
 
     identity, file = resolve_model(model), DataFile(data)
@@ -215,13 +252,14 @@ def estimate_featurize(
         stored = open_store(store_path)
         chosen, _ = selected_rows(stored, rows, dataset=stored.get(f"datasets/{store.check_name(name, '--name')}"))
     n = scanned.n if chosen is None else len(chosen)
-    numbers = dim if kind == "ntk" else hidden_size(identity)
+    numbers = hidden_size(identity) if kind == "embed" else dim
     return estimate(
         rows_in_order(file, chosen, scanned.status),
         n=n,
         step=kind,
         model=identity,
         max_length=max_length,
+        passes=probes if kind == "ntk" else 1,
         disk_bytes=n * (2 * numbers + 9),  # float16 vectors; norm, tokens, status
         device=device,
     )
@@ -345,13 +383,23 @@ class _Part:
     status: NDArray[np.uint8]
 
 
-def _check(kind: str, positions: str | None, probe: str, shard: tuple[int, int]) -> None:
-    if kind not in KINDS:
-        raise UsageError(f"--kind {kind} is not known.", f"Give one of: {', '.join(KINDS)}.")
-    if positions is not None and positions not in POSITIONS:
-        raise UsageError(f"--positions {positions} is not known.", f"Give one of: {', '.join(POSITIONS)}.")
-    if probe != "sum":
-        raise UsageError(f"--probe {probe} is not known.", "Give: sum.")
+def _check_choices(*, kind: str, positions: str | None, pooling: str, probe: str, projection: str) -> None:
+    for option, value, known in (
+        ("--kind", kind, KINDS),
+        ("--positions", positions, (None, *POSITIONS)),
+        ("--pooling", pooling, POOLINGS),
+        ("--probe", probe, PROBES),
+        ("--projection", projection, PROJECTIONS),
+    ):
+        if value not in known:
+            raise UsageError(f"{option} {value} is not known.", f"Give one of: {', '.join(filter(None, known))}.")
+
+
+def _check_numbers(*, kind: str, positions: str | None, probes: int, shard: tuple[int, int]) -> None:
+    if probes < 1:
+        raise UsageError(f"--probes {probes} is too few.", "Give 1 or more.")
+    if kind == "loss" and positions not in (None, "completion"):
+        raise UsageError(f"--positions {positions}: the loss is over the answer's tokens.", "Leave it out.")
     if not 0 <= shard[0] < shard[1]:
         raise UsageError(f"--shard {shard[0]}/{shard[1]} is no shard.", "Give I/N with I from 0 to N-1.")
 
@@ -372,20 +420,16 @@ def _load(
     budget = batch_tokens or (known.plan["batch_tokens"] if known is not None else None)
     if settings.kind == "embed":
         extractor = extract.embedding_extractor(
-            loaded, model=model, adapter=adapter, positions=settings.positions, batch_tokens=budget
-        )
-    else:
-        extractor = extract.gradient_extractor(
             loaded,
             model=model,
             adapter=adapter,
-            rank=settings.rank,
-            target_modules=settings.target_modules,
-            adapter_seed=settings.adapter_seed,
             positions=settings.positions,
-            dim=settings.dim,
-            seed=settings.seed,
+            pooling=settings.pooling,
             batch_tokens=budget,
+        )
+    else:
+        extractor = extract.gradient_extractor(
+            loaded, model=model, adapter=adapter, settings=settings.gradient(), batch_tokens=budget
         )
     return extractor, encoder
 

@@ -19,6 +19,7 @@ from ntkcli.scoring.random import random_scores
 from ntkcli.scoring.similarity import cosine_scores, max_scores, mean_scores
 from ntkcli.scoring.text import bm25_scores, dsir_scores, match_length_scores
 from ntkcli.scoring.votes import vote_scores
+from ntkcli.steps import exact
 from ntkcli.steps.inputs import DATASET_PART_ROWS, open_store, selected_rows, write_rows
 from ntkcli.steps.score_inputs import domain_groups, features_of, group_readers, texts_of, token_counts
 
@@ -26,7 +27,7 @@ VERSION = 1
 """Of the scores, in every spec: goes up when the same features would give other scores."""
 BY_FEATURES = ("votes", "mean", "cosine", "max", "rds")
 BY_WORDS = ("bm25", "dsir")
-METHODS = (*BY_FEATURES, *BY_WORDS, "random")
+METHODS = (*BY_FEATURES, "exact", *BY_WORDS, "random")
 VOTE_SHARE = 0.005
 """Of the pool, what each domain row votes for by default: the paper's 9,000 of 1.8 million."""
 MIN_VOTES = 10
@@ -76,7 +77,8 @@ def score(
 ) -> ScoreResult:
     """Write `scores/<name>`: one float32 a row of the data set `pool`, NaN where there is none.
 
-    Methods: `ntkcli.scoring`. `feature` names the features on all sides (default ntk; words and random take none);
+    Methods: `ntkcli.scoring`, and `exact` (`ntkcli.engine.exact`). `feature` names the features on all sides (default
+    ntk; words and random take none);
     `rows` keeps to a selection of the pool; `k` is for votes and rds (default 0.5% of the pool, at least 10),
     `seed` for dsir and random. Several domains, or `group_by="source"`, make groups: a score each, joined by
     `across` (max, mean).
@@ -88,7 +90,15 @@ def score(
     """
     progress = progress or Silent()
     domains = [domain] if isinstance(domain, str) else list(domain or ())
-    _check_options(method, centre=centre, k=k, match_length=match_length, across=across)
+    _check_options(
+        method,
+        centre=centre,
+        k=k,
+        match_length=match_length,
+        across=across,
+        group_by=group_by,
+        domains=len(domains),
+    )
     stored = open_store(store_path)
     dataset = stored.get(f"datasets/{store.check_name(pool, '--pool')}")
     parents = {dataset.name: dataset.fingerprint}
@@ -116,9 +126,20 @@ def score(
         )
     if "groups" in job.spec:
         job.spec["groups"]["across"] = across
-    artefact = _create(stored, name, spec | job.spec, parents | job.parents, dataset)
+    part_rows = exact.PART_ROWS if method == "exact" else DATASET_PART_ROWS
+    artefact = _create(stored, name, spec | job.spec, parents | job.parents, dataset, part_rows=part_rows)
     if artefact.complete:
         progress.note(f"{artefact.name} is finished already")
+    elif method == "exact":
+        exact.fill_exact(
+            stored,
+            artefact,
+            features=stored.get(f"features/{pool}/{feature or 'ntk'}"),
+            pool=dataset,
+            domain=stored.get(f"datasets/{domains[0]}"),
+            only=only,
+            progress=progress,
+        )
     else:
         progress.start(artefact.name, total=job.total, unit="rows")
         _write(artefact, *job.compute(), across=across)
@@ -171,13 +192,24 @@ def scores_of_one_pool(stored: store.Store, names: Sequence[str], *, option: str
     return found
 
 
-def _check_options(method: str, *, centre: bool, k: int | None, match_length: str | None, across: str) -> None:
+def _check_options(
+    method: str,
+    *,
+    centre: bool,
+    k: int | None,
+    match_length: str | None,
+    across: str,
+    group_by: str | None,
+    domains: int,
+) -> None:
     if method not in METHODS:
         raise UsageError(f"--method {method} is not known.", f"Give one of: {', '.join(METHODS)}.")
     if across not in ("max", "mean"):
         raise UsageError(f"--across {across} is not known.", "Give max or mean.")
     for option, given, methods in (
         ("--centre", centre, BY_FEATURES),
+        ("--group-by", group_by is not None, (*BY_FEATURES, *BY_WORDS)),
+        ("a second --domain", domains > 1, (*BY_FEATURES, *BY_WORDS)),
         ("-k", k is not None, ("votes", "rds")),
         ("--match-length", match_length is not None, ("random",)),
     ):
@@ -302,7 +334,13 @@ def _target_lengths(stored: store.Store, reference: str) -> tuple[Rows, store.Ar
 
 
 def _create(
-    stored: store.Store, name: str, spec: dict[str, Any], parents: dict[str, str], dataset: store.Artefact
+    stored: store.Store,
+    name: str,
+    spec: dict[str, Any],
+    parents: dict[str, str],
+    dataset: store.Artefact,
+    *,
+    part_rows: int = DATASET_PART_ROWS,
 ) -> store.Artefact:
     return stored.create(
         f"scores/{store.check_name(name, '--name')}",
@@ -310,7 +348,7 @@ def _create(
         spec=spec,
         parents=parents,
         n=dataset.n,
-        part_rows=DATASET_PART_ROWS,
+        part_rows=part_rows,
         arrays={"score": store.ArraySpec("float32"), "similarity": store.ArraySpec("float32")},
         attrs={"data": dataset.name.partition("/")[2]},
     )

@@ -10,7 +10,7 @@ import torch
 
 from ntkcli.data import Encoder, Message, Row
 from ntkcli.demo import demo_model_path
-from ntkcli.engine.extract import gradient_extractor
+from ntkcli.engine.extract import GradientSettings, gradient_extractor
 from ntkcli.engine.models import load_model
 from ntkcli.identity import resolve_model
 
@@ -37,12 +37,19 @@ def test_features_of_the_real_model() -> None:
         loaded,
         model=identity,
         adapter=None,
-        rank=2,
-        target_modules="all-linear",
-        adapter_seed=0,
-        positions="completion",
-        dim=DIM,
-        seed=0,
+        settings=GradientSettings(
+            kind="ntk",
+            positions="completion",
+            probe="sum",
+            probes=1,
+            projection="sjlt",
+            dim=DIM,
+            seed=0,
+            layers="all",
+            rank=2,
+            target_modules="all-linear",
+            adapter_seed=0,
+        ),
         batch_tokens=None,
     )
     found = extractor.vectors(rows, on_batch=lambda rows, tokens: None)

@@ -24,7 +24,7 @@ def test_adapter_loads_in_plain_peft_and_learns(tmp_path: Path, model_dir: Path,
     result = finetune(
         tmp_path / "s", model=str(model_dir), train=[str(data)], name="r", lr=2e-2, epochs=8, batch_size=8
     )
-    assert result.last_loss < 0.6 * result.first_loss
+    assert result.last_loss < result.first_loss - 0.2  # the tiny head bounds its logits by 0.6, and so the loss
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model_dir), result.adapter)
     b = [p for n, p in model.named_parameters() if "lora_B" in n]
     assert len(b) == 14

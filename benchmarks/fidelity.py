@@ -1,0 +1,175 @@
+#!/usr/bin/env python
+"""How well sketches and probes rank a pool, against the exact score. Real model, real rows (the demo's), one run.
+
+    python benchmarks/fidelity.py [--domain 24] [--pool 96] [--probes 8] [--dense]
+
+1. Spearman and top-20% overlap of the sketched with the exact score, p = 512 ... 16384, three seeds each.
+2. Rank agreement of the probes `sum`, 1, 2, 4, ... `rademacher` and `centred`, with the trace kernels estimated from
+   `--probes` other directions each, all without a sketch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from environment import describe
+from scipy import stats
+from torch import Tensor
+
+from ntkcli.data import DataFile, Encoded, Encoder, Row
+from ntkcli.demo import demo_model_path, write_demo_data
+from ntkcli.engine.adapters import fresh_adapter
+from ntkcli.engine.batches import plan_batches
+from ntkcli.engine.exact import ExactScorer
+from ntkcli.engine.extract import GradientSettings
+from ntkcli.engine.gradients import GradientEngine
+from ntkcli.engine.models import LoadedModel, load_model
+from ntkcli.engine.probes import LogitProbe
+from ntkcli.engine.projections import AgainstMean, make_projection
+from ntkcli.engine.sketch import FactorSketch
+from ntkcli.identity import ModelIdentity, resolve_model
+
+SIZES = (512, 1024, 2048, 4096, 8192, 16384)
+SEEDS = (0, 1, 2)
+TOP_SHARE = 0.2
+
+
+class Several:
+    """Many projections of the same gradients side by side, and the exact dot product with the domain's mean."""
+
+    def __init__(self, names: Sequence[tuple[str, int, int]], device: torch.device) -> None:
+        self.parts = [make_projection(name, dim=p, seed=seed, device=device) for name, p, seed in names]
+        self.exact = AgainstMean(device)
+        self.widths = [part.dim for part in self.parts]
+        self.dim = 1 + sum(self.widths)
+        self._device = device
+        self._factors: dict[int, list[FactorSketch]] = {}
+        self._totals: list[Tensor] = []
+
+    def factor(self, name: str, rank: int, columns: int) -> FactorSketch:
+        own = self.exact.factor(name, rank, columns)
+        self._factors[id(own)] = [part.factor(name, rank, columns) for part in self.parts]
+        return own
+
+    def zeros(self, rows: int) -> Tensor:
+        self._totals = [part.zeros(rows) for part in self.parts]
+        return self.exact.zeros(rows)
+
+    def add(self, total: Tensor, gradient_Brd: Tensor, factor: FactorSketch) -> None:
+        self.exact.add(total, gradient_Brd, factor)
+        for part, own, sums in zip(self.parts, self._factors[id(factor)], self._totals, strict=True):
+            part.add(sums, gradient_Brd * own.alpha[:, None], own)
+
+    def finish(self, total: Tensor) -> Tensor:
+        found = [part.finish(sums) for part, sums in zip(self.parts, self._totals, strict=True)]
+        return torch.cat([total, *found], dim=1)
+
+
+def agreement(found: np.ndarray, exact: np.ndarray) -> tuple[float, float]:
+    """Spearman, and the share of the exact top 20% that is in the found top 20%."""
+    n = max(1, round(TOP_SHARE * len(exact)))
+    overlap = len(set(np.argsort(-found)[:n]) & set(np.argsort(-exact)[:n])) / n
+    return float(stats.spearmanr(found, exact).statistic), overlap
+
+
+def sketches(loaded: LoadedModel, domain: list[Encoded], pool: list[Encoded], *, dense: bool) -> None:
+    names = [("sjlt", p, seed) for p in SIZES for seed in SEEDS] + ([("rademacher", 512, 0)] if dense else [])
+    several = Several(names, loaded.device)
+    layers = fresh_adapter(loaded.model, rank=16, target_modules="all-linear", seed=0)
+    engine = GradientEngine(loaded, layers, projection=several, probes=[LogitProbe(loaded.model, "sum")])
+
+    def run(rows: list[Encoded]) -> np.ndarray:
+        found = np.zeros((len(rows), several.dim))
+        for where in plan_batches([len(row) for row in rows], 1024):
+            ((values, _),) = engine.each_probe([rows[i] for i in where], positions="completion")
+            found[where] = values.double().numpy()
+        return found
+
+    mean = run(domain).mean(axis=0)
+    several.exact.collecting = False
+    values = run(pool)
+    exact, start = values[:, 0], 1
+    print(f"\n{'projection':12} {'p':>6}  Spearman with exact (seeds)      top-20% overlap")
+    for name, p in dict.fromkeys((name, p) for name, p, _ in names):
+        pairs = []
+        for _ in [n for n in names if n[:2] == (name, p)]:
+            columns = slice(start, start + p)
+            pairs.append(agreement(values[:, columns] @ mean[columns], exact))
+            start += p
+        rho = ", ".join(f"{r:.4f}" for r, _ in pairs)
+        print(f"{name:12} {p:6}  {rho:32} {', '.join(f'{o:.2f}' for _, o in pairs)}")
+
+
+def probe_scores(
+    identity: ModelIdentity, domain: list[Encoded], pool: list[Encoded], probe: str, numbers: int, seed: int
+) -> list[np.ndarray]:
+    """The exact score of each of `numbers` single directions."""
+    found = []
+    for number in range(numbers):
+        settings = GradientSettings(
+            kind="ntk",
+            positions="completion",
+            probe=probe,
+            probes=1,
+            projection="none",
+            dim=1,
+            seed=seed + number,
+            layers="all",
+            rank=16,
+            target_modules="all-linear",
+            adapter_seed=0,
+        )
+        loaded = load_model(identity, dtype="float32", device="auto")
+        scorer = ExactScorer(loaded, model=identity, adapter=None, settings=settings)
+        scorer.learn(domain)
+        found.append(scorer.score(pool))
+    return found
+
+
+def probes(identity: ModelIdentity, domain: list[Encoded], pool: list[Encoded], count: int) -> None:
+    total = probe_scores(identity, domain, pool, "sum", 1, 0)[0]
+    print(f"\n{'probe':24} Spearman with the trace kernel of {count} other directions: rademacher, centred")
+    kernels = {
+        p: np.mean(probe_scores(identity, domain, pool, p, count, 1000), axis=0) for p in ("rademacher", "centred")
+    }
+    rows = {"sum": total}
+    for name in ("rademacher", "centred"):
+        single = probe_scores(identity, domain, pool, name, max(1, count // 2), 0)
+        for k in (1, 2, 4, 8):
+            if k <= len(single):
+                rows[f"{name} x {k}"] = np.mean(single[:k], axis=0)
+    for name, values in rows.items():
+        print(f"{name:24} {', '.join(f'{agreement(values, kernel)[0]:.3f}' for kernel in kernels.values())}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--domain", type=int, default=24)
+    parser.add_argument("--pool", type=int, default=96)
+    parser.add_argument("--probes", type=int, default=8, help="0: only the sketches")
+    parser.add_argument("--dense", action="store_true", help="the dense projection too, at p = 512 (slow)")
+    args = parser.parse_args()
+    identity = resolve_model(str(demo_model_path()))
+    loaded = load_model(identity, dtype="float32", device="auto")
+    encoder = Encoder(loaded.tokenizer, max_length=160)
+    with tempfile.TemporaryDirectory() as folder:
+        made = write_demo_data(Path(folder), n_train=max(3, args.domain), n_pool=args.pool)
+        domain, pool = (
+            [encoder.encode(row) for row in islice(DataFile(path).rows(), n) if isinstance(row, Row)]
+            for path, n in ((made.train, args.domain), (made.pool, args.pool))
+        )
+    print(describe())
+    print(f"{len(domain)} domain rows, {len(pool)} pool rows, fresh adapter of rank 16 on all linear layers, probe sum")
+    sketches(loaded, domain, pool, dense=args.dense)
+    if args.probes:
+        probes(identity, domain, pool, args.probes)
+
+
+if __name__ == "__main__":
+    main()

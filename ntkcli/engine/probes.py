@@ -1,0 +1,133 @@
+"""Directions in logit space: where a feature's backward begins, at the cost of no logits for a linear head.
+
+For f = sum_t w_t v·logits_t the gradient at the hidden state of token t is w_t W^T v: a constant vector for a linear
+head. Probes (docs/method.md):
+
+    sum          v = 1, the paper's (arXiv 2511.07380, section 4)
+    rademacher   v = ±1 by hash, the same for every row; E <∇v·f, ∇v·f'> = tr Θ(x, x')   (Hutchinson)
+    centred      v - mean(v): the trace of the kernel that softmax can see; a shift of all logits changes nothing
+
+and for kind `loss` the gradient of the mean cross-entropy, which needs the logits: they are computed in blocks of
+positions that take `LOGIT_BLOCK_BYTES` at most. So are they for heads with a soft cap c·tanh(z/c), under any probe.
+
+Legend: B rows, T tokens, D hidden size, V vocabulary, N positions of a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ntkcli.engine.models import head_of, soft_cap
+from ntkcli.engine.sketch import signs
+
+PROBES = ("sum", "rademacher", "centred")
+LOGIT_BLOCK_BYTES = 256 * 2**20
+"""Bound on the float32 logits that are held at once; three such blocks may stand at a time."""
+
+Probe = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(hidden (B, T, D), weight (B, T) float32, ids (B, T)) → gradient of f at the hidden states, (B, T, D) float32.
+
+Divided by the probe's `scale`, so that it is of order one in any dtype.
+"""
+
+
+class LogitProbe:
+    """f = sum_t w_t v·logits_t for one direction v. `scale` was left out of the gradient."""
+
+    def __init__(self, model: Any, name: str, *, seed: int = 0, number: int = 0) -> None:
+        self._weight_VD = head_of(model).weight.detach()
+        self._cap = soft_cap(model)
+        self.scale = _constant_factor(model)
+        v_V = direction(name, self._weight_VD.shape[0], seed=seed, number=number).to(self._weight_VD.device)
+        if self._cap is None:
+            u_D = _combine(self._weight_VD, v_V)
+            length = float(torch.linalg.vector_norm(u_D)) or 1.0
+            self.scale *= length
+            self._unit_D = (u_D / length).float()
+        else:
+            self._v_V = v_V
+            self.scale *= float(torch.linalg.vector_norm(_combine(self._weight_VD, v_V))) or 1.0
+
+    def __call__(self, hidden_BTD: Tensor, weight_BT: Tensor, ids_BT: Tensor) -> Tensor:
+        """See `Probe`."""
+        del ids_BT
+        if self._cap is None:
+            return weight_BT[..., None] * self._unit_D
+        cap = self._cap
+
+        def slope(logits_NV: Tensor, _: Tensor) -> Tensor:
+            return self._v_V * (1 - torch.tanh(logits_NV / cap) ** 2)
+
+        return _through_logits(self._weight_VD, hidden_BTD, weight_BT / self.scale, slope)
+
+
+class LossProbe:
+    """f = sum_t w_t cross-entropy of the next token: kind `loss`."""
+
+    def __init__(self, model: Any) -> None:
+        head = head_of(model)
+        self._weight_VD, self._bias_V = head.weight.detach(), None if head.bias is None else head.bias.detach()
+        self._cap, self._factor, self.scale = soft_cap(model), _constant_factor(model), 1.0
+
+    def __call__(self, hidden_BTD: Tensor, weight_BT: Tensor, ids_BT: Tensor) -> Tensor:
+        """See `Probe`. The weight of a row's last position must be 0: nothing follows it."""
+
+        def slope(z_NV: Tensor, target_N: Tensor) -> Tensor:
+            if self._bias_V is not None:
+                z_NV = z_NV + self._bias_V
+            squashed = z_NV if self._cap is None else self._cap * torch.tanh(z_NV / self._cap)
+            gradient_NV = torch.softmax(self._factor * squashed, dim=-1)
+            gradient_NV[torch.arange(len(target_N), device=target_N.device), target_N] -= 1
+            if self._cap is not None:
+                gradient_NV *= 1 - (squashed / self._cap) ** 2
+            return self._factor * gradient_NV
+
+        return _through_logits(self._weight_VD, hidden_BTD, weight_BT, slope, targets_BT=ids_BT.roll(-1, dims=1))
+
+
+def direction(name: str, size: int, *, seed: int, number: int) -> Tensor:
+    """v (V,) float32: a pure function of (name, seed, number, index)."""
+    if name == "sum":
+        return torch.ones(size)
+    v_V = torch.from_numpy(signs(seed, f"probe|{number}", size))
+    return v_V - v_V.mean() if name == "centred" else v_V
+
+
+def _combine(weight_VD: Tensor, v_V: Tensor) -> Tensor:
+    """W^T v (D,) float64, in blocks of rows: no copy of the head."""
+    total = torch.zeros(weight_VD.shape[1], dtype=torch.float64, device=weight_VD.device)
+    for start in range(0, len(v_V), 8192):
+        total += v_V[start : start + 8192].double() @ weight_VD[start : start + 8192].double()
+    return total
+
+
+def _through_logits(
+    weight_VD: Tensor,
+    hidden_BTD: Tensor,
+    weight_BT: Tensor,
+    slope: Callable[[Tensor, Tensor], Tensor],
+    *,
+    targets_BT: Tensor | None = None,
+) -> Tensor:
+    """w_t W^T slope(W h_t, target_t) at the positions of nonzero weight, block by block."""
+    upstream = torch.zeros(hidden_BTD.shape, dtype=torch.float32, device=hidden_BTD.device)
+    block = max(1, LOGIT_BLOCK_BYTES // (4 * weight_VD.shape[0]))
+    positions = weight_BT.nonzero()
+    for start in range(0, len(positions), block):
+        where = positions[start : start + block]
+        index = where.unbind(dim=1)
+        logits_NV = (hidden_BTD[index] @ weight_VD.T).float()
+        targets = where[:, 1] if targets_BT is None else targets_BT[index]
+        gradient_ND = slope(logits_NV, targets).to(weight_VD.dtype) @ weight_VD
+        upstream[index] = weight_BT[index][:, None] * gradient_ND.float()
+    return upstream
+
+
+def _constant_factor(model: Any) -> float:
+    """What Cohere and Granite multiply their logits by."""
+    config = model.config.get_text_config()
+    return float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
