@@ -43,8 +43,8 @@ class Across(StrEnum):
 
 
 METHOD_HELP = (
-    "votes: of the domain's nearest rows; mean: the paper's kernel mean; cosine: the mean; exact: mean without a projection; "
-    "max: the highest cosine; "
+    "votes: of the domain's nearest rows; mean: the paper's kernel mean; cosine: the mean; exact: mean without a "
+    "projection; max: the highest cosine; "
     "rds: round-robin over the domain's nearest rows; bm25, dsir: by words; random."
 )
 

@@ -14,16 +14,21 @@ from numpy.typing import NDArray
 from ntkcli.selection.chooser import Chooser, Floats
 
 CONTENDERS = 1024
-"""Rows whose gains are followed at every step; the others are bounded by how far the direction has moved."""
+"""Rows whose gains are followed at every step; the others wait for the next full pass."""
+REFRESH = 64
+"""Rows that are chosen exactly, and the inverse of how far the mean may move between later passes."""
 
 
 def choose_by_herding(chooser: Chooser, unit: Floats, target: NDArray[np.float64]) -> None:
     """Fill the chooser; `unit` (n, p) float32 are unit features, `target` (p,) is μ.
 
-    Exact: gains move by no more than |d - d'|, the move of the direction, as rows are unit; while the best contender is
-    ahead of every other row by that, only contenders are computed. A full pass costs O(n · p) and happens at
-    each of the first steps and ever more rarely then; every step costs O(CONTENDERS · p).
-    Memory: `unit` and the contenders.
+    A full pass finds the contenders, and the next few rows are taken among them. The first REFRESH rows are exact: with
+    unit rows no gain moves by more than |d - d'|, the move of the direction, so a contender that is ahead of all other
+    rows by that is the best. Later a pass serves up to t / REFRESH rows after t: they move the mean by a part in
+    REFRESH, and only a row that comes up by less than that can be overlooked, until the next pass.
+
+    Time O(n · p) for each of about REFRESH · (1 + log(N / REFRESH)) passes and O(CONTENDERS · p) for each row; memory:
+    `unit` and the contenders.
     """
     total = unit[chooser.taken].sum(axis=0, dtype=np.float64)
     while not chooser.done:
@@ -46,16 +51,16 @@ def _follow(
     start: NDArray[np.float64],
     rest: float,
 ) -> None:
-    """Take contenders while the best of them is surely the best of all, at least one; `total` grows with them."""
+    """Take contenders while the best of them is surely or nearly the best of all; `total` grows with them."""
     near = unit[contenders]
-    first = True
+    begun = len(chooser.taken)
+    free = max(1, begun // REFRESH)
     while not chooser.done:
         direction = target - total / (len(chooser.taken) + 1)
         gains = np.where(chooser.open[contenders], near @ direction.astype(np.float32), -np.inf)
         at = int(np.argmax(gains))
         sure = gains[at] >= rest + float(np.linalg.norm(direction - start))
-        if not np.isfinite(gains[at]) or not (first or sure):
+        if not np.isfinite(gains[at]) or not (len(chooser.taken) - begun < free or sure):
             return
         if chooser.take(int(contenders[at]), float(gains[at])):
             total += near[at]
-            first = False
