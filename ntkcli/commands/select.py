@@ -24,6 +24,15 @@ class Leaks(StrEnum):
     IGNORE = "ignore"
 
 
+class Format(StrEnum):
+    """Schemas of an export."""
+
+    OWN = "own"
+    MESSAGES = "messages"
+    ALPACA = "alpaca"
+    PROMPT_COMPLETION = "prompt-completion"
+
+
 class Method(StrEnum):
     """Ways to select."""
 
@@ -105,9 +114,16 @@ def select(
     export: Annotated[
         Path | None,
         typer.Option(
-            help="Write the rows there as JSON Lines, with ntksel_score and ntksel_rank.",
+            help="Write the rows there, with ntksel_score and ntksel_rank: .jsonl, .parquet or a folder (datasets).",
             show_default="no file",
         ),
+    ] = None,
+    schema: Annotated[
+        Format, typer.Option("--format", help="The export's columns: the pool's own, or a trainer's schema.")
+    ] = Format.OWN,
+    export_scores: Annotated[
+        Path | None,
+        typer.Option(help="Write all scores of the pool there, as .parquet.", show_default="no file"),
     ] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Write why each row was chosen to the store's reports/.")
@@ -120,6 +136,8 @@ def select(
     from ntkcli.steps import select as step
 
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
+    if export is None and schema is not Format.OWN:
+        raise UsageError(f"--format {schema.value} is given without --export.", "Give --export FILE.")
     result = step.select(
         store,
         score=score,
@@ -143,6 +161,8 @@ def select(
         domain=domain or (),
         centre=centre,
         export=export,
+        schema=schema.value,
+        scores_export=export_scores,
         explain=explain,
         progress=output.progress,
     )

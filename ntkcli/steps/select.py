@@ -21,7 +21,7 @@ from ntkcli.steps.choose import METHODS, Candidates, Sides, choose, rows_with_fe
 from ntkcli.steps.decontaminate import TestFiles, find_leaks, test_files, write_report
 from ntkcli.steps.eligible import Eligible, keep_first_of_repeats, keep_lengths, listed_rows
 from ntkcli.steps.explain import write_explanations
-from ntkcli.steps.export import export_rows
+from ntkcli.steps.export import Format, export_rows, export_scores
 from ntkcli.steps.inputs import DATASET_PART_ROWS, open_store, require_spec, write_rows
 from ntkcli.steps.score_inputs import token_counts
 
@@ -131,16 +131,19 @@ def select(
     domain: Sequence[str] = (),
     centre: bool = False,
     export: str | Path | None = None,
+    schema: Format = "own",
+    scores_export: str | Path | None = None,
     explain: bool = False,
     progress: Progress | None = None,
 ) -> SelectResult:
-    """Write `selections/<name>`: `n` rows of the pool of `scores/<score>` in rank order; export them as JSONL.
+    """Write `selections/<name>`: `n` rows of the pool of `scores/<score>` in rank order, and export them.
 
     `n` "auto" stops when a further row gains less than 5% of the first; None takes what fits `token_budget`, which also
     ends a selection of fixed `n` early. Methods: `ntkcli.selection`; all but top compare features, by default those
     that the score was made from, else `feature` and `domain`. Only scored rows are chosen, none twice.
 
-    `explain` writes `reports/<name>-why.jsonl`.
+    `export` and `schema` are `export_rows`' path and schema, `scores_export` is a parquet file for all scores of the
+    pool; `explain` writes `reports/<name>-why.jsonl`.
 
     Raises:
         UsageError: constraints contradict each other or leave fewer than `n` rows; it says which one, and by how much.
@@ -174,8 +177,11 @@ def select(
         rows, gains, removed = _choose(request, name, progress)
         artefact = _write(request, path, rows, gains)
     if export is not None:
-        export_rows(stored, request.dataset, artefact, Path(export))
+        export_rows(stored, request.dataset, artefact, Path(export), schema=schema)
         progress.note(f"wrote {export}")
+    if scores_export is not None:
+        export_scores(stored, request.dataset, Path(scores_export))
+        progress.note(f"wrote {scores_export}")
     if explain:
         progress.note(f"wrote {write_explanations(stored, artefact)}")
     return SelectResult(
