@@ -56,7 +56,7 @@ def _root(
         raise typer.Exit
 
 
-for _verb in ("featurize", "score", "select", "explain", "finetune", "eval", "info", "demo"):
+for _verb in ("featurize", "score", "select", "explain", "finetune", "eval", "info", "rm", "demo"):
     import_module(f"ntkcli.commands.{_verb}").add_to(app)
 
 

@@ -61,6 +61,14 @@ class Dtype(StrEnum):
     FLOAT16 = "float16"
 
 
+class StoreDtype(StrEnum):
+    """Number formats that features are kept in."""
+
+    FLOAT16 = "float16"
+    INT8 = "int8"
+    FLOAT32 = "float32"
+
+
 class OnError(StrEnum):
     """What bad rows do."""
 

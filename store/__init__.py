@@ -9,7 +9,8 @@ scores.read("score")
 """
 
 from store.artefact import Artefact
-from store.atomic import publish_dir, write_bytes
+from store.atomic import free_bytes, publish_dir, write_bytes
+from store.check import Checked, Finding, check
 from store.documents import ArraySpec
 from store.errors import (
     DamagedError,
@@ -21,7 +22,7 @@ from store.errors import (
     SpecDiffersError,
     StoreError,
 )
-from store.layout import Kind, RowStatus, check_name, n_parts, part_bounds, status_attrs
+from store.layout import Kind, RowStatus, check_name, n_parts, part_bounds, row_ranges, say_rows, status_attrs
 from store.root import Store
 from store.spec import ABSENT, Difference, canonical_json, differences, fingerprint
 
@@ -29,8 +30,10 @@ __all__ = [
     "ABSENT",
     "ArraySpec",
     "Artefact",
+    "Checked",
     "DamagedError",
     "Difference",
+    "Finding",
     "IncompleteError",
     "Kind",
     "MissingArtefactError",
@@ -42,12 +45,16 @@ __all__ = [
     "Store",
     "StoreError",
     "canonical_json",
+    "check",
     "check_name",
     "differences",
     "fingerprint",
+    "free_bytes",
     "n_parts",
     "part_bounds",
     "publish_dir",
+    "row_ranges",
+    "say_rows",
     "status_attrs",
     "write_bytes",
 ]

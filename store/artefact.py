@@ -175,8 +175,7 @@ def _read_attributes(path: Path, name: str) -> dict[str, Any]:
         why = "its spec and fingerprint disagree"
     else:
         return attrs
-    mend = f"restore {path / NODE_FILE} from a copy, or delete {path} and run the command that made it again"
-    raise DamagedError(f"{name} is damaged: {why}", mend, artefact=name)
+    raise DamagedError(f"{name} is damaged: {why}", documents.mend_of(path / NODE_FILE, name), artefact=name)
 
 
 def _is_count(value: object, least: int) -> bool:

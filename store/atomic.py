@@ -11,6 +11,7 @@ import errno
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -118,6 +119,12 @@ def publish_dir(temp: Path, final: Path) -> bool:
     finally:
         sync_folder(final.parent)  # also when taken: the other writer may not have got to it yet
     return True
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes that the disk of `path` still takes from this user; as good as endless where it does not say."""
+    disk = os.statvfs(path)
+    return disk.f_bavail * disk.f_frsize if disk.f_blocks else sys.maxsize
 
 
 def make_folder(path: Path) -> None:

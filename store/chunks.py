@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from store.documents import ArraySpec, Rows
 
-_CRC_BYTES: Final = 4
+CRC_BYTES: Final = 4
 _PAGE_BYTES: Final = 4096
 _PIECE_BYTES: Final = 1 << 20  # read and checked at a time: fits a core's L2 cache
 Bytes = npt.NDArray[np.uint8]
@@ -35,7 +35,7 @@ def encode(rows: Rows, spec: ArraySpec, part_rows: int) -> list[memoryview]:
         whole[: len(rows)] = rows
         rows = whole
     data = _encode_strings(rows) if spec.is_string else _bytes_of(rows)
-    return [data.data, memoryview(_crc32c(data).to_bytes(_CRC_BYTES, "little"))]
+    return [data.data, memoryview(_crc32c(data).to_bytes(CRC_BYTES, "little"))]
 
 
 def read_into(out: Rows, path: Path, spec: ArraySpec, part_rows: int) -> None:
@@ -89,7 +89,7 @@ def _read_numbers(file: FileIO, out: Bytes, padding: int) -> None:
         if not _fill(file, piece):
             raise ChunkError("its file is too short")
         crc = extend(crc, piece)
-    _check(file.read(_CRC_BYTES + 1), crc)
+    _check(file.read(CRC_BYTES + 1), crc)
 
 
 def _fill(file: FileIO, piece: Bytes) -> bool:
@@ -112,8 +112,8 @@ def _encode_strings(rows: Rows) -> Bytes:
 def _decode_strings(data: bytes, part_rows: int) -> Rows:
     from numcodecs import VLenUTF8
 
-    body = data[:-_CRC_BYTES]
-    _check(data[-_CRC_BYTES:], _crc32c(np.frombuffer(body, np.uint8)))
+    body = data[:-CRC_BYTES]
+    _check(data[-CRC_BYTES:], _crc32c(np.frombuffer(body, np.uint8)))
     rows: Rows = VLenUTF8().decode(body)
     if len(rows) != part_rows:
         raise ChunkError(f"it holds {len(rows)} rows, not {part_rows}")
@@ -121,7 +121,7 @@ def _decode_strings(data: bytes, part_rows: int) -> Rows:
 
 
 def _check(found: bytes, crc: int) -> None:
-    if found != crc.to_bytes(_CRC_BYTES, "little"):
+    if found != crc.to_bytes(CRC_BYTES, "little"):
         raise ChunkError("its checksum does not match its bytes")
 
 

@@ -11,8 +11,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from store import mend
 from store.errors import DamagedError, StoreError
-from store.layout import NODE_FILE, RECORDS, n_parts
+from store.layout import NODE_FILE, RECORDS, is_artefact, n_parts
 
 STRING: Final = "string"
 Rows = npt.NDArray[Any]
@@ -150,5 +151,15 @@ def _read(path: Path, name: str) -> dict[str, Any]:
 
 def _damaged(path: Path, name: str, why: str) -> DamagedError:
     what = f"{name} is damaged: {path} {why}"
-    mend = "restore it from a copy, or delete the artefact's folder and run the command that made it again"
-    return DamagedError(what, mend, artefact=name)
+    return DamagedError(what, mend_of(path, name), artefact=name)
+
+
+def mend_of(path: Path, name: str) -> str:
+    """How to mend the document `path` of the artefact `name`."""
+    if not is_artefact(name):
+        return "restore it from a copy"
+    store = mend.store_of(path)
+    return (
+        f"restore it from a copy, or give the artefact up: {mend.removing(store, name)} and then "
+        f"{mend.making(store, name)} again"
+    )

@@ -91,6 +91,15 @@ def kind_of(path: str) -> Kind:
     raise NameInvalidError(f"{path!r} is no artefact's path", f"use one of {shapes}")
 
 
+def is_artefact(path: str) -> bool:
+    """Whether `path` is that of an artefact."""
+    try:
+        kind_of(path)
+    except NameInvalidError:
+        return False
+    return True
+
+
 def n_parts(n: int, part_rows: int) -> int:
     """How many parts `n` rows make."""
     return -(-n // part_rows)

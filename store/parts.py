@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from store import atomic, chunks, documents
+from store import atomic, chunks, documents, mend
 from store.documents import ArraySpec, Rows
 from store.errors import DamagedError, IncompleteError, StoreError
 from store.layout import NODE_FILE, RECORDS, n_parts, part_bounds, row_ranges, say_rows
@@ -85,9 +85,21 @@ class Parts:
             data.publish()
             record.publish()
 
+    def bytes_to_write(self, parts: Sequence[int]) -> int:
+        """What the given parts will take on disk, in whole blocks; strings, whose length is not known, not counted."""
+        block = os.statvfs(self.path).f_frsize or 1
+        chunk_bytes = [
+            spec.row_bytes * self.part_rows + chunks.CRC_BYTES for spec in self.arrays.values() if not spec.is_string
+        ]
+        return len(parts) * sum(-(-size // block) * block for size in [*chunk_bytes, block])  # and the record
+
     def forget_part(self, i: int) -> None:
         """Part `i` is not done: the mend for a damaged one."""
         self._records.forget(i)
+
+    def stray_records(self) -> list[tuple[Path, str]]:
+        """Files among the records that vouch for nothing, and why."""
+        return self._records.strays()
 
     def verify_part(self, i: int) -> None:
         """Read all of part `i`; DamagedError if its bytes are not those that its record vouches for."""
@@ -140,8 +152,9 @@ class Parts:
     def _damaged(self, i: int, why: str) -> DamagedError:
         start, stop = self.part_bounds(i)
         what = f"{self.name} is damaged: part {i} (rows {start}-{stop - 1}): {why}"
-        mend = f"delete {self._records.path(i)} and run the command that made it again: it redoes that part"
-        return DamagedError(what, mend, artefact=self.name, part=i, rows=(start, stop))
+        how = f"run {mend.repairing(mend.store_of(self.path))}, which forgets that part, and then "
+        how += f"{mend.making(mend.store_of(self.path), self.name)} again, which redoes it"
+        return DamagedError(what, how, artefact=self.name, part=i, rows=(start, stop))
 
 
 def create_files(

@@ -52,6 +52,16 @@ class Records:
                 records[int(entry)] = self.read(int(entry))
         return records
 
+    def strays(self) -> list[tuple[Path, str]]:
+        """Files that vouch for nothing, and why: not four bytes, a zero, or of a part that there is not."""
+        found = []
+        for path in sorted(self.folder.iterdir()) if self.folder.is_dir() else []:
+            if not path.name.isdecimal() or int(path.name) >= self.n:
+                found.append((path, f"is of no part: there are {self.n}"))
+            elif not self.read(int(path.name)):
+                found.append((path, f"is not the {_RECORD_BYTES} bytes of a digest"))
+        return found
+
     def missing(self, parts: Iterable[int]) -> list[int]:
         """Those of `parts` that are not done."""
         return [i for i in parts if not self.read(i)]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from store import atomic, declaration, documents, header
+from store import atomic, declaration, documents, header, mend
 from store.artefact import Artefact
 from store.documents import ArraySpec
 from store.errors import DamagedError, MissingArtefactError, SpecDiffersError
@@ -130,27 +130,49 @@ class Store:
         return found
 
     def check_parents(self, artefact: Artefact) -> None:
-        """SpecDiffersError if a parent is missing, or is no longer what `artefact` was made from."""
-        now = {parent: self.find(parent) for parent in artefact.parents}
-        current = {parent: found.fingerprint for parent, found in now.items() if found is not None}
-        changed = differences(artefact.parents, current)
-        if changed:
-            what = f"what {artefact.name} was made from has changed: {listed(changed)}"
-            mend = "make it again under another name, or remove it and run the same command again"
-            raise SpecDiffersError(what, mend, differences=changed)
+        """SpecDiffersError if what `artefact` was made from, or what that was made from, and so on, has changed.
+
+        The error names the first that is stale and the commands that make it again. A parent that was removed has
+        not changed: what was made from it is still what it was.
+        """
+        seen, waiting = {artefact.name}, [artefact]
+        while waiting:
+            child = waiting.pop()
+            now = {name: found for name in child.parents if (found := self.find(name)) is not None}
+            current = {name: found.fingerprint for name, found in now.items()}
+            if changed := differences({name: child.parents[name] for name in current}, current):
+                rests = "" if child is artefact else f"{artefact.name} rests on {child.name}, and "
+                what = f"{rests}what {child.name} was made from has changed: {listed(changed)}"
+                how = f"run {mend.removing(self.path, child.name)} and then {mend.making(self.path, child.name)} again"
+                raise SpecDiffersError(what, f"{how}, or make it under another name", differences=changed)
+            waiting += [found for name, found in sorted(now.items()) if name not in seen]
+            seen |= now.keys()
+
+    def dependents(self, name: str) -> list[str]:
+        """The artefacts that were made from `name`, sorted; damaged ones, which can't say, are left out."""
+        return [other.name for other in self.artefacts(on_damage=lambda _: None) if name in other.parents]
 
     def remove(self, name: str) -> None:
         """Delete the artefact `name`, damaged or not, whole; MissingArtefactError if there is none."""
+        self.require(name)
+        atomic.withdraw_dir(self._place(name), self.tmp_path())
+
+    def require(self, name: str) -> None:
+        """MissingArtefactError unless the artefact `name` is there, damaged or not."""
         kind_of(name)
         if not self._place(name).is_dir():
             raise self._missing(name)
-        atomic.withdraw_dir(self._place(name), self.tmp_path())
+
+    def artefact_path(self, name: str) -> Path:
+        """The folder of the artefact `name`, which need not exist."""
+        kind_of(name)
+        return self._place(name)
 
     def _missing(self, name: str) -> MissingArtefactError:
         kind = kind_of(name)
         there = ", ".join(self._names([kind]))
-        mend = f"make it first, or give one of {there}" if there else f"make it first: there is no {kind} yet"
-        return MissingArtefactError(f"there is no {name} in {self.path}", mend)
+        how = f"make it first, or give one of {there}" if there else f"make it first: there is no {kind} yet"
+        return MissingArtefactError(f"there is no {name} in {self.path}", how)
 
     def _place(self, name: str) -> Path:
         return self.path / ARRAYS / name

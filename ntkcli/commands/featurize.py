@@ -64,12 +64,18 @@ def featurize(
         str, typer.Option(help="ntk, loss without --adapter: its layers (all-linear, or names).")
     ] = "all-linear",
     adapter_seed: Annotated[int, typer.Option(help="ntk, loss without --adapter: seed of the fresh one.")] = 0,
+    store_dtype: Annotated[
+        o.StoreDtype,
+        typer.Option("--store-dtype", help="Format features are kept in; int8: half the disk, one scale a row."),
+    ] = o.StoreDtype.FLOAT16,
     dtype: o.DtypeOption = o.Dtype.AUTO,
     device: o.Device = "auto",
     batch_tokens: o.BatchTokens = None,
     part_rows: Annotated[
         int | None,
-        typer.Option(min=1, help="Rows of a part, the unit of resume.", show_default="256; 1024 for embed"),
+        typer.Option(
+            min=1, help="Rows of a part, the unit of resume.", show_default="256; 1024 for embed; more for large data"
+        ),
     ] = None,
     shard: Annotated[
         str | None,
@@ -103,6 +109,7 @@ def featurize(
             projection=projection.value,
             device=device,
             on_error=on_error.value,
+            store_dtype=store_dtype.value,
         )
         output.result(found, line=estimate_line(found))
         return ExitCode.OK
@@ -124,6 +131,7 @@ def featurize(
         projection=projection.value,
         dim=dim,
         seed=seed,
+        store_dtype=store_dtype.value,
         dtype=dtype.value,
         device=o.own_device(device),
         batch_tokens=batch_tokens,

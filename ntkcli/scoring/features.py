@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import store
+from ntkcli import quantisation
 
 Floats = NDArray[np.float32]
 Wide = NDArray[np.float64]
@@ -41,6 +42,7 @@ class FeatureReader:
     ) -> None:
         self.artefact, self.n, self._on_block = artefact, n, on_block
         self._vectors = "embedding" if "embedding" in artefact.arrays else "sketch"
+        self._held = [name for name in (self._vectors, quantisation.SCALE) if name in artefact.arrays]
         self.dim = int(artefact.arrays[self._vectors].tail[0])
         self._rows: Rows = artefact.read("row") if "row" in artefact.arrays else np.arange(artefact.n)
         self._keep = np.ones(artefact.n, dtype=np.bool_) if only is None else np.isin(self._rows, only)
@@ -48,10 +50,10 @@ class FeatureReader:
 
     def blocks(self) -> Iterator[Block]:
         """The rows in order, one part of the artefact at a time."""
-        for where, arrays in self.artefact.blocks((self._vectors, "norm")):
+        for where, arrays in self.artefact.blocks([*self._held, "norm"]):
             norm = arrays["norm"]
             keep = np.isfinite(norm) & self._keep[where]
-            unit = arrays[self._vectors][keep].astype(np.float32)
+            unit = quantisation.decode({name: arrays[name][keep] for name in self._held}, self._vectors)
             yield Block(self._rows[where][keep], unit, norm[keep].astype(np.float64))
             self._on_block(where.stop - where.start)
 

@@ -104,6 +104,8 @@ def evaluate(
         else resolve_adapter(reference, adapters=stored.path / "adapters")
         for reference in run
     }
+    for reference in run:
+        run_parent(stored, None if reference == BASE else reference)  # refuses a run whose training rows have changed
     if len(adapters) < len(run):
         raise UsageError("Two --run have the same name.", "Rename the folder of one of them.")
     evaluator: Evaluator | None = None

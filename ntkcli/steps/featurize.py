@@ -13,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 import store
+from ntkcli import quantisation
 from ntkcli.data import BadRow, DataFile, Encoded, Encoder, Row, RowError, scan
 from ntkcli.data.files import OnError
 from ntkcli.errors import DataError, NtkselError, UsageError
 from ntkcli.identity import AdapterIdentity, ModelIdentity, resolve_adapter, resolve_model
 from ntkcli.progress import Progress, Silent
+from ntkcli.steps.feature_arrays import default_part_rows, feature_arrays, refuse_without_room, row_bytes
 from ntkcli.steps.inputs import (
     encoder_spec,
     note_conversion,
@@ -45,8 +47,6 @@ PROJECTION_VERSION = 1
 """Of the projections, in every spec: goes up when the same seed gives other numbers."""
 DEFAULT_POSITIONS = {"ntk": "completion", "loss": "completion", "embed": "all"}
 """ntk (docs/method.md): features over the answer find skill and topic. embed: the paper's mean over all tokens."""
-PART_ROWS = {"ntk": 256, "loss": 256, "embed": 1024}
-"""Rows of a part: files of a few MB, and minutes of work that a kill can lose, not hours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,7 @@ class FeatureSettings:
     rank: int
     target_modules: str
     adapter_seed: int
+    store_dtype: str
 
     def spec(self, model: ModelIdentity, adapter: AdapterIdentity | None) -> dict[str, Any]:
         """The spec without data and rows: what two artefacts must agree in for their features to compare."""
@@ -93,7 +94,7 @@ class FeatureSettings:
             "encoder": encoder_spec(self.max_length),
             "positions": self.positions,
             "dtype": self.dtype,
-            "store_dtype": "float16",
+            "store_dtype": self.store_dtype,
         }
         if self.kind == "embed":
             return spec | {"pooling": self.pooling}
@@ -135,6 +136,7 @@ def featurize(
     projection: str = "sjlt",
     dim: int = 8192,
     seed: int = 0,
+    store_dtype: str = "float16",
     dtype: str = "auto",
     device: str = "auto",
     batch_tokens: int | None = None,
@@ -157,7 +159,9 @@ def featurize(
         store.SpecDiffersError: the artefact exists and was made with other settings; names each.
     """
     progress = progress or Silent()
-    _check_choices(kind=kind, positions=positions, pooling=pooling, probe=probe, projection=projection)
+    _check_choices(
+        kind=kind, positions=positions, pooling=pooling, probe=probe, projection=projection, store_dtype=store_dtype
+    )
     _check_numbers(kind=kind, positions=positions, probes=probes, shard=shard)
     identity = resolve_model(model)
     stored = open_store(store_path, create=True)
@@ -185,6 +189,7 @@ def featurize(
         rank=rank,
         target_modules=target_modules,
         adapter_seed=adapter_seed,
+        store_dtype=store_dtype,
     )
     spec = settings.spec(identity, adapter_identity)
     spec |= {"data": dataset.spec["digest"], "rows": selection.fingerprint if selection else None}
@@ -197,29 +202,24 @@ def featurize(
     extractor, encoder = _load(identity, adapter_identity, settings, device, batch_tokens, known)
     n_rows = dataset.n if chosen is None else len(chosen)
     vectors = "embedding" if kind == "embed" else "sketch"
-    arrays = {
-        vectors: store.ArraySpec("float16", (extractor.dim,)),
-        "norm": store.ArraySpec("float32"),
-        "tokens": store.ArraySpec("int32"),
-        "status": store.ArraySpec("uint8", attrs=store.status_attrs()),
-    }
-    if chosen is not None:
-        arrays["row"] = store.ArraySpec("int64")
+    arrays = feature_arrays(vectors, extractor.dim, store_dtype, some_rows=chosen is not None)
     artefact = stored.create(
         artefact_name,
         kind=store.Kind.FEATURES,
         spec=spec,
         parents=parents,
         n=n_rows,
-        part_rows=part_rows or PART_ROWS[kind],
+        part_rows=part_rows or default_part_rows(kind, n_rows, row_bytes(arrays)),
         arrays=arrays,
         plan={"batch_tokens": extractor.budget_tokens},
         attrs={"model": identity.reference, "adapter": str(adapter_identity.folder) if adapter_identity else None},
     )
     if batch_tokens is None:
         extractor.budget_tokens = artefact.plan["batch_tokens"]  # another writer may have been first
+    pending = artefact.pending(shard)
+    refuse_without_room(artefact, pending)
     work = _Work(artefact, file, chosen, dataset.read("status"), encoder, extractor, on_error, progress, vectors)
-    computed, tokens = work.run(artefact.pending(shard))
+    computed, tokens = work.run(pending)
     return _result(artefact, computed=computed, tokens=tokens)
 
 
@@ -237,6 +237,7 @@ def estimate_featurize(
     on_error: OnError,
     probes: int = 1,
     projection: str = "sjlt",
+    store_dtype: str = "float16",
 ) -> Estimate:
     """What `featurize` with these settings would take. Writes nothing and loads no weights."""
     if projection == "none":
@@ -260,7 +261,7 @@ def estimate_featurize(
         model=identity,
         max_length=max_length,
         passes=probes if kind == "ntk" else 1,
-        disk_bytes=n * (2 * numbers + 9),  # float16 vectors; norm, tokens, status
+        disk_bytes=n * row_bytes(feature_arrays("sketch", numbers, store_dtype, some_rows=chosen is not None)),
         device=device,
     )
 
@@ -342,12 +343,18 @@ class _Work:
             return int(error.status), None
         return int(store.RowStatus.TRUNCATED if encoded.truncated else store.RowStatus.OK), encoded
 
+    @property
+    def _held(self) -> dict[str, store.ArraySpec]:
+        """The arrays that hold the vectors."""
+        names = (self.vectors, quantisation.SCALE)
+        return {name: self.artefact.arrays[name] for name in names if name in self.artefact.arrays}
+
     def _compute(self, part: _Part) -> dict[str, NDArray[Any]]:
         from ntkcli.engine.extract import NonFiniteError
 
         n = len(part.rows)
         arrays: dict[str, NDArray[Any]] = {
-            self.vectors: np.zeros((n, self.extractor.dim), dtype=np.float16),
+            **{name: _unset(array, n) for name, array in self._held.items()},
             "norm": np.full(n, np.nan, dtype=np.float32),
             "tokens": np.zeros(n, dtype=np.int32),
             "status": part.status,
@@ -367,10 +374,16 @@ class _Work:
                 + (f"; it began in {error.layer}." if error.layer else "."),
                 "Give --dtype float32, or take the row out.",
             ) from error
-        arrays[self.vectors][good] = found.unit
+        for name, values in quantisation.encode(found.unit, self.vectors, self._held[self.vectors].dtype).items():
+            arrays[name][good] = values
         arrays["norm"][good] = found.norm
         arrays["tokens"][good] = [len(row) for row in rows]
         return arrays
+
+
+def _unset(array: store.ArraySpec, n: int) -> NDArray[Any]:
+    """Rows that have no features: numbers 0, a scale NaN."""
+    return np.zeros((n, *array.tail), array.numpy) if array.tail else np.full(n, np.nan, array.numpy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,13 +396,16 @@ class _Part:
     status: NDArray[np.uint8]
 
 
-def _check_choices(*, kind: str, positions: str | None, pooling: str, probe: str, projection: str) -> None:
+def _check_choices(
+    *, kind: str, positions: str | None, pooling: str, probe: str, projection: str, store_dtype: str
+) -> None:
     for option, value, known in (
         ("--kind", kind, KINDS),
         ("--positions", positions, (None, *POSITIONS)),
         ("--pooling", pooling, POOLINGS),
         ("--probe", probe, PROBES),
         ("--projection", projection, PROJECTIONS),
+        ("--store-dtype", store_dtype, quantisation.DTYPES),
     ):
         if value not in known:
             raise UsageError(f"{option} {value} is not known.", f"Give one of: {', '.join(filter(None, known))}.")

@@ -20,6 +20,7 @@ from ntkcli.data.files import OnError
 from ntkcli.errors import BusyError, DataError, UsageError
 from ntkcli.identity import BASE_RECORD, ModelIdentity, resolve_model
 from ntkcli.progress import Progress, Silent
+from ntkcli.steps import seal
 from ntkcli.steps.inputs import (
     RowSet,
     encoder_spec,
@@ -143,7 +144,7 @@ def finetune(
         attrs={"train": list(train), **counts},
     )
     options = TrainingOptions(**{**asdict(options), "checkpoint_steps": artefact.part_rows})
-    with _alone(folder):
+    with alone(folder):
         _train(artefact, loaded, rows, options, folder, progress)
         _record(folder, artefact, identity)
     return _result(artefact, folder)
@@ -151,11 +152,7 @@ def finetune(
 
 def is_finished(stored: store.Store, run: store.Artefact) -> bool:
     """Whether the run's steps are all recorded and its adapter stands, sealed for this very run."""
-    try:
-        record = json.loads((stored.adapter_path(run.name.partition("/")[2]) / BASE_RECORD).read_bytes())
-    except (OSError, ValueError):
-        return False
-    return run.complete and bool(record.get("run") == run.fingerprint)
+    return run.complete and seal.stands(stored.adapter_path(run.name.partition("/")[2]), run.fingerprint)
 
 
 def _load(
@@ -227,7 +224,7 @@ def _train(
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     """Hold the run's folder against a second process. The system drops the lock with the process: none goes stale."""
     atomic.make_folder(folder)
     with (folder / ".lock").open("w") as file:
@@ -245,6 +242,7 @@ def _record(folder: Path, artefact: store.Artefact, identity: ModelIdentity) -> 
         "model": {"reference": identity.reference, **identity.spec},
         "run": artefact.fingerprint,
         "spec": artefact.spec,
+        "files": seal.digests(folder),
     }
     store.write_bytes(folder / BASE_RECORD, json.dumps(record, indent=2, sort_keys=True).encode() + b"\n")
 

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import store
+from ntkcli.progress import Progress
 from ntkcli.steps.inputs import open_store
+from ntkcli.steps.verify import VerifyResult
+from ntkcli.steps.verify import verify as verify_store
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +39,22 @@ class StoreInfo:
     artefacts: tuple[ArtefactInfo, ...]
     damaged: tuple[str, ...]
     size_bytes: int
+    verified: VerifyResult | None = None
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is damaged, as far as was looked."""
+        return not self.damaged if self.verified is None else self.verified.sound
 
 
-def info(store_path: str | Path) -> StoreInfo:
-    """Read the store's JSON and records only: fast, whatever its size. Never imports torch."""
+def info(
+    store_path: str | Path, *, verify: bool = False, repair: bool = False, progress: Progress | None = None
+) -> StoreInfo:
+    """Read the store's JSON and records only: fast, whatever its size. Never imports torch.
+
+    With `verify` or `repair` first what `ntkcli.steps.verify` does, which reads everything.
+    """
+    verified = verify_store(store_path, repair=repair, progress=progress) if verify or repair else None
     stored = open_store(store_path)
     damaged: list[str] = []
     found = stored.artefacts(on_damage=lambda error: damaged.append(str(error)))
@@ -51,6 +66,7 @@ def info(store_path: str | Path) -> StoreInfo:
         artefacts=tuple(_describe(stored, artefact) for artefact in found),
         damaged=tuple(damaged),
         size_bytes=sum(path.lstat().st_size for path in stored.path.rglob("*") if path.is_file()),
+        verified=verified,
     )
 
 
@@ -59,7 +75,7 @@ def _describe(stored: store.Store, artefact: store.Artefact) -> ArtefactInfo:
         stored.check_parents(artefact)
         stale = None
     except store.SpecDiffersError as error:
-        stale = error.what
+        stale = str(error)
     return ArtefactInfo(
         name=artefact.name,
         kind=str(artefact.kind),

@@ -142,11 +142,17 @@ def resolve_rows(stored: store.Store, reference: str, *, option: str, on_error: 
 
 
 def run_parent(stored: store.Store, reference: str | None) -> dict[str, str]:
-    """The run of the store that an adapter's reference names, as a parent; nothing for a folder or None."""
+    """The run of the store that an adapter's reference names, as a parent; nothing for a folder or None.
+
+    store.SpecDiffersError if what the run was trained on has changed since.
+    """
     if reference is None or "/" in reference:
         return {}
     run = stored.find(f"runs/{reference}")
-    return {} if run is None else {run.name: run.fingerprint}
+    if run is None:
+        return {}
+    stored.check_parents(run)
+    return {run.name: run.fingerprint}
 
 
 def selected_rows(

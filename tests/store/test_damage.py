@@ -66,7 +66,9 @@ def test_a_damaged_chunk_is_named_and_mended(artefact: Artefact, damage: Damage,
             look()
         assert (e.value.artefact, e.value.part, e.value.rows) == (kit.NAME, i, artefact.part_bounds(i))
     record = artefact.path / "part" / "c" / str(i)
-    assert f"delete {record} and run" in str(e.value)
+    store = artefact.path.parents[3]
+    assert f"run `ntksel info {store} --repair`, which forgets that part" in str(e.value)
+    assert f"`ntksel featurize {store} --name pool --feature ntk ...` again" in str(e.value)
     assert len(artefact.read(array, 0, 4)) == 4  # the others are as good as ever
     record.unlink()
     kit.fill(artefact)

@@ -1,0 +1,37 @@
+"""`ntksel rm`: parse, call the step, show."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ntkcli import options as o
+from ntkcli.console import Output
+from ntkcli.errors import ExitCode
+from ntkcli.report import human_bytes
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command(epilog="Example: ntksel rm med features/pool/embed")(rm)
+
+
+def rm(
+    store: o.Store,
+    artefact: Annotated[
+        list[str], typer.Argument(help="What to remove, as `ntksel info` lists it: features/DATA/NAME, runs/NAME, ...")
+    ],
+    force: Annotated[bool, typer.Option("--force", help="Even if others were made from it; these stay.")] = False,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
+) -> int:
+    """Remove artefacts from a store; of a run the adapter and its checkpoints as well."""
+    from ntkcli.steps import remove as step
+
+    output = Output(as_json=json, quiet=quiet, verbose=verbose)
+    found = step.remove(store, artefact, force=force)
+    line = f"removed {', '.join(found.removed)}: {human_bytes(found.freed_bytes)}"
+    output.result(found, line=f"{line}; made from it: {', '.join(found.dependents)}" if found.dependents else line)
+    return ExitCode.OK

@@ -1,0 +1,43 @@
+"""How unit features are kept (`--store-dtype`) and read back. numpy only.
+
+int8: each row times 127 over its largest magnitude, rounded; the factor back stands in the array `scale` (n,) float32.
+The error of an entry is at most half a step, scale/2. Measured ranks: docs/store-format.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import store
+
+DTYPES = ("float16", "int8", "float32")
+"""What features can be kept as; the first is the default."""
+SCALE = "scale"
+_STEPS = 127  # symmetric: -128 is never used, so that a row and its negative are kept alike
+
+
+def arrays(vectors: str, dim: int, dtype: str) -> dict[str, store.ArraySpec]:
+    """The arrays that hold unit rows of `dim` numbers under the name `vectors`."""
+    held = {vectors: store.ArraySpec(dtype, (dim,))}
+    return held | {SCALE: store.ArraySpec("float32")} if dtype == "int8" else held
+
+
+def encode(unit: NDArray[np.float32], vectors: str, dtype: str) -> dict[str, NDArray[Any]]:
+    """Unit rows (n, p), finite, as these arrays."""
+    if dtype != "int8":
+        return {vectors: unit.astype(dtype)}
+    scale = np.abs(unit).max(axis=1, initial=0) / np.float32(_STEPS)
+    steps = np.rint(unit / np.where(scale > 0, scale, 1)[:, None]).astype(np.int8)
+    return {vectors: steps, SCALE: scale.astype(np.float32)}
+
+
+def decode(held: Mapping[str, NDArray[Any]], vectors: str) -> NDArray[np.float32]:
+    """The rows (n, p) float32 of the arrays."""
+    rows = held[vectors].astype(np.float32)
+    if SCALE in held:
+        rows *= held[SCALE][:, None]
+    return rows

@@ -1,0 +1,54 @@
+"""The seal of a run: `adapters/<run>/ntksel.json`, written last, with the digests of the adapter's files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import store
+from ntkcli.identity import BASE_RECORD
+
+FILES = ("adapter_config.json", "adapter_model.safetensors")
+"""What makes an adapter."""
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """The seal in an adapter's folder; None if there is none, or none that can be read."""
+    try:
+        said = json.loads((folder / BASE_RECORD).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return said if isinstance(said, dict) else None
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of each of the adapter's files as 32 hex digits, read whole."""
+    found = {}
+    for name in FILES:
+        with (folder / name).open("rb") as file:
+            found[name] = hashlib.file_digest(file, "sha256").hexdigest()[:32]
+    return found
+
+
+def stands(folder: Path, fingerprint: str) -> bool:
+    """Whether the adapter is sealed for the run of this fingerprint and its files are there (not: unaltered)."""
+    said = read(folder)
+    return said is not None and said.get("run") == fingerprint and all((folder / name).is_file() for name in FILES)
+
+
+def damage(folder: Path, run: store.Artefact) -> str | None:
+    """What is wrong with the adapter of a finished run; None if nothing is. (Seals of old name no digests.)"""
+    said = read(folder)
+    if said is None:
+        return f"{folder / BASE_RECORD}, its seal, is missing or can't be read"
+    if said.get("run") != run.fingerprint:
+        return f"{folder / BASE_RECORD} seals another run ({said.get('run')}, not {run.fingerprint})"
+    if missing := [name for name in FILES if not (folder / name).is_file()]:
+        return f"{folder / missing[0]} is missing"
+    sealed = said.get("files", {})
+    for name, found in digests(folder).items():
+        if sealed.get(name, found) != found:
+            return f"{folder / name} has the digest {found}, its seal says {sealed[name]}"
+    return None
