@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ntkcli import options as o
 from ntkcli.console import Output
-from ntkcli.errors import ExitCode
+from ntkcli.errors import ExitCode, UsageError
 
 EXAMPLE = "ntksel score med --pool pool --domain domain --method mean --feature ntk --name stage2"
 
@@ -21,7 +22,31 @@ class Method(StrEnum):
     MEAN = "mean"
     COSINE = "cosine"
     EXACT = "exact"
+    MAX = "max"
+    RDS = "rds"
+    BM25 = "bm25"
+    DSIR = "dsir"
     RANDOM = "random"
+
+
+class GroupBy(StrEnum):
+    """What splits a domain into groups."""
+
+    SOURCE = "source"
+
+
+class Across(StrEnum):
+    """How groups' scores become one."""
+
+    MAX = "max"
+    MEAN = "mean"
+
+
+METHOD_HELP = (
+    "votes: of the domain's nearest rows; mean: the paper's kernel mean; cosine: the mean; exact: mean without a "
+    "projection; max: the highest cosine; "
+    "rds: round-robin over the domain's nearest rows; bm25, dsir: by words; random."
+)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -31,17 +56,19 @@ def add_to(app: typer.Typer) -> None:
 
 def score(
     store: o.Store,
-    pool: Annotated[str, typer.Option(help="The data set to score.", show_default=False)],
-    name: Annotated[str, typer.Option(help="The score's name.", show_default=False)],
-    method: Annotated[
-        Method,
-        typer.Option(
-            help="votes: of the domain's nearest rows; mean: the paper's kernel mean; cosine; exact: mean without "
-            "a projection; random.",
-            show_default=False,
-        ),
-    ],
-    domain: Annotated[str | None, typer.Option(help="The data set to help.", show_default="none, for random")] = None,
+    pool: Annotated[str | None, typer.Option(help="The data set to score.", show_default=False)] = None,
+    name: Annotated[str | None, typer.Option(help="The score's name.", show_default=False)] = None,
+    method: Annotated[Method | None, typer.Option(help=METHOD_HELP, show_default=False)] = None,
+    domain: Annotated[
+        list[str] | None,
+        typer.Option(help="The data set to help; repeat it for several groups.", show_default="none, for random"),
+    ] = None,
+    group_by: Annotated[
+        GroupBy | None, typer.Option(help="Split each domain into groups by this.", show_default="one group a domain")
+    ] = None,
+    across: Annotated[
+        Across, typer.Option(help="Across groups: the highest or the mean of their scores.")
+    ] = Across.MAX,
     feature: Annotated[str, typer.Option(help="The features' name, on both sides.")] = "ntk",
     rows: Annotated[str | None, typer.Option(help="Only the pool rows of this selection.", show_default="all")] = None,
     centre: Annotated[bool, typer.Option("--centre", help="Subtract the pool's mean feature from both sides.")] = False,
@@ -50,11 +77,28 @@ def score(
         typer.Option(
             "-k",
             min=1,
-            help="votes: rows that each domain row votes for.",
+            help="votes, rds: how many nearest rows count for each domain row.",
             show_default="0.5% of the pool, at least 10",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="random: the seed.")] = 0,
+    seed: Annotated[int, typer.Option(help="random, dsir: the seed.")] = 0,
+    match_length: Annotated[
+        str | None,
+        typer.Option(
+            help="random: draw rows as long, in tokens, as this data set's or selection's.", show_default="any length"
+        ),
+    ] = None,
+    combine: Annotated[
+        list[str] | None,
+        typer.Option(help="Instead of a method: the mean rank of these scores; repeat it.", show_default="none"),
+    ] = None,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(help="Only compare these scores of one pool; repeat it.", show_default="none"),
+    ] = None,
+    n: Annotated[
+        int | None, typer.Option("-n", min=1, help="--compare: how many top rows.", show_default="a tenth")
+    ] = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
@@ -63,19 +107,45 @@ def score(
     from ntkcli.steps import score as step
 
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
-    result = step.score(
-        store,
-        pool=pool,
-        name=name,
-        method=method.value,
-        domain=domain,
-        feature=feature,
-        rows=rows,
-        centre=centre,
-        k=k,
-        seed=seed,
-        progress=output.progress,
-    )
+    if compare:
+        if method is not None or domain or rows or pool or name or combine:
+            raise UsageError(
+                "--compare takes scores that exist and writes nothing, so --name, --pool, --domain, --rows, --method "
+                "and --combine mean nothing to it.",
+                "Leave them out.",
+            )
+        _compare(store, compare, n, output)
+        return ExitCode.OK
+    if n is not None:
+        raise UsageError("-n is for --compare.", "Say how many rows to take at `ntksel select`.")
+    if name is None:
+        raise UsageError("--name is missing.", "Give the score a --name.")
+    if combine:
+        if method is not None or domain or rows or pool:
+            raise UsageError(
+                "--combine takes scores that exist, so --method, --domain, --rows and --pool mean nothing to it.",
+                "Leave them out.",
+            )
+        result = step.combine(store, scores=combine, name=name, progress=output.progress)
+    else:
+        if pool is None or method is None:
+            raise UsageError("--pool or --method is missing.", "Give both, or --combine SCORE twice.")
+        result = step.score(
+            store,
+            pool=pool,
+            name=name,
+            method=method.value,
+            domain=domain,
+            group_by=group_by.value if group_by else None,
+            across=across.value,
+            feature=feature,
+            rows=rows,
+            centre=centre,
+            k=k,
+            seed=seed,
+            match_length=match_length,
+            progress=output.progress,
+        )
     output.result(
         result,
         line=f"{result.artefact}: {result.scored} of {result.rows} rows scored by {result.method}, "
@@ -83,3 +153,28 @@ def score(
     )
     output.next_step(f"ntksel select {store} --score {name} -n N --name SELECTION --export FILE.jsonl")
     return ExitCode.OK
+
+
+def _compare(store: Path, names: list[str], n: int | None, output: Output) -> None:
+    from ntkcli.steps.compare import compare_scores
+
+    found = compare_scores(store, scores=names, n=n)
+    if output.as_json:
+        output.result(found, line="")
+        return
+    output.table(
+        f"{found.pool}: agreement of scores",
+        ["pair", "rows", "Spearman", "Kendall", f"top {found.n} in common"],
+        [
+            [f"{p.first} · {p.second}", str(p.rows), f"{p.spearman:+.3f}", f"{p.kendall:+.3f}", f"{p.overlap:.1%}"]
+            for p in found.pairs
+        ],
+    )
+    rows = []
+    for each in found.scores:
+        length = "unknown" if each.length_correlation is None else f"{each.length_correlation:+.3f}"
+        mix = ", ".join(f"{label or 'no label'} {count}" for label, count in list(each.top_sources.items())[:5])
+        more = len(each.top_sources) - 5
+        rows.append([each.score, str(each.scored), length, mix + (f" and {more} more" if more > 0 else "")])
+    columns = ["score", "scored", "Spearman with length", f"top {found.n} by source"]
+    output.table("each score", columns, rows)

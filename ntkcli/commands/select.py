@@ -4,22 +4,50 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from ntkcli import options as o
 from ntkcli.console import Output
-from ntkcli.errors import ExitCode
+from ntkcli.errors import ExitCode, UsageError
 
 EXAMPLE = "ntksel select med --score stage2 -n 9000 --name picked --export picked.jsonl"
 SOURCES_SHOWN = 5
+
+
+class Leaks(StrEnum):
+    """What to do about rows that hold test items."""
+
+    REMOVE = "remove"
+    REPORT = "report"
+    IGNORE = "ignore"
+
+
+class Format(StrEnum):
+    """Schemas of an export."""
+
+    OWN = "own"
+    MESSAGES = "messages"
+    ALPACA = "alpaca"
+    PROMPT_COMPLETION = "prompt-completion"
 
 
 class Method(StrEnum):
     """Ways to select."""
 
     TOP = "top"
+    ROUND_ROBIN = "round-robin"
+    HERDING = "herding"
+    COVERAGE = "coverage"
+    OT = "ot"
+
+
+METHOD_HELP = (
+    "top: the highest scores; round-robin: domain rows take turns; herding: match the domain's mean feature; "
+    "coverage: serve all domain rows; ot: optimal transport."
+)
+QUOTA_HELP = "rows of a source: a count, a share (20%), or LABEL=COUNT; repeat it."
 
 
 def add_to(app: typer.Typer) -> None:
@@ -30,16 +58,76 @@ def add_to(app: typer.Typer) -> None:
 def select(
     store: o.Store,
     score: Annotated[str, typer.Option(help="The score to select by.", show_default=False)],
-    n: Annotated[int, typer.Option("-n", min=1, help="How many rows.", show_default=False)],
     name: Annotated[str, typer.Option(help="The selection's name.", show_default=False)],
-    method: Annotated[Method, typer.Option(help="top: the highest scores.")] = Method.TOP,
+    n: Annotated[
+        str | None,
+        typer.Option(
+            "-n",
+            help="How many rows; auto: until a row gains less than 5% of the first.",
+            show_default="what --token-budget allows",
+        ),
+    ] = None,
+    method: Annotated[Method, typer.Option(help=METHOD_HELP)] = Method.TOP,
+    exponent: Annotated[float, typer.Option(help="coverage: 1 is the mean cosine's top; less spreads more.")] = 0.5,
+    max_per_source: Annotated[
+        list[str] | None, typer.Option(help=f"At most so many {QUOTA_HELP}", show_default="no limit")
+    ] = None,
+    min_per_source: Annotated[
+        list[str] | None, typer.Option(help=f"At least so many {QUOTA_HELP}", show_default="none")
+    ] = None,
+    token_budget: Annotated[
+        int | None, typer.Option(min=1, help="Stop when no further row fits.", show_default="none")
+    ] = None,
+    min_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Only rows of at least so many tokens.", show_default="any")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Only rows of at most so many tokens.", show_default="any")
+    ] = None,
+    dedup: Annotated[
+        str | None,
+        typer.Option(
+            help="exact: same words; minhash: near-duplicate words; 0.95: features no more alike than this cosine.",
+            show_default="keep all",
+        ),
+    ] = None,
+    exclude: Annotated[
+        list[Path] | None, typer.Option(help="Never these rows: ids, a line each, or a data file.", show_default="none")
+    ] = None,
+    must_include: Annotated[
+        list[Path] | None, typer.Option(help="These rows first, in the same forms.", show_default="none")
+    ] = None,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(help="Look for this test file's items in the rows; repeat it.", show_default="tasks of evals"),
+    ] = None,
+    leaks: Annotated[
+        Leaks, typer.Option(help="Rows with test items: leave out and report, only report, or don't look.")
+    ] = Leaks.REMOVE,
+    feature: Annotated[str | None, typer.Option(help="Features to compare.", show_default="those of the score")] = None,
+    domain: Annotated[
+        list[str] | None, typer.Option(help="Data sets to compare with.", show_default="those of the score")
+    ] = None,
+    centre: Annotated[
+        bool, typer.Option("--centre", help="Compare centred features; a centred score's always are.")
+    ] = False,
     export: Annotated[
         Path | None,
         typer.Option(
-            help="Write the rows there as JSON Lines, with ntksel_score and ntksel_rank.",
+            help="Write the rows there, with ntksel_score and ntksel_rank: .jsonl, .parquet or a folder (datasets).",
             show_default="no file",
         ),
     ] = None,
+    schema: Annotated[
+        Format, typer.Option("--format", help="The export's columns: the pool's own, or a trainer's schema.")
+    ] = Format.OWN,
+    export_scores: Annotated[
+        Path | None,
+        typer.Option(help="Write all scores of the pool there, as .parquet.", show_default="no file"),
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Write why each row was chosen to the store's reports/.")
+    ] = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
@@ -48,9 +136,38 @@ def select(
     from ntkcli.steps import select as step
 
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
+    if export is None and schema is not Format.OWN:
+        raise UsageError(f"--format {schema.value} is given without --export.", "Give --export FILE.")
     result = step.select(
-        store, score=score, n=n, name=name, method=method.value, export=export, progress=output.progress
+        store,
+        score=score,
+        n=_rows(n),
+        name=name,
+        method=method.value,
+        exponent=exponent,
+        constraints=step.Constraints(
+            max_per_source=tuple(max_per_source or ()),
+            min_per_source=tuple(min_per_source or ()),
+            token_budget=token_budget,
+            min_tokens=min_tokens,
+            max_tokens=max_tokens,
+            dedup=dedup,
+            exclude=tuple(exclude or ()),
+            must_include=tuple(must_include or ()),
+            against=tuple(against or ()),
+            leaks=leaks.value,
+        ),
+        feature=feature,
+        domain=domain or (),
+        centre=centre,
+        export=export,
+        schema=schema.value,
+        scores_export=export_scores,
+        explain=explain,
+        progress=output.progress,
     )
+    for option, count in result.removed.items():
+        output.progress.note(f"{option}: {count} rows left out")
     shown = ", ".join(f"{label or 'no label'} {count}" for label, count in list(result.sources.items())[:SOURCES_SHOWN])
     more = len(result.sources) - SOURCES_SHOWN
     output.result(
@@ -60,3 +177,11 @@ def select(
     )
     output.next_step(f"ntksel finetune {store} --model M --train DOMAIN.jsonl --train {name} --name RUN")
     return ExitCode.OK
+
+
+def _rows(text: str | None) -> int | Literal["auto"] | None:
+    if text is None or text == "auto":
+        return "auto" if text else None
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise UsageError(f"-n {text} is no number of rows.", "Give a whole number from 1, or auto.")
+    return int(text)

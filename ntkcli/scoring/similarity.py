@@ -1,4 +1,4 @@
-"""Scores by similarity to the domain: the paper's mean kernel value, and the mean cosine.
+"""Scores by similarity to the domain: the paper's mean kernel value, the mean cosine and the highest cosine.
 
 With x a pool row's feature, a_i the domain rows', u(x) = x/|x| and m the pool's mean feature:
 
@@ -6,39 +6,85 @@ With x a pool row's feature, a_i the domain rows', u(x) = x/|x| and m the pool's
     mean, centred    s_j = <mean_i a_i - m, x_j - m>                HΘH of kernel PCA
     cosine           s_j = mean_i <u(a_i), u(x_j)>
     cosine, centred  s_j = mean_i cos(u(a_i) - m, u(x_j) - m)       m of the unit features
+    max              s_j = max_i of the same cosines
 
 Centring takes out the component that all gradients share, which otherwise outweighs what tells rows apart.
-One pass over the pool (two when centred), one block in memory; results (n,) float64, NaN for rows without features.
+One pass over the pool (two when centred), one block in memory. `mean` and `cosine` take groups of domain rows and
+give one column each; results (n,) or (n, groups) float64, NaN for rows without features.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Self
+
 import numpy as np
 
-from ntkcli.scoring.features import FeatureReader, Floats, Wide
+from ntkcli.scoring.features import FeatureReader, Floats, Rows, Wide
 
 
-def mean_scores(pool: FeatureReader, domain: FeatureReader, *, centre: bool) -> Wide:
-    """The mean kernel value with the domain's rows, in units of |x|·|a|."""
-    target = domain.mean(raw=True)
-    offset = 0.0
+def mean_scores(pool: FeatureReader, groups: Sequence[FeatureReader], *, centre: bool) -> Wide:
+    """The mean kernel value with each group's rows (n, groups), in units of |x|·|a|."""
+    targets = [group.mean(raw=True) for group in groups]
+    offsets = [0.0] * len(groups)
     if centre:
         pool_mean = pool.mean(raw=True)
-        target -= pool_mean
-        offset = float(pool_mean @ target)
-    return _project(pool, target, offset=offset, raw=True)
+        targets = [target - pool_mean for target in targets]
+        offsets = [float(pool_mean @ target) for target in targets]
+    return _project(pool, targets, offsets=offsets, raw=True)
 
 
-def cosine_scores(pool: FeatureReader, domain: FeatureReader, *, centre: bool) -> Wide:
-    """The mean cosine with the domain's rows, in [-1, 1] up to the sketch's error."""
+def cosine_scores(pool: FeatureReader, groups: Sequence[FeatureReader], *, centre: bool) -> Wide:
+    """The mean cosine with each group's rows (n, groups), in [-1, 1] up to the sketch's error."""
     if not centre:
-        return _project(pool, domain.mean(raw=False), offset=0.0, raw=False)
+        return _project(pool, [group.mean(raw=False) for group in groups], offsets=[0.0] * len(groups), raw=False)
     pool_mean = pool.mean(raw=False).astype(np.float32)
-    target: Floats = unit_rows(domain.unit_rows() - pool_mean).mean(axis=0)
-    scores = np.full(pool.n, np.nan)
+    targets: list[Floats] = [unit_rows(group.unit_rows() - pool_mean).mean(axis=0) for group in groups]
+    scores = np.full((pool.n, len(groups)), np.nan)
     for block in pool.blocks():
-        scores[block.rows] = unit_rows(block.unit - pool_mean) @ target
+        unit = unit_rows(block.unit - pool_mean)
+        for g, target in enumerate(targets):
+            scores[block.rows, g] = unit @ target
     return scores
+
+
+def max_scores(pool: FeatureReader, domain: FeatureReader, *, centre: bool) -> Wide:
+    """The highest cosine with any domain row (n,). Time O(n_domain · n_pool · p), memory O(n_domain · block)."""
+    scores = np.full(pool.n, np.nan)
+    for rows, similar in CosineSides.of(pool, domain, centre=centre).blocks(pool):
+        scores[rows] = similar.max(axis=0)
+    return scores
+
+
+@dataclass(frozen=True, slots=True)
+class CosineSides:
+    """The domain's unit rows `domain` (n_domain, p) float32, and the pool's mean that both sides lose, or None."""
+
+    domain: Floats
+    pool_mean: Floats | None
+
+    @classmethod
+    def of(cls, pool: FeatureReader, domain: FeatureReader, *, centre: bool) -> Self:
+        """Both sides ready to compare; a pass over the pool when `centre`."""
+        return cls.of_rows(pool, domain.unit_rows(), centre=centre)
+
+    @classmethod
+    def of_rows(cls, pool: FeatureReader, unit: Floats, *, centre: bool) -> Self:
+        """The same for a domain that is at hand as unit rows (n_domain, p)."""
+        if not centre:
+            return cls(unit, None)
+        pool_mean = pool.mean(raw=False).astype(np.float32)
+        return cls(unit_rows(unit - pool_mean), pool_mean)
+
+    def prepared(self, unit: Floats) -> Floats:
+        """Pool features (b, p) as rows whose dot products with the domain's are the cosines."""
+        return unit if self.pool_mean is None else unit_rows(unit - self.pool_mean)
+
+    def blocks(self, pool: FeatureReader) -> Iterator[tuple[Rows, Floats]]:
+        """The pool's rows (b,) with their cosines (n_domain, b), block by block."""
+        for block in pool.blocks():
+            yield block.rows, self.domain @ self.prepared(block.unit).T
 
 
 def unit_rows(rows: Floats) -> Floats:
@@ -49,11 +95,13 @@ def unit_rows(rows: Floats) -> Floats:
     return scaled
 
 
-def _project(pool: FeatureReader, target: Wide, *, offset: float, raw: bool) -> Wide:
-    length = float(np.linalg.norm(target)) or 1.0
-    direction = (target / length).astype(np.float32)  # unit, so that float32 holds raw features of any size
-    scores = np.full(pool.n, np.nan)
+def _project(pool: FeatureReader, targets: Sequence[Wide], *, offsets: Sequence[float], raw: bool) -> Wide:
+    lengths = [float(np.linalg.norm(target)) or 1.0 for target in targets]
+    # Unit directions, so that float32 holds raw features of any size.
+    directions = [(target / length).astype(np.float32) for target, length in zip(targets, lengths, strict=True)]
+    scores = np.full((pool.n, len(targets)), np.nan)
     for block in pool.blocks():
-        dots = (block.unit @ direction).astype(np.float64) * length
-        scores[block.rows] = (dots * block.norm if raw else dots) - offset
+        for g, direction in enumerate(directions):
+            dots = (block.unit @ direction).astype(np.float64) * lengths[g]
+            scores[block.rows, g] = (dots * block.norm if raw else dots) - offsets[g]
     return scores

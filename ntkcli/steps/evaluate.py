@@ -132,7 +132,7 @@ def evaluate(
             n=len(items.rows),
             part_rows=PART_ROWS,
             arrays=_arrays(items.n_choices),
-            attrs={"tasks": items.names},
+            attrs={"tasks": items.names, "files": [str(path.resolve()) for path in items.paths]},
         )
         artefacts[run_name] = artefact
         pending = artefact.pending()

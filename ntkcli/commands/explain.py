@@ -1,0 +1,57 @@
+"""`ntksel explain`: parse, call the step, show."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ntkcli import options as o
+from ntkcli.console import Output
+from ntkcli.errors import ExitCode
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command(epilog="Example: ntksel explain med picked boolq-17")(explain)
+
+
+def explain(
+    store: o.Store,
+    selection: Annotated[str, typer.Argument(help="The selection.", show_default=False)],
+    row: Annotated[str, typer.Argument(help="A row of its pool: the id, else the number from 0.", show_default=False)],
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
+) -> int:
+    """Say why a row was chosen, or why not: its nearest domain rows, its ranks, what it added."""
+    from ntkcli.steps import explain as step
+
+    output = Output(as_json=json, quiet=quiet, verbose=verbose)
+    found = step.explain(store, selection=selection, row=row)
+    if json:
+        output.result(found, line="")
+        return ExitCode.OK
+    if found.rank is None:
+        state = f"not chosen; the last row that was: {found.displaced_by}"
+    else:
+        state = f"rank {found.rank}" + ("" if found.gain is None else f", gain {found.gain:.4g}")
+    output.say(f"{found.row_id} (row {found.row}, {found.source or 'no source'}) in {found.selection}: {state}")
+    output.table(
+        "nearest domain rows",
+        ["row", "data set", "cosine"],
+        [[near.row_id, near.domain, f"{near.similarity:.4f}"] for near in found.nearest],
+    )
+    output.table(
+        "in the scores",
+        ["score", "method", "value", "rank"],
+        [
+            [each.score, each.method, "" if each.value is None else f"{each.value:.6g}", _rank(each.rank, each.scored)]
+            for each in found.scores
+        ],
+    )
+    return ExitCode.OK
+
+
+def _rank(rank: int | None, scored: int) -> str:
+    return "not scored" if rank is None else f"{rank} of {scored}"

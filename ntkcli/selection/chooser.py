@@ -1,0 +1,127 @@
+"""Which rows may still be chosen: quotas, budgets and near-duplicates, the same for every method.
+
+Works on candidates 0..n-1 in the order of the data set; must not know stores, scores or files. A row that is closed
+stays closed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+AUTO_SHARE = 0.05
+"""Of the first row's gain: below this a further row adds nothing that its cost is worth, and `-n auto` stops."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the chosen rows must obey. `source` (n,) are codes, `most` and `least` rows of each code.
+
+    `n` None means as many as gain something (`-n auto`) or fit `token_budget`. `tau` is the highest cosine between two
+    chosen rows, whose unit features are `vectors` (n, p).
+    """
+
+    source: Ints
+    n: int | None = None
+    auto: bool = False
+    most: dict[int, int] | None = None
+    least: dict[int, int] | None = None
+    tokens: Ints | None = None
+    token_budget: int | None = None
+    tau: float | None = None
+    vectors: Floats | None = None
+
+
+class Chooser:
+    """The rows chosen so far, in order (`taken`, with their `gains`), and those still `open` (n,) bool."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self.open: Bools = np.ones(len(limits.source), dtype=np.bool_)
+        self.taken: list[int] = []
+        self.gains: list[float] = []
+        self.closed_by: Counter[str] = Counter()
+        self._per_source: Counter[int] = Counter()
+        self._tokens_left = limits.token_budget
+        self._spent = False
+        self._first_gain: float | None = None
+        self._close_full(list(limits.most or ()))
+        self._close_by_budget()
+        self._close_for_least()
+
+    @property
+    def wanted(self) -> int | None:
+        """How many rows to take in all, None for as many as go."""
+        return self._limits.n
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing more can or need be taken."""
+        full = self._limits.n is not None and len(self.taken) >= self._limits.n
+        return full or self._spent or not self.open.any()
+
+    def take(self, row: int, gain: float) -> bool:
+        """Take an open row, worth `gain`. False, and the row is closed, if it is too like one that was taken.
+
+        With `-n auto` a gain below AUTO_SHARE of the first one ends the choosing instead.
+        """
+        if self._limits.auto and self._first_gain is not None and gain < AUTO_SHARE * self._first_gain:
+            self._spent = True
+            return False
+        self.open[row] = False
+        if self._too_like(row):
+            self.closed_by["--dedup"] += 1
+            return False
+        if self._first_gain is None and np.isfinite(gain):
+            self._first_gain = gain
+        self.taken.append(row)
+        self.gains.append(gain)
+        source = int(self._limits.source[row])
+        self._per_source[source] += 1
+        self._close_full([source])
+        if self._tokens_left is not None and self._limits.tokens is not None:
+            self._tokens_left -= int(self._limits.tokens[row])
+            self._close_by_budget()
+        self._close_for_least()
+        return True
+
+    def best(self, gains: NDArray[np.float64]) -> int:
+        """The open row with the highest gain (n,); ties go to the earlier row."""
+        return int(np.argmax(np.where(self.open, gains, -np.inf)))
+
+    def _too_like(self, row: int) -> bool:
+        vectors, tau = self._limits.vectors, self._limits.tau
+        if tau is None or vectors is None or not self.taken:
+            return False
+        return bool((vectors[self.taken] @ vectors[row]).max() > tau)
+
+    def _close_full(self, sources: list[int]) -> None:
+        for source in sources:
+            cap = (self._limits.most or {}).get(source)
+            if cap is not None and self._per_source[source] >= cap:
+                self._close(self._limits.source == source, "--max-per-source")
+
+    def _close_by_budget(self) -> None:
+        if self._tokens_left is not None and self._limits.tokens is not None:
+            self._close(self._limits.tokens > self._tokens_left, "--token-budget")
+
+    def _close_for_least(self) -> None:
+        """Once the places left are all owed to sources below their least number, only those stay open."""
+        if not self._limits.least or self._limits.n is None:
+            return
+        owed = {s: least - self._per_source[s] for s, least in self._limits.least.items()}
+        owed = {s: missing for s, missing in owed.items() if missing > 0}
+        if owed and self._limits.n - len(self.taken) <= sum(owed.values()):
+            self._close(~np.isin(self._limits.source, list(owed)), "--min-per-source")
+
+    def _close(self, rows: Bools, option: str) -> None:
+        closing = rows & self.open
+        self.closed_by[option] += int(closing.sum())
+        self.open &= ~rows
