@@ -55,12 +55,16 @@ class EvaluateResult:
 
 @dataclass(frozen=True, slots=True)
 class _Items:
-    """The items of all tasks in a row: `task` (n,) int32 is a position in `names`; `digests` are the files'."""
+    """The items of all tasks in a row: `task` (n,) int32 is a position in `names`; `digests` are the files'.
+
+    `files` are those that `select` looks for leaks of: read as they are, without renamed columns or a split.
+    """
 
     rows: list[Row | BadRow]
     task: NDArray[np.int32]
     names: list[str]
     digests: list[str]
+    files: list[str]
 
     @property
     def n_choices(self) -> int:
@@ -132,7 +136,7 @@ def evaluate(
             n=len(items.rows),
             part_rows=PART_ROWS,
             arrays=_arrays(items.n_choices),
-            attrs={"tasks": items.names, "files": [str(path.resolve()) for path in items.paths]},
+            attrs={"tasks": items.names, "files": items.files},
         )
         artefacts[run_name] = artefact
         pending = artefact.pending()
@@ -192,11 +196,13 @@ def _load_items(
     rows: list[Row | BadRow] = []
     codes: list[int] = []
     digests: list[str] = []
+    files: list[str] = []
     names = [Path(task).name.split(".")[0] for task in tasks]
     for code, task in enumerate(tasks):
         file = DataFile(task, columns=columns, split=split)
         scanned = scan(file, on_error=on_error)
         digests.append(scanned.digest)
+        files += [file.reference] if columns is None and split is None else []
         found = list(rows_in_order(file, None, scanned.status))
         if not any(isinstance(row, Row) and row.choices for row in found):
             raise DataError(
@@ -205,7 +211,7 @@ def _load_items(
             )
         rows += found
         codes += [code] * len(found)
-    return _Items(rows, np.array(codes, dtype=np.int32), names, digests)
+    return _Items(rows, np.array(codes, dtype=np.int32), names, digests, files)
 
 
 def _run_name(reference: str) -> str:
