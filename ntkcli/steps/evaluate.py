@@ -111,8 +111,8 @@ def evaluate(
         else resolve_adapter(reference, adapters=stored.path / "adapters")
         for reference in run
     }
-    for reference in run:
-        run_parent(stored, None if reference == BASE else reference)  # refuses a run whose training rows have changed
+    # Refuses a run whose training rows have changed.
+    parents = {_run_name(reference): run_parent(stored, None if reference == BASE else reference) for reference in run}
     if len(adapters) < len(run):
         raise UsageError("Two --run have the same name.", "Rename the folder of one of them.")
     evaluator: Evaluator | None = None
@@ -132,7 +132,7 @@ def evaluate(
             f"evals/{name}/{run_name}",
             kind=store.Kind.EVAL,
             spec=spec,
-            parents=run_parent(stored, run_name) if adapter else {},
+            parents=parents[run_name],
             n=len(items.rows),
             part_rows=PART_ROWS,
             arrays=_arrays(items.n_choices),

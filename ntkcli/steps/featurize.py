@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields
-from itertools import islice
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 import store
-from ntkcli import quantisation
-from ntkcli.data import BadRow, DataFile, Encoded, Encoder, Row, RowError, scan
+from ntkcli.data import DataFile, Encoder, scan
 from ntkcli.data.files import OnError
-from ntkcli.errors import DataError, NtkselError, UsageError
+from ntkcli.errors import UsageError
 from ntkcli.identity import AdapterIdentity, ModelIdentity, resolve_adapter, resolve_model
 from ntkcli.progress import Progress, Silent
 from ntkcli.steps.feature_arrays import default_part_rows, feature_arrays, refuse_without_room, row_bytes
+from ntkcli.steps.feature_loop import FeatureLoop
+from ntkcli.steps.feature_settings import DEFAULT_POSITIONS, FeatureSettings, check_choices, check_numbers
 from ntkcli.steps.inputs import (
-    encoder_spec,
     note_conversion,
     open_store,
     register_data,
@@ -33,20 +31,8 @@ from ntkcli.steps.inputs import (
 )
 
 if TYPE_CHECKING:
-    from ntkcli.engine.extract import Extractor, GradientSettings
+    from ntkcli.engine.extract import Extractor
     from ntkcli.steps.estimate import Estimate
-
-VERSION = 1
-"""Of the features, in every spec: goes up when the engine gives other values for the same settings."""
-KINDS = ("ntk", "loss", "embed")
-POSITIONS = ("completion", "all", "last")
-POOLINGS = ("mean", "weighted", "last")
-PROBES = ("sum", "rademacher", "centred")
-PROJECTIONS = ("sjlt", "rademacher", "none")
-PROJECTION_VERSION = 1
-"""Of the projections, in every spec: goes up when the same seed gives other numbers."""
-DEFAULT_POSITIONS = {"ntk": "completion", "loss": "completion", "embed": "all"}
-"""ntk (docs/method.md): features over the answer find skill and topic. embed: the paper's mean over all tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,60 +48,6 @@ class FeaturizeResult:
     skipped: int
     complete: bool
     digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class FeatureSettings:
-    """All settings of a features artefact that can change a value, as the options name them."""
-
-    kind: str
-    max_length: int
-    positions: str
-    pooling: str
-    probe: str
-    probes: int
-    layers: str
-    projection: str
-    dim: int
-    seed: int
-    dtype: str
-    rank: int
-    target_modules: str
-    adapter_seed: int
-    store_dtype: str
-    thinking: bool | None = None
-
-    def spec(self, model: ModelIdentity, adapter: AdapterIdentity | None) -> dict[str, Any]:
-        """The spec without data and rows: what two artefacts must agree in for their features to compare."""
-        spec: dict[str, Any] = {
-            "kind": self.kind,
-            "version": VERSION,
-            "model": model.spec,
-            "adapter": adapter.spec if adapter else None,
-            "encoder": encoder_spec(self.max_length, self.thinking),
-            "positions": self.positions,
-            "dtype": self.dtype,
-            "store_dtype": self.store_dtype,
-        }
-        if self.kind == "embed":
-            return spec | {"pooling": self.pooling}
-        if adapter is None:
-            fresh = {"rank": self.rank, "target_modules": self.target_modules, "seed": self.adapter_seed}
-            spec["adapter"] = {"fresh": fresh}
-        if self.kind == "ntk":
-            spec |= {"probe": self.probe, "probes": self.probes}
-            if self.probe != "sum":
-                spec["probe_seed"] = self.seed
-        spec |= {"layers": self.layers, "projection": {"name": self.projection, "version": PROJECTION_VERSION}}
-        if self.projection != "none":
-            spec["projection"] |= {"dim": self.dim, "seed": self.seed}
-        return spec
-
-    def gradient(self) -> GradientSettings:
-        """The part of the settings that the engine takes, for the kinds ntk and loss."""
-        from ntkcli.engine.extract import GradientSettings
-
-        return GradientSettings(**{f.name: getattr(self, f.name) for f in fields(GradientSettings)})
 
 
 def featurize(
@@ -163,10 +95,10 @@ def featurize(
         store.SpecDiffersError: the artefact exists and was made with other settings; names each.
     """
     progress = progress or Silent()
-    _check_choices(
+    check_choices(
         kind=kind, positions=positions, pooling=pooling, probe=probe, projection=projection, store_dtype=store_dtype
     )
-    _check_numbers(kind=kind, positions=positions, probes=probes, shard=shard)
+    check_numbers(kind=kind, positions=positions, probes=probes, shard=shard)
     identity = resolve_model(model)
     stored = open_store(store_path, create=True)
     adapter_identity = resolve_adapter(adapter, adapters=stored.path / "adapters") if adapter else None
@@ -224,7 +156,7 @@ def featurize(
         extractor.budget_tokens = artefact.plan["batch_tokens"]  # another writer may have been first
     pending = artefact.pending(shard)
     refuse_without_room(artefact, pending)
-    work = _Work(artefact, file, chosen, dataset.read("status"), encoder, extractor, on_error, progress, vectors)
+    work = FeatureLoop(artefact, file, chosen, dataset.read("status"), encoder, extractor, on_error, progress, vectors)
     computed, tokens = work.run(pending)
     return _result(artefact, computed=computed, tokens=tokens)
 
@@ -274,159 +206,6 @@ def estimate_featurize(
         device=device,
         thinking=thinking,
     )
-
-
-@dataclass(slots=True)
-class _Work:
-    """The loop over the parts of one artefact: encode the next part and write the last while this one computes."""
-
-    artefact: store.Artefact
-    file: DataFile
-    chosen: NDArray[np.int64] | None
-    row_status: NDArray[np.uint8]
-    encoder: Encoder
-    extractor: Extractor
-    on_error: OnError
-    progress: Progress
-    vectors: str
-
-    def run(self, pending: Sequence[int]) -> tuple[int, int]:
-        """Compute the pending parts; returns the rows and tokens computed."""
-        found = self.artefact.rows_done()
-        mine = sum(stop - start for start, stop in map(self.artefact.part_bounds, pending))
-        self.progress.start(self.artefact.name, total=found + mine, unit="rows", done=found)
-        computed = tokens = 0
-        with ThreadPoolExecutor(1, "encode") as encoding, ThreadPoolExecutor(1, "write") as writing:
-            write: Future[None] | None = None
-            parts = self._parts(pending)
-            upcoming = encoding.submit(self._next, parts)
-            while (part := upcoming.result()) is not None:
-                upcoming = encoding.submit(self._next, parts)
-                arrays = self._compute(part)
-                if write is not None:
-                    write.result()
-                write = writing.submit(self.artefact.write_part, part.number, arrays)
-                computed += len(part.rows)
-                tokens += int(arrays["tokens"].sum())
-            if write is not None:
-                write.result()
-        self.progress.stop()
-        return computed, tokens
-
-    def _parts(self, pending: Sequence[int]) -> Iterator[tuple[int, list[Row | BadRow]]]:
-        """The rows of each pending part, from one pass over the file that decodes no others."""
-        bounds = [self.artefact.part_bounds(number) for number in pending]
-        positions = np.concatenate([np.zeros(0, dtype=np.int64), *(np.arange(*bound) for bound in bounds)])
-        wanted = positions if self.chosen is None else self.chosen[positions]
-        stream = rows_in_order(self.file, wanted, self.row_status)
-        for number, (start, stop) in zip(pending, bounds, strict=True):
-            rows = list(islice(stream, stop - start))
-            if len(rows) != stop - start:
-                raise DataError(f"{self.file.path} ends before row {stop}: it changed during the run.", "Restore it.")
-            yield number, rows
-
-    def _next(self, parts: Iterator[tuple[int, list[Row | BadRow]]]) -> _Part | None:
-        number_rows = next(parts, None)
-        if number_rows is None:
-            return None
-        number, rows = number_rows
-        encoded: list[Encoded | None] = []
-        status = np.zeros(len(rows), dtype=np.uint8)
-        for i, row in enumerate(rows):
-            code, tokens = self._encode(row)
-            status[i] = code
-            encoded.append(tokens)
-        return _Part(number, rows, encoded, status)
-
-    def _encode(self, row: Row | BadRow) -> tuple[int, Encoded | None]:
-        if isinstance(row, BadRow):
-            return row.status, None
-        try:
-            encoded = self.encoder.encode(row)
-        except RowError as error:
-            if self.on_error == "fail":
-                raise DataError(
-                    f"{row.place}: {error.reason}.",
-                    "Mend the row, or give --on-error skip to leave such rows out.",
-                ) from error
-            return int(error.status), None
-        return int(store.RowStatus.TRUNCATED if encoded.truncated else store.RowStatus.OK), encoded
-
-    @property
-    def _held(self) -> dict[str, store.ArraySpec]:
-        """The arrays that hold the vectors."""
-        names = (self.vectors, quantisation.SCALE)
-        return {name: self.artefact.arrays[name] for name in names if name in self.artefact.arrays}
-
-    def _compute(self, part: _Part) -> dict[str, NDArray[Any]]:
-        from ntkcli.engine.extract import NonFiniteError
-
-        n = len(part.rows)
-        arrays: dict[str, NDArray[Any]] = {
-            **{name: _unset(array, n) for name, array in self._held.items()},
-            "norm": np.full(n, np.nan, dtype=np.float32),
-            "tokens": np.zeros(n, dtype=np.int32),
-            "status": part.status,
-        }
-        if self.chosen is not None:
-            start, stop = self.artefact.part_bounds(part.number)
-            arrays["row"] = self.chosen[start:stop]
-        good = [i for i, row in enumerate(part.encoded) if row is not None]
-        rows = [row for row in part.encoded if row is not None]
-        self.progress.advance(n - len(good))
-        try:
-            found = self.extractor.vectors(rows, on_batch=lambda r, t: self.progress.advance(r, tokens=t))
-        except NonFiniteError as error:
-            row = part.rows[good[error.row]]
-            raise NtkselError(
-                f"The features of {row.place} are not finite"
-                + (f"; it began in {error.layer}." if error.layer else "."),
-                "Give --dtype float32, or take the row out.",
-            ) from error
-        for name, values in quantisation.encode(found.unit, self.vectors, self._held[self.vectors].dtype).items():
-            arrays[name][good] = values
-        arrays["norm"][good] = found.norm
-        arrays["tokens"][good] = [len(row) for row in rows]
-        return arrays
-
-
-def _unset(array: store.ArraySpec, n: int) -> NDArray[Any]:
-    """Rows that have no features: numbers 0, a scale NaN."""
-    return np.zeros((n, *array.tail), array.numpy) if array.tail else np.full(n, np.nan, array.numpy)
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """The rows of one part and their tokens; a row that has none is None, and `status` says why."""
-
-    number: int
-    rows: list[Row | BadRow]
-    encoded: list[Encoded | None]
-    status: NDArray[np.uint8]
-
-
-def _check_choices(
-    *, kind: str, positions: str | None, pooling: str, probe: str, projection: str, store_dtype: str
-) -> None:
-    for option, value, known in (
-        ("--kind", kind, KINDS),
-        ("--positions", positions, (None, *POSITIONS)),
-        ("--pooling", pooling, POOLINGS),
-        ("--probe", probe, PROBES),
-        ("--projection", projection, PROJECTIONS),
-        ("--store-dtype", store_dtype, quantisation.DTYPES),
-    ):
-        if value not in known:
-            raise UsageError(f"{option} {value} is not known.", f"Give one of: {', '.join(filter(None, known))}.")
-
-
-def _check_numbers(*, kind: str, positions: str | None, probes: int, shard: tuple[int, int]) -> None:
-    if probes < 1:
-        raise UsageError(f"--probes {probes} is too few.", "Give 1 or more.")
-    if kind == "loss" and positions not in (None, "completion"):
-        raise UsageError(f"--positions {positions}: the loss is over the answer's tokens.", "Leave it out.")
-    if not 0 <= shard[0] < shard[1]:
-        raise UsageError(f"--shard {shard[0]}/{shard[1]} is no shard.", "Give I/N with I from 0 to N-1.")
 
 
 def _load(
