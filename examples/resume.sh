@@ -16,7 +16,7 @@ for parts in 1 3 5; do
   ntksel featurize "$folder/killed" "${features[@]}" >"$folder/killed.log" 2>&1 &
   victim=$!
   while kill -0 "$victim" 2>/dev/null; do
-    done_parts=$(find "$folder/killed/arrays.zarr/features/domain/ntk/part/c" -type f 2>/dev/null | wc -l)
+    done_parts=$({ find "$folder/killed/arrays.zarr/features/domain/ntk/part/c" -type f 2>/dev/null || true; } | wc -l)
     if [ "$done_parts" -ge "$parts" ]; then kill -9 "$victim"; fi
     sleep 0.05
   done
