@@ -18,6 +18,7 @@ DOCUMENTS = [
     "README.md",
     "docs/data.md",
     "docs/method.md",
+    "docs/recipes.md",
     "docs/troubleshooting.md",
     *map(str, (ROOT / "examples").glob("*.sh")),
 ]
