@@ -57,7 +57,7 @@ def _root(
         raise typer.Exit
 
 
-for _verb in ("featurize", "score", "select", "explain", "finetune", "eval", "run", "info", "rm", "demo"):
+for _verb in ("featurize", "score", "select", "explain", "finetune", "eval", "run", "tasks", "info", "rm", "demo"):
     import_module(f"ntkcli.commands.{_verb}").add_to(app)
 
 

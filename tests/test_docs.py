@@ -19,6 +19,7 @@ DOCUMENTS = [
     "docs/data.md",
     "docs/method.md",
     "docs/recipes.md",
+    "docs/tasks.md",
     "docs/troubleshooting.md",
     *map(str, (ROOT / "examples").glob("*.sh")),
 ]
