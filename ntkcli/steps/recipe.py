@@ -5,6 +5,7 @@ Pure reading and checking. Must not know the commands themselves: their words co
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import tomllib
@@ -263,3 +264,24 @@ def _unknown(
     near = get_close_matches(_key(key).lower(), names, n=1, cutoff=0.5)
     mend = f"Do you mean {near[0]!r}?" if near else f"Known are: {', '.join(sorted(names))}."
     return UsageError(f"{where}: the {what} {key!r} is not known.", mend)
+
+
+def write_recipe(path: str | Path, steps: Sequence[Step], *, comment: str = "") -> None:
+    """Write steps as a recipe's file; `read_recipe` gives the same steps. UsageError if the file can't be written."""
+    lines = [f"# {line}" for line in comment.splitlines()]
+    for step in steps:
+        lines += ["", "[[step]]", f"verb = {_toml(step.verb)}", f"store = {_toml(step.store)}"]
+        lines += [f"{key} = {_toml(value)}" for key, value in step.values.items()]
+    try:
+        Path(path).write_text("\n".join(lines).lstrip("\n") + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path} can't be written: {error.strerror or error}.", "Give another path.") from error
+
+
+def _toml(value: Any) -> str:
+    """A value as TOML writes it; its strings are JSON's, escapes included."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return f"[{', '.join(_toml(item) for item in value)}]"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
