@@ -39,6 +39,9 @@ def finetune(
     checkpoint_steps: Annotated[
         int | None, typer.Option(min=1, help="Steps between checkpoints.", show_default="a tenth of the run")
     ] = None,
+    keep_optimizer: Annotated[
+        bool, typer.Option("--keep-optimizer", help="Keep Adam's moments beside the adapter: `score --method less`.")
+    ] = False,
     on_error: o.OnErrorOption = o.OnError.FAIL,
     columns: o.Columns = None,
     split: o.Split = None,
@@ -67,6 +70,7 @@ def finetune(
         dtype=dtype.value,
         device=device,
         checkpoint_steps=checkpoint_steps,
+        keep_optimizer=keep_optimizer,
         on_error=on_error.value,
         columns=o.parse_columns(columns),
         split=split,

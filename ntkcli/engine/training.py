@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ntkcli.data.encoding import Encoded
 from ntkcli.engine.models import LoadedModel, decoder_of, head_logits
+from ntkcli.engine.moments import write_moments
 from ntkcli.errors import NtkselError
 from ntkcli.progress import Progress
 from store import atomic
@@ -33,12 +34,17 @@ IGNORED = -100
 SHORTEST_SHARE = 0.75
 """Of the longest row of a group, how short a row in it may be: at most a quarter of what is computed is padding."""
 _WHOLE = "ntksel-checkpoint-whole"
-"""The file that is written into a checkpoint last, after all of it is on disk."""
+"""The file that is written into a checkpoint last, after all of it is on disk; holds what the Trainer's own lack."""
+OPTIMIZER = "optimizer.safetensors"
+"""Beside the adapter, where the optimiser's moments are kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingOptions:
-    """How to train. `alpha` is LoRA's numerator (s = alpha/rank); `checkpoint_steps` the steps between checkpoints."""
+    """How to train. `alpha` is LoRA's numerator (s = alpha/rank); `checkpoint_steps` the steps between checkpoints.
+
+    `keep_optimizer`: leave the optimiser's moments beside the adapter (`ntkcli.engine.moments`).
+    """
 
     epochs: int
     learning_rate: float
@@ -48,6 +54,7 @@ class TrainingOptions:
     target_modules: str
     seed: int
     checkpoint_steps: int
+    keep_optimizer: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +121,14 @@ def train_adapter(
     resume = newest_checkpoint(checkpoints)
     if resume is not None:
         progress.note(f"resuming from step {resume.name.rpartition('-')[2]}")
+        trainer.rate_sum = json.loads((resume / _WHOLE).read_bytes())["learning_rate_sum"]
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    if options.keep_optimizer:
+        mean_rate = trainer.rate_sum / trainer.state.global_step
+        optimizer = trainer.optimizer.optimizer  # within accelerate's wrapper
+        write_moments(
+            folder / OPTIMIZER, model, optimizer, step=trainer.state.global_step, mean_learning_rate=mean_rate
+        )
     _publish_adapter(model, folder)
 
 
@@ -153,6 +167,7 @@ def _make_trainer(model: Any, arguments: Any, rows: Sequence[Encoded], *, pad_id
         """Trainer with the loss of this module; remembers loss, rate and tokens of the step under way."""
 
         step_loss, step_tokens, step_rate = 0.0, 0, 0.0
+        rate_sum = 0.0  # of the steps so far
 
         def compute_loss(
             self,
@@ -230,6 +245,7 @@ def _watcher(trainer: Any, on_step: Callable[[Step], None], progress: Progress) 
             del args, control
             step = Step(state.global_step - 1, trainer.step_loss, trainer.step_rate, trainer.step_tokens)
             trainer.step_loss, trainer.step_tokens = 0.0, 0
+            trainer.rate_sum += step.learning_rate
             if not math.isfinite(step.loss):
                 raise NtkselError(
                     f"The loss of step {step.number} is {step.loss}: training has diverged.",
@@ -242,7 +258,7 @@ def _watcher(trainer: Any, on_step: Callable[[Step], None], progress: Progress) 
             del control
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             atomic.fsync_tree(folder)
-            atomic.write_bytes(folder / _WHOLE, b"")
+            atomic.write_bytes(folder / _WHOLE, json.dumps({"learning_rate_sum": trainer.rate_sum}).encode())
 
     return Watcher()
 

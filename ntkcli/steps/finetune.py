@@ -74,6 +74,7 @@ def finetune(
     dtype: str = "auto",
     device: str = "auto",
     checkpoint_steps: int | None = None,
+    keep_optimizer: bool = False,
     on_error: OnError = "fail",
     columns: Mapping[str, str] | None = None,
     split: str | None = None,
@@ -84,6 +85,7 @@ def finetune(
 
     A reference is a selection of the store, a data set of it, or a data file. `alpha` is LoRA's (default 2·rank).
     `columns` and `split` are of files: `ntkcli.data.DataFile`; `thinking`: `ntkcli.data.Encoder`.
+    `keep_optimizer` leaves Adam's moments beside the adapter, also of a run that is finished already.
     Defaults for epochs from arXiv 2511.07380; learning rate and rank as LESS has them.
 
     Raises:
@@ -116,7 +118,8 @@ def finetune(
         "dtype": settle_dtype(dtype, device, known),
     }
     folder = stored.adapter_path(name)
-    if known is not None and known.spec == spec and is_finished(stored, known):
+    kept = not keep_optimizer or (folder / seal.OPTIMIZER).is_file()
+    if known is not None and known.spec == spec and is_finished(stored, known) and kept:
         progress.note(f"{known.name} is finished already: {known.n} steps")
         return _result(known, folder)
     if known is not None:
@@ -134,6 +137,7 @@ def finetune(
         target_modules=target_modules,
         seed=seed,
         checkpoint_steps=0,
+        keep_optimizer=keep_optimizer,
     )
     steps = count_steps(len(rows), options)
     artefact = stored.create(
