@@ -16,6 +16,7 @@ from ntkcli.steps.verify import verify
 from tests.conftest import Writer, prompt_rows
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # peft's, of the next transformers
 def test_adapter_loads_in_plain_peft_and_learns(tmp_path: Path, model_dir: Path, write_jsonl: Writer) -> None:
     import torch
     from peft import PeftModel
