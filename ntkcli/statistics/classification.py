@@ -78,7 +78,7 @@ def classify(
     )
 
 
-def _one_hot(codes: NDArray[np.int64], n_classes: int) -> Floats:
+def _one_hot(codes: NDArray[np.integer], n_classes: int) -> Floats:
     hot: Floats = (codes[:, None] == np.arange(n_classes)).astype(np.float64)
     return hot
 
