@@ -21,7 +21,9 @@ from ntkcli.answers.match import normalise
 from ntkcli.errors import UsageError
 
 _STATED = re.compile(r"\banswer(?:\s+is)?\s*:?\s*(?=(?P<rest>[^\n]*))", re.IGNORECASE)
-_LETTER = re.compile(r"\W*(?:(?:option|choice)\s+)?[(\[*\"']*(?P<letter>[A-Za-z])(?P<end>[)\]*.:\"',]+(?:\s|$)|\s*$)")
+_LETTER = re.compile(
+    r"\W*(?:(?:option|choice)\s+)?[(\[*\"']*(?P<letter>[A-Z])(?P<end>[)\]*.:\"',]+(?:\s|$)|\s*$)", re.IGNORECASE
+)
 _OWN_LETTER = re.compile(r"\(?(?P<letter>[A-Z])[.):]\s+(?P<rest>.+)", re.DOTALL)
 
 
