@@ -5,7 +5,8 @@ Legend: B rows of a batch, T its longest row.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +44,31 @@ def plan_batches(lengths: Sequence[int], budget_tokens: int) -> list[NDArray[np.
         batches.append(order[start : start + rows])
         start += rows
     return batches
+
+
+def run_batches(lengths: Sequence[int], budget_tokens: int, compute: Callable[[NDArray[np.int64]], None]) -> int:
+    """Compute every batch of `plan_batches`; one that doesn't fit into memory is halved until it does.
+
+    Returns the budget for the next call: lower if a batch had to be halved. `compute` must leave nothing behind when
+    it runs out of memory.
+    """
+    open_batches = deque(plan_batches(lengths, budget_tokens))
+    while open_batches:
+        where = open_batches.popleft()
+        try:
+            compute(where)
+        except RuntimeError as error:
+            if not out_of_memory(error) or len(where) == 1:
+                raise
+            torch.cuda.empty_cache()  # nothing on a machine without CUDA
+            budget_tokens = max(1, min(budget_tokens, len(where) * int(lengths[int(where[0])])) // 2)
+            open_batches.extendleft(np.array_split(where, 2)[::-1])
+    return budget_tokens
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether the error is that the device, or the machine, has no memory left."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def position_weights(row: Encoded, positions: str) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ntkcli.data.encoding import Encoded
 from ntkcli.engine.adapters import AdaptedLayer, fresh_adapter, load_adapter, only_layers
-from ntkcli.engine.batches import plan_batches
+from ntkcli.engine.batches import out_of_memory, plan_batches
 from ntkcli.engine.embeddings import EmbeddingEngine
 from ntkcli.engine.gradients import GradientEngine
 from ntkcli.engine.models import LoadedModel
@@ -105,7 +105,7 @@ class Extractor:
         try:
             result = self._compute([rows[i] for i in where])
         except RuntimeError as error:
-            if not _out_of_memory(error) or len(where) == 1:
+            if not out_of_memory(error) or len(where) == 1:
                 raise
         else:
             yield where, result
@@ -211,7 +211,3 @@ def default_batch_tokens(loaded: LoadedModel, *, backward: bool) -> int:
     token_bytes = layers * (10 * config.hidden_size + 4 * inner) * loaded.dtype.itemsize
     free_bytes, _ = torch.cuda.mem_get_info(loaded.device)
     return int(min(max(_CUDA_SHARE * free_bytes / token_bytes, 512), 65_536))
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
