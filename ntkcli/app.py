@@ -108,6 +108,7 @@ def _report(error: Exception, output: Output) -> int:
     if output.verbose:
         output.traceback()
     text, code = _explain(error)
+    output.details(error.details if isinstance(error, NtkselError) else ())
     output.error(" ".join([text, *getattr(error, "__notes__", [])]))  # which of several commands it was
     return code
 

@@ -10,17 +10,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 import store
 from ntkcli.data import DataFile
 from ntkcli.data.tasks import for_evaluation, names_task
 from ntkcli.errors import UsageError
+from ntkcli.statistics import ArmScore, TaskItems, compare_arms, group_seeds
 from ntkcli.steps.arms_plan import Plan
 from ntkcli.steps.inputs import open_store
-
-if TYPE_CHECKING:
-    from ntkcli.statistics import ArmScore
 
 COLUMNS: Final = (
     "task", "arm", "seeds", "rows", "tokens", "items", "value", "low", "high", "spread",
@@ -58,6 +59,8 @@ def check_data(plan: Plan, *, domain_split: str | None, pool_split: str | None) 
 
     UsageError, before anything runs, for data that isn't there and a pool that is too small.
     """
+    store.check_name(plan.name, "--name")
+    store.check_name(f"{plan.prefix}warmup", "--prefix")
     DataFile(plan.domain, split=domain_split)
     if not plan.needs_pool:
         return plan
@@ -80,19 +83,19 @@ def arms_result(
     store_path: str | Path, plan: Plan, *, baseline: str, commands: Sequence[str], export: Path | None
 ) -> ArmsResult:
     """The comparison, also written to `reports/<name>.csv` and `.json` of the store, and to `export`."""
-    from ntkcli.steps.evaluate import summary
-
     stored = open_store(store_path)
-    found = summary(store_path, name=plan.name, runs=plan.runs(), baseline=baseline)
+    artefacts = [stored.get(f"evals/{plan.name}/{run}") for run in plan.runs()]
+    usable = artefacts[0].read("status") < store.RowStatus.UNREADABLE
+    found = compare_arms(_task_items(plan, artefacts, usable), baseline=baseline)
     paths = [stored.folder("reports", f"{plan.name}{suffix}") for suffix in (".csv", ".json")]
     result = ArmsResult(
-        artefact=found.artefact,
+        artefact=f"evals/{plan.name}",
         baseline=baseline,
         scores=tuple(found.scores),
         sentences=tuple(found.sentences),
         spent={arm: _spent(stored, plan, arm) for arm in plan.names()},
-        items=found.items,
-        skipped=found.skipped,
+        items=int(usable.sum()),
+        skipped=int((~usable).sum()),
         files=tuple(str(path) for path in [*paths, *([export] if export else [])]),
         commands=tuple(commands),
     )
@@ -130,6 +133,18 @@ def as_csv(result: ArmsResult) -> str:
 def as_json(result: ArmsResult) -> str:
     """The whole result."""
     return json.dumps(_finite(dataclasses.asdict(result)), indent=2, allow_nan=False) + "\n"
+
+
+def _task_items(plan: Plan, artefacts: Sequence[store.Artefact], usable: NDArray[np.bool_]) -> dict[str, TaskItems]:
+    """Right or wrong, item by item, of every arm and seed on every task."""
+    correct = {run: each.read("correct").astype(np.bool_) for run, each in zip(plan.runs(), artefacts, strict=True)}
+    codes, names = artefacts[0].read("task"), list(artefacts[0].attrs["tasks"])
+    arms = group_seeds(plan.runs())
+    return {
+        task: TaskItems({arm: {s: correct[run][mask] for s, run in runs.items()} for arm, runs in arms.items()})
+        for code, task in enumerate(names)
+        if (mask := usable & (codes == code)).any()
+    }
 
 
 def _spent(stored: store.Store, plan: Plan, arm: str) -> Spent:
