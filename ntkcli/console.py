@@ -10,7 +10,8 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from rich.console import Console
@@ -30,6 +31,8 @@ _MARK = "bold green"
 
 class Output:
     """Where one command's result and notes go. `progress` shows its course."""
+
+    _hints: ClassVar[bool] = True
 
     def __init__(self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
         self.as_json, self.quiet, self.verbose = as_json, quiet, verbose
@@ -69,7 +72,7 @@ class Output:
 
     def next_step(self, command: str) -> None:
         """The command that usually comes next, on stderr."""
-        if not self.quiet and not self.as_json:
+        if self._hints and not self.quiet and not self.as_json:
             self._err.print(f"[dim]next:[/dim] {escape(command)}")
 
     def details(self, lines: Sequence[str]) -> None:
@@ -77,6 +80,16 @@ class Output:
         Reporter.stop_live()
         for line in lines:
             self._err.print(f"  {escape(visible(' '.join(line.split())))}")
+
+    @classmethod
+    @contextmanager
+    def without_hints(cls) -> Iterator[None]:
+        """No `next_step` within: of several commands in a row each has its next one."""
+        before, cls._hints = cls._hints, False
+        try:
+            yield
+        finally:
+            cls._hints = before
 
     def error(self, text: str) -> None:
         """One line on stderr that begins with `error:`."""

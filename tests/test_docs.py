@@ -17,7 +17,10 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [
     "README.md",
     "docs/data.md",
+    "docs/finetune.md",
     "docs/method.md",
+    "docs/recipes.md",
+    "docs/tasks.md",
     "docs/troubleshooting.md",
     *map(str, (ROOT / "examples").glob("*.sh")),
 ]
