@@ -158,14 +158,14 @@ def refuse_other_base(adapter: AdapterIdentity, model: ModelIdentity) -> None:
         )
 
 
-def attach_adapter(model: Any, adapter: AdapterIdentity) -> Any:
+def attach_adapter(model: Any, adapter: AdapterIdentity, *, trainable: bool = False) -> Any:
     """The model with a PEFT adapter beside it (not merged); refuses one that doesn't fit or isn't whole."""
     from peft import PeftModel
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            attached = PeftModel.from_pretrained(model, str(adapter.folder))
+            attached = PeftModel.from_pretrained(model, str(adapter.folder), is_trainable=trainable)
         except (RuntimeError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())[:200]
             raise SpecError(
