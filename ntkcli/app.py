@@ -95,6 +95,7 @@ def _report(error: Exception, output: Output) -> int:
     if output.verbose:
         output.traceback()
     text, code = _explain(error)
+    output.details(error.details if isinstance(error, NtkselError) else ())
     output.error(text)
     return code
 
