@@ -27,7 +27,7 @@ from ntkcli.engine.gradients import GradientEngine
 from ntkcli.engine.models import LoadedModel, decoder_of, load_model
 from ntkcli.engine.probes import LogitProbe
 from ntkcli.engine.projections import make_projection
-from ntkcli.engine.training import collate
+from ntkcli.engine.training_loss import collate
 from ntkcli.identity import resolve_model
 
 RANK, DIM = 16, 8192
