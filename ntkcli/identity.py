@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import store
-from ntkcli.errors import UsageError
+from ntkcli.errors import SpecError, UsageError
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -149,6 +149,16 @@ def resolve_adapter(reference: str, *, adapters: Path) -> AdapterIdentity:
         "and adapter_model.safetensors.",
         "Make one with `ntksel finetune`, or give the folder of a PEFT adapter.",
     )
+
+
+def refuse_other_base(adapter: AdapterIdentity, model: ModelIdentity) -> None:
+    """Raise SpecError if the adapter's record says that it was trained on other weights than the model's."""
+    if adapter.base_weights and adapter.base_weights != model.spec["weights"]:
+        raise SpecError(
+            f"The adapter {adapter.folder} was trained on a base model with weights {adapter.base_weights[:12]}, "
+            f"but --model {model.reference} has {model.spec['weights'][:12]}.",
+            "Give --model the model it was trained on.",
+        )
 
 
 BASE_RECORD = "ntksel.json"

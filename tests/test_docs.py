@@ -19,6 +19,8 @@ DOCUMENTS = [
     "docs/data.md",
     "docs/finetune.md",
     "docs/method.md",
+    "docs/recipes.md",
+    "docs/tasks.md",
     "docs/troubleshooting.md",
     *map(str, (ROOT / "examples").glob("*.sh")),
 ]

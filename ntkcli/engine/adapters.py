@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ntkcli.engine.models import LoadedModel, decoder_of, head_of
 from ntkcli.engine.sketch import hash_u64
 from ntkcli.errors import SpecError, UsageError
-from ntkcli.identity import AdapterIdentity, ModelIdentity
+from ntkcli.identity import AdapterIdentity, ModelIdentity, refuse_other_base
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,16 +146,6 @@ def load_adapter(loaded: LoadedModel, adapter: AdapterIdentity, model: ModelIden
     return [
         AdaptedLayer(name, modules[name], a, b if bool(b.any()) else None, float(scale)) for name, a, b, scale in raw
     ]
-
-
-def refuse_other_base(adapter: AdapterIdentity, model: ModelIdentity) -> None:
-    """Raise SpecError if the adapter's record says that it was trained on other weights than the model's."""
-    if adapter.base_weights and adapter.base_weights != model.spec["weights"]:
-        raise SpecError(
-            f"The adapter {adapter.folder} was trained on a base model with weights {adapter.base_weights[:12]}, "
-            f"but --model {model.reference} has {model.spec['weights'][:12]}.",
-            "Give --model the model it was trained on.",
-        )
 
 
 def attach_adapter(model: Any, adapter: AdapterIdentity, *, trainable: bool = False) -> Any:

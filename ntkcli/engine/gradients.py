@@ -5,13 +5,15 @@ backward sees the layer's input x and the gradient g at its output and contracts
 
     df/dB = s sum_t g_t (A x_t)^T        df/dA = s sum_t (B^T g_t) x_t^T
 
-then hands both to the projection and forgets them. Where the backward begins is the probe's business (`probes.py`).
+then hands both to the projection and forgets them. Layers that read the same x (q, k and v; gate and up) are contracted
+together. Where the backward begins is the probe's business (`probes.py`).
 Nothing below the lowest adapter and nothing of the embedding table gets a gradient.
 
 K probes make one row: the sum of their projections, each with random signs of its own, over sqrt(K). Products of
 different probes then cancel in the mean, and dot products estimate the mean of the K kernels.
 
-Legend: B rows, T tokens, D hidden size, r rank, p size of the projection, L adapted layers, K probes.
+Legend: B rows, T tokens, D hidden size, r rank, R the ranks of several layers, p size of the projection, L adapted
+layers, K probes.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from torch import Tensor
 
 from ntkcli.data.encoding import Encoded
 from ntkcli.engine.adapters import AdaptedLayer, check_decoder_holds
-from ntkcli.engine.batches import pad
+from ntkcli.engine.batches import final_hidden, pad
 from ntkcli.engine.models import LoadedModel, decoder_of
 from ntkcli.engine.probes import LogitProbe, LossProbe
 from ntkcli.engine.projections import Projection
@@ -61,7 +63,8 @@ class GradientEngine:
         self._loaded = loaded
         self._decoder = decoder_of(loaded.model)
         self._projection = projection
-        self._taps = [_LayerTap(layer, projection, loaded.dtype) for layer in layers]
+        self._inputs = _Inputs()
+        self._taps = [_LayerTap(layer, projection, loaded.dtype, self._inputs) for layer in layers]
         self.layer_names = [layer.name for layer in layers]
         self._probes = list(probes)
         self._signs = [
@@ -88,11 +91,11 @@ class GradientEngine:
         """Probe by probe, from one forward: projected gradients (B, p) and squared norms of each layer (B, L)."""
         pad_id = self._loaded.tokenizer.pad_token_id or 0
         batch = pad(rows, positions=positions, pad_id=pad_id, device=self._loaded.device)
+        self._inputs.clear()
         with torch.enable_grad():
-            output = self._decoder(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
-            hidden_BTD: Tensor = output.last_hidden_state
+            hidden_BTD = final_hidden(self._decoder, batch)
         for k, probe in enumerate(self._probes):
-            upstream_BTD = probe(hidden_BTD.detach(), batch.weight, batch.ids).to(hidden_BTD.dtype)
+            upstream_BTD = probe(hidden_BTD.detach(), batch).to(hidden_BTD.dtype)
             last = k + 1 == len(self._probes)
             part_Bp, part_BL = self._backward(hidden_BTD, upstream_BTD, keep_graph=not last)
             yield part_Bp * probe.scale, part_BL * probe.scale**2
@@ -103,6 +106,7 @@ class GradientEngine:
         for tap in self._taps:
             tap.begin(total)
         torch.autograd.backward(hidden_BTD, upstream_BTD, retain_graph=keep_graph)
+        self._inputs.finish()
         squares_BL = torch.stack([tap.end() for tap in self._taps], dim=1)
         return self._projection.finish(total), squares_BL
 
@@ -116,19 +120,75 @@ class _Total:
     collected: bool = False
 
 
+class _Input:
+    """What one forward fed to `taps`, and the output gradients that a backward has brought for it so far."""
+
+    def __init__(self) -> None:
+        self.taps: list[_LayerTap] = []
+        self._arrived: list[tuple[_LayerTap, Tensor]] = []
+        self._x_BTi: Tensor | None = None
+
+    def collect(self, tap: _LayerTap, x_BTi: Tensor, g_BTo: Tensor) -> None:
+        """Keep a tap's output gradient; contract when the last one is there."""
+        self._x_BTi = x_BTi
+        self._arrived.append((tap, g_BTo))
+        if len(self._arrived) == len(self.taps):
+            self.contract()
+
+    def contract(self) -> None:
+        """Per-row gradients of the taps that have arrived, handed to each."""
+        x_BTi, arrived = self._x_BTi, self._arrived
+        self._x_BTi, self._arrived = None, []
+        if x_BTi is None:
+            return
+        ranks = [tap.rank for tap, _ in arrived]
+        thin_BTR = x_BTi @ torch.cat([tap.a_in_r for tap, _ in arrived], dim=1)
+        for (tap, g_BTo), thin_BTr in zip(arrived, torch.split(thin_BTR, ranks, dim=2), strict=True):
+            tap.add_b(_bmm_float32(thin_BTr.transpose(1, 2), g_BTo))
+        thins = [(tap, g_BTo @ tap.b_out_r) for tap, g_BTo in arrived if tap.b_out_r is not None]
+        if thins:
+            gradient_BRd = _bmm_float32(torch.cat([thin for _, thin in thins], dim=2).transpose(1, 2), x_BTi)
+            parts = torch.split(gradient_BRd, [tap.rank for tap, _ in thins], dim=1)
+            for (tap, _), part_Brd in zip(thins, parts, strict=True):
+                tap.add_a(part_Brd)
+
+
+class _Inputs:
+    """The inputs of one forward, told apart by where they lie in memory: all stay alive until the backward."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[int, torch.Size, tuple[int, ...]], _Input] = {}
+
+    def clear(self) -> None:
+        """Begin a forward."""
+        self._found = {}
+
+    def join(self, tap: _LayerTap, x: Tensor) -> _Input:
+        """The input that lies where `x` does, which `tap` reads too."""
+        found = self._found.setdefault((x.data_ptr(), x.shape, x.stride()), _Input())
+        found.taps.append(tap)
+        return found
+
+    def finish(self) -> None:
+        """End a backward: contract those of which some tap took no part in it."""
+        for found in self._found.values():
+            found.contract()
+
+
 class _LayerTap:
     """One adapted layer: stands in for its forward and collects per-row gradients in its backward."""
 
-    def __init__(self, layer: AdaptedLayer, projection: Projection, dtype: torch.dtype) -> None:
-        self.layer, self._projection = layer, projection
-        rank, columns_in = layer.a.shape
+    def __init__(self, layer: AdaptedLayer, projection: Projection, dtype: torch.dtype, inputs: _Inputs) -> None:
+        self.layer, self.inputs, self._projection = layer, inputs, projection
+        self.rank, columns_in = layer.a.shape
         columns_out = layer.weight.shape[0]
-        self._to_b = projection.factor(f"{layer.name}.lora_B", rank, columns_out)
-        self._to_a = projection.factor(f"{layer.name}.lora_A", rank, columns_in) if layer.b is not None else None
+        self._to_b = projection.factor(f"{layer.name}.lora_B", self.rank, columns_out)
         # s and the projection's row signs alpha ride on the thin factors, where they cost nothing.
-        self._a_in_r = (layer.scale * self._to_b.alpha[:, None] * layer.a).T.to(dtype).contiguous()
-        if layer.b is not None and self._to_a is not None:
-            self._b_out_r = (layer.scale * layer.b * self._to_a.alpha).to(dtype).contiguous()
+        self.a_in_r = (layer.scale * self._to_b.alpha[:, None] * layer.a).T.to(dtype).contiguous()
+        self.b_out_r: Tensor | None = None
+        if layer.b is not None:
+            self._to_a = projection.factor(f"{layer.name}.lora_A", self.rank, columns_in)
+            self.b_out_r = (layer.scale * layer.b * self._to_a.alpha).to(dtype).contiguous()
         self._total: _Total | None = None
         anchor = torch.zeros((), requires_grad=True)  # makes the output need a gradient even when x needs none
         module = layer.module
@@ -149,19 +209,25 @@ class _LayerTap:
             )
         return total.squares
 
-    def collect(self, x_BTi: Tensor, g_BTo: Tensor) -> None:
-        """Contract one backward's input and output gradient, row by row, into the accumulator."""
+    def collect(self, found: _Input, x_BTi: Tensor, g_BTo: Tensor) -> None:
+        """One backward's input and output gradient."""
         if self._total is None or self._total.collected:
             raise UsageError(f"{self.layer.name} runs twice in one forward; its gradients can't be told apart.")
         self._total.collected = True
-        self._add(self._total, x_BTi @ self._a_in_r, g_BTo, self._to_b)
-        if self._to_a is not None:
-            self._add(self._total, g_BTo @ self._b_out_r, x_BTi, self._to_a)
+        found.collect(self, x_BTi, g_BTo)
 
-    def _add(self, total: _Total, thin_BTr: Tensor, wide_BTd: Tensor, factor: FactorSketch) -> None:
-        gradient_Brd = _bmm_float32(thin_BTr.transpose(1, 2), wide_BTd)
-        total.squares += torch.linalg.vector_norm(gradient_Brd, dim=(1, 2)).square()
-        self._projection.add(total.sketch, gradient_Brd, factor)
+    def add_b(self, gradient_Brd: Tensor) -> None:
+        """Add the gradient of B, transposed."""
+        self._add(gradient_Brd, self._to_b)
+
+    def add_a(self, gradient_Brd: Tensor) -> None:
+        """Add the gradient of A."""
+        self._add(gradient_Brd, self._to_a)
+
+    def _add(self, gradient_Brd: Tensor, factor: FactorSketch) -> None:
+        if self._total is not None:
+            self._total.squares += torch.linalg.vector_norm(gradient_Brd, dim=(1, 2)).square()
+            self._projection.add(self._total.sketch, gradient_Brd, factor)
 
 
 class _Tap(torch.autograd.Function):
@@ -171,13 +237,13 @@ class _Tap(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, anchor: Tensor, tap: _LayerTap) -> Tensor:
         del anchor
         ctx.save_for_backward(x)
-        ctx.weight, ctx.tap = weight, tap
+        ctx.weight, ctx.tap, ctx.input = weight, tap, tap.inputs.join(tap, x)
         return torch.nn.functional.linear(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, None, None]:
         (x,) = ctx.saved_tensors
-        ctx.tap.collect(x, grad)
+        ctx.tap.collect(ctx.input, x, grad)
         return (grad @ ctx.weight if ctx.needs_input_grad[0] else None), None, None, None, None
 
 

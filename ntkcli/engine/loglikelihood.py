@@ -19,8 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ntkcli.data.encoding import Encoded
-from ntkcli.engine.batches import plan_batches
-from ntkcli.engine.models import LoadedModel, decoder_of, head_logits
+from ntkcli.engine.batches import run_batches
+from ntkcli.engine.models import LoadedModel, decoder_of, head_logits, head_of
+
+LOGIT_BYTES = 256 << 20
+"""Of float32 logits at once: 440 tokens at a vocabulary of 152,000."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,21 +38,24 @@ class _Pack:
 
 def choice_logliks(
     loaded: LoadedModel, items: Sequence[Sequence[Encoded]], *, budget_tokens: int
-) -> list[NDArray[np.float64]]:
+) -> tuple[list[NDArray[np.float64]], int]:
     """For each item the sum of log-probabilities of each choice's supervised tokens: (choices,) float64.
 
-    `items[i][c]` is the item's row encoded with choice c as its answer.
+    `items[i][c]` is the item's row encoded with choice c as its answer. Also the token budget for the next call:
+    lower where a batch didn't fit into memory.
     """
     share = shares_prefixes(loaded.model)
     packs = [pack for i, choices in enumerate(items) for pack in _pack(i, choices, share=share)]
     sums = [np.zeros(len(choices)) for choices in items]
-    for batch in plan_batches([len(pack.ids) for pack in packs], budget_tokens):
-        chosen = [packs[j] for j in batch]
-        for (item, choice, _, _), value in zip(
-            [score for pack in chosen for score in pack.scores], _forward(loaded, chosen), strict=True
-        ):
+
+    def compute(where: NDArray[np.int64]) -> None:
+        chosen = [packs[j] for j in where]
+        values = _forward(loaded, chosen)
+        for (item, choice, _, _), value in zip([s for pack in chosen for s in pack.scores], values, strict=True):
             sums[item][choice] += value
-    return sums
+
+    budget = run_batches([len(pack.ids) for pack in packs], budget_tokens, compute)
+    return sums, budget
 
 
 def shares_prefixes(model: Any) -> bool:
@@ -117,9 +123,17 @@ def _forward(loaded: LoadedModel, packs: list[_Pack]) -> list[float]:
         use_cache=False,
     ).last_hidden_state
     rows, columns = torch.tensor(where, device=device).unbind(dim=1)
-    logits_NV = head_logits(loaded.model, hidden_BQD[rows, columns])
-    picked = torch.log_softmax(logits_NV, dim=-1).gather(1, torch.tensor(tokens, device=device)[:, None])
-    values: list[float] = picked[:, 0].double().tolist()
+    return _log_probabilities(loaded, hidden_BQD[rows, columns], torch.tensor(tokens, device=device))
+
+
+def _log_probabilities(loaded: LoadedModel, hidden_ND: Tensor, tokens_N: Tensor) -> list[float]:
+    """The log-probability of each token; logits of at most `LOGIT_BYTES` stand at once."""
+    block = max(1, LOGIT_BYTES // (4 * head_of(loaded.model).out_features))
+    values: list[float] = []
+    for start in range(0, len(tokens_N), block):
+        logits_NV = head_logits(loaded.model, hidden_ND[start : start + block])
+        picked_N1 = torch.log_softmax(logits_NV, dim=-1).gather(1, tokens_N[start : start + block, None])
+        values += picked_N1[:, 0].double().tolist()
     return values
 
 

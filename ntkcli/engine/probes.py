@@ -21,15 +21,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ntkcli.engine.batches import Batch
 from ntkcli.engine.models import head_of, soft_cap
 from ntkcli.engine.sketch import signs
 
-PROBES = ("sum", "rademacher", "centred")
 LOGIT_BLOCK_BYTES = 256 * 2**20
 """Bound on the float32 logits that are held at once; three such blocks may stand at a time."""
 
-Probe = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(hidden (B, T, D), weight (B, T) float32, ids (B, T)) → gradient of f at the hidden states, (B, T, D) float32.
+Probe = Callable[[Tensor, Batch], Tensor]
+"""(hidden (B, T, D), batch) → gradient of f at the hidden states, (B, T, D) float32.
 
 Divided by the probe's `scale`, so that it is of order one in any dtype.
 """
@@ -52,17 +52,16 @@ class LogitProbe:
             self._v_V = v_V
             self.scale *= float(torch.linalg.vector_norm(_combine(self._weight_VD, v_V))) or 1.0
 
-    def __call__(self, hidden_BTD: Tensor, weight_BT: Tensor, ids_BT: Tensor) -> Tensor:
+    def __call__(self, hidden_BTD: Tensor, batch: Batch) -> Tensor:
         """See `Probe`."""
-        del ids_BT
         if self._cap is None:
-            return weight_BT[..., None] * self._unit_D
+            return batch.weight[..., None] * self._unit_D
         cap = self._cap
 
         def slope(logits_NV: Tensor, _: Tensor) -> Tensor:
             return self._v_V * (1 - torch.tanh(logits_NV / cap) ** 2)
 
-        return _through_logits(self._weight_VD, hidden_BTD, weight_BT / self.scale, slope)
+        return _through_logits(self._weight_VD, hidden_BTD, batch, slope) / self.scale
 
 
 class LossProbe:
@@ -73,7 +72,7 @@ class LossProbe:
         self._weight_VD, self._bias_V = head.weight.detach(), None if head.bias is None else head.bias.detach()
         self._cap, self._factor, self.scale = soft_cap(model), _constant_factor(model), 1.0
 
-    def __call__(self, hidden_BTD: Tensor, weight_BT: Tensor, ids_BT: Tensor) -> Tensor:
+    def __call__(self, hidden_BTD: Tensor, batch: Batch) -> Tensor:
         """See `Probe`. The weight of a row's last position must be 0: nothing follows it."""
 
         def slope(z_NV: Tensor, target_N: Tensor) -> Tensor:
@@ -86,7 +85,7 @@ class LossProbe:
                 gradient_NV *= 1 - (squashed / self._cap) ** 2
             return self._factor * gradient_NV
 
-        return _through_logits(self._weight_VD, hidden_BTD, weight_BT, slope, targets_BT=ids_BT.roll(-1, dims=1))
+        return _through_logits(self._weight_VD, hidden_BTD, batch, slope)
 
 
 def direction(name: str, size: int, *, seed: int, number: int) -> Tensor:
@@ -106,24 +105,17 @@ def _combine(weight_VD: Tensor, v_V: Tensor) -> Tensor:
 
 
 def _through_logits(
-    weight_VD: Tensor,
-    hidden_BTD: Tensor,
-    weight_BT: Tensor,
-    slope: Callable[[Tensor, Tensor], Tensor],
-    *,
-    targets_BT: Tensor | None = None,
+    weight_VD: Tensor, hidden_BTD: Tensor, batch: Batch, slope: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor:
-    """w_t W^T slope(W h_t, target_t) at the positions of nonzero weight, block by block."""
+    """w_t W^T slope(W h_t, next token) at the positions of nonzero weight, block by block."""
     upstream = torch.zeros(hidden_BTD.shape, dtype=torch.float32, device=hidden_BTD.device)
     block = max(1, LOGIT_BLOCK_BYTES // (4 * weight_VD.shape[0]))
-    positions = weight_BT.nonzero()
-    for start in range(0, len(positions), block):
-        where = positions[start : start + block]
+    targets_BT = batch.ids.roll(-1, dims=1)
+    for where in torch.split(batch.weighted, block):
         index = where.unbind(dim=1)
         logits_NV = (hidden_BTD[index] @ weight_VD.T).float()
-        targets = where[:, 1] if targets_BT is None else targets_BT[index]
-        gradient_ND = slope(logits_NV, targets).to(weight_VD.dtype) @ weight_VD
-        upstream[index] = weight_BT[index][:, None] * gradient_ND.float()
+        gradient_ND = slope(logits_NV, targets_BT[index]).to(weight_VD.dtype) @ weight_VD
+        upstream[index] = batch.weight[index][:, None] * gradient_ND.float()
     return upstream
 
 

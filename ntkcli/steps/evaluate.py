@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 import store
 from ntkcli.data import BadRow, DataFile, Encoded, Encoder, Row, RowError, scan
 from ntkcli.data.files import OnError
+from ntkcli.data.tasks import for_evaluation, task_label
 from ntkcli.errors import DataError, UsageError
 from ntkcli.identity import AdapterIdentity, ModelIdentity, resolve_adapter, resolve_model
 from ntkcli.progress import Progress, Silent
@@ -197,9 +198,9 @@ def _load_items(
     codes: list[int] = []
     digests: list[str] = []
     files: list[str] = []
-    names = [Path(task).name.split(".")[0] for task in tasks]
+    names = [task_label(task) for task in tasks]
     for code, task in enumerate(tasks):
-        file = DataFile(task, columns=columns, split=split)
+        file = DataFile(task if split else for_evaluation(task), columns=columns, split=split)
         scanned = scan(file, on_error=on_error)
         digests.append(scanned.digest)
         files += [file.reference] if columns is None and split is None else []

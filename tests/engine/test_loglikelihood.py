@@ -31,7 +31,7 @@ ITEMS = [item(5, [1, 3, 2], 0), item(9, [4, 4], 1), item(2, [1, 1, 1, 6], 2), it
 @pytest.mark.parametrize("budget", [1, 64, 4096])
 def test_equal_to_plain_forwards(name: str, budget: int) -> None:
     loaded = load(name)
-    found = choice_logliks(loaded, ITEMS, budget_tokens=budget)
+    found, _ = choice_logliks(loaded, ITEMS, budget_tokens=budget)
     for choices, values in zip(ITEMS, found, strict=True):
         for row, value in zip(choices, values, strict=True):
             with torch.no_grad():
@@ -51,6 +51,6 @@ def test_choices_cut_at_different_places_do_not_share() -> None:
     """Truncation may leave choices of one item with other prompts: each is then a sequence of its own."""
     rows = [item(6, [2], 0)[0], item(5, [2], 9)[0]]
     loaded = load("llama")
-    together = choice_logliks(loaded, [rows], budget_tokens=4096)[0]
-    alone = [choice_logliks(loaded, [[row]], budget_tokens=4096)[0][0] for row in rows]
+    together = choice_logliks(loaded, [rows], budget_tokens=4096)[0][0]
+    alone = [choice_logliks(loaded, [[row]], budget_tokens=4096)[0][0][0] for row in rows]
     np.testing.assert_allclose(together, alone, atol=1e-5)
