@@ -21,7 +21,7 @@ from ntkcli.engine.gradients import GradientEngine
 from ntkcli.engine.models import LoadedModel, decoder_of
 from ntkcli.engine.probes import LogitProbe, LossProbe
 from ntkcli.engine.projections import make_projection
-from ntkcli.engine.training import collate
+from ntkcli.engine.training_loss import collate
 
 Run = Callable[[Sequence[Encoded]], None]
 RANK, DIM = 16, 8192

@@ -75,6 +75,12 @@ class Output:
         if self._hints and not self.quiet and not self.as_json:
             self._err.print(f"[dim]next:[/dim] {escape(command)}")
 
+    def details(self, lines: Sequence[str]) -> None:
+        """What belongs to the error that comes next, a line each on stderr; a file or a row may stand in it."""
+        Reporter.stop_live()
+        for line in lines:
+            self._err.print(f"  {escape(visible(' '.join(line.split())))}")
+
     @classmethod
     @contextmanager
     def without_hints(cls) -> Iterator[None]:
@@ -84,12 +90,6 @@ class Output:
             yield
         finally:
             cls._hints = before
-
-    def details(self, lines: Sequence[str]) -> None:
-        """What belongs to the error that comes next, a line each on stderr; a file or a row may stand in it."""
-        Reporter.stop_live()
-        for line in lines:
-            self._err.print(f"  {escape(visible(' '.join(line.split())))}")
 
     def error(self, text: str) -> None:
         """One line on stderr that begins with `error:`."""

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+import store
 from ntkcli.engine import checkpoints
 from ntkcli.engine.adapters import attach_adapter, linear_layers
 from ntkcli.engine.checkpoints import RunState, newest_checkpoint
@@ -31,6 +32,7 @@ from ntkcli.engine.trainer import Step, TrainingRows, make_trainer, make_watcher
 from ntkcli.errors import NtkselError, UsageError
 from ntkcli.identity import AdapterIdentity
 from ntkcli.progress import Progress
+from ntkcli.report import human_bytes
 from store import atomic
 
 OPTIMIZER = "optimizer.safetensors"
@@ -117,7 +119,9 @@ def train_adapter(
                 patience=options.patience,
             )
         )
-        if resume is not None:
+        if resume is None:
+            _refuse_without_room(model, folder, n_copies=7 + 2 * options.keep_optimizer + 6 * bool(data.held_out))
+        else:
             progress.note(f"resuming from step {checkpoints.steps_of(resume)}")
         if not state.stopped:
             with _full_disk_as_oserror(folder):
@@ -226,6 +230,21 @@ def _full_disk_as_oserror(folder: Path) -> Iterator[None]:
                 None, f"The disk could not take a checkpoint ({text.splitlines()[0][:120]})", str(folder)
             ) from error
         raise
+
+
+def _refuse_without_room(model: Any, folder: Path, *, n_copies: int) -> None:
+    """NtkselError if the disk can't take what a run leaves.
+
+    Copies of the adapter: itself; two checkpoints, each with two moments; the moments beside; two best adapters, with
+    theirs.
+    """
+    needed = 4 * n_copies * sum(p.numel() for p in model.parameters() if p.requires_grad)
+    free = store.free_bytes(folder)
+    if needed > free:
+        raise NtkselError(
+            f"runs/{folder.name} needs {human_bytes(needed)} and the disk of {folder} has {human_bytes(free)} left.",
+            "Make room (`ntksel rm` removes what is in a store), or give a smaller --rank.",
+        )
 
 
 def _save_adapter(model: Any, work: Path) -> None:
