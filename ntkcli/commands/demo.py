@@ -14,7 +14,7 @@ import typer
 from ntkcli import options as o
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode
-from ntkcli.report import accuracy_table, verdict
+from ntkcli.report import comparison_table, verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def demo(
     for command in result.commands:
         output.say(f"  {command}")
     output.say("")
-    output.table(*accuracy_table(result.evaluation))
+    output.table(*comparison_table(result.evaluation))
     output.say("")
     for sentence in result.verdicts:
         output.say(sentence)
