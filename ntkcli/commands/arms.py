@@ -151,7 +151,7 @@ def arms(
         told = f"wrote {recipe}: `ntksel run {recipe}`, then the same `ntksel arms` for the table"
         output.result(ArmsPlan(_described(plan), shown), line=told if recipe and not dry_run else "\n".join(shown))
         return ExitCode.OK
-    done = chain.run_commands(commands, output, results_to_stderr=True)
+    done = chain.run_commands(commands, output, results_to_stderr=True, hidden=("eval",))
     result = step.arms_result(store, plan, baseline=reference, commands=shown, export=export)
     if json:
         output.result(result, line="")
@@ -188,6 +188,7 @@ def _show(result: Any, output: Output) -> None:
         "rows",
         "tokens",
         "seeds",
+        "spread",
         "value",
         "95% interval",
         f"minus {result.baseline}",
@@ -200,7 +201,9 @@ def _show(result: Any, output: Output) -> None:
         scale, form = (100, ".1f") if score.percent else (1, ".3f")
         task = f"{score.task} (retained)" if score.task in result.retained else score.task
         label = f"{task} · {score.arm}" if several else score.arm
-        row = [label, f"{spent.rows:,}", f"{spent.tokens:,}", str(len(score.seeds)), f"{scale * score.value:{form}}"]
+        row = [label, f"{spent.rows:,}", f"{spent.tokens:,}", str(len(score.seeds))]
+        row.append("" if score.spread is None else f"{scale * score.spread:{form}}")
+        row.append(f"{scale * score.value:{form}}")
         row.append(f"{scale * score.low:{form}} to {scale * score.high:{form}}")
         if d is None:
             row += ["", "", ""]
