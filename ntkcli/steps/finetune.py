@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -255,7 +254,7 @@ def _record(folder: Path, artefact: store.Artefact, identity: ModelIdentity) -> 
         "spec": artefact.spec,
         "files": seal.digests(folder),
     }
-    store.write_bytes(folder / BASE_RECORD, json.dumps(record, indent=2, sort_keys=True).encode() + b"\n")
+    store.write_bytes(folder / BASE_RECORD, seal.sealing(record))
 
 
 def _result(artefact: store.Artefact, folder: Path) -> FinetuneResult:

@@ -12,6 +12,8 @@ from ntkcli.identity import BASE_RECORD
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 """What makes an adapter."""
+_UNSIGNED = {"made_by", "model", "run", "spec", "files"}
+"""What a seal says that was made before seals held a digest of themselves."""
 
 
 def read(folder: Path) -> dict[str, Any] | None:
@@ -21,6 +23,12 @@ def read(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return said if isinstance(said, dict) else None
+
+
+def sealing(record: dict[str, Any]) -> bytes:
+    """The seal that says `record`, with a digest of it."""
+    said = {**record, "digest": store.fingerprint(record)}
+    return json.dumps(said, indent=2, sort_keys=True).encode() + b"\n"
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -43,8 +51,8 @@ def damage(folder: Path, run: store.Artefact) -> str | None:
     said = read(folder)
     if said is None:
         return f"{folder / BASE_RECORD}, its seal, is missing or can't be read"
-    if said.get("run") != run.fingerprint:
-        return f"{folder / BASE_RECORD} seals another run ({said.get('run')}, not {run.fingerprint})"
+    if why := _altered(said, run.fingerprint):
+        return f"{folder / BASE_RECORD} {why}"
     if missing := [name for name in FILES if not (folder / name).is_file()]:
         return f"{folder / missing[0]} is missing"
     sealed = said.get("files", {})
@@ -52,3 +60,14 @@ def damage(folder: Path, run: store.Artefact) -> str | None:
         if sealed.get(name, found) != found:
             return f"{folder / name} has the digest {found}, its seal says {sealed[name]}"
     return None
+
+
+def _altered(said: dict[str, Any], run: str) -> str | None:
+    """What is wrong with what the seal says, for the run of this fingerprint."""
+    if said.get("run") != run:
+        return f"seals another run ({said.get('run')}, not {run})"
+    record = {key: value for key, value in said.items() if key != "digest"}
+    if "digest" in said:
+        return None if said["digest"] == store.fingerprint(record) else "and its own digest disagree"
+    others = sorted(record.keys() - _UNSIGNED)
+    return f"says {others[0]!r}, which no seal does" if others else None
