@@ -57,7 +57,20 @@ def _root(
         raise typer.Exit
 
 
-for _verb in ("featurize", "score", "select", "explain", "finetune", "eval", "run", "tasks", "info", "rm", "demo"):
+for _verb in (
+    "featurize",
+    "score",
+    "select",
+    "explain",
+    "finetune",
+    "eval",
+    "arms",
+    "run",
+    "tasks",
+    "info",
+    "rm",
+    "demo",
+):
     import_module(f"ntkcli.commands.{_verb}").add_to(app)
 
 

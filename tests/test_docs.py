@@ -19,6 +19,7 @@ DOCUMENTS = [
     "docs/data.md",
     "docs/finetune.md",
     "docs/method.md",
+    "docs/arms.md",
     "docs/recipes.md",
     "docs/tasks.md",
     "docs/troubleshooting.md",

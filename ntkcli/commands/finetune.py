@@ -37,6 +37,10 @@ def finetune(
         int | None,
         typer.Option(min=1, help="Instead of --epochs: as many passes as hold this many tokens.", show_default="none"),
     ] = None,
+    match_tokens: Annotated[
+        str | None,
+        typer.Option(help="Instead of --epochs: as many tokens as this run of the store.", show_default="none"),
+    ] = None,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-4,
     schedule: Annotated[o.Schedule, typer.Option(help="The learning rate after the warm-up.")] = o.Schedule.COSINE,
     warmup: Annotated[float, typer.Option(help="Share of the steps that the learning rate rises over.")] = 0.03,
@@ -106,6 +110,7 @@ def finetune(
         "name": name,
         "epochs": epochs,
         "max_tokens": max_tokens,
+        "match_tokens": match_tokens,
         "lr": lr,
         "schedule": schedule.value,
         "warmup": warmup,

@@ -29,6 +29,7 @@ NAMES: Final[dict[tuple[str, str], tuple[str, ...]]] = {
     ("explain", "selection"): ("selections",),
     ("finetune", "train"): ("selections", "datasets"),
     ("finetune", "init-adapter"): ("runs",),
+    ("finetune", "match-tokens"): ("runs",),
     ("eval", "run"): ("runs",),
 }
 """Option → the kinds of artefacts that its values name."""
