@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -88,7 +89,8 @@ def model_config(identity: ModelIdentity) -> Any:
 def load_model(identity: ModelIdentity, *, dtype: str, device: str) -> LoadedModel:
     """The model with every weight frozen, in evaluation mode, on `device` in `dtype` (a key of `DTYPES`).
 
-    A GGUF file is converted once (about 20 s for 135M parameters) and kept in the user's cache.
+    A GGUF file is converted once (about 20 s for 135M parameters) and kept in the user's cache. A folder whose weights
+    were quantised by bitsandbytes stays quantised.
 
     Raises:
         UsageError: transformers can't load it; the message carries its reason.
@@ -98,16 +100,44 @@ def load_model(identity: ModelIdentity, *, dtype: str, device: str) -> LoadedMod
     _silence_bars()
     place = pick_device(device)
     folder = _converted(identity) if identity.gguf else identity.folder
+    quantised = _quantisation(folder)
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype], use_safetensors=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=DTYPES[dtype], use_safetensors=True, device_map={"": place} if quantised else None
+        )
+    except ImportError as error:
+        raise UsageError(
+            f"--model {identity.reference}: its weights are quantised by {quantised}, which is not installed here.",
+            "pip install 'ntksel[quantised]'" if quantised == "bitsandbytes" else f"Install {quantised}.",
+        ) from error
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
         raise UsageError(f"--model {identity.reference}: transformers can't load it: {reason}") from error
     model.requires_grad_(False)
     model.eval()
-    model.to(place)
+    if quantised:
+        _keep_differentiable(model)
+    else:
+        model.to(place)
     head_form(model)  # refuses here what could not be right later
     return LoadedModel(model, load_tokenizer(identity), place, DTYPES[dtype])
+
+
+def _quantisation(folder: Path) -> str:
+    """How the folder's weights are quantised, by its configuration (`bitsandbytes`), or ""."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return str((config.get("quantization_config") or {}).get("quant_method", ""))
+
+
+def _keep_differentiable(model: nn.Module) -> None:
+    """Turn off what bitsandbytes does for inference on a CPU alone, and its line for every layer and call.
+
+    It would repack 4-bit weights (AVX-512 with bfloat16) for a kernel that has no backward.
+    """
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
 def decoder_of(model: Any) -> nn.Module:
