@@ -108,8 +108,10 @@ def weight_size(model: ModelIdentity) -> tuple[int, int]:
     for path in model.folder.glob("*.safetensors"):
         for name, tensor in _safetensors_header(path).items():
             if "shape" in tensor:
-                packed = tensor["dtype"] == "U8" and name.endswith(".weight")  # bitsandbytes: two of 4 bits a byte
-                parameters += int(np.prod(tensor["shape"], dtype=np.int64)) * (2 if packed else 1)
+                scales = ".weight." in name or name.endswith(".SCB")  # of bitsandbytes
+                packed = tensor["dtype"] == "U8" and not scales  # two parameters of 4 bits in a byte
+                if not scales:
+                    parameters += int(np.prod(tensor["shape"], dtype=np.int64)) * (2 if packed else 1)
                 weight_bytes += tensor["data_offsets"][1] - tensor["data_offsets"][0]
     return parameters, weight_bytes
 
