@@ -59,7 +59,20 @@ def _root(
         raise typer.Exit
 
 
-for _verb in ("featurize", "score", "select", "explain", "finetune", "eval", "info", "rm", "demo"):
+for _verb in (
+    "featurize",
+    "score",
+    "select",
+    "explain",
+    "finetune",
+    "eval",
+    "arms",
+    "run",
+    "tasks",
+    "info",
+    "rm",
+    "demo",
+):
     import_module(f"ntkcli.commands.{_verb}").add_to(app)
 
 
@@ -97,7 +110,8 @@ def _report(error: Exception, output: Output) -> int:
     if output.verbose:
         output.traceback()
     text, code = _explain(error)
-    output.error(text)
+    output.details(error.details if isinstance(error, NtkselError) else ())
+    output.error(" ".join([text, *getattr(error, "__notes__", [])]))  # which of several commands it was
     return code
 
 

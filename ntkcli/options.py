@@ -61,6 +61,14 @@ class Dtype(StrEnum):
     FLOAT16 = "float16"
 
 
+class Schedule(StrEnum):
+    """Courses of the learning rate."""
+
+    COSINE = "cosine"
+    LINEAR = "linear"
+    CONSTANT = "constant"
+
+
 class StoreDtype(StrEnum):
     """Number formats that features are kept in."""
 

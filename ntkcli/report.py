@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from ntkcli.statistics import ArmScore, Classification
     from ntkcli.steps.estimate import Estimate
     from ntkcli.steps.evaluation_summary import EvaluateResult
+    from ntkcli.steps.finetune import FinetuneResult
 
 
 Table = tuple[str, list[str], list[list[str]]]
@@ -114,6 +115,17 @@ def estimate_line(found: Estimate) -> str:
         f"{found.p95_tokens:.0f}, longest {found.max_tokens}; {share}); disk {human_bytes(found.disk_bytes)}, weights "
         f"{human_bytes(found.weight_bytes)}; about {time}"
     )
+
+
+def finetune_line(run: FinetuneResult) -> str:
+    """A run in one line."""
+    stopped = f" of {run.planned_steps}" if run.steps != run.planned_steps else ""
+    line = (
+        f"{run.artefact}: {run.rows} rows, {run.steps}{stopped} steps, loss {run.first_loss:.3f} to {run.last_loss:.3f}"
+    )
+    if run.held_out_loss is not None:
+        line += f", held out {run.held_out_loss:.3f} after step {run.best_step} on {run.held_out} rows"
+    return f"{line}, {run.truncated} truncated, {run.skipped} skipped; adapter {run.adapter}"
 
 
 def human_bytes(count: float) -> str:

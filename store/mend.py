@@ -35,6 +35,13 @@ def removing(store: Path, name: str) -> str:
     return f"`ntksel rm {_word(store)} {name}`"
 
 
+def giving_up(store: Path, name: str) -> str:
+    """What is left where nothing in the store can mend it."""
+    return (
+        f"restore it from a copy, or give the artefact up: {removing(store, name)} and then {making(store, name)} again"
+    )
+
+
 def repairing(store: Path) -> str:
     """`ntksel info med --repair`."""
     return f"`ntksel info {_word(store)} --repair`"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,14 +20,14 @@ from ntkcli.data.encoding import Encoded
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Padded rows: `ids` and `mask` (B, T) int64; `weight` (B, T) float32: the positions' weights, a row's sum is 1.
+    """Padded rows: `ids` (B, T) int64; `weight` (B, T) float32: the positions' weights, a row's sum is 1.
 
-    `positions`: what the weights stand on; see `position_weights`.
+    `weighted` (N, 2) int64 lists the (row, position) of nonzero weight: found on the host, so that no device waits.
     """
 
     ids: Tensor
-    mask: Tensor
     weight: Tensor
+    weighted: Tensor
 
 
 def plan_batches(lengths: Sequence[int], budget_tokens: int) -> list[NDArray[np.int64]]:
@@ -92,13 +93,22 @@ def position_weights(row: Encoded, positions: str) -> NDArray[np.float32]:
 
 
 def pad(rows: Sequence[Encoded], *, positions: str, pad_id: int, device: torch.device) -> Batch:
-    """The rows as one batch, padded on the right: a causal model never looks there."""
+    """The rows as one batch, padded on the right; `positions` as in `position_weights`."""
     longest = max(len(row.ids) for row in rows)
     ids = np.full((len(rows), longest), pad_id, dtype=np.int64)
-    mask = np.zeros((len(rows), longest), dtype=np.int64)
     weight = np.zeros((len(rows), longest), dtype=np.float32)
     for i, row in enumerate(rows):
         ids[i, : len(row.ids)] = row.ids
-        mask[i, : len(row.ids)] = 1
         weight[i, : len(row.ids)] = position_weights(row, positions)
-    return Batch(*(torch.from_numpy(x).to(device, non_blocking=True) for x in (ids, mask, weight)))
+    arrays = (ids, weight, np.argwhere(weight))
+    return Batch(*(torch.from_numpy(x).to(device, non_blocking=True) for x in arrays))
+
+
+def final_hidden(decoder: Any, batch: Batch) -> Tensor:
+    """The decoder's last hidden states (B, T, D).
+
+    Without an attention mask: no position of a causal model looks to its right, where the padding is, and what comes
+    out at the padding has weight 0. The kernels for plain causal attention are faster than those that take a mask.
+    """
+    hidden: Tensor = decoder(input_ids=batch.ids, use_cache=False).last_hidden_state
+    return hidden

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 import store
 from ntkcli import __version__
-from ntkcli.data import BadRow, DataFile, Row, scan
+from ntkcli.data import BadRow, DataFile, Row, Scan, scan
 from ntkcli.data.encoding import VERSION as ENCODER_VERSION
 from ntkcli.data.files import OnError
 from ntkcli.data.sources import names_data
@@ -68,7 +69,7 @@ def register_data(
     if known is not None and known.complete and alike and seen in known.attrs.get("files", []):
         _refuse_bad_rows(known, file, on_error)
         return known, file
-    found = scan(file, on_error=on_error)
+    found = scan(file, on_error=on_error, folder=stored.tmp_path().parent)
     spec = {"digest": found.digest, "schema": found.schema, "n": found.n}
     if known is not None and known.spec != spec:
         raise SpecError(
@@ -91,11 +92,21 @@ def register_data(
         },
         attrs={"source": file.reference, "sources": found.sources, "files": []},
     )
-    ids = np.array(found.row_ids, dtype=object)
-    write_rows(artefact, {"row_id": ids, "source": found.source_codes, "status": found.status})
+    _write_dataset(artefact, found)
     how = {} if alike and not file.columns and not file.split else {"columns": file.columns, "split": file.split}
     artefact.note(source=file.reference, files=[seen], **how)
     return artefact, file
+
+
+def _write_dataset(artefact: store.Artefact, found: Scan) -> None:
+    """Write the parts that have no record yet; the ids come from disk, a part at a time."""
+    ids, pending = iter(found.row_ids), set(artefact.pending())
+    for i in range(artefact.n_parts):
+        start, stop = artefact.part_bounds(i)
+        part = np.array(list(islice(ids, stop - start)), dtype=object)
+        if i in pending:
+            arrays = {"row_id": part, "source": found.source_codes[start:stop], "status": found.status[start:stop]}
+            artefact.write_part(i, arrays)
 
 
 def write_rows(artefact: store.Artefact, arrays: dict[str, NDArray[Any]]) -> None:

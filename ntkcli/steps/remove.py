@@ -10,8 +10,8 @@ from pathlib import Path
 import store
 from ntkcli.errors import UsageError
 from ntkcli.identity import BASE_RECORD
-from ntkcli.steps.finetune import alone
 from ntkcli.steps.inputs import open_store
+from ntkcli.steps.training_run import alone
 from store import atomic
 
 

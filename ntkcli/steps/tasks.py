@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 import store
 from ntkcli.data import BadRow, DataFile, Row, scan
 from ntkcli.data.files import OnError
+from ntkcli.data.tasks import for_evaluation, task_label
 from ntkcli.errors import DataError, UsageError
 from ntkcli.steps.inputs import rows_in_order
 from store.layout import is_name
@@ -67,7 +68,7 @@ def load_tasks(
     split: str | None = None,
     on_error: OnError = "fail",
 ) -> Items:
-    """All items of the tasks: `FILE` or `NAME=FILE`, where a file's name up to its first dot is the task's.
+    """All items of the tasks: `FILE`, a task of `ntkcli.data.tasks`, or `NAME=` either; a file's name up to its first dot is the task's.
 
     `scorer` auto: `choices` for a file whose rows have choices, else `generate`. `columns` and `split` are of every
     file: `ntkcli.data.DataFile`.
@@ -92,7 +93,7 @@ def _name_of(reference: str) -> tuple[str, str]:
     name, equals, path = reference.partition("=")
     if equals and is_name(name) and path and not Path(reference).exists():
         return name, path
-    return store.check_name(Path(reference).name.split(".")[0], "the name of --task"), reference
+    return store.check_name(task_label(reference), "the name of --task"), reference
 
 
 def _load(
@@ -104,7 +105,7 @@ def _load(
     split: str | None,
     on_error: OnError,
 ) -> Task:
-    file = DataFile(path, columns=columns, split=split)
+    file = DataFile(path if split else for_evaluation(path), columns=columns, split=split)
     scanned = scan(file, on_error=on_error)
     rows = tuple(rows_in_order(file, None, scanned.status))
     good = [row for row in rows if isinstance(row, Row)]

@@ -157,8 +157,26 @@ def test_rm_of_a_run_takes_its_adapter(cli: Cli, med: Path) -> None:
     assert not list((med / "tmp").iterdir())
 
 
+@pytest.mark.parametrize(
+    "lost", ["store.json", "arrays.zarr/selections/c/zarr.json", "arrays.zarr/scores/s/part/zarr.json"]
+)
+def test_lost_descriptions_are_named_and_written_again(cli: Cli, med: Path, lost: str) -> None:
+    before = tree(med)
+    (med / lost).unlink()
+    ran = cli("info", med, "--verify")
+    assert ran.code == 1
+    assert str(med / lost) in ran.out + ran.err
+    assert f"run `ntksel info {med} --repair`, which writes it again" in ran.out + ran.err
+    ran = cli("info", med, "--repair")
+    assert ran.code == 0
+    assert f"{med / lost} is missing" in ran.out
+    assert tree(med) == before
+    assert cli("info", med, "--verify").code == 0
+
+
 def test_rm_of_what_is_damaged(cli: Cli, med: Path) -> None:
-    (med / "arrays.zarr/selections/c/zarr.json").unlink()
+    for lost in ("zarr.json", "part/copy.json"):
+        (med / "arrays.zarr/selections/c" / lost).unlink()
     ran = cli("info", med, "--repair")
     assert ran.code == 1
     assert f"`ntksel rm {med} selections/c`" in ran.out
