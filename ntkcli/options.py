@@ -101,7 +101,8 @@ Data = Annotated[
     str,
     typer.Option(
         "--data",
-        help="A data file (JSONL, JSON, CSV, TSV, parquet, arrow), a folder or glob of them, or a Hub id.",
+        help="A data file (JSONL, JSON, CSV, TSV, parquet, arrow), a folder or glob of them, a Hub id, or - for "
+        "standard input.",
         show_default=False,
     ),
 ]

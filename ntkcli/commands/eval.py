@@ -32,7 +32,7 @@ def evaluate(
     task: Annotated[
         list[str],
         typer.Option(
-            help="Rows with prompt, choices and answer: a file, folder or Hub id; repeatable.", show_default=False
+            help="Rows with prompt, choices and answer: a file, folder, Hub id or -; repeatable.", show_default=False
         ),
     ],
     name: Annotated[str, typer.Option(help="The eval's name.", show_default=False)],

@@ -99,7 +99,9 @@ def featurize(
 
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
     if dry_run:
-        found = step.estimate_featurize(
+        from ntkcli.steps.featurize_estimate import estimate_featurize
+
+        found = estimate_featurize(
             store,
             data=data,
             name=name,

@@ -23,7 +23,10 @@ def finetune(
     model: o.Model,
     train: Annotated[
         list[str],
-        typer.Option(help="A selection, a data set of the store, or a data file; repeatable.", show_default=False),
+        typer.Option(
+            help="A selection, a data set of the store, or a data file (- is standard input); repeatable.",
+            show_default=False,
+        ),
     ],
     name: Annotated[str, typer.Option(help="The run's name.", show_default=False)],
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the rows.")] = 3,

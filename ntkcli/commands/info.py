@@ -34,7 +34,7 @@ def info(
     ] = False,
     data: Annotated[
         str | None,
-        typer.Option(help="Show rows of this file, folder or Hub id as --model sees them.", show_default=False),
+        typer.Option(help="Show rows of this file, folder, Hub id or - as --model sees them.", show_default=False),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="With --data: whose tokenizer and chat template.", show_default=False)

@@ -19,6 +19,7 @@ from ntkcli.data.json_array import read_json
 from ntkcli.data.jsonl import read_lines
 from ntkcli.data.llamafactory import is_entry
 from ntkcli.data.records import Reader, Record
+from ntkcli.data.stdin import STDIN
 from ntkcli.errors import DataError, UsageError
 
 TEXT_READERS: Final[dict[str, Reader]] = {
@@ -95,8 +96,8 @@ def find_source(reference: str, *, split: str | None = None) -> Source:
 
 
 def names_data(reference: str) -> bool:
-    """Whether it can name rows: something that exists, a glob, a Hub id, or an entry of LLaMA-Factory's."""
-    named = glob.has_magic(reference) or is_hub_id(reference) or is_entry(reference)
+    """Whether it can name rows: what exists, standard input, a glob, a Hub id, or an entry of LLaMA-Factory's."""
+    named = reference == STDIN or glob.has_magic(reference) or is_hub_id(reference) or is_entry(reference)
     return named or Path(reference).exists()
 
 
@@ -113,7 +114,10 @@ def _checked_reader(path: Path) -> Reader:
     if not path.exists():
         raise UsageError(f"{path} does not exist.", f"Give a file ({KNOWN}), a folder of them or a Hub id.")
     if not path.is_file():
-        raise UsageError(f"{path} is no regular file, and rows are read more than once.", "Write it to a file first.")
+        raise UsageError(
+            f"{path} is no regular file, and rows are read more than once.",
+            "Write it to a file, or give - for standard input.",
+        )
     reader = reader_of(path)
     if reader is None:
         raise UsageError(f"{path} is of no kind that can be read.", f"Give a file: {KNOWN}.")
