@@ -125,6 +125,10 @@ ThinkingOption = Annotated[
         "--thinking", help="Switch a chat template's thinking (Qwen 3) on or off.", show_default="the template's own"
     ),
 ]
+TrustRemoteCode = Annotated[
+    bool,
+    typer.Option("--trust-remote-code", help="Run Python code that the model's folder brings; the spec says so."),
+]
 BatchTokens = Annotated[
     int | None, typer.Option(min=1, help="Tokens of a batch; default: what fits.", show_default="auto")
 ]

@@ -46,6 +46,7 @@ def finetune(
     columns: o.Columns = None,
     split: o.Split = None,
     thinking: o.ThinkingOption = None,
+    trust_remote_code: o.TrustRemoteCode = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
@@ -74,6 +75,7 @@ def finetune(
         columns=o.parse_columns(columns),
         split=split,
         thinking=o.is_on(thinking),
+        trust_remote_code=trust_remote_code,
         progress=output.progress,
     )
     output.result(

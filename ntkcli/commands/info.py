@@ -44,6 +44,7 @@ def info(
     columns: o.Columns = None,
     split: o.Split = None,
     thinking: o.ThinkingOption = None,
+    trust_remote_code: o.TrustRemoteCode = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
@@ -68,6 +69,7 @@ def info(
         columns=o.parse_columns(columns),
         split=split,
         thinking=o.is_on(thinking),
+        trust_remote_code=trust_remote_code,
     )
     _show_rows(output, found)
     return ExitCode.OK

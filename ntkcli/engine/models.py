@@ -1,6 +1,6 @@
 """Load a causal language model and its tokenizer, frozen; find its decoder and its head.
 
-Knows nothing of stores or commands. No code from a model's folder is ever run (`trust_remote_code=False`).
+Knows nothing of stores or commands. No code from a model's folder is run, unless the identity says that it may be.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,8 @@ def load_tokenizer(identity: ModelIdentity) -> Any:
     from transformers import AutoTokenizer
 
     folder = _converted(identity) if identity.gguf else identity.folder
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with _remote_code(identity) as trust:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
     if not tokenizer.is_fast:
         raise UsageError(
             f"--model {identity.reference}: its tokenizer has no fast version, which gives the character offsets "
@@ -80,7 +82,9 @@ def model_config(identity: ModelIdentity) -> Any:
     """The model's configuration, without its weights."""
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(_converted(identity) if identity.gguf else identity.folder)
+    folder = _converted(identity) if identity.gguf else identity.folder
+    with _remote_code(identity) as trust:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=trust)
 
 
 def load_model(identity: ModelIdentity, *, dtype: str, device: str) -> LoadedModel:
@@ -97,10 +101,15 @@ def load_model(identity: ModelIdentity, *, dtype: str, device: str) -> LoadedMod
     place = pick_device(device)
     folder = _converted(identity) if identity.gguf else identity.folder
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=DTYPES[dtype], attn_implementation="sdpa", use_safetensors=True
-        )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        with _remote_code(identity) as trust:
+            model = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=DTYPES[dtype],
+                attn_implementation="sdpa",
+                use_safetensors=True,
+                trust_remote_code=trust,
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
         raise UsageError(f"--model {identity.reference}: transformers can't load it: {reason}") from error
     model.requires_grad_(False)
@@ -142,6 +151,36 @@ def head_logits(model: Any, hidden: Tensor) -> Tensor:
     if divisor := getattr(config, "logits_scaling", None):  # Granite
         logits = logits / divisor
     return logits
+
+
+@contextlib.contextmanager
+def _remote_code(identity: ModelIdentity) -> Iterator[bool]:
+    """Whether code of the model's may run, always said outright: left open, transformers would ask on a terminal.
+
+    Raises:
+        UsageError: it may not, and can't be loaded without.
+    """
+    refused = UsageError(
+        f"--model {identity.reference}: transformers can't load it without the Python code that it brings.",
+        "Read that code, and give --trust-remote-code if you trust it.",
+    )
+    needs_leave = identity.brings_code and not identity.trust_remote_code
+    if needs_leave and not _is_known(identity):
+        raise refused
+    try:
+        yield identity.trust_remote_code
+    except (OSError, ValueError, KeyError) as error:
+        if needs_leave:
+            raise refused from error
+        raise
+
+
+def _is_known(identity: ModelIdentity) -> bool:
+    """Whether transformers has the model's architecture itself."""
+    from transformers import CONFIG_MAPPING
+
+    config = json.loads((identity.folder / "config.json").read_text(encoding="utf-8"))
+    return config.get("model_type") in CONFIG_MAPPING
 
 
 def _silence_bars() -> None:

@@ -94,6 +94,7 @@ def evaluate(
     columns: Mapping[str, str] | None = None,
     split: str | None = None,
     thinking: bool | None = None,
+    trust_remote_code: bool = False,
     progress: Progress | None = None,
 ) -> EvaluateResult:
     """Write `evals/<name>/<run>` for every run: an adapter of the store, a folder with one, or `base`.
@@ -110,7 +111,7 @@ def evaluate(
     store.check_name(name, "--name")
     if not run or not task:
         raise UsageError("There is nothing to evaluate.", "Give at least one --run and one --task.")
-    identity = resolve_model(model)
+    identity = resolve_model(model, trust_remote_code=trust_remote_code)
     stored = open_store(store_path, create=True)
     items = _load_items([str(kept_data(stored, path)) for path in task], columns, split, on_error)
     adapters = {

@@ -81,6 +81,7 @@ def featurize(
     columns: Mapping[str, str] | None = None,
     split: str | None = None,
     thinking: bool | None = None,
+    trust_remote_code: bool = False,
     progress: Progress | None = None,
 ) -> FeaturizeResult:
     """Compute `features/<name>/<feature>` for the rows of `data`, or find it finished.
@@ -98,7 +99,7 @@ def featurize(
         kind=kind, positions=positions, pooling=pooling, probe=probe, projection=projection, store_dtype=store_dtype
     )
     check_numbers(kind=kind, positions=positions, probes=probes, shard=shard)
-    identity = resolve_model(model)
+    identity = resolve_model(model, trust_remote_code=trust_remote_code)
     stored = open_store(store_path, create=True)
     adapter_identity = resolve_adapter(adapter, adapters=stored.path / "adapters") if adapter else None
     dataset, file = register_data(stored, name=name, data=data, columns=columns, split=split, on_error=on_error)

@@ -38,6 +38,7 @@ def estimate_featurize(
     columns: Mapping[str, str] | None = None,
     split: str | None = None,
     thinking: bool | None = None,
+    trust_remote_code: bool = False,
 ) -> Estimate:
     """What `featurize` with these settings would take. Tokens are exact where the store has counted them.
 
@@ -49,7 +50,7 @@ def estimate_featurize(
         raise UsageError(
             "--dry-run can't tell the size of exact gradients without the model.", "Give --projection sjlt."
         )
-    identity = resolve_model(model)
+    identity = resolve_model(model, trust_remote_code=trust_remote_code)
     stored = open_store(store_path) if (Path(store_path) / "store.json").is_file() or rows is not None else None
     known = stored.find(f"datasets/{store.check_name(name, '--name')}") if stored is not None else None
     with readable(str(data)) as path:

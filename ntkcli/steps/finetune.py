@@ -78,6 +78,7 @@ def finetune(
     columns: Mapping[str, str] | None = None,
     split: str | None = None,
     thinking: bool | None = None,
+    trust_remote_code: bool = False,
     progress: Progress | None = None,
 ) -> FinetuneResult:
     """Train `adapters/<name>` on the rows of all `train` references together; its course is `runs/<name>`.
@@ -94,7 +95,7 @@ def finetune(
     if epochs < 1 or batch_size < 1 or rank < 1 or not lr > 0:
         raise UsageError("--epochs, --batch-size, --rank and --lr must be positive.")
     store.check_name(name, "--name")
-    identity = resolve_model(model)
+    identity = resolve_model(model, trust_remote_code=trust_remote_code)
     stored = open_store(store_path, create=True)
     sets = [
         resolve_rows(stored, reference, option="--train", columns=columns, split=split, on_error=on_error)

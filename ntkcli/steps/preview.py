@@ -54,6 +54,7 @@ def preview(
     columns: Mapping[str, str] | None = None,
     split: str | None = None,
     thinking: bool | None = None,
+    trust_remote_code: bool = False,
 ) -> Preview:
     """The first `rows` rows as featurize, finetune and eval would encode them. Loads no weights, writes nothing.
 
@@ -64,7 +65,7 @@ def preview(
 
     if rows < 1:
         raise UsageError(f"--rows {rows} shows nothing.", "Give 1 or more.")
-    tokenizer = load_tokenizer(resolve_model(model))
+    tokenizer = load_tokenizer(resolve_model(model, trust_remote_code=trust_remote_code))
     encoder = Encoder(tokenizer, max_length=max_length, thinking=thinking)
     with readable(str(data)) as path:
         file = DataFile(path, columns=columns, split=split)
