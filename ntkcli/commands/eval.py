@@ -32,7 +32,7 @@ def evaluate(
     task: Annotated[
         list[str],
         typer.Option(
-            help="Rows with prompt, choices and answer: a file, folder or Hub id; repeatable.", show_default=False
+            help="Rows with prompt, choices and answer: a file, folder, Hub id or -; repeatable.", show_default=False
         ),
     ],
     name: Annotated[str, typer.Option(help="The eval's name.", show_default=False)],
@@ -44,6 +44,7 @@ def evaluate(
     columns: o.Columns = None,
     split: o.Split = None,
     thinking: o.ThinkingOption = None,
+    trust_remote_code: o.TrustRemoteCode = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
@@ -66,6 +67,7 @@ def evaluate(
         columns=o.parse_columns(columns),
         split=split,
         thinking=o.is_on(thinking),
+        trust_remote_code=trust_remote_code,
         progress=output.progress,
     )
     if json:

@@ -18,7 +18,15 @@ from ntkcli.errors import DataError, UsageError
 from ntkcli.identity import AdapterIdentity, ModelIdentity, resolve_adapter, resolve_model
 from ntkcli.progress import Progress, Silent
 from ntkcli.statistics import Accuracy, PairedDifference, accuracy, paired_difference
-from ntkcli.steps.inputs import encoder_spec, note_conversion, open_store, rows_in_order, run_parent, settle_dtype
+from ntkcli.steps.inputs import (
+    encoder_spec,
+    kept_data,
+    note_conversion,
+    open_store,
+    rows_in_order,
+    run_parent,
+    settle_dtype,
+)
 
 if TYPE_CHECKING:
     from ntkcli.engine.evaluation import Evaluator
@@ -87,6 +95,7 @@ def evaluate(
     columns: Mapping[str, str] | None = None,
     split: str | None = None,
     thinking: bool | None = None,
+    trust_remote_code: bool = False,
     progress: Progress | None = None,
 ) -> EvaluateResult:
     """Write `evals/<name>/<run>` for every run: an adapter of the store, a folder with one, or `base`.
@@ -103,9 +112,9 @@ def evaluate(
     store.check_name(name, "--name")
     if not run or not task:
         raise UsageError("There is nothing to evaluate.", "Give at least one --run and one --task.")
-    identity = resolve_model(model)
+    identity = resolve_model(model, trust_remote_code=trust_remote_code)
     stored = open_store(store_path, create=True)
-    items = _load_items([str(path) for path in task], columns, split, on_error)
+    items = _load_items([str(kept_data(stored, path)) for path in task], columns, split, on_error)
     adapters = {
         _run_name(reference): None
         if reference == BASE
