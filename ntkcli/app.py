@@ -29,6 +29,7 @@ app = typer.Typer(
 
 FLAGS = {
     "model": "--model",
+    "model.remote_code": "--trust-remote-code",
     "adapter": "--adapter",
     "adapter.fresh.rank": "--rank",
     "adapter.fresh.target_modules": "--target-modules",

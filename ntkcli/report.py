@@ -109,9 +109,10 @@ def estimate_line(found: Estimate) -> str:
     time = (
         f"{found.seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
     )
-    share = f"{found.truncated} of {found.sampled} sampled rows truncated, {found.unusable} unusable"
+    about, which = ("", "") if found.sampled == found.rows else ("about ", "sampled ")
+    share = f"{found.truncated} of {found.sampled} {which}rows truncated, {found.unusable} unusable"
     return (
-        f"{found.step}: {found.rows} rows, about {found.tokens:,} tokens (mean {found.mean_tokens:.0f}, 95% "
+        f"{found.step}: {found.rows} rows, {about}{found.tokens:,} tokens (mean {found.mean_tokens:.0f}, 95% "
         f"{found.p95_tokens:.0f}, longest {found.max_tokens}; {share}); disk {human_bytes(found.disk_bytes)}, weights "
         f"{human_bytes(found.weight_bytes)}; about {time}"
     )

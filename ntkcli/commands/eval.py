@@ -55,8 +55,8 @@ def evaluate(
     task: Annotated[
         list[str],
         typer.Option(
-            help="Items with prompt, choices and answer, or prompt and completion: [NAME=]FILE, folder or Hub id; "
-            "or lm_eval:NAME; repeatable.",
+            help="Items with prompt, choices and answer, or prompt and completion: [NAME=]FILE, folder, Hub id, "
+            "a task of `ntksel tasks`, or -; repeatable.",
             show_default=False,
         ),
     ],
@@ -90,6 +90,7 @@ def evaluate(
     columns: o.Columns = None,
     split: o.Split = None,
     thinking: o.ThinkingOption = None,
+    trust_remote_code: o.TrustRemoteCode = False,
     per_class: Annotated[
         bool, typer.Option("--per-class", help="Also tables of classes, where all items have the same choices.")
     ] = False,
@@ -126,6 +127,7 @@ def evaluate(
         "columns": o.parse_columns(columns),
         "split": split,
         "thinking": o.is_on(thinking),
+        "trust_remote_code": trust_remote_code,
     }
     if dry_run:
         from ntkcli.steps.estimate_evaluation import estimate_evaluation

@@ -89,6 +89,7 @@ def featurize(
     columns: o.Columns = None,
     split: o.Split = None,
     thinking: o.ThinkingOption = None,
+    trust_remote_code: o.TrustRemoteCode = False,
     dry_run: o.DryRun = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -99,7 +100,9 @@ def featurize(
 
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
     if dry_run:
-        found = step.estimate_featurize(
+        from ntkcli.steps.featurize_estimate import estimate_featurize
+
+        found = estimate_featurize(
             store,
             data=data,
             name=name,
@@ -116,6 +119,7 @@ def featurize(
             columns=o.parse_columns(columns),
             split=split,
             thinking=o.is_on(thinking),
+            trust_remote_code=trust_remote_code,
         )
         output.result(found, line=estimate_line(found))
         return ExitCode.OK
@@ -147,6 +151,7 @@ def featurize(
         columns=o.parse_columns(columns),
         split=split,
         thinking=o.is_on(thinking),
+        trust_remote_code=trust_remote_code,
         rank=rank,
         target_modules=target_modules,
         adapter_seed=adapter_seed,

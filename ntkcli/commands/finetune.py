@@ -25,7 +25,8 @@ def finetune(
     train: Annotated[
         list[str],
         typer.Option(
-            help="A selection, a data set of the store, or a data file; repeatable. REF=N: an epoch holds each row N "
+            help="A selection, a data set of the store, or a data file (- is standard input); repeatable. REF=N: "
+            "an epoch holds each row N "
             "times; of a fraction the rows are drawn once, by the seed (0.5: half of them).",
             show_default=False,
             metavar="REF[=N]",
@@ -96,6 +97,7 @@ def finetune(
     columns: o.Columns = None,
     split: o.Split = None,
     thinking: o.ThinkingOption = None,
+    trust_remote_code: o.TrustRemoteCode = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
@@ -132,6 +134,7 @@ def finetune(
         "columns": o.parse_columns(columns),
         "split": split,
         "thinking": o.is_on(thinking),
+        "trust_remote_code": trust_remote_code,
         "progress": output.progress,
     }
     if seed is not None and seeds is not None:

@@ -19,6 +19,7 @@ from ntkcli.data.json_array import read_json
 from ntkcli.data.jsonl import read_lines
 from ntkcli.data.llamafactory import is_entry
 from ntkcli.data.records import Reader, Record
+from ntkcli.data.stdin import STDIN
 from ntkcli.data.tasks import find_task, names_task
 from ntkcli.errors import DataError, UsageError
 
@@ -100,8 +101,9 @@ def find_source(reference: str, *, split: str | None = None) -> Source:
 
 
 def names_data(reference: str) -> bool:
-    """Whether it can name rows: something that exists, a glob, a Hub id, a task, or LLaMA-Factory's entry."""
-    named = glob.has_magic(reference) or is_hub_id(reference) or is_entry(reference) or names_task(reference)
+    """Whether it can name rows: a file, -, a glob, a Hub id, a task, or an entry of LLaMA-Factory's."""
+    named = reference == STDIN or glob.has_magic(reference) or is_hub_id(reference)
+    named = named or is_entry(reference) or names_task(reference)
     return named or Path(reference).exists()
 
 
@@ -119,7 +121,10 @@ def checked_reader(path: Path) -> Reader:
     if not path.exists():
         raise UsageError(f"{path} does not exist.", f"Give a file ({KNOWN}), a folder of them or a Hub id.")
     if not path.is_file():
-        raise UsageError(f"{path} is no regular file, and rows are read more than once.", "Write it to a file first.")
+        raise UsageError(
+            f"{path} is no regular file, and rows are read more than once.",
+            "Write it to a file, or give - for standard input.",
+        )
     reader = reader_of(path)
     if reader is None:
         raise UsageError(f"{path} is of no kind that can be read.", f"Give a file: {KNOWN}.")

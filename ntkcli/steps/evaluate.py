@@ -17,7 +17,15 @@ from ntkcli.identity import AdapterIdentity, ModelIdentity, refuse_other_base, r
 from ntkcli.progress import Progress, Silent
 from ntkcli.statistics import Difference
 from ntkcli.steps.evaluation_summary import EvaluateResult, summarise
-from ntkcli.steps.inputs import encoder_spec, note_conversion, open_store, require_spec, run_parent, settle_dtype
+from ntkcli.steps.inputs import (
+    encoder_spec,
+    kept_data,
+    note_conversion,
+    open_store,
+    require_spec,
+    run_parent,
+    settle_dtype,
+)
 from ntkcli.steps.item_scores import ScorerSettings, item_arrays, score_part
 from ntkcli.steps.tasks import Items, load_tasks
 
@@ -77,6 +85,7 @@ def evaluate(
     columns: Mapping[str, str] | None = None,
     split: str | None = None,
     thinking: bool | None = None,
+    trust_remote_code: bool = False,
     export: str | Path | None = None,
     progress: Progress | None = None,
 ) -> EvaluateResult:
@@ -113,6 +122,7 @@ def evaluate(
         columns=columns,
         split=split,
         thinking=thinking,
+        trust_remote_code=trust_remote_code,
         create=True,
     )
     check_baseline(plan, baseline)
@@ -159,6 +169,7 @@ def make_plan(
     columns: Mapping[str, str] | None = None,
     split: str | None = None,
     thinking: bool | None = None,
+    trust_remote_code: bool = False,
     create: bool = False,
 ) -> Plan:
     """Everything looked up and checked, as `evaluate` does it; nothing is computed. Arguments and errors are its."""
@@ -168,11 +179,11 @@ def make_plan(
     if normalise not in NORMALISATIONS or max_new_tokens < 1:
         raise UsageError(f"--normalise must be one of {', '.join(NORMALISATIONS)}; --max-new-tokens 1 or more.")
     settings = ScorerSettings(normalise, max_new_tokens, AnswerPattern(answer_pattern) if answer_pattern else None)
-    identity = resolve_model(model)
+    identity = resolve_model(model, trust_remote_code=trust_remote_code)
     stored = open_store(store_path, create=create)
     items = load_tasks(
-        [str(path) for path in task],
-        retain=[str(path) for path in retain],
+        [str(kept_data(stored, path)) for path in task],
+        retain=[str(kept_data(stored, path)) for path in retain],
         scorer=scorer,
         columns=columns,
         split=split,

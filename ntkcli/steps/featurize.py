@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import store
-from ntkcli.data import DataFile, Encoder, scan
+from ntkcli.data import DataFile, Encoder
 from ntkcli.data.files import OnError
-from ntkcli.errors import UsageError
 from ntkcli.identity import AdapterIdentity, ModelIdentity, resolve_adapter, resolve_model
 from ntkcli.progress import Progress, Silent
 from ntkcli.steps.feature_arrays import default_part_rows, feature_arrays, refuse_without_room, row_bytes
@@ -29,10 +28,10 @@ from ntkcli.steps.inputs import (
     selected_rows,
     settle_dtype,
 )
+from ntkcli.steps.tokens import count, count_tokens, counts_of, find_counts, settle_problems
 
 if TYPE_CHECKING:
     from ntkcli.engine.extract import Extractor
-    from ntkcli.steps.estimate import Estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +81,7 @@ def featurize(
     columns: Mapping[str, str] | None = None,
     split: str | None = None,
     thinking: bool | None = None,
+    trust_remote_code: bool = False,
     progress: Progress | None = None,
 ) -> FeaturizeResult:
     """Compute `features/<name>/<feature>` for the rows of `data`, or find it finished.
@@ -99,7 +99,7 @@ def featurize(
         kind=kind, positions=positions, pooling=pooling, probe=probe, projection=projection, store_dtype=store_dtype
     )
     check_numbers(kind=kind, positions=positions, probes=probes, shard=shard)
-    identity = resolve_model(model)
+    identity = resolve_model(model, trust_remote_code=trust_remote_code)
     stored = open_store(store_path, create=True)
     adapter_identity = resolve_adapter(adapter, adapters=stored.path / "adapters") if adapter else None
     dataset, file = register_data(stored, name=name, data=data, columns=columns, split=split, on_error=on_error)
@@ -137,6 +137,8 @@ def featurize(
     if known is not None:
         require_spec(known, spec)
     note_conversion(identity, progress)
+    if known is None or chosen is None:  # of a selection they are not kept, and were told when it began
+        _settle(stored, dataset, file, identity, chosen, shard, thinking, on_error, progress)
     extractor, encoder = _load(identity, adapter_identity, settings, device, batch_tokens, known)
     n_rows = dataset.n if chosen is None else len(chosen)
     vectors = "embedding" if kind == "embed" else "sketch"
@@ -161,50 +163,35 @@ def featurize(
     return _result(artefact, computed=computed, tokens=tokens)
 
 
-def estimate_featurize(
-    store_path: str | Path,
-    *,
-    data: str | Path,
-    name: str,
-    kind: str,
-    model: str,
-    rows: str | None,
-    max_length: int,
-    dim: int,
-    device: str,
+def _settle(
+    stored: store.Store,
+    dataset: store.Artefact,
+    file: DataFile,
+    model: ModelIdentity,
+    chosen: NDArray[np.int64] | None,
+    shard: tuple[int, int],
+    thinking: bool | None,
     on_error: OnError,
-    probes: int = 1,
-    projection: str = "sjlt",
-    store_dtype: str = "float16",
-    columns: Mapping[str, str] | None = None,
-    split: str | None = None,
-    thinking: bool | None = None,
-) -> Estimate:
-    """What `featurize` with these settings would take. Writes nothing and loads no weights."""
-    if projection == "none":
-        raise UsageError(
-            "--dry-run can't tell the size of exact gradients without the model.", "Give --projection sjlt."
-        )
-    from ntkcli.steps.estimate import estimate, hidden_size
-
-    identity, file = resolve_model(model), DataFile(data, columns=columns, split=split)
-    scanned = scan(file, on_error=on_error)
-    chosen: NDArray[np.int64] | None = None
-    if rows is not None:
-        stored = open_store(store_path)
-        chosen, _ = selected_rows(stored, rows, dataset=stored.get(f"datasets/{store.check_name(name, '--name')}"))
-    n = scanned.n if chosen is None else len(chosen)
-    numbers = hidden_size(identity) if kind == "embed" else dim
-    return estimate(
-        rows_in_order(file, chosen, scanned.status),
-        n=n,
-        step=kind,
-        model=identity,
-        max_length=max_length,
-        passes=probes if kind == "ntk" else 1,
-        disk_bytes=n * row_bytes(feature_arrays("sketch", numbers, store_dtype, some_rows=chosen is not None)),
-        device=device,
+    progress: Progress,
+) -> None:
+    """Count tokens, and settle what becomes of rows that can't be encoded, before the model is loaded."""
+    status = dataset.read("status")
+    kept = find_counts(stored, dataset, model, thinking=thinking)
+    if kept is None and chosen is None:
+        kept = count_tokens(stored, dataset, file, model, thinking=thinking, shard=shard, progress=progress)
+    if kept is not None:
+        counts = counts_of(kept, chosen)
+    else:
+        counts = count(rows_in_order(file, chosen, status), model, thinking=thinking)
+    settle_problems(
+        counts,
+        file=file,
+        rows=chosen,
+        status=status,
+        model=model,
         thinking=thinking,
+        on_error=on_error,
+        progress=progress,
     )
 
 

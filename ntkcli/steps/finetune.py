@@ -85,6 +85,7 @@ def finetune(
     split: str | None = None,
     thinking: bool | None = None,
     group: str | None = None,
+    trust_remote_code: bool = False,
     progress: Progress | None = None,
 ) -> FinetuneResult:
     """Train `adapters/<name>` on the rows of all `train` references together; its course is `runs/<name>`.
@@ -112,7 +113,7 @@ def finetune(
     )  # fmt: skip
     settings.check()
     store.check_name(name, "--name")
-    identity = resolve_model(model)
+    identity = resolve_model(model, trust_remote_code=trust_remote_code)
     stored = open_store(store_path, create=True)
     init = resolve_init(init_adapter, settings, adapters=stored.path / "adapters", model=identity)
     sets = resolve_train(stored, train, columns=columns, split=split, on_error=on_error)
