@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from ntkcli.data.encoding import Encoded
+from ntkcli.engine.adam import FactorMoments, load_moments
 from ntkcli.engine.adapters import AdaptedLayer, fresh_adapter, linear_layers, only_layers
 from ntkcli.engine.gradients import GradientEngine
 from ntkcli.engine.models import LoadedModel
 from ntkcli.engine.probes import LogitProbe, LossProbe, direction
 from ntkcli.engine.projections import dense_signs, make_projection
 from ntkcli.engine.sketch import hash_u64
-from ntkcli.errors import UsageError
+from ntkcli.errors import SpecError, UsageError
 from tests.conftest import make_tokenizer
 
 RANK, DIM, SEED = 3, 256, 5
@@ -99,6 +102,7 @@ def make_engine(
     probe: str = "sum",
     probes: int = 1,
     projection: str = "sjlt",
+    moments: dict[str, FactorMoments] | None = None,
 ) -> GradientEngine:
     made = make_projection(projection, dim=dim, seed=SEED, device=loaded.device)
     chosen: list[Any] = (
@@ -106,7 +110,7 @@ def make_engine(
         if probe == "loss"
         else [LogitProbe(loaded.model, probe, seed=SEED, number=k) for k in range(probes)]
     )
-    return GradientEngine(loaded, layers, projection=made, probes=chosen, seed=SEED)
+    return GradientEngine(loaded, layers, projection=made, probes=chosen, seed=SEED, moments=moments)
 
 
 class PlainLora(nn.Module):
@@ -200,6 +204,54 @@ def test_features_equal_a_one_row_loop(name: str, positions: str, warm: bool) ->
         assert norm > 0
         assert float(found.norm[i]) == pytest.approx(norm, rel=2e-4)
         np.testing.assert_allclose(found.sketch[i].numpy(), dense_sketch(gradients) / norm, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2_conv1d"])
+def test_adams_steps_equal_a_one_row_loop(name: str, tmp_path: Path) -> None:
+    """LESS's formula on whole gradients in float64, sketched afterwards; the moments read from a file."""
+    rows = make_rows([5, 12, 3, 9])
+    loaded = load(name)
+    layers = adapter_layers(loaded.model, warm=True)
+    draw = torch.Generator().manual_seed(3)
+    held = {}
+    for layer in layers:
+        for factor, like in (("lora_A", layer.a), ("lora_B", layer.b)):
+            assert like is not None
+            held[f"{layer.name}.{factor}.exp_avg"] = 0.1 * torch.randn(like.shape, generator=draw)
+            held[f"{layer.name}.{factor}.exp_avg_sq"] = 0.1 * torch.rand(like.shape, generator=draw)
+    said = {"step": "9", "beta1": "0.8", "beta2": "0.95", "eps": "0.001", "mean_learning_rate": "0.1"}
+    save_file(held, tmp_path / "optimizer.safetensors", metadata=said)
+    moments = load_moments(tmp_path / "optimizer.safetensors", layers, loaded.device)
+    found = make_engine(loaded, layers, probe="loss", moments=moments).features(rows, positions="targets")
+
+    def step(gradient: np.ndarray, key: str) -> np.ndarray:
+        m, v = (held[f"{key}.{which}"].double().numpy() for which in ("exp_avg", "exp_avg_sq"))
+        m, v = (m.T, v.T) if key.endswith("lora_B") else (m, v)
+        taken: np.ndarray = (0.8 * m + 0.2 * gradient) / np.sqrt(0.95 * v + 0.05 * gradient**2 + 0.001)
+        return taken
+
+    for i, gradients in enumerate(one_row_loop(name, layers, rows, "loss")):
+        steps = {n: (step(a, f"{n}.lora_A"), step(b, f"{n}.lora_B")) for n, (a, b) in gradients.items()}
+        norm = norm_of(steps)
+        assert float(found.norm[i]) == pytest.approx(norm, rel=2e-4)
+        np.testing.assert_allclose(found.sketch[i].numpy(), dense_sketch(steps) / norm, atol=2e-5)
+
+
+def test_moments_of_another_adapter_are_refused(tmp_path: Path) -> None:
+    loaded = load("llama")
+    layers = adapter_layers(loaded.model, warm=True)
+    path = tmp_path / "optimizer.safetensors"
+    said = {"beta1": "0.9", "beta2": "0.999", "eps": "1e-8"}
+    key = f"{layers[0].name}.lora_A"
+    for tensors, text in (
+        ({"x": torch.zeros(1)}, f"no moments of {key}"),
+        ({f"{key}.{m}": torch.zeros(RANK + 1, 32) for m in ("exp_avg", "exp_avg_sq")}, r"are \(4, 32\)"),
+    ):
+        save_file(tensors, path, metadata=said)
+        with pytest.raises(SpecError, match=text):
+            load_moments(path, layers, loaded.device)
+    with pytest.raises(SpecError, match="never trained"):
+        load_moments(path, adapter_layers(loaded.model, warm=False), loaded.device)
 
 
 def test_fresh_adapter_has_no_gradient_for_a() -> None:
