@@ -1,4 +1,4 @@
-"""Every kind of broken file and row, through the command line: one line with file, reason and mend, and the exit code."""
+"""Every kind of broken file and row through the command line: one line with file, reason and mend, and the exit."""
 
 from __future__ import annotations
 
