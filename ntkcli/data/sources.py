@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 from ntkcli.data.columnar import read_arrow, read_parquet
 from ntkcli.data.compression import COMPRESSED
 from ntkcli.data.delimited import read_csv, read_tsv
-from ntkcli.data.hub import HubSource, is_hub_id
+from ntkcli.data.hub import HubSource, configs_of, is_hub_id, local_config
 from ntkcli.data.json_array import read_json
 from ntkcli.data.jsonl import read_lines
 from ntkcli.data.llamafactory import is_entry
@@ -83,7 +83,10 @@ class FileSource:
 def find_source(reference: str, *, split: str | None = None) -> Source:
     """The rows that a reference names. UsageError if there are none, or if `split` is needed or makes no sense."""
     path = Path(reference)
+    if (local := local_config(reference)) is not None:
+        return HubSource(local, split=split)
     if path.is_dir():
+        _refuse_configs(path)
         return FileSource(str(path.resolve()), _folder(path, split))
     if not path.exists() and glob.has_magic(reference):
         return FileSource(str(path.absolute()), _glob(reference, split))
@@ -97,7 +100,13 @@ def find_source(reference: str, *, split: str | None = None) -> Source:
 
 def names_data(reference: str) -> bool:
     """Whether it can name rows: what exists, standard input, a glob, a Hub id, or an entry of LLaMA-Factory's."""
-    named = reference == STDIN or glob.has_magic(reference) or is_hub_id(reference) or is_entry(reference)
+    named = (
+        reference == STDIN
+        or local_config(reference) is not None
+        or glob.has_magic(reference)
+        or is_hub_id(reference)
+        or is_entry(reference)
+    )
     return named or Path(reference).exists()
 
 
@@ -122,6 +131,16 @@ def _checked_reader(path: Path) -> Reader:
     if reader is None:
         raise UsageError(f"{path} is of no kind that can be read.", f"Give a file: {KNOWN}.")
     return reader
+
+
+def _refuse_configs(folder: Path) -> None:
+    """A repository that says in its README that it holds several configurations must not be read as one."""
+    names = configs_of(folder)
+    if len(names) > 1:
+        raise UsageError(
+            f"{folder} has the configurations {', '.join(names)}.",
+            f"Give {folder}:{names[0]}, or the files themselves.",
+        )
 
 
 def _folder(folder: Path, split: str | None) -> tuple[tuple[Path, Reader], ...]:
