@@ -17,6 +17,7 @@ import store
 from ntkcli import __version__
 from ntkcli.data import BadRow, Encoded, Encoder, RowError
 from ntkcli.data.files import OnError
+from ntkcli.data.problems import BAD_KEPT, refusal, unusable
 from ntkcli.errors import BusyError, DataError, UsageError
 from ntkcli.identity import BASE_RECORD, ModelIdentity, resolve_model
 from ntkcli.progress import Progress, Silent
@@ -174,6 +175,7 @@ def _load(
         thinking=spec["encoder"].get("thinking"),
     )
     rows: list[Encoded] = []
+    bad: list[BadRow] = []
     skipped = 0
     for source in sets:
         for row in source:
@@ -183,12 +185,10 @@ def _load(
             try:
                 rows.append(encoder.encode(row))
             except RowError as error:
-                if on_error == "fail":
-                    raise DataError(
-                        f"{row.place}: {error.reason}.",
-                        "Mend the row, or give --on-error skip to leave such rows out.",
-                    ) from error
-                skipped += 1
+                bad.append(unusable(row, error))
+    if bad and on_error == "fail":
+        raise refusal(bad[:BAD_KEPT], len(bad))
+    skipped += len(bad)
     supervised = [row for row in rows if row.supervised.any()]
     if not supervised:
         labels = ", ".join(source.label for source in sets)
