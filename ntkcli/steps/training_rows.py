@@ -101,14 +101,14 @@ def parse_train(text: str) -> tuple[str, float]:
 
 
 def resolve_train(
-    stored: store.Store,
+    stored: store.Store | None,
     train: Sequence[str],
     *,
     columns: Mapping[str, str] | None,
     split: str | None,
     on_error: OnError,
 ) -> list[TrainingSet]:
-    """What the values of `--train` stand for."""
+    """What the values of `--train` stand for; without a store, files alone."""
     sets = []
     for text in train:
         reference, times = parse_train(text)
