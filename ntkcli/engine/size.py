@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
 
 from ntkcli.engine.adapters import linear_layers
 from ntkcli.engine.extract import default_batch_tokens
@@ -14,7 +15,7 @@ from ntkcli.identity import ModelIdentity
 
 @dataclass(frozen=True, slots=True)
 class TrainingSize:
-    """Weights of an adapter, padded tokens computed at a time by default, bytes of a weight and of a token's activations.
+    """Weights of an adapter, padded tokens computed at a time, and bytes of a base weight and a token's activations.
 
     Activations: 10 hidden-sized and 4 MLP-sized tensors a layer, as `ntkcli.engine.extract` counts them; with gradient
     checkpointing those of one layer, and the input of each.
@@ -44,9 +45,14 @@ def training_size(identity: ModelIdentity, *, rank: int, target_modules: str, dt
     inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     layer = 10 * config.hidden_size + 4 * inner
     return TrainingSize(
-        adapter_parameters=sum(rank * sum(map(int, one.weight.shape)) for one in layers),  # type: ignore[arg-type]
+        adapter_parameters=sum(rank * _in_and_out(one) for one in layers),
         batch_tokens=default_batch_tokens(LoadedModel(model, None, place, number), backward=True),
         weight_bytes=number.itemsize,
         token_bytes=config.num_hidden_layers * layer * number.itemsize,
         checkpointed_token_bytes=(config.num_hidden_layers * config.hidden_size + layer) * number.itemsize,
     )
+
+
+def _in_and_out(layer: nn.Module) -> int:
+    weight: Tensor = layer.weight  # type: ignore[assignment]  # a parameter, by linear_layers
+    return weight.shape[0] + weight.shape[1]
