@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ntkcli.data.encoding import Encoded
-from ntkcli.engine.adapters import AdaptedLayer, fresh_adapter, load_adapter, only_layers
+from ntkcli.engine.adapters import AdaptedLayer, apply_adapter, fresh_adapter, load_adapter, only_layers
 from ntkcli.engine.batches import out_of_memory, plan_batches
 from ntkcli.engine.embeddings import EmbeddingEngine
 from ntkcli.engine.gradients import GradientEngine
@@ -184,9 +184,9 @@ def embedding_extractor(
     pooling: str,
     batch_tokens: int | None,
 ) -> Extractor:
-    """Pooled final hidden states of the model, with the adapter merged in if there is one."""
+    """Pooled final hidden states of the model, with the adapter if there is one."""
     if adapter is not None:
-        load_adapter(loaded, adapter, model)
+        apply_adapter(loaded, adapter, model)
     engine = EmbeddingEngine(loaded, pooling=pooling)
 
     def compute(rows: Sequence[Encoded]) -> _Result:

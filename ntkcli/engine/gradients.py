@@ -18,7 +18,7 @@ layers, K probes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from ntkcli.data.encoding import Encoded
-from ntkcli.engine.adapters import AdaptedLayer, check_decoder_holds
+from ntkcli.engine.adapters import AdaptedLayer, check_decoder_holds, has_experts
 from ntkcli.engine.batches import final_hidden, pad
 from ntkcli.engine.models import LoadedModel, decoder_of
 from ntkcli.engine.probes import LogitProbe, LossProbe
@@ -63,7 +63,7 @@ class GradientEngine:
         self._loaded = loaded
         self._decoder = decoder_of(loaded.model)
         self._projection = projection
-        self._inputs = _Inputs()
+        self._inputs = _Inputs(sorts_tokens=has_experts(loaded.model))
         self._taps = [_LayerTap(layer, projection, loaded.dtype, self._inputs) for layer in layers]
         self.layer_names = [layer.name for layer in layers]
         self._probes = list(probes)
@@ -91,7 +91,7 @@ class GradientEngine:
         """Probe by probe, from one forward: projected gradients (B, p) and squared norms of each layer (B, L)."""
         pad_id = self._loaded.tokenizer.pad_token_id or 0
         batch = pad(rows, positions=positions, pad_id=pad_id, device=self._loaded.device)
-        self._inputs.clear()
+        self._inputs.begin(batch.ids)
         with torch.enable_grad():
             hidden_BTD = final_hidden(self._decoder, batch)
         for k, probe in enumerate(self._probes):
@@ -154,14 +154,29 @@ class _Input:
 
 
 class _Inputs:
-    """The inputs of one forward, told apart by where they lie in memory: all stay alive until the backward."""
+    """The inputs of one forward, told apart by where they lie in memory: all stay alive until the backward.
 
-    def __init__(self) -> None:
+    `sorts_tokens`: the model hands tokens to experts, so that a (B·T, i) input may be in any order.
+    """
+
+    def __init__(self, *, sorts_tokens: bool) -> None:
         self._found: dict[tuple[int, torch.Size, tuple[int, ...]], _Input] = {}
+        self._sorts_tokens = sorts_tokens
+        self.rows, self._tokens = 0, 0
 
-    def clear(self) -> None:
-        """Begin a forward."""
-        self._found = {}
+    def begin(self, ids_BT: Tensor) -> None:
+        """Begin the forward of a batch."""
+        self._found, (self.rows, self._tokens) = {}, ids_BT.shape
+
+    def holds_rows(self, x: Tensor) -> bool:
+        """Whether x holds the batch's tokens row by row: (B, T, i), (B, 1, T, i), or (B·T, i) where none are sorted."""
+        if x.numel() != self.rows * self._tokens * x.shape[-1]:
+            return False
+        return len(x) == self.rows if x.dim() > 2 else not self._sorts_tokens
+
+    def by_row(self, x: Tensor) -> Tensor:
+        """(B, T, i)."""
+        return x.reshape(self.rows, self._tokens, x.shape[-1])
 
     def join(self, tap: _LayerTap, x: Tensor) -> _Input:
         """The input that lies where `x` does, which `tap` reads too."""
@@ -181,7 +196,7 @@ class _LayerTap:
     def __init__(self, layer: AdaptedLayer, projection: Projection, dtype: torch.dtype, inputs: _Inputs) -> None:
         self.layer, self.inputs, self._projection = layer, inputs, projection
         self.rank, columns_in = layer.a.shape
-        columns_out = layer.weight.shape[0]
+        columns_out = layer.shape[0]
         self._to_b = projection.factor(f"{layer.name}.lora_B", self.rank, columns_out)
         # s and the projection's row signs alpha ride on the thin factors, where they cost nothing.
         self.a_in_r = (layer.scale * self._to_b.alpha[:, None] * layer.a).T.to(dtype).contiguous()
@@ -190,10 +205,36 @@ class _LayerTap:
             self._to_a = projection.factor(f"{layer.name}.lora_A", self.rank, columns_in)
             self.b_out_r = (layer.scale * layer.b * self._to_a.alpha).to(dtype).contiguous()
         self._total: _Total | None = None
-        anchor = torch.zeros((), requires_grad=True)  # makes the output need a gradient even when x needs none
-        module = layer.module
-        weight, bias = layer.weight, getattr(module, "bias", None)
-        module.forward = lambda x: _Tap.apply(x, weight, bias, anchor, self)  # type: ignore[no-untyped-call]
+        self._anchor = torch.zeros((), requires_grad=True)  # makes the output need a gradient even when x needs none
+        layer.module.forward = self._stand_in(layer, dtype)
+
+    def _stand_in(self, layer: AdaptedLayer, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+        """The layer's forward with the tap in it."""
+        weight, bias = layer.weight, getattr(layer.module, "bias", None)
+        if weight is not None and (layer.merged or layer.b is None):
+            return lambda x: _Tap.apply(self._checked(x), weight, bias, self._anchor, self)  # type: ignore[no-untyped-call]
+        own: Callable[[Tensor], Tensor] = (
+            layer.module.forward
+        )  # knows what its packed weight stands for, and its gradient
+        if layer.merged or layer.b is None:
+            return lambda x: _Catch.apply(own(x), self._checked(x).detach(), self._anchor, self)  # type: ignore[no-untyped-call]
+        a, b = layer.a.to(dtype), (layer.scale * layer.b).to(dtype)
+        linear = torch.nn.functional.linear
+
+        def beside(x: Tensor) -> Tensor:
+            y = own(x) + linear(linear(x, a), b)
+            return _Catch.apply(y, self._checked(x).detach(), self._anchor, self)  # type: ignore[no-untyped-call, no-any-return]
+
+        return beside
+
+    def _checked(self, x: Tensor) -> Tensor:
+        """The input of the layer, if its rows are the batch's."""
+        if not self.inputs.holds_rows(x):
+            raise UsageError(
+                f"{self.layer.name} is given its tokens without their rows; an adapter there is not supported.",
+                "Leave it out: --target-modules q_proj,k_proj,v_proj,o_proj adapts the attention alone.",
+            )
+        return x
 
     def begin(self, total: Tensor) -> None:
         """Collect the next backward into the accumulator `total`."""
@@ -209,12 +250,12 @@ class _LayerTap:
             )
         return total.squares
 
-    def collect(self, found: _Input, x_BTi: Tensor, g_BTo: Tensor) -> None:
+    def collect(self, found: _Input, x: Tensor, g: Tensor) -> None:
         """One backward's input and output gradient."""
         if self._total is None or self._total.collected:
             raise UsageError(f"{self.layer.name} runs twice in one forward; its gradients can't be told apart.")
         self._total.collected = True
-        found.collect(self, x_BTi, g_BTo)
+        found.collect(self, self.inputs.by_row(x), self.inputs.by_row(g))
 
     def add_b(self, gradient_Brd: Tensor) -> None:
         """Add the gradient of B, transposed."""
@@ -245,6 +286,23 @@ class _Tap(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         ctx.tap.collect(ctx.input, x, grad)
         return (grad @ ctx.weight if ctx.needs_input_grad[0] else None), None, None, None, None
+
+
+class _Catch(torch.autograd.Function):
+    """The identity on y, the output of a layer with a forward and a backward of its own; (x, dy) go to the tap."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, x: Tensor, anchor: Tensor, tap: _LayerTap) -> Tensor:
+        del anchor
+        ctx.save_for_backward(x)
+        ctx.tap, ctx.input = tap, tap.inputs.join(tap, x)
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        (x,) = ctx.saved_tensors
+        ctx.tap.collect(ctx.input, x, grad)
+        return grad, None, None, None
 
 
 def _bmm_float32(left: Tensor, right: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -105,15 +106,18 @@ def weight_size(model: ModelIdentity) -> tuple[int, int]:
         return parameters, parameters * 4
     parameters = weight_bytes = 0
     for path in model.folder.glob("*.safetensors"):
-        for tensor in _safetensors_header(path).values():
+        for name, tensor in _safetensors_header(path).items():
             if "shape" in tensor:
-                parameters += int(np.prod(tensor["shape"], dtype=np.int64))
+                scales = ".weight." in name or name.endswith(".SCB")  # of bitsandbytes
+                packed = tensor["dtype"] == "U8" and not scales  # two parameters of 4 bits in a byte
+                if not scales:
+                    parameters += int(np.prod(tensor["shape"], dtype=np.int64)) * (2 if packed else 1)
                 weight_bytes += tensor["data_offsets"][1] - tensor["data_offsets"][0]
     return parameters, weight_bytes
 
 
-def _safetensors_header(path: Path) -> dict[str, dict[str, list[int]]]:
+def _safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
-        header: dict[str, dict[str, list[int]]] = json.loads(file.read(length))
+        header: dict[str, dict[str, Any]] = json.loads(file.read(length))
     return header
