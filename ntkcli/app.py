@@ -40,6 +40,8 @@ FLAGS = {
     "projection.seed": "--seed",
     "data": "--data",
     "tasks": "--task",
+    "generate.max_new_tokens": "--max-new-tokens",
+    "generate.answer_pattern": "--answer-pattern",
     "train": "--train",
     "score": "--score",
     "n": "-n",

@@ -140,7 +140,7 @@ def resolve_model(reference: str, *, trust_remote_code: bool = False) -> ModelId
     return identity
 
 
-def resolve_adapter(reference: str, *, adapters: Path) -> AdapterIdentity:
+def resolve_adapter(reference: str, *, adapters: Path, option: str = "--adapter") -> AdapterIdentity:
     """The adapter of a run in this store (`adapters/<run>`), else the one in a folder of that name.
 
     Raises:
@@ -157,7 +157,7 @@ def resolve_adapter(reference: str, *, adapters: Path) -> AdapterIdentity:
             spec = {"weights": digest_file(weights), "config": store.fingerprint(kept)}
             return AdapterIdentity(folder, spec, _base_weights(folder))
     raise UsageError(
-        f"--adapter {reference}: no finished run of that name in the store and no folder with adapter_config.json "
+        f"{option} {reference}: no finished run of that name in the store and no folder with adapter_config.json "
         "and adapter_model.safetensors.",
         "Make one with `ntksel finetune`, or give the folder of a PEFT adapter.",
     )

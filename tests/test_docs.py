@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [
     "README.md",
     "docs/data.md",
+    "docs/evaluation.md",
     "docs/finetune.md",
     "docs/method.md",
     "docs/arms.md",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -139,6 +140,7 @@ def arms(
         evaluation=_given(retain=(list(retain or ()), []), on_error=(on_error.value, "fail")),
     )
     reference = plan.reference(baseline)
+    plan = dataclasses.replace(plan, evaluation={**plan.evaluation, "baseline": reference})
     plan = step.check_data(plan, domain_split=domain_split, pool_split=pool_split)
     words = chain.vocabulary()
     commands = [each.arguments(words) for each in plan.steps()]
@@ -149,7 +151,7 @@ def arms(
         told = f"wrote {recipe}: `ntksel run {recipe}`, then the same `ntksel arms` for the table"
         output.result(ArmsPlan(_described(plan), shown), line=told if recipe and not dry_run else "\n".join(shown))
         return ExitCode.OK
-    done = chain.run_commands(commands, output, results_to_stderr=True)
+    done = chain.run_commands(commands, output, results_to_stderr=True, hidden=("eval",))
     result = step.arms_result(store, plan, baseline=reference, commands=shown, export=export)
     if json:
         output.result(result, line="")
@@ -186,6 +188,7 @@ def _show(result: Any, output: Output) -> None:
         "rows",
         "tokens",
         "seeds",
+        "spread",
         "value",
         "95% interval",
         f"minus {result.baseline}",
@@ -196,8 +199,11 @@ def _show(result: Any, output: Output) -> None:
     for score in result.scores:
         spent, d = result.spent[score.arm], score.difference
         scale, form = (100, ".1f") if score.percent else (1, ".3f")
-        label = f"{score.task} · {score.arm}" if several else score.arm
-        row = [label, f"{spent.rows:,}", f"{spent.tokens:,}", str(len(score.seeds)), f"{scale * score.value:{form}}"]
+        task = f"{score.task} (retained)" if score.task in result.retained else score.task
+        label = f"{task} · {score.arm}" if several else score.arm
+        row = [label, f"{spent.rows:,}", f"{spent.tokens:,}", str(len(score.seeds))]
+        row.append("" if score.spread is None else f"{scale * score.spread:{form}}")
+        row.append(f"{scale * score.value:{form}}")
         row.append(f"{scale * score.low:{form}} to {scale * score.high:{form}}")
         if d is None:
             row += ["", "", ""]

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ntkcli.data.encoding import Encoded
+from ntkcli.engine.adam import FactorMoments
 from ntkcli.engine.adapters import AdaptedLayer, fresh_adapter
 from ntkcli.engine.gradients import Features, GradientEngine
 from ntkcli.engine.models import LoadedModel, head_form
@@ -61,6 +62,7 @@ def make_engine(
     probe: str = "sum",
     probes: int = 1,
     projection: str = "sjlt",
+    moments: dict[str, FactorMoments] | None = None,
 ) -> GradientEngine:
     made = make_projection(projection, dim=dim, seed=SEED, device=loaded.device)
     chosen: list[Any] = (
@@ -68,7 +70,7 @@ def make_engine(
         if probe == "loss"
         else [LogitProbe(loaded.model, probe, seed=SEED, number=k) for k in range(probes)]
     )
-    return GradientEngine(loaded, layers, projection=made, probes=chosen, seed=SEED)
+    return GradientEngine(loaded, layers, projection=made, probes=chosen, seed=SEED, moments=moments)
 
 
 class PlainLora(nn.Module):
