@@ -114,6 +114,7 @@ def featurize(
             rows=rows,
             max_length=max_length,
             dim=dim,
+            probe=probe.value,
             probes=probes,
             projection=projection.value,
             device=device,

@@ -106,12 +106,19 @@ def check_choices(
             raise UsageError(f"{option} {value} is not known.", f"Give one of: {', '.join(filter(None, known))}.")
 
 
-def check_numbers(*, kind: str, positions: str | None, probes: int, shard: tuple[int, int], adam: bool = False) -> None:
+def check_numbers(
+    *, kind: str, positions: str | None, probe: str, probes: int, shard: tuple[int, int], adam: bool = False
+) -> None:
     """UsageError if one of them is out of range, or they don't go together."""
     if adam and kind != "loss":
         raise UsageError(f"--adam means nothing to --kind {kind}: it is of training's gradients.", "Give --kind loss.")
     if probes < 1:
         raise UsageError(f"--probes {probes} is too few.", "Give 1 or more.")
+    if kind == "ntk" and probe == "sum" and probes > 1:
+        raise UsageError(
+            f"--probes {probes}: the sum of the logits is one direction, and {probes} of it say no more than one.",
+            "Give --probe rademacher or --probe centred, or leave --probes out.",
+        )
     if kind == "loss" and positions not in (None, "completion"):
         raise UsageError(f"--positions {positions}: the loss is over the answer's tokens.", "Leave it out.")
     if not 0 <= shard[0] < shard[1]:

@@ -102,7 +102,7 @@ def featurize(
     check_choices(
         kind=kind, positions=positions, pooling=pooling, probe=probe, projection=projection, store_dtype=store_dtype
     )
-    check_numbers(kind=kind, positions=positions, probes=probes, shard=shard, adam=adam)
+    check_numbers(kind=kind, positions=positions, probe=probe, probes=probes, shard=shard, adam=adam)
     identity = resolve_model(model, trust_remote_code=trust_remote_code)
     stored = open_store(store_path, create=True)
     adapter_identity = resolve_adapter(adapter, adapters=stored.path / "adapters") if adapter else None
@@ -164,7 +164,13 @@ def featurize(
     pending = artefact.pending(shard)
     refuse_without_room(artefact, pending)
     work = FeatureLoop(artefact, file, chosen, dataset.read("status"), encoder, extractor, on_error, progress, vectors)
+    planned = extractor.budget_tokens
     computed, tokens = work.run(pending)
+    if extractor.budget_tokens < planned:
+        progress.note(
+            f"memory ran out: batches went from {planned} to {extractor.budget_tokens} tokens; "
+            f"--batch-tokens {extractor.budget_tokens} begins there"
+        )
     return _result(artefact, computed=computed, tokens=tokens)
 
 
