@@ -150,6 +150,7 @@ def test_dry_run_and_recipe(cli: Cli, tmp_path: Path, options: list[str | Path])
         (["-n", "50"], "-n 50: the pool has 50 rows"),
         (["--pool", "none.jsonl"], "none.jsonl does not exist"),
         (["--domain", "none.jsonl"], "none.jsonl does not exist"),
+        (["--domain", "-"], "Standard input can be read once"),
         (["--export", "table.xlsx"], "Give a file that ends in .csv or .json"),
         (["--export", "none/table.csv"], "there is no folder none"),
         (["--name", "a/b"], "--name"),
