@@ -91,6 +91,8 @@ def arms(
         typer.Option(help="A task of general ability, shown beside the others; repeatable.", show_default="none"),
     ] = None,
     on_error: o.OnErrorOption = o.OnError.FAIL,
+    thinking: o.ThinkingOption = None,
+    trust_remote_code: o.TrustRemoteCode = False,
     name: Annotated[str, typer.Option(help="The eval's and the report's name.")] = "arms",
     prefix: Annotated[
         str, typer.Option(help="Before every name in the store, for a comparison beside others.", show_default="none")
@@ -132,7 +134,8 @@ def arms(
         warmup_epochs=warmup_epochs,
         prefix=prefix,
         against=step.test_files(task),
-        common=_given(max_length=(max_length, 1024), dtype=(dtype.value, "auto"), device=(device, "auto")),
+        common=_given(max_length=(max_length, 1024), dtype=(dtype.value, "auto"), device=(device, "auto"))
+        | _given(thinking=(thinking.value if thinking else None, None), trust_remote_code=(trust_remote_code, False)),
         training=_given(lr=(lr, 2e-4), rank=(rank, 16), batch_size=(batch_size, 16)),
         features=_given(dim=(dim, 8192), probes=(probes, 1)),
         domain_data=_given(split=(domain_split, None), on_error=(on_error.value, "fail")),

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import store
 from ntkcli.data import DataFile
+from ntkcli.data.stdin import STDIN
 from ntkcli.data.tasks import for_evaluation, names_task
 from ntkcli.errors import UsageError
 from ntkcli.statistics import ArmScore
@@ -62,6 +63,8 @@ def check_data(plan: Plan, *, domain_split: str | None, pool_split: str | None) 
     """
     store.check_name(plan.name, "--name")
     store.check_name(f"{plan.prefix}warmup", "--prefix")
+    if STDIN in (plan.domain, plan.pool, *plan.tasks):
+        raise UsageError("Standard input can be read once, and several steps read these rows.", "Give a file.")
     DataFile(plan.domain, split=domain_split)
     if not plan.needs_pool:
         return plan

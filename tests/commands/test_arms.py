@@ -150,6 +150,7 @@ def test_dry_run_and_recipe(cli: Cli, tmp_path: Path, options: list[str | Path])
         (["-n", "50"], "-n 50: the pool has 50 rows"),
         (["--pool", "none.jsonl"], "none.jsonl does not exist"),
         (["--domain", "none.jsonl"], "none.jsonl does not exist"),
+        (["--domain", "-"], "Standard input can be read once"),
         (["--export", "table.xlsx"], "Give a file that ends in .csv or .json"),
         (["--export", "none/table.csv"], "there is no folder none"),
         (["--name", "a/b"], "--name"),
@@ -185,3 +186,17 @@ def test_without_a_pool_and_with_several_tasks(
     assert "general (retained)" in shown.out
     assert shown.out.count("domain on test") == 1  # the eval's own table is not shown beside it
     assert "domain on test" not in shown.err
+
+
+def test_as_many_tokens_as_another_run(cli: Cli, tmp_path: Path, model_dir: Path, write_jsonl: Writer) -> None:
+    on = [tmp_path / "s", "--model", model_dir, "--train", write_jsonl("d.jsonl", prompt_rows(8))]
+    first = cli("finetune", *on, "--name", "long", "--epochs", "2", "--json")
+    assert first.code == 0, first.err
+    second = cli("finetune", *on, "--name", "other", "--match-tokens", "long", "--json")
+    assert json.loads(second.out)["tokens"] == json.loads(first.out)["tokens"]
+    ran = cli("finetune", *on, "--name", "x", "--match-tokens", "none")
+    assert ran.code == 10
+    assert "runs/none" in ran.error_line
+    ran = cli("finetune", *on, "--name", "x", "--match-tokens", "long", "--epochs", "1")
+    assert ran.code == 2
+    assert "--match-tokens says when to stop, as --epochs" in ran.error_line
