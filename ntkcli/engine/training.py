@@ -9,11 +9,14 @@ Legend: B rows, T tokens, D hidden size, V vocabulary.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,12 +29,17 @@ from ntkcli.data.encoding import Encoded
 from ntkcli.engine.models import LoadedModel, decoder_of, head_logits
 from ntkcli.errors import NtkselError
 from ntkcli.progress import Progress
+from ntkcli.report import human_bytes
 from store import atomic
 
 IGNORED = -100
 """The label of a token that is not supervised, as in PyTorch and transformers."""
 SHORTEST_SHARE = 0.75
 """Of the longest row of a group, how short a row in it may be: at most a quarter of what is computed is padding."""
+_BYTES_A_WEIGHT = 4 * (3 * 3 + 2)
+"""Of the adapter, on disk, float32: three checkpoints with Adam's two moments, while one is written; itself, twice."""
+_FAILED_WRITES = ("inline_container", "PytorchStreamWriter", "iostream error", "No space left", "os error 28")
+"""What torch and safetensors say, who raise no OSError, when the disk is full."""
 _WHOLE = "ntksel-checkpoint-whole"
 """The file that is written into a checkpoint last, after all of it is on disk."""
 
@@ -89,6 +97,7 @@ def train_adapter(
     logging.set_verbosity_error()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")  # of their next versions
     model = _with_new_adapter(loaded, options)
+    _refuse_without_room(model, folder)
     checkpoints = folder / "checkpoints"
     arguments = TrainingArguments(
         output_dir=str(checkpoints),
@@ -114,8 +123,9 @@ def train_adapter(
     resume = newest_checkpoint(checkpoints)
     if resume is not None:
         progress.note(f"resuming from step {resume.name.rpartition('-')[2]}")
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    _publish_adapter(model, folder)
+    with _full_disk_told(folder):
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        _publish_adapter(model, folder)
 
 
 def newest_checkpoint(checkpoints: Path) -> Path | None:
@@ -127,6 +137,29 @@ def newest_checkpoint(checkpoints: Path) -> Path | None:
         else:
             shutil.rmtree(path)
     return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _refuse_without_room(model: Any, folder: Path) -> None:
+    """NtkselError, before the first step, if the disk can't hold the run's checkpoints and its adapter."""
+    weights = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    needed, free = weights * _BYTES_A_WEIGHT, atomic.free_bytes(folder)
+    if needed > free:
+        raise NtkselError(
+            f"Training {folder.name} needs {human_bytes(needed)} for checkpoints and the adapter, and the disk of "
+            f"{folder} has {human_bytes(free)} left.",
+            "Make room (`ntksel rm` removes what is in a store), or give a smaller --rank.",
+        )
+
+
+@contextmanager
+def _full_disk_told(folder: Path) -> Iterator[None]:
+    """A full disk as the OSError it is, whoever wrote."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, OSError) and any(words in str(error) for words in _FAILED_WRITES):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
+        raise
 
 
 def _with_new_adapter(loaded: LoadedModel, options: TrainingOptions) -> Any:

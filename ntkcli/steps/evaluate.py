@@ -17,6 +17,7 @@ from ntkcli.errors import DataError, UsageError
 from ntkcli.identity import AdapterIdentity, ModelIdentity, resolve_adapter, resolve_model
 from ntkcli.progress import Progress, Silent
 from ntkcli.statistics import Accuracy, PairedDifference, accuracy, paired_difference
+from ntkcli.steps.feature_arrays import refuse_without_room
 from ntkcli.steps.inputs import encoder_spec, note_conversion, open_store, rows_in_order, run_parent, settle_dtype
 
 if TYPE_CHECKING:
@@ -140,6 +141,7 @@ def evaluate(
         )
         artefacts[run_name] = artefact
         pending = artefact.pending()
+        refuse_without_room(artefact, pending, instead="")
         if pending:
             if evaluator is None:
                 note_conversion(identity, progress)

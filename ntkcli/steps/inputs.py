@@ -17,7 +17,7 @@ from ntkcli.data.encoding import VERSION as ENCODER_VERSION
 from ntkcli.data.files import OnError
 from ntkcli.data.sources import names_data
 from ntkcli.errors import SpecError, UsageError
-from ntkcli.identity import ModelIdentity, converted_folder
+from ntkcli.identity import EXACT, ModelIdentity, converted_folder
 from ntkcli.progress import Progress
 
 DATASET_PART_ROWS = 1 << 16
@@ -48,7 +48,8 @@ def register_data(
 ) -> tuple[store.Artefact, DataFile]:
     """The data set `name`, made of the file `data` at the first call, and the file itself.
 
-    Later calls compare the file: at once by path, size, mtime and inode, else by content. The file may move.
+    Later calls compare the file: at once by path, size, mtime and inode (unless `identity.EXACT`), else by content. It
+    may move.
     `columns` (`ntkcli.data.columns`) and `split` are kept, and hold for later calls that don't give any.
 
     Raises:
@@ -65,7 +66,7 @@ def register_data(
     )
     seen = file.state()
     alike = file.columns == (reading.get("columns") or {}) and file.split == reading.get("split")
-    if known is not None and known.complete and alike and seen in known.attrs.get("files", []):
+    if known is not None and known.complete and alike and _is_known(seen, known):
         _refuse_bad_rows(known, file, on_error)
         return known, file
     found = scan(file, on_error=on_error)
@@ -109,7 +110,7 @@ def data_file(stored: store.Store, dataset: store.Artefact) -> DataFile:
     """The file of a data set, checked to hold the same rows still."""
     name = dataset.name.partition("/")[2]
     file = DataFile(dataset.attrs["source"], columns=dataset.attrs.get("columns"), split=dataset.attrs.get("split"))
-    if file.state() not in dataset.attrs["files"]:
+    if not _is_known(file.state(), dataset):
         register_data(stored, name=name, data=file.reference, on_error="skip")
     return file
 
@@ -251,6 +252,11 @@ def settle_dtype(dtype: str, device: str, known: store.Artefact | None) -> str:
     from ntkcli.engine.models import pick_device, pick_dtype
 
     return pick_dtype(dtype, pick_device(device))
+
+
+def _is_known(state: list[Any], dataset: store.Artefact) -> bool:
+    """Whether the file in this state was compared with the data set before, and that counts."""
+    return not EXACT.get() and state in dataset.attrs.get("files", [])
 
 
 def _refuse_bad_rows(known: store.Artefact, file: DataFile, on_error: OnError) -> None:

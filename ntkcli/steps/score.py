@@ -20,6 +20,7 @@ from ntkcli.scoring.similarity import cosine_scores, max_scores, mean_scores
 from ntkcli.scoring.text import bm25_scores, dsir_scores, match_length_scores
 from ntkcli.scoring.votes import vote_scores
 from ntkcli.steps import exact
+from ntkcli.steps.feature_arrays import refuse_without_room
 from ntkcli.steps.inputs import DATASET_PART_ROWS, open_store, selected_rows, write_rows
 from ntkcli.steps.score_inputs import domain_groups, features_of, group_readers, texts_of, token_counts
 
@@ -128,6 +129,7 @@ def score(
         job.spec["groups"]["across"] = across
     part_rows = exact.PART_ROWS if method == "exact" else DATASET_PART_ROWS
     artefact = _create(stored, name, spec | job.spec, parents | job.parents, dataset, part_rows=part_rows)
+    refuse_without_room(artefact, artefact.pending(), instead="")
     if artefact.complete:
         progress.note(f"{artefact.name} is finished already")
     elif method == "exact":
