@@ -1,40 +1,62 @@
 #!/usr/bin/env python
-"""Speed of NTK features in ONE run, on the same rows, model and dtype, against the bound and what others do.
+"""Speed of features in ONE run, on the same rows, weights and dtype, against the bound and what others do.
 
-    python benchmarks/featurize.py [--model MODEL] [--rows 64] [--tokens 128 | --mixed]
+    python benchmarks/featurize.py [--model MODEL | --shape llama-3-8b] [--rows 16] [--tokens 128 | --mixed] [--dense]
 
-Prints tokens/s and ratios of: the frozen model's forward plus activation backward (the bound); ours, with a fresh and
-with a trained adapter, sketch included; a plain LoRA training step (forward with loss, backward) at its best batch
-size; and a one-row loop of autograd without any projection (the floor of LESS's way, which then projects).
+Contenders take turns, batch by batch, for `--repeats` rounds; the best round counts, so that a busy machine hits all
+alike. Prints tokens/s and ratios of: the frozen model's forward plus activation backward (the bound); `ntksel` with
+each probe and projection; a plain LoRA training step (forward with loss, backward) at its best batch size; a one-row
+loop of autograd; bergson when it is installed. `--dense` adds the dense projection, ours and the one-row loop's (LESS).
+On a GPU: the share of its peak by 4·N·T operations (N parameters below the head).
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from importlib.util import find_spec
+from types import SimpleNamespace
 
+import contenders
 import numpy as np
 import torch
-from environment import describe
+from contenders import DIM, RANK, Run
+from environment import PeakMemory, describe, peak_operations
 
 from ntkcli.data.encoding import Encoded
 from ntkcli.demo import demo_model_path
-from ntkcli.engine.adapters import AdaptedLayer, fresh_adapter
-from ntkcli.engine.batches import pad, plan_batches
-from ntkcli.engine.gradients import GradientEngine
-from ntkcli.engine.models import LoadedModel, decoder_of, load_model
-from ntkcli.engine.probes import LogitProbe
-from ntkcli.engine.projections import make_projection
-from ntkcli.engine.training import collate
+from ntkcli.engine.batches import plan_batches
+from ntkcli.engine.models import DTYPES, LoadedModel, decoder_of, load_model, pick_device
 from ntkcli.identity import resolve_model
 
-RANK, DIM = 16, 8192
-BUDGET = 2048
+SHAPES = {
+    "llama-3-8b": {
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 128256,
+    },
+    "qwen2.5-0.5b": {
+        "hidden_size": 896,
+        "intermediate_size": 4864,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+        "vocab_size": 151936,
+        "tie_word_embeddings": True,
+    },
+}
+"""Sizes alone: a Llama with random weights. Speed does not depend on what the weights are."""
+BOUND, FRESH, TRAINED = "bound: forward + activation backward", "ntksel sum, fresh adapter", "ntksel sum"
+ONCE = ("4 times the rows", "dense projection", "dense projection (LESS)")
+"""Shown for their memory, or so slow that one round tells."""
 
 
 def make_rows(n: int, tokens: int, *, mixed: bool, vocabulary: int) -> list[Encoded]:
+    """Rows of random tokens, the second half of each supervised."""
     draw = np.random.default_rng(0)
     lengths = np.sort(draw.integers(26, 251, n)) if mixed else np.full(n, tokens)
     return [
@@ -43,103 +65,124 @@ def make_rows(n: int, tokens: int, *, mixed: bool, vocabulary: int) -> list[Enco
     ]
 
 
-def measure(run: Callable[[Sequence[Encoded]], None], batches: list[list[Encoded]], *, repeats: int) -> float:
-    """Tokens a second, the best of the repeats; one batch first to warm up."""
-    run(batches[0])
-    tokens = sum(len(row) for batch in batches for row in batch)
-    best = 0.0
-    for _ in range(repeats):
-        began = time.perf_counter()
-        for batch in batches:
-            run(batch)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        best = max(best, tokens / (time.perf_counter() - began))
-    return best
-
-
 def batched(rows: list[Encoded], budget: int) -> list[list[Encoded]]:
+    """The rows in batches of like length under a token budget."""
     return [[rows[i] for i in where] for where in plan_batches([len(row) for row in rows], budget)]
 
 
-def bound(loaded: LoadedModel) -> Callable[[Sequence[Encoded]], None]:
-    decoder, embed = decoder_of(loaded.model), loaded.model.get_input_embeddings()
+def load(args: argparse.Namespace) -> LoadedModel:
+    """The model, or random weights of a shape."""
+    if not args.shape:
+        return load_model(resolve_model(args.model or str(demo_model_path())), dtype=args.dtype, device=args.device)
+    from transformers import LlamaConfig, LlamaForCausalLM
 
-    def run(rows: Sequence[Encoded]) -> None:
-        batch = pad(rows, positions="completion", pad_id=0, device=loaded.device)
-        x = embed(batch.ids).requires_grad_(True)
-        hidden = decoder(inputs_embeds=x, attention_mask=batch.mask, use_cache=False).last_hidden_state
-        torch.autograd.backward(hidden, batch.weight[..., None].to(hidden.dtype).expand_as(hidden))
-
-    return run
-
-
-def ours(loaded: LoadedModel, *, trained: bool) -> Callable[[Sequence[Encoded]], None]:
-    layers = fresh_adapter(loaded.model, rank=RANK, target_modules="all-linear", seed=0)
-    if trained:
-        torch.manual_seed(0)
-        layers = [
-            AdaptedLayer(x.name, x.module, x.a, 0.01 * torch.randn(x.weight.shape[0], RANK, device=x.a.device), 1.0)
-            for x in layers
-        ]
-    projection = make_projection("sjlt", dim=DIM, seed=0, device=loaded.device)
-    engine = GradientEngine(loaded, layers, projection=projection, probes=[LogitProbe(loaded.model, "sum")])
-    return lambda rows: engine.features(rows, positions="completion") and None
+    device, dtype = pick_device(args.device), DTYPES[args.dtype]
+    with torch.device(device):
+        torch.set_default_dtype(dtype)
+        model = LlamaForCausalLM(LlamaConfig(**SHAPES[args.shape])).eval().requires_grad_(False)
+        torch.set_default_dtype(torch.float32)
+    return LoadedModel(model, SimpleNamespace(pad_token_id=0), device, dtype)
 
 
-def lora_step(loaded: LoadedModel) -> tuple[Callable[[Sequence[Encoded]], None], Callable[[Sequence[Encoded]], None]]:
-    """A plain training step on a batch, and the one-row loop of per-example gradients, with peft's adapter."""
-    from peft import LoraConfig, get_peft_model
+def make(
+    loaded: LoadedModel, rows: list[Encoded], args: argparse.Namespace
+) -> dict[str, tuple[Run, list[list[Encoded]]]]:
+    """name → what to run on each batch, and the batches."""
+    batches = batched(rows, args.batch_tokens)
+    found = {BOUND: (contenders.bound(loaded), batches)}
+    found[FRESH] = (contenders.ntksel(loaded, trained=False), batches)
+    found[TRAINED] = (contenders.ntksel(loaded), batches)
+    found[f"{TRAINED}, 4 times the rows"] = (found[TRAINED][0], batches * 4)
+    for probe in ("rademacher", "centred", "loss"):
+        found[f"ntksel {probe}"] = (contenders.ntksel(loaded, probe=probe), batches)
+    found["ntksel centred, 4 probes"] = (contenders.ntksel(loaded, probe="centred", probes=4), batches)
+    found["ntksel sum, exact gradients of q and v"] = (contenders.ntksel(loaded, projection="none"), batches)
+    found["ntksel embed"] = (contenders.embedding(loaded), batches)
+    step = contenders.lora_step(loaded)
+    for size in sorted({args.batch_tokens // 4, args.batch_tokens // 2, args.batch_tokens}):
+        found[f"plain LoRA step, batches of {size} tokens"] = (step, batched(rows, size))
+    found["one-row loop, no projection"] = (contenders.one_row_loop(loaded, dense=False), batches)
+    if find_spec("bergson"):
+        run = contenders.bergson(loaded)
+        for size in sorted({args.batch_tokens // 4, args.batch_tokens}):
+            found[f"bergson, batches of {size} tokens"] = (run, batched(rows, size))
+    if args.dense:
+        found["ntksel sum, dense projection"] = (contenders.ntksel(loaded, projection="rademacher"), batches[:1])
+        found["one-row loop, dense projection (LESS)"] = (
+            contenders.one_row_loop(loaded, dense=True),
+            [batches[-1][:1]],
+        )
+    return {name: both for name, both in found.items() if args.only in name or name == BOUND}
 
-    model = get_peft_model(loaded.model, LoraConfig(r=RANK, target_modules="all-linear", task_type="CAUSAL_LM"))
 
-    def step(rows: Sequence[Encoded]) -> None:
-        model(**{name: x.to(loaded.device) for name, x in collate(rows, 0).items()}).loss.backward()
-        model.zero_grad()
-
-    def loop(rows: Sequence[Encoded]) -> None:
-        for row in rows:
-            step([row])
-
-    return step, loop
+def seconds(run: Run, batches: Sequence[Sequence[Encoded]]) -> float:
+    """Of one round."""
+    began = time.perf_counter()
+    for batch in batches:
+        run(batch)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
 
 
 def main() -> None:
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=str(demo_model_path()))
-    parser.add_argument("--rows", type=int, default=48)
+    parser.add_argument("--model", default="", help="default: the demo's")
+    parser.add_argument("--shape", choices=sorted(SHAPES), default="", help="random weights of this shape")
+    parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--mixed", action="store_true", help="rows of 26 to 250 tokens")
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--batch-tokens", type=int, default=2048)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--dense", action="store_true")
+    parser.add_argument("--only", default="", help="contenders whose name holds this, and the bound")
     args = parser.parse_args()
-    identity = resolve_model(args.model)
-
-    def fresh() -> LoadedModel:
-        return load_model(identity, dtype=args.dtype, device=args.device)
-
-    loaded = fresh()
+    loaded = load(args)
     vocabulary = loaded.model.config.get_text_config().vocab_size
     rows = make_rows(args.rows, args.tokens, mixed=args.mixed, vocabulary=vocabulary)
-    batches = batched(rows, BUDGET)
-    found = {"bound: forward + activation backward": measure(bound(loaded), batches, repeats=args.repeats)}
-    found["ntksel, fresh adapter"] = measure(ours(loaded, trained=False), batches, repeats=args.repeats)
-    found["ntksel, trained adapter"] = measure(ours(fresh(), trained=True), batches, repeats=args.repeats)
-    step, loop = lora_step(fresh())
-    sizes = (512, 1024, 2048)
-    found["plain LoRA step, best batch"] = max(measure(step, batched(rows, s), repeats=1) for s in sizes)
-    found["one-row loop, no projection"] = measure(loop, batches, repeats=1)
+    runs = make(loaded, rows, args)
+    best, peak = dict.fromkeys(runs, float("inf")), dict.fromkeys(runs, 0.0)
+    for turn in range(args.repeats):
+        for name, (run, batches) in runs.items():
+            if turn and name.endswith(ONCE):
+                continue
+            if not turn:
+                run(batches[-1])  # warms up
+            with PeakMemory() as memory:
+                best[name] = min(best[name], seconds(run, batches))
+            peak[name] = memory.gib
+    report(args, loaded, rows, {name: (tokens_of(runs[name][1]) / best[name], peak[name]) for name in runs})
+
+
+def tokens_of(batches: Sequence[Sequence[Encoded]]) -> int:
+    """Real tokens, without padding."""
+    return sum(len(row) for batch in batches for row in batch)
+
+
+def report(
+    args: argparse.Namespace, loaded: LoadedModel, rows: list[Encoded], found: dict[str, tuple[float, float]]
+) -> None:
+    """Print the table and the ratios."""
     print(describe())
-    shape = f"{args.rows} rows, {sum(map(len, rows))} tokens, batches of {BUDGET} tokens"
-    print(f"{shape}, rank {RANK}, p = {DIM}, {args.dtype}")
-    best = found["bound: forward + activation backward"]
-    for name, speed in found.items():
-        print(f"{name:40} {speed:8.0f} tokens/s   {speed / best:5.2f} of the bound")
-    step_speed = found["plain LoRA step, best batch"]
-    for kind in ("fresh", "trained"):
-        print(f"ntksel ({kind}) / plain LoRA step: {found[f'ntksel, {kind} adapter'] / step_speed:.2f}")
-    print(f"peak memory of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
+    shape = args.shape or args.model or "SmolLM2-135M-Instruct"
+    print(f"{shape}: {len(rows)} rows, {tokens_of([rows])} tokens, batches of {args.batch_tokens} tokens, ", end="")
+    print(f"rank {RANK}, p = {DIM}, {args.dtype}, {args.repeats} rounds; adapters are trained ones unless said")
+    embed = loaded.model.get_input_embeddings().weight.numel()
+    operations = 4 * (sum(p.numel() for p in decoder_of(loaded.model).parameters()) - embed)
+    full = peak_operations(args.dtype)
+    limit = found[BOUND][0]
+    print(f"{'':42} tokens/s  of the bound  working memory{'  of peak' if full else ''}")
+    for name, (speed, memory) in found.items():
+        share = f"{speed * operations / full:9.1%}" if full else ""
+        print(f"{name:42} {speed:8.1f} {speed / limit:13.2f} {memory:11.2f} GiB{share}")
+    for other in ("plain LoRA step", "bergson"):
+        speeds = [speed for name, (speed, _) in found.items() if name.startswith(other)]
+        for name in (FRESH, TRAINED):
+            if speeds and name in found:
+                print(f"{name} / {other} at its best: {found[name][0] / max(speeds):.2f}")
 
 
 if __name__ == "__main__":

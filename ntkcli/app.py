@@ -30,6 +30,7 @@ app = typer.Typer(
 
 FLAGS = {
     "model": "--model",
+    "model.remote_code": "--trust-remote-code",
     "adapter": "--adapter",
     "adapter.fresh.rank": "--rank",
     "adapter.fresh.target_modules": "--target-modules",
@@ -40,6 +41,8 @@ FLAGS = {
     "projection.seed": "--seed",
     "data": "--data",
     "tasks": "--task",
+    "generate.max_new_tokens": "--max-new-tokens",
+    "generate.answer_pattern": "--answer-pattern",
     "train": "--train",
     "score": "--score",
     "n": "-n",
@@ -70,7 +73,20 @@ def _root(
         raise typer.Exit
 
 
-for _verb in ("featurize", "score", "select", "explain", "finetune", "eval", "info", "rm", "demo"):
+for _verb in (
+    "featurize",
+    "score",
+    "select",
+    "explain",
+    "finetune",
+    "eval",
+    "arms",
+    "run",
+    "tasks",
+    "info",
+    "rm",
+    "demo",
+):
     import_module(f"ntkcli.commands.{_verb}").add_to(app)
 
 
@@ -108,7 +124,8 @@ def _report(error: Exception, output: Output) -> int:
     if output.verbose:
         output.traceback()
     text, code = _explain(error)
-    output.error(text)
+    output.details(error.details if isinstance(error, NtkselError) else ())
+    output.error(" ".join([text, *getattr(error, "__notes__", [])]))  # which of several commands it was
     return code
 
 

@@ -10,7 +10,8 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from rich.console import Console
@@ -31,6 +32,8 @@ _MARK = "bold green"
 class Output:
     """Where one command's result and notes go. `progress` shows its course."""
 
+    _hints: ClassVar[bool] = True
+
     def __init__(self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
         self.as_json, self.quiet, self.verbose = as_json, quiet, verbose
         self._out = Console(highlight=False, soft_wrap=True)
@@ -44,38 +47,54 @@ class Output:
         if self.as_json:
             self._out.file.write(to_json(value) + "\n")
         else:
-            self._out.print(escape(line))
+            self._out.print(escape(visible(line)))
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table on stdout; the first column is left-aligned, the others right."""
-        table = Table(title=escape(title), title_justify="left", box=None, header_style="bold", pad_edge=False)
+        table = Table(title=escape(visible(title)), title_justify="left", box=None, header_style="bold", pad_edge=False)
         for i, column in enumerate(columns):
             table.add_column(escape(column), justify="left" if i == 0 else "right", overflow="fold")
         for row in rows:
-            table.add_row(*(escape(cell) for cell in row))
+            table.add_row(*(escape(visible(cell)) for cell in row))
         self._out.print(table)
 
     def say(self, text: str) -> None:
         """A line of the result, for people."""
-        self._out.print(escape(text))
+        self._out.print(escape(visible(text)))
 
     def marked(self, pieces: Sequence[tuple[str, bool]]) -> None:
         """Text of a data set, the pieces that are marked in colour; without a terminal between ⟦ and ⟧."""
         text = Text()
         for piece, is_marked in pieces:
-            plain = "".join(char if char.isprintable() or char in "\n\t" else repr(char)[1:-1] for char in piece)
+            plain = visible(piece)
             text.append(plain if self._out.is_terminal or not is_marked else f"⟦{plain}⟧", _MARK if is_marked else None)
         self._out.print(text)
 
     def next_step(self, command: str) -> None:
         """The command that usually comes next, on stderr."""
-        if not self.quiet and not self.as_json:
+        if self._hints and not self.quiet and not self.as_json:
             self._err.print(f"[dim]next:[/dim] {escape(command)}")
+
+    def details(self, lines: Sequence[str]) -> None:
+        """What belongs to the error that comes next, a line each on stderr; a file or a row may stand in it."""
+        Reporter.stop_live()
+        for line in lines:
+            self._err.print(f"  {escape(visible(' '.join(line.split())))}")
+
+    @classmethod
+    @contextmanager
+    def without_hints(cls) -> Iterator[None]:
+        """No `next_step` within: of several commands in a row each has its next one."""
+        before, cls._hints = cls._hints, False
+        try:
+            yield
+        finally:
+            cls._hints = before
 
     def error(self, text: str) -> None:
         """One line on stderr that begins with `error:`."""
         Reporter.stop_live()
-        self._err.print(f"[bold red]error:[/bold red] {escape(' '.join(text.split()))}")
+        self._err.print(f"[bold red]error:[/bold red] {escape(visible(' '.join(text.split())))}")
 
     def traceback(self) -> None:
         """The whole traceback of the error at hand, on stderr."""
@@ -155,10 +174,19 @@ class Reporter:
     def note(self, text: str) -> None:
         """One line, unless `-q`."""
         if not self._quiet:
-            self._console.print(escape(text))
+            self._console.print(escape(visible(text)))
 
     def _rate(self, now: float) -> str:
         return f"{self._tokens / max(1e-9, now - self._began):,.0f} tokens/s" if self._tokens else ""
+
+
+def visible(text: str) -> str:
+    """The text with all that a terminal would obey, or that hides, written out: `\\x1b`; line feeds and tabs stay."""
+    return (
+        text
+        if text.isprintable()
+        else "".join(char if char.isprintable() or char in "\n\t" else repr(char)[1:-1] for char in text)
+    )
 
 
 def to_json(value: Any) -> str:

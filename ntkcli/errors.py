@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 
 
@@ -21,15 +22,17 @@ class ExitCode(IntEnum):
 class NtkselError(Exception):
     """A failure that the user can mend: `what` was found and what it means, and the `mend`.
 
-    Shown as one line, without a traceback (unless `-v`). Subclasses set the exit code.
+    Shown as one line below its `details`, a line each, without a traceback (unless `-v`). Subclasses set the exit
+    code.
     """
 
     code = ExitCode.FAILURE
 
-    def __init__(self, what: str, mend: str = "") -> None:
+    def __init__(self, what: str, mend: str = "", *, details: Sequence[str] = ()) -> None:
         super().__init__(what if not mend else f"{what} {mend}")
         self.what = what
         self.mend = mend
+        self.details = tuple(details)
 
 
 class UsageError(NtkselError):

@@ -61,6 +61,14 @@ class Dtype(StrEnum):
     FLOAT16 = "float16"
 
 
+class Schedule(StrEnum):
+    """Courses of the learning rate."""
+
+    COSINE = "cosine"
+    LINEAR = "linear"
+    CONSTANT = "constant"
+
+
 class StoreDtype(StrEnum):
     """Number formats that features are kept in."""
 
@@ -101,7 +109,8 @@ Data = Annotated[
     str,
     typer.Option(
         "--data",
-        help="A data file (JSONL, JSON, CSV, TSV, parquet, arrow), a folder or glob of them, or a Hub id.",
+        help="A data file (JSONL, JSON, CSV, TSV, parquet, arrow), a folder or glob of them, a Hub id, or - for "
+        "standard input.",
         show_default=False,
     ),
 ]
@@ -123,6 +132,10 @@ ThinkingOption = Annotated[
     typer.Option(
         "--thinking", help="Switch a chat template's thinking (Qwen 3) on or off.", show_default="the template's own"
     ),
+]
+TrustRemoteCode = Annotated[
+    bool,
+    typer.Option("--trust-remote-code", help="Run Python code that the model's folder brings; the spec says so."),
 ]
 BatchTokens = Annotated[
     int | None, typer.Option(min=1, help="Tokens of a batch; default: what fits.", show_default="auto")

@@ -90,6 +90,34 @@ class Artefact(Parts):
         self._need(range(self.n_parts))
         return self._blocks(list(arrays), block_rows or self.part_rows)
 
+    def read_part(self, array: str, i: int, out: Rows | None = None) -> Rows:
+        """The rows of part `i`; in the first rows of `out`, made by `empty_part`, if that is given.
+
+        Reading again and again into one array saves the kernel clearing fresh memory, which takes longer than copying
+        a file that it holds already. Errors as for `read`.
+        """
+        spec = self._spec(array)
+        start, stop = self.part_bounds(i)
+        self._need([i])
+        if out is None:
+            return self._part(array, i)
+        if (
+            out.dtype != spec.numpy
+            or out.shape[1:] != spec.tail
+            or len(out) < stop - start
+            or not out.flags.c_contiguous
+        ):
+            raise StoreError(
+                f"an array {out.shape} of {out.dtype} can't take part {i} of {self.name}",
+                f"give {(self.part_rows, *spec.tail)} of {spec.numpy}, C-contiguous",
+            )
+        self._read_into(out[: stop - start], array, i)
+        return out[: stop - start]
+
+    def empty_part(self, array: str) -> Rows:
+        """An array that any part of `array` can be read into."""
+        return chunks.empty(min(self.part_rows, self.n), self._spec(array))
+
     def take(self, array: str, rows: npt.ArrayLike) -> Rows:
         """The given rows of `array`, in their order, repeats allowed; each chunk is read once."""
         spec, index = self._spec(array), np.asarray(rows, dtype=np.int64)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +10,11 @@ from typing import Annotated, Any
 import typer
 
 from ntkcli import options as o
+from ntkcli.commands import chain
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode
-from ntkcli.report import accuracy_table, verdict
+from ntkcli.report import comparison_table, verdict
+from ntkcli.steps.recipe import as_shell
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +59,7 @@ def demo(
     picked = folder / "picked.jsonl"
     store = folder / "store"
     commands = p.demo_commands(store, model, data, picked)
-    with contextlib.redirect_stdout(sys.stderr):  # the demo's own result is the table below
-        for i, arguments in enumerate(commands, start=1):
-            output.progress.note(f"\n[{i}/{len(commands)}] $ {p.as_shell(arguments)}")
-            _run([*arguments, *(["--quiet"] if quiet else [])])
+    chain.run_commands(commands, Output(quiet=quiet, verbose=verbose), results_to_stderr=True)
     result = _result(folder, store, picked, commands, time.monotonic() - began)
     if json:
         output.result(result, line="")
@@ -71,7 +68,7 @@ def demo(
     for command in result.commands:
         output.say(f"  {command}")
     output.say("")
-    output.table(*accuracy_table(result.evaluation))
+    output.table(*comparison_table(result.evaluation))
     output.say("")
     for sentence in result.verdicts:
         output.say(sentence)
@@ -81,14 +78,6 @@ def demo(
     )
     output.say(f"In {result.seconds:.0f} s: chosen rows {picked}, store {store} (see `ntksel info {store}`).")
     return ExitCode.OK
-
-
-def _run(arguments: list[str]) -> None:
-    """Run a command of this program as the shell would, but let its errors rise to the one place that shows them."""
-    from ntkcli.app import app
-
-    if app(arguments, standalone_mode=False) == ExitCode.INTERRUPTED:
-        raise KeyboardInterrupt
 
 
 def _result(folder: Path, store: Path, picked: Path, commands: list[list[str]], seconds: float) -> DemoResult:
@@ -104,7 +93,7 @@ def _result(folder: Path, store: Path, picked: Path, commands: list[list[str]], 
         store=str(store),
         picked=str(picked),
         seconds=seconds,
-        commands=tuple(p.as_shell(arguments) for arguments in commands),
+        commands=tuple(as_shell(arguments) for arguments in commands),
         verdicts=tuple(verdicts),
         evaluation=summary(store, name="test", runs=p.RUNS),
     )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ntkcli import options as o
 from ntkcli.console import Output
-from ntkcli.errors import ExitCode
+from ntkcli.errors import ExitCode, UsageError
+from ntkcli.report import finetune_line
 
-EXAMPLE = "ntksel finetune med --model ./Llama-3-8B --train domain.jsonl --train picked --name mixed"
+EXAMPLE = "ntksel finetune med --model ./Llama-3-8B --train domain.jsonl --train picked=0.5 --name mixed"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -23,26 +24,80 @@ def finetune(
     model: o.Model,
     train: Annotated[
         list[str],
-        typer.Option(help="A selection, a data set of the store, or a data file; repeatable.", show_default=False),
+        typer.Option(
+            help="A selection, a data set of the store, or a data file (- is standard input); repeatable. REF=N: "
+            "an epoch holds each row N "
+            "times; of a fraction the rows are drawn once, by the seed (0.5: half of them).",
+            show_default=False,
+            metavar="REF[=N]",
+        ),
     ],
     name: Annotated[str, typer.Option(help="The run's name.", show_default=False)],
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the rows.")] = 3,
-    lr: Annotated[float, typer.Option(help="Peak learning rate (cosine, 3% warm-up).")] = 2e-4,
-    rank: Annotated[int, typer.Option(min=1, help="LoRA rank.")] = 16,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the rows.", show_default="3")] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Instead of --epochs: as many passes as hold this many tokens.", show_default="none"),
+    ] = None,
+    match_tokens: Annotated[
+        str | None,
+        typer.Option(help="Instead of --epochs: as many tokens as this run of the store.", show_default="none"),
+    ] = None,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-4,
+    schedule: Annotated[o.Schedule, typer.Option(help="The learning rate after the warm-up.")] = o.Schedule.COSINE,
+    warmup: Annotated[float, typer.Option(help="Share of the steps that the learning rate rises over.")] = 0.03,
+    rank: Annotated[int | None, typer.Option(min=1, help="LoRA rank.", show_default="16")] = None,
     alpha: Annotated[float | None, typer.Option(help="LoRA alpha.", show_default="2 x rank")] = None,
-    target_modules: Annotated[str, typer.Option(help="Layers to adapt: all-linear, or names.")] = "all-linear",
+    target_modules: Annotated[
+        str | None, typer.Option(help="Layers to adapt: all-linear, or names.", show_default="all-linear")
+    ] = None,
+    init_adapter: Annotated[
+        str | None,
+        typer.Option(help="Go on from the adapter of a run or in a folder, which stays.", show_default="a new one"),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows of a step.")] = 16,
+    batch_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Tokens computed at a time: a step's gradient is the sum over such pieces of it.",
+            show_default="what fits",
+        ),
+    ] = None,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Less memory, about a third more time.")
+    ] = False,
     max_length: o.MaxLength = 1024,
-    seed: Annotated[int, typer.Option(min=0, help="Of the adapter's start and the order of rows.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Of the adapter's start, the rows drawn and their order.", show_default="0"),
+    ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(help="Several seeds: one run each, NAME.s0, NAME.s1, ...", metavar="S,...", show_default="one"),
+    ] = None,
+    hold_out: Annotated[
+        float,
+        typer.Option(help="Share of the rows to judge by: the adapter of the lowest loss on them is kept."),
+    ] = 0.0,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="With --hold-out: stop after this many checkpoints without a lower loss.", show_default="never"
+        ),
+    ] = None,
     dtype: o.DtypeOption = o.Dtype.AUTO,
     device: o.Device = "auto",
     checkpoint_steps: Annotated[
         int | None, typer.Option(min=1, help="Steps between checkpoints.", show_default="a tenth of the run")
     ] = None,
+    keep_optimizer: Annotated[
+        bool, typer.Option("--keep-optimizer", help="Keep Adam's moments beside the adapter: `score --method less`.")
+    ] = False,
     on_error: o.OnErrorOption = o.OnError.FAIL,
     columns: o.Columns = None,
     split: o.Split = None,
     thinking: o.ThinkingOption = None,
+    trust_remote_code: o.TrustRemoteCode = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
@@ -51,32 +106,53 @@ def finetune(
     from ntkcli.steps import finetune as step
 
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
-    result = step.finetune(
-        store,
-        model=model,
-        train=train,
-        name=name,
-        epochs=epochs,
-        lr=lr,
-        rank=rank,
-        alpha=alpha,
-        target_modules=target_modules,
-        batch_size=batch_size,
-        max_length=max_length,
-        seed=seed,
-        dtype=dtype.value,
-        device=device,
-        checkpoint_steps=checkpoint_steps,
-        on_error=on_error.value,
-        columns=o.parse_columns(columns),
-        split=split,
-        thinking=o.is_on(thinking),
-        progress=output.progress,
-    )
-    output.result(
-        result,
-        line=f"{result.artefact}: {result.rows} rows, {result.steps} steps, loss {result.first_loss:.3f} to "
-        f"{result.last_loss:.3f}, {result.truncated} truncated, {result.skipped} skipped; adapter {result.adapter}",
-    )
-    output.next_step(f"ntksel eval {store} --model {model} --run base --run {name} --task TEST.jsonl --name EVAL")
-    return ExitCode.ROWS_SKIPPED if result.skipped else ExitCode.OK
+    given: dict[str, Any] = {
+        "model": model,
+        "train": train,
+        "name": name,
+        "epochs": epochs,
+        "max_tokens": max_tokens,
+        "match_tokens": match_tokens,
+        "lr": lr,
+        "schedule": schedule.value,
+        "warmup": warmup,
+        "rank": rank,
+        "alpha": alpha,
+        "target_modules": target_modules,
+        "init_adapter": init_adapter,
+        "batch_size": batch_size,
+        "batch_tokens": batch_tokens,
+        "gradient_checkpointing": gradient_checkpointing,
+        "max_length": max_length,
+        "hold_out": hold_out,
+        "patience": patience,
+        "dtype": dtype.value,
+        "device": device,
+        "checkpoint_steps": checkpoint_steps,
+        "keep_optimizer": keep_optimizer,
+        "on_error": on_error.value,
+        "columns": o.parse_columns(columns),
+        "split": split,
+        "thinking": o.is_on(thinking),
+        "trust_remote_code": trust_remote_code,
+        "progress": output.progress,
+    }
+    if seed is not None and seeds is not None:
+        raise UsageError("--seed and --seeds both say how to draw.", "Give one of them.")
+    if seeds is not None:
+        result: Any = step.finetune_seeds(store, seeds=_parse_seeds(seeds), **given)
+        runs = result.runs
+    else:
+        result = step.finetune(store, seed=seed or 0, **given)
+        runs = (result,)
+    output.result(result, line="\n".join(map(finetune_line, runs)))
+    named = " ".join(f"--run {run.artefact.partition('/')[2]}" for run in runs)
+    output.next_step(f"ntksel eval {store} --model {model} --run base {named} --task TEST.jsonl --name EVAL")
+    return ExitCode.ROWS_SKIPPED if any(run.skipped for run in runs) else ExitCode.OK
+
+
+def _parse_seeds(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UsageError(f"--seeds {text}: these are no whole numbers.", "As in --seeds 0,1,2.") from error

@@ -21,15 +21,16 @@ class Cells(ParsedRecord):
 
 def read_csv(path: Path) -> Iterator[Record]:
     """Every record below the header of a comma-separated file, cells as text."""
-    return _read(path, ",")
+    return read_delimited(path, ",")
 
 
 def read_tsv(path: Path) -> Iterator[Record]:
     """Every record below the header of a tab-separated file, cells as text."""
-    return _read(path, "\t")
+    return read_delimited(path, "\t")
 
 
-def _read(path: Path, delimiter: str) -> Iterator[Record]:
+def read_delimited(path: Path, delimiter: str) -> Iterator[Record]:
+    """Every record below the header, cells as text."""
     place = Place("line")
     with opened(path, place) as file:
         without_bom(path, file.peek(2)[:2] if isinstance(file, io.BufferedReader) else b"")

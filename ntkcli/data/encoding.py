@@ -112,6 +112,37 @@ class Encoder:
             encoded.append(self._tokens(messages, {last: head}))
         return self._fit(encoded)
 
+    def encode_prompt(self, row: Row) -> Encoded:
+        """The row up to where the model would write its last assistant turn; nothing supervised.
+
+        A prompt longer than `max_length` tokens loses its beginning, the begin-of-text token excepted. RowError if
+        the row is refused, or has no last assistant turn.
+        """
+        if not row.messages or row.messages[-1].role != "assistant":
+            raise RowError("it has no answer to compare with", RowStatus.EMPTY)
+        self._renderer.check_content(row.messages[:-1])
+        text = self._renderer.head(row.messages, len(row.messages) - 1)
+        ids = np.array(self._backend.encode(text, add_special_tokens=False).ids, dtype=np.int32)
+        if self._prepend_bos:
+            ids = np.concatenate([np.array([self._bos_id], dtype=np.int32), ids])
+        if not len(ids):
+            raise RowError("its prompt has no tokens: nothing to predict from", RowStatus.EMPTY)
+        whole = Encoded(ids, np.zeros(len(ids), dtype=np.bool_), truncated=False)
+        if len(ids) <= self.max_length:
+            return whole
+        keep = int(ids[0] == self._bos_id)
+        return _cut(whole, keep, len(ids) - (self.max_length - keep), len(ids))
+
+    def end_of_turn(self, row: Row) -> int | None:
+        """The special token that ends the row's last answer as it is encoded, or None. RowError if it is refused."""
+        encoded = self.encode(row)
+        last = np.flatnonzero(encoded.supervised)
+        if not last.size:
+            return None
+        token = int(encoded.ids[last[-1]])
+        added = self._backend.get_added_tokens_decoder().get(token)
+        return token if added is not None and added.special else None
+
     def _tokens(self, messages: Sequence[Message], heads: Mapping[int, str]) -> Encoded:
         """The whole row, with the answers of the turns in `heads` supervised and verified."""
         text = self._renderer.text(messages)

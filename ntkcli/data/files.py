@@ -1,36 +1,26 @@
-"""Data files: rows in a stream, one scan that finds every problem, and rows picked by index.
-
-Must not know tokenizers. `DataFile.rows` and `pick` hold one row at a time; `scan` holds ids, codes and
-status.
-"""
+"""Data files: rows in a stream, and rows picked by index. One row at a time is in memory. Must not know tokenizers."""
 
 from __future__ import annotations
 
 import hashlib
-from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from ntkcli.data.columns import renamed
 from ntkcli.data.llamafactory import find_entry
+from ntkcli.data.problems import BAD_KEPT, none_usable
 from ntkcli.data.records import Record
-from ntkcli.data.rows import RAW, BadRow, Row, RowError, canonical_row, column_names, own_id
+from ntkcli.data.rows import RAW, BadRow, Row, RowError, column_names
 from ntkcli.data.schemas import Schema, detect, known_columns, known_schemas, read_row
 from ntkcli.data.sources import Source, find_source
 from ntkcli.errors import DataError, UsageError
-from store import RowStatus
 
 OnError = Literal["fail", "skip"]
 
 _DETECT_ROWS: Final = 100  # a file whose first hundred rows fit no schema has none
-_BAD_KEPT: Final = 20  # of the bad rows, with their reasons; the rest is counted
-_LINES_NAMED: Final = 5  # in an error of one line
 
 
 class DataFile:
@@ -75,7 +65,7 @@ class DataFile:
                 raw = record.raw()
             except RowError as error:
                 n_bad += 1
-                if len(bad) < _BAD_KEPT:
+                if len(bad) < BAD_KEPT:
                     bad.append(_bad(index, record, error))
                 continue
             if (schema := detect(raw, self.columns)) is not None:
@@ -87,7 +77,7 @@ class DataFile:
         if unknown:
             raise DataError(f"{unknown}; {known_schemas()}.", "Rename the columns, or give --columns known=own,...")
         if bad:
-            raise _none_usable(bad, n_bad)
+            raise none_usable(bad, n_bad)
         raise DataError(f"{self.path} has no rows: every line in it is blank.", "Give a file with rows.")
 
     def records(self) -> Iterator[Record]:
@@ -97,7 +87,7 @@ class DataFile:
     def rows(self, indices: Iterable[int] | None = None) -> Iterator[Row | BadRow]:
         """Every row in order, or those at these ascending 0-based `indices` as far as there are any.
 
-        Rows that are passed over are not decoded. A repeated id is found by `scan` only, which keeps all ids.
+        Rows that are passed over are not decoded. A repeated id is found by `scan` only, which looks at all ids.
         """
         schema = self.schema
         if indices is None:
@@ -116,69 +106,6 @@ class DataFile:
         lost = [f"{own!r}" for own in self.columns.values() if own.partition(".")[0] not in raw]
         told = f" and not {', '.join(lost)} as --columns says" if lost else ""
         return f"it has {column_names(raw)}{told}"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Scan:
-    """What is in a file, row by row.
-
-    `digest` is 64 hex digits over the rows' content, whatever the file format, column names and key order;
-    `source_codes` (n,) int32 are positions in `sources`, which stand in order of first appearance; `status`
-    (n,) uint8 holds RowStatus; `bad` keeps the first 20 of `n_bad`. A bad row has the id "" and the label "".
-    """
-
-    n: int
-    digest: str
-    schema: str
-    row_ids: list[str]
-    sources: list[str]
-    source_codes: npt.NDArray[np.int32]
-    status: npt.NDArray[np.uint8]
-    bad: tuple[BadRow, ...]
-    n_bad: int
-
-
-def scan(file: DataFile, *, on_error: OnError) -> Scan:
-    """Read the whole file. DataError naming the bad rows, if `on_error` is "fail" or no row can be used."""
-    digest = hashlib.sha256()
-    row_ids: list[str] = []
-    codes, status = array("i"), bytearray()
-    sources: dict[str, int] = {}
-    bad: list[BadRow] = []
-    n_bad = 0
-    for row in _unique(file.rows(), file.columns):
-        if isinstance(row, Row):
-            row_id, source = row.row_id, row.source
-            content = canonical_row(row)
-            status.append(RowStatus.OK)
-        else:
-            row_id, source = "", ""
-            content = f"bad {row.digest}".encode()
-            status.append(row.status)
-            n_bad += 1
-            if len(bad) < _BAD_KEPT:
-                bad.append(row)
-        digest.update(content + b"\n")
-        row_ids.append(row_id)
-        codes.append(sources.setdefault(source, len(sources)))
-    if n_bad == len(row_ids):
-        raise _none_usable(bad, n_bad)
-    if bad and on_error == "fail":
-        raise DataError(
-            f"{_tell(bad, n_bad)}.",
-            "Mend the row, or give --on-error skip to leave such rows out.",
-        )
-    return Scan(
-        n=len(row_ids),
-        digest=digest.hexdigest(),
-        schema=file.schema.name,
-        row_ids=row_ids,
-        sources=list(sources),
-        source_codes=np.array(codes, dtype=np.int32),
-        status=np.frombuffer(status, dtype=np.uint8).copy(),
-        bad=tuple(bad),
-        n_bad=n_bad,
-    )
 
 
 def pick(file: DataFile, indices: Iterable[int]) -> Iterator[Row]:
@@ -218,40 +145,3 @@ def _read(schema: Schema, index: int, record: Record, columns: Mapping[str, str]
 def _bad(index: int, record: Record, error: RowError) -> BadRow:
     digest = hashlib.sha256(record.data()).hexdigest()
     return BadRow(index, record.line, error.reason, int(error.status), digest, str(record.path), record.unit)
-
-
-def _unique(rows: Iterable[Row | BadRow], columns: Mapping[str, str]) -> Iterator[Row | BadRow]:
-    """The rows, those whose own id stood there before as bad rows. Equal rows without an id may repeat."""
-    seen: dict[str, int | str] = {}
-    first_file: str | None = None
-    for row in rows:
-        if isinstance(row, Row) and own_id(renamed(row.raw, columns)) is not None:
-            first_file = row.file if first_file is None else first_file
-            if (first := seen.get(row.row_id)) is not None:
-                digest = hashlib.sha256(canonical_row(row)).hexdigest()
-                where = f"{row.unit} {first}" if isinstance(first, int) else first
-                where += f" of {first_file}" if isinstance(first, int) and row.file != first_file else ""
-                reason = f"the id {row.row_id!r} stands already in {where}"
-                unreadable = int(RowStatus.UNREADABLE)
-                yield BadRow(row.index, row.line, reason, unreadable, digest, row.file, row.unit)
-                continue
-            seen[row.row_id] = row.line if row.file == first_file else row.place  # numbers are small
-        yield row
-
-
-def _none_usable(bad: Sequence[BadRow], n_bad: int) -> DataError:
-    return DataError(f"{bad[0].file} has no row that can be used: {_tell(bad, n_bad, name=False)}.", "Mend the rows.")
-
-
-def _tell(bad: Sequence[BadRow], n_bad: int, *, name: bool = True) -> str:
-    """ "FILE line 17: REASON, and 3 more rows: lines 19, 22, 25": the first bad row, and where the others are."""
-    first = bad[0]
-    text = f"{first.place if name else f'{first.unit} {first.line}'}: {first.reason}"
-    if n_bad == 1:
-        return text
-    more = bad[1 : 1 + _LINES_NAMED]
-    one_file = all(row.file == first.file for row in more)
-    lines = ", ".join(str(row.line) if one_file else row.place for row in more)
-    lines += ", ..." if n_bad - 1 > len(more) else ""
-    rows, unit = ("row", first.unit) if n_bad == 2 else ("rows", f"{first.unit}s")
-    return f"{text}, and {n_bad - 1} more {rows}: {f'{unit} ' if one_file else ''}{lines}"

@@ -14,11 +14,13 @@ from typing import Any, Final, Protocol
 from ntkcli.data.columnar import read_arrow, read_parquet
 from ntkcli.data.compression import COMPRESSED
 from ntkcli.data.delimited import read_csv, read_tsv
-from ntkcli.data.hub import HubSource, is_hub_id
+from ntkcli.data.hub import HubSource, configs_of, is_hub_id, local_config
 from ntkcli.data.json_array import read_json
 from ntkcli.data.jsonl import read_lines
 from ntkcli.data.llamafactory import is_entry
 from ntkcli.data.records import Reader, Record
+from ntkcli.data.stdin import STDIN
+from ntkcli.data.tasks import find_task, names_task
 from ntkcli.errors import DataError, UsageError
 
 TEXT_READERS: Final[dict[str, Reader]] = {
@@ -73,7 +75,7 @@ class FileSource:
 
     def state(self) -> list[Any]:
         """Path, size, time and inode of the file; of several, a digest of these."""
-        states = [_state(path) for path, _ in self.files]
+        states = [state_of(path) for path, _ in self.files]
         if len(states) == 1:
             return states[0]
         return [self.reference, len(states), hashlib.sha256(json.dumps(states).encode()).hexdigest()]
@@ -81,22 +83,30 @@ class FileSource:
 
 def find_source(reference: str, *, split: str | None = None) -> Source:
     """The rows that a reference names. UsageError if there are none, or if `split` is needed or makes no sense."""
+    if names_task(reference):
+        from ntkcli.data.task_source import TaskSource  # which finds its own files with this module
+
+        return TaskSource(find_task(reference), split=split)
     path = Path(reference)
+    if (local := local_config(reference)) is not None:
+        return HubSource(local, split=split)
     if path.is_dir():
+        _refuse_configs(path)
         return FileSource(str(path.resolve()), _folder(path, split))
     if not path.exists() and glob.has_magic(reference):
         return FileSource(str(path.absolute()), _glob(reference, split))
     if not path.exists() and is_hub_id(reference) and reader_of(path) is None:
         return HubSource(reference, split=split)
-    reader = _checked_reader(path)
+    reader = checked_reader(path)
     if split is not None:
         raise UsageError(f"--split {split}: {path} is one file, which has no splits.", "Leave the option out.")
     return FileSource(str(path.resolve()), ((path, reader),))
 
 
 def names_data(reference: str) -> bool:
-    """Whether it can name rows: something that exists, a glob, a Hub id, or an entry of LLaMA-Factory's."""
-    named = glob.has_magic(reference) or is_hub_id(reference) or is_entry(reference)
+    """Whether it can name rows: a file, -, a glob, a Hub id, a task, or an entry of LLaMA-Factory's."""
+    named = reference == STDIN or glob.has_magic(reference) or is_hub_id(reference)
+    named = named or local_config(reference) is not None or is_entry(reference) or names_task(reference)
     return named or Path(reference).exists()
 
 
@@ -109,15 +119,29 @@ def reader_of(path: Path) -> Reader | None:
     return (TEXT_READERS | TABLE_READERS).get(Path(name).suffix)
 
 
-def _checked_reader(path: Path) -> Reader:
+def checked_reader(path: Path) -> Reader:
+    """The reader for a file that is there. UsageError if it isn't, or is of no known kind."""
     if not path.exists():
         raise UsageError(f"{path} does not exist.", f"Give a file ({KNOWN}), a folder of them or a Hub id.")
     if not path.is_file():
-        raise UsageError(f"{path} is no regular file, and rows are read more than once.", "Write it to a file first.")
+        raise UsageError(
+            f"{path} is no regular file, and rows are read more than once.",
+            "Write it to a file, or give - for standard input.",
+        )
     reader = reader_of(path)
     if reader is None:
         raise UsageError(f"{path} is of no kind that can be read.", f"Give a file: {KNOWN}.")
     return reader
+
+
+def _refuse_configs(folder: Path) -> None:
+    """A repository that says in its README that it holds several configurations must not be read as one."""
+    names = configs_of(folder)
+    if len(names) > 1:
+        raise UsageError(
+            f"{folder} has the configurations {', '.join(names)}.",
+            f"Give {folder}:{names[0]}, or the files themselves.",
+        )
 
 
 def _folder(folder: Path, split: str | None) -> tuple[tuple[Path, Reader], ...]:
@@ -145,7 +169,12 @@ def _is_data(path: Path) -> bool:
 
 
 def _of_split(label: str, paths: list[tuple[Path, Path]], split: str | None) -> tuple[tuple[Path, Reader], ...]:
-    """The files of one split, told by the words in their names; without such words all of them."""
+    """The files of one split, each with the reader of its suffix."""
+    return _readers(label, paths_of_split(label, paths, split))
+
+
+def paths_of_split(label: str, paths: list[tuple[Path, Path]], split: str | None) -> list[Path]:
+    """The files of one split, told by the words in their names (the pairs' second); without such words all."""
     splits = {path: _split_of(name, split) for path, name in paths}
     found = sorted({name for name in splits.values() if name})
     if split is None and len(found) > 1:
@@ -156,7 +185,7 @@ def _of_split(label: str, paths: list[tuple[Path, Path]], split: str | None) -> 
             f"--split {split}: {label} has no file of that split.",
             f"Give one of: {', '.join(found)}." if found else "Leave the option out: the file names speak of none.",
         )
-    return _readers(label, [path for path, name in splits.items() if split is None or name == wanted])
+    return [path for path, name in splits.items() if split is None or name == wanted]
 
 
 def _split_of(name: Path, wanted: str | None) -> str | None:
@@ -169,7 +198,7 @@ def _split_of(name: Path, wanted: str | None) -> str | None:
 def _readers(label: str, paths: list[Path]) -> tuple[tuple[Path, Reader], ...]:
     if not paths:
         raise UsageError(f"{label} has no data file in it.", f"Give files: {KNOWN}.")
-    return tuple((path, _checked_reader(path)) for path in paths)
+    return tuple((path, checked_reader(path)) for path in paths)
 
 
 def _saved(folder: Path) -> tuple[tuple[Path, Reader], ...]:
@@ -202,6 +231,7 @@ def _json(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _state(path: Path) -> list[Any]:
+def state_of(path: Path) -> list[Any]:
+    """Path, size, time and inode of a file."""
     stat = path.stat()
     return [str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino]

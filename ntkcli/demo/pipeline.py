@@ -5,7 +5,6 @@ The demo runs exactly these commands, so what it prints is what it did. Sizes ar
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 from ntkcli.demo.files import DemoData
@@ -65,8 +64,3 @@ def demo_commands(store: Path, model: Path, data: DemoData, picked: Path) -> lis
             *(word for run in RUNS for word in ("--run", run)),
         ],
     ]
-
-
-def as_shell(arguments: list[str]) -> str:
-    """The command as one would type it."""
-    return shlex.join(["ntksel", *arguments])

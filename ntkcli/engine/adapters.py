@@ -1,7 +1,8 @@
 """LoRA adapters as the engine sees them: a linear layer, its factors A and B, and weights with s·BA merged in.
 
 Features are gradients with respect to A and B; what the model computes is the same whether s·BA is
-added to the weight or run beside it, so it is merged and forward and backward pay nothing for it.
+added to the weight or run beside it, so it is merged and forward and backward pay nothing for it. Into a quantised
+weight it can't be merged without rounding: there it runs beside.
 
 Legend: A (r, in), B (out, r), s = alpha/r (or alpha/sqrt(r)): y = W x + s·B A x.
 """
@@ -19,14 +20,15 @@ from torch import Tensor, nn
 from ntkcli.engine.models import LoadedModel, decoder_of, head_of
 from ntkcli.engine.sketch import hash_u64
 from ntkcli.errors import SpecError, UsageError
-from ntkcli.identity import AdapterIdentity, ModelIdentity
+from ntkcli.identity import AdapterIdentity, ModelIdentity, refuse_other_base
 
 
 @dataclass(frozen=True, slots=True)
 class AdaptedLayer:
-    """One linear layer with a LoRA adapter: its module path, the (merged) layer and the adapter's factors.
+    """One linear layer with a LoRA adapter: its module path, the layer and the adapter's factors.
 
-    `b` is None where B = 0: the gradient of A is then zero exactly, and nobody need compute it.
+    `b` is None where B = 0: the gradient of A is then zero exactly, and nobody need compute it. `merged`: s·BA is in
+    the layer's weight.
     """
 
     name: str
@@ -34,12 +36,23 @@ class AdaptedLayer:
     a: Tensor
     b: Tensor | None
     scale: float
+    merged: bool = True
 
     @property
-    def weight(self) -> Tensor:
-        """The layer's weight as (out, in), whatever the layer calls its own order (GPT-2's is transposed)."""
+    def weight(self) -> Tensor | None:
+        """The layer's weight as (out, in), whatever the layer calls its own order (GPT-2's is transposed).
+
+        None where the layer's forward is its own (a quantised one): only the layer knows what it multiplies by.
+        """
+        if not _is_plain(self.module):
+            return None
         weight: Tensor = self.module.weight  # type: ignore[assignment]  # a parameter, by linear_layers
         return weight.T if _is_conv1d(self.module) else weight
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in)."""
+        return _shape(self.module)
 
 
 def linear_layers(model: Any, target_modules: str) -> dict[str, nn.Module]:
@@ -51,11 +64,11 @@ def linear_layers(model: Any, target_modules: str) -> dict[str, nn.Module]:
     Raises:
         UsageError: a name matches no layer; the message lists those there are.
     """
-    head = head_of(model)
+    inside = {id(module) for module in decoder_of(model).modules()}
     found = {
         name: module
         for name, module in model.named_modules()
-        if (isinstance(module, nn.Linear) or _is_conv1d(module)) and module is not head
+        if (isinstance(module, nn.Linear) or _is_conv1d(module)) and id(module) in inside
     }
     if target_modules == "all-linear":
         _refuse_fused_experts(model)
@@ -79,11 +92,10 @@ def fresh_adapter(model: Any, *, rank: int, target_modules: str, seed: int) -> l
     """
     layers = []
     for name, module in linear_layers(model, target_modules).items():
-        weight: Tensor = module.weight  # type: ignore[assignment]
-        columns = weight.shape[0] if _is_conv1d(module) else weight.shape[1]
+        columns = _shape(module)[1]
         draws = torch.from_numpy((hash_u64(seed, f"{name}|lora_A", rank * columns) >> 11).astype("float64"))
         uniform = (draws / 2.0**52 - 1.0).float().reshape(rank, columns)  # [-1, 1)
-        a = (uniform / math.sqrt(columns)).to(weight.device)
+        a = (uniform / math.sqrt(columns)).to(next(module.parameters()).device)
         layers.append(AdaptedLayer(name, module, a, None, 1.0))
     return layers
 
@@ -124,6 +136,9 @@ def _block_number(name: str) -> int | None:
 def load_adapter(loaded: LoadedModel, adapter: AdapterIdentity, model: ModelIdentity) -> list[AdaptedLayer]:
     """Merge a PEFT LoRA adapter into the model, in place, and return its layers and factors.
 
+    Not merged into a model with quantised layers: the caller runs the factors beside. Layers of an adapter that text
+    never passes (of an image encoder) are left out, their gradients are zero.
+
     Raises:
         SpecError: the adapter was made for another base model (by the digest that `ntksel finetune` left, by its
             shapes, or because its weights are not all there).
@@ -138,34 +153,42 @@ def load_adapter(loaded: LoadedModel, adapter: AdapterIdentity, model: ModelIden
                 raise UsageError(f"The adapter {adapter.folder} is a DoRA adapter, which is not linear in A and B.")
             a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
             raw.append((name, a.detach().float().clone(), b.detach().float().clone(), layer.scaling["default"]))
-    merged = peft_model.merge_and_unload()
-    merged.requires_grad_(False)
-    modules = dict(merged.named_modules())
     if not raw or any("lora_embedding" in name for name, *_ in raw):
         raise UsageError(f"The adapter {adapter.folder} has no LoRA on a linear layer.", "Give a LoRA adapter.")
+    mergeable = can_merge(loaded.model)
+    bare = peft_model.merge_and_unload() if mergeable else peft_model.unload()
+    bare.requires_grad_(False)
+    modules = dict(bare.named_modules())
+    seen = {id(module) for module in (*decoder_of(bare).modules(), head_of(bare))}
     return [
-        AdaptedLayer(name, modules[name], a, b if bool(b.any()) else None, float(scale)) for name, a, b, scale in raw
+        AdaptedLayer(name, modules[name], a, b if bool(b.any()) else None, float(scale), merged=mergeable)
+        for name, a, b, scale in raw
+        if id(modules[name]) in seen
     ]
 
 
-def refuse_other_base(adapter: AdapterIdentity, model: ModelIdentity) -> None:
-    """Raise SpecError if the adapter's record says that it was trained on other weights than the model's."""
-    if adapter.base_weights and adapter.base_weights != model.spec["weights"]:
-        raise SpecError(
-            f"The adapter {adapter.folder} was trained on a base model with weights {adapter.base_weights[:12]}, "
-            f"but --model {model.reference} has {model.spec['weights'][:12]}.",
-            "Give --model the model it was trained on.",
-        )
+def apply_adapter(loaded: LoadedModel, adapter: AdapterIdentity, model: ModelIdentity) -> None:
+    """Make the model compute with the adapter, in place: merged, or beside quantised layers. Refuses as above."""
+    if can_merge(loaded.model):
+        load_adapter(loaded, adapter, model)
+    else:
+        refuse_other_base(adapter, model)
+        attach_adapter(loaded.model, adapter).eval()
 
 
-def attach_adapter(model: Any, adapter: AdapterIdentity) -> Any:
+def can_merge(model: Any) -> bool:
+    """Whether every linear layer of the decoder keeps its weight as plain floats."""
+    return all(_is_plain(module) for module in decoder_of(model).modules() if isinstance(module, nn.Linear))
+
+
+def attach_adapter(model: Any, adapter: AdapterIdentity, *, trainable: bool = False) -> Any:
     """The model with a PEFT adapter beside it (not merged); refuses one that doesn't fit or isn't whole."""
     from peft import PeftModel
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            attached = PeftModel.from_pretrained(model, str(adapter.folder))
+            attached = PeftModel.from_pretrained(model, str(adapter.folder), is_trainable=trainable)
         except (RuntimeError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())[:200]
             raise SpecError(
@@ -187,6 +210,24 @@ def check_decoder_holds(layers: list[AdaptedLayer], model: Any) -> None:
     for layer in layers:
         if id(layer.module) not in inside:
             raise UsageError(f"The adapter sits on {layer.name}, outside of the decoder; features can't cover it.")
+
+
+def has_experts(model: Any) -> bool:
+    """Whether the model is a mixture of experts, by the names of its modules' classes."""
+    return any(word in type(module).__name__.lower() for module in model.modules() for word in ("expert", "moe"))
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether the layer's forward is x W^T + bias with W its own parameter."""
+    return _is_conv1d(module) or type(module).forward is nn.Linear.forward
+
+
+def _shape(module: nn.Module) -> tuple[int, int]:
+    """(out, in); a quantised layer's weight is packed and does not say."""
+    if isinstance(module, nn.Linear):
+        return module.out_features, module.in_features
+    columns_in, columns_out = module.weight.shape  # type: ignore[misc]  # Conv1D
+    return columns_out, columns_in
 
 
 def _is_conv1d(module: nn.Module) -> bool:

@@ -5,8 +5,10 @@ Legend: B rows of a batch, T its longest row.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,14 +20,14 @@ from ntkcli.data.encoding import Encoded
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Padded rows: `ids` and `mask` (B, T) int64; `weight` (B, T) float32: the positions' weights, a row's sum is 1.
+    """Padded rows: `ids` (B, T) int64; `weight` (B, T) float32: the positions' weights, a row's sum is 1.
 
-    `positions`: what the weights stand on; see `position_weights`.
+    `weighted` (N, 2) int64 lists the (row, position) of nonzero weight: found on the host, so that no device waits.
     """
 
     ids: Tensor
-    mask: Tensor
     weight: Tensor
+    weighted: Tensor
 
 
 def plan_batches(lengths: Sequence[int], budget_tokens: int) -> list[NDArray[np.int64]]:
@@ -42,6 +44,31 @@ def plan_batches(lengths: Sequence[int], budget_tokens: int) -> list[NDArray[np.
         batches.append(order[start : start + rows])
         start += rows
     return batches
+
+
+def run_batches(lengths: Sequence[int], budget_tokens: int, compute: Callable[[NDArray[np.int64]], None]) -> int:
+    """Compute every batch of `plan_batches`; one that doesn't fit into memory is halved until it does.
+
+    Returns the budget for the next call: lower if a batch had to be halved. `compute` must leave nothing behind when
+    it runs out of memory.
+    """
+    open_batches = deque(plan_batches(lengths, budget_tokens))
+    while open_batches:
+        where = open_batches.popleft()
+        try:
+            compute(where)
+        except RuntimeError as error:
+            if not out_of_memory(error) or len(where) == 1:
+                raise
+            torch.cuda.empty_cache()  # nothing on a machine without CUDA
+            budget_tokens = max(1, min(budget_tokens, len(where) * int(lengths[int(where[0])])) // 2)
+            open_batches.extendleft(np.array_split(where, 2)[::-1])
+    return budget_tokens
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether the error is that the device, or the machine, has no memory left."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def position_weights(row: Encoded, positions: str) -> NDArray[np.float32]:
@@ -66,13 +93,22 @@ def position_weights(row: Encoded, positions: str) -> NDArray[np.float32]:
 
 
 def pad(rows: Sequence[Encoded], *, positions: str, pad_id: int, device: torch.device) -> Batch:
-    """The rows as one batch, padded on the right: a causal model never looks there."""
+    """The rows as one batch, padded on the right; `positions` as in `position_weights`."""
     longest = max(len(row.ids) for row in rows)
     ids = np.full((len(rows), longest), pad_id, dtype=np.int64)
-    mask = np.zeros((len(rows), longest), dtype=np.int64)
     weight = np.zeros((len(rows), longest), dtype=np.float32)
     for i, row in enumerate(rows):
         ids[i, : len(row.ids)] = row.ids
-        mask[i, : len(row.ids)] = 1
         weight[i, : len(row.ids)] = position_weights(row, positions)
-    return Batch(*(torch.from_numpy(x).to(device, non_blocking=True) for x in (ids, mask, weight)))
+    arrays = (ids, weight, np.argwhere(weight))
+    return Batch(*(torch.from_numpy(x).to(device, non_blocking=True) for x in arrays))
+
+
+def final_hidden(decoder: Any, batch: Batch) -> Tensor:
+    """The decoder's last hidden states (B, T, D).
+
+    Without an attention mask: no position of a causal model looks to its right, where the padding is, and what comes
+    out at the padding has weight 0. The kernels for plain causal attention are faster than those that take a mask.
+    """
+    hidden: Tensor = decoder(input_ids=batch.ids, use_cache=False).last_hidden_state
+    return hidden

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ntkcli.data.encoding import Encoded
-from ntkcli.engine.batches import pad
+from ntkcli.engine.batches import final_hidden, pad
 from ntkcli.engine.models import LoadedModel, decoder_of
 
 
@@ -35,11 +35,11 @@ class EmbeddingEngine:
         positions = "last" if self._pooling == "last" else positions
         pad_id = self._loaded.tokenizer.pad_token_id or 0
         batch = pad(rows, positions=positions, pad_id=pad_id, device=self._loaded.device)
-        output = self._decoder(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
+        hidden_BTD = final_hidden(self._decoder, batch)
         weight_BT = batch.weight
         if self._pooling == "weighted":
             weight_BT = weight_BT * torch.arange(1, weight_BT.shape[1] + 1, device=weight_BT.device)
             weight_BT = weight_BT / weight_BT.sum(dim=1, keepdim=True)
-        mean_BD = torch.einsum("bt,btd->bd", weight_BT, output.last_hidden_state.float())
+        mean_BD = torch.einsum("bt,btd->bd", weight_BT, hidden_BTD.float())
         norm_B = torch.linalg.vector_norm(mean_BD, dim=1)
         return mean_BD / torch.where(norm_B > 0, norm_B, 1.0)[:, None], norm_B

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ntkcli.data.encoding import Encoded
-from ntkcli.engine.adapters import AdaptedLayer, fresh_adapter, load_adapter, only_layers
-from ntkcli.engine.batches import plan_batches
+from ntkcli.engine.adam import load_moments
+from ntkcli.engine.adapters import AdaptedLayer, apply_adapter, fresh_adapter, load_adapter, only_layers
+from ntkcli.engine.batches import out_of_memory, plan_batches
 from ntkcli.engine.embeddings import EmbeddingEngine
 from ntkcli.engine.gradients import GradientEngine
 from ntkcli.engine.models import LoadedModel
@@ -42,6 +43,8 @@ class GradientSettings:
     rank: int
     target_modules: str
     adapter_seed: int
+    moments: Path | None = None
+    """The warm-up optimiser's, for Adam's directions instead of gradients (`engine.adam`)."""
 
 
 class NonFiniteError(Exception):
@@ -60,52 +63,66 @@ class Vectors:
     norm: NDArray[np.float32]
 
 
-class _Batched(Protocol):
-    def __call__(self, rows: Sequence[Encoded]) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Unit vectors (B, dim), norms (B,) and, for gradients, the norms of each layer (B, L)."""
+_Result = tuple[Tensor, Tensor, Tensor | None]
+"""Of a batch: unit vectors (B, dim), norms (B,) and, for gradients, the norms of each layer (B, L)."""
 
 
 class Extractor:
     """Turns parts of encoded rows into vectors of `dim` numbers under a budget of tokens a batch."""
 
-    def __init__(self, compute: _Batched, *, dim: int, layer_names: Sequence[str], budget_tokens: int) -> None:
+    def __init__(
+        self,
+        compute: Callable[[Sequence[Encoded]], _Result],
+        *,
+        dim: int,
+        layer_names: Sequence[str],
+        budget_tokens: int,
+    ) -> None:
         self._compute, self.dim, self._layer_names = compute, dim, list(layer_names)
         self.budget_tokens = budget_tokens
 
     def vectors(self, rows: Sequence[Encoded], *, on_batch: Callable[[int, int], None]) -> Vectors:
         """The rows' vectors. `on_batch` is told rows and tokens as batches are done.
 
+        A batch's results are fetched after the next one has been handed to the device, which so never waits.
+
         Raises:
             NonFiniteError: a value is not finite. Never clamped.
         """
-        unit = np.empty((len(rows), self.dim), dtype=np.float32)
-        norm = np.empty(len(rows), dtype=np.float32)
+        found = Vectors(np.empty((len(rows), self.dim), dtype=np.float32), np.empty(len(rows), dtype=np.float32))
         lengths = [len(row) for row in rows]
+        pending: tuple[NDArray[np.int64], _Result] | None = None
         for where in plan_batches(lengths, self.budget_tokens):
-            self._batch(rows, where, unit, norm)
-            on_batch(len(where), int(sum(lengths[i] for i in where)))
-        return Vectors(unit, norm)
+            for part, result in self._results(rows, where):
+                if pending is not None:
+                    self._fetch(found, *pending)
+                pending = (part, result)
+                on_batch(len(part), int(sum(lengths[i] for i in part)))
+        if pending is not None:
+            self._fetch(found, *pending)
+        return found
 
-    def _batch(
-        self,
-        rows: Sequence[Encoded],
-        where: NDArray[np.int64],
-        unit: NDArray[np.float32],
-        norm: NDArray[np.float32],
-    ) -> None:
+    def _results(
+        self, rows: Sequence[Encoded], where: NDArray[np.int64]
+    ) -> Iterator[tuple[NDArray[np.int64], _Result]]:
+        """The batch's result, or its halves' when memory runs out; they lie on the device, perhaps not yet computed."""
         try:
-            vectors, norms, layers = self._compute([rows[i] for i in where])
-            unit[where], norm[where] = vectors.cpu().numpy(), norms.cpu().numpy()
+            result = self._compute([rows[i] for i in where])
         except RuntimeError as error:
-            if not _out_of_memory(error) or len(where) == 1:
+            if not out_of_memory(error) or len(where) == 1:
                 raise
         else:
-            self._refuse_non_finite(where, norm[where] + unit[where].sum(axis=1), layers)
+            yield where, result
             return
         torch.cuda.empty_cache()  # nothing on a machine without CUDA
         self.budget_tokens = max(1, self.budget_tokens // 2)
         for half in np.array_split(where, 2):
-            self._batch(rows, half, unit, norm)
+            yield from self._results(rows, half)
+
+    def _fetch(self, found: Vectors, where: NDArray[np.int64], result: _Result) -> None:
+        vectors, norms, layers = result
+        found.unit[where], found.norm[where] = vectors.cpu().numpy(), norms.cpu().numpy()
+        self._refuse_non_finite(where, found.norm[where] + found.unit[where].sum(axis=1), layers)
 
     def _refuse_non_finite(self, where: NDArray[np.int64], witness: NDArray[np.float32], layers: Tensor | None) -> None:
         bad = np.flatnonzero(~np.isfinite(witness))
@@ -131,10 +148,11 @@ def gradient_extractor(
     layers = adapted_layers(loaded, model=model, adapter=adapter, settings=settings)
     projection = make_projection(settings.projection, dim=settings.dim, seed=settings.seed, device=loaded.device)
     probes = make_probes(loaded, settings)
-    engine = GradientEngine(loaded, layers, projection=projection, probes=probes, seed=settings.seed)
+    moments = None if settings.moments is None else load_moments(settings.moments, layers, loaded.device)
+    engine = GradientEngine(loaded, layers, projection=projection, probes=probes, seed=settings.seed, moments=moments)
     positions = "targets" if settings.kind == "loss" else settings.positions
 
-    def compute(rows: Sequence[Encoded]) -> tuple[Tensor, Tensor, Tensor | None]:
+    def compute(rows: Sequence[Encoded]) -> _Result:
         found = engine.features(rows, positions=positions)
         return found.sketch, found.norm, found.layer_norms
 
@@ -171,12 +189,12 @@ def embedding_extractor(
     pooling: str,
     batch_tokens: int | None,
 ) -> Extractor:
-    """Pooled final hidden states of the model, with the adapter merged in if there is one."""
+    """Pooled final hidden states of the model, with the adapter if there is one."""
     if adapter is not None:
-        load_adapter(loaded, adapter, model)
+        apply_adapter(loaded, adapter, model)
     engine = EmbeddingEngine(loaded, pooling=pooling)
 
-    def compute(rows: Sequence[Encoded]) -> tuple[Tensor, Tensor, Tensor | None]:
+    def compute(rows: Sequence[Encoded]) -> _Result:
         return *engine.features(rows, positions=positions), None
 
     dim = int(loaded.model.config.get_text_config().hidden_size)
@@ -198,7 +216,3 @@ def default_batch_tokens(loaded: LoadedModel, *, backward: bool) -> int:
     token_bytes = layers * (10 * config.hidden_size + 4 * inner) * loaded.dtype.itemsize
     free_bytes, _ = torch.cuda.mem_get_info(loaded.device)
     return int(min(max(_CUDA_SHARE * free_bytes / token_bytes, 512), 65_536))
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -19,17 +19,18 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ntkcli.engine.models import head_of, soft_cap
+from ntkcli.engine.batches import Batch
+from ntkcli.engine.heads import HeadForm
+from ntkcli.engine.models import head_form, head_of
 from ntkcli.engine.sketch import signs
 
-PROBES = ("sum", "rademacher", "centred")
 LOGIT_BLOCK_BYTES = 256 * 2**20
-"""Bound on the float32 logits that are held at once; three such blocks may stand at a time."""
+"""Bound on the float32 logits that are held at once; three such blocks may stand at a time, five with a soft cap."""
 
-Probe = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(hidden (B, T, D), weight (B, T) float32, ids (B, T)) → gradient of f at the hidden states, (B, T, D) float32.
+Probe = Callable[[Tensor, Batch], Tensor]
+"""(hidden (B, T, D), batch) → gradient of f at the hidden states, (B, T, D) float32.
 
 Divided by the probe's `scale`, so that it is of order one in any dtype.
 """
@@ -39,54 +40,41 @@ class LogitProbe:
     """f = sum_t w_t v·logits_t for one direction v. `scale` was left out of the gradient."""
 
     def __init__(self, model: Any, name: str, *, seed: int = 0, number: int = 0) -> None:
-        self._weight_VD = head_of(model).weight.detach()
-        self._cap = soft_cap(model)
-        self.scale = _constant_factor(model)
-        v_V = direction(name, self._weight_VD.shape[0], seed=seed, number=number).to(self._weight_VD.device)
-        if self._cap is None:
-            u_D = _combine(self._weight_VD, v_V)
-            length = float(torch.linalg.vector_norm(u_D)) or 1.0
-            self.scale *= length
-            self._unit_D = (u_D / length).float()
-        else:
-            self._v_V = v_V
-            self.scale *= float(torch.linalg.vector_norm(_combine(self._weight_VD, v_V))) or 1.0
+        self._head, self._form = head_of(model), head_form(model)
+        self._v_V = direction(name, len(self._head.weight), seed=seed, number=number).to(self._head.weight.device)
+        u_D = _combine(self._head.weight.detach(), self._v_V)
+        length = float(torch.linalg.vector_norm(u_D)) or 1.0
+        self.scale = self._form.factor * length
+        self._unit_D = (u_D / length).float()
 
-    def __call__(self, hidden_BTD: Tensor, weight_BT: Tensor, ids_BT: Tensor) -> Tensor:
+    def __call__(self, hidden_BTD: Tensor, batch: Batch) -> Tensor:
         """See `Probe`."""
-        del ids_BT
-        if self._cap is None:
-            return weight_BT[..., None] * self._unit_D
-        cap = self._cap
+        if self._form.cap is None:
+            return batch.weight[..., None] * self._unit_D
 
-        def slope(logits_NV: Tensor, _: Tensor) -> Tensor:
-            return self._v_V * (1 - torch.tanh(logits_NV / cap) ** 2)
+        def slope(z_NV: Tensor, _: Tensor) -> Tensor:
+            return self._v_V * self._form.slope(self._form.logits(z_NV))
 
-        return _through_logits(self._weight_VD, hidden_BTD, weight_BT / self.scale, slope)
+        return _through_logits(self._head, self._form, hidden_BTD, batch, slope) / self.scale
 
 
 class LossProbe:
     """f = sum_t w_t cross-entropy of the next token: kind `loss`."""
 
     def __init__(self, model: Any) -> None:
-        head = head_of(model)
-        self._weight_VD, self._bias_V = head.weight.detach(), None if head.bias is None else head.bias.detach()
-        self._cap, self._factor, self.scale = soft_cap(model), _constant_factor(model), 1.0
+        self._head, self._form, self.scale = head_of(model), head_form(model), 1.0
 
-    def __call__(self, hidden_BTD: Tensor, weight_BT: Tensor, ids_BT: Tensor) -> Tensor:
+    def __call__(self, hidden_BTD: Tensor, batch: Batch) -> Tensor:
         """See `Probe`. The weight of a row's last position must be 0: nothing follows it."""
 
         def slope(z_NV: Tensor, target_N: Tensor) -> Tensor:
-            if self._bias_V is not None:
-                z_NV = z_NV + self._bias_V
-            squashed = z_NV if self._cap is None else self._cap * torch.tanh(z_NV / self._cap)
-            gradient_NV = torch.softmax(self._factor * squashed, dim=-1)
+            logits_NV = self._form.logits(z_NV)
+            gradient_NV = torch.softmax(logits_NV, dim=-1)
             gradient_NV[torch.arange(len(target_N), device=target_N.device), target_N] -= 1
-            if self._cap is not None:
-                gradient_NV *= 1 - (squashed / self._cap) ** 2
-            return self._factor * gradient_NV
+            gradient_NV *= self._form.slope(logits_NV)
+            return gradient_NV
 
-        return _through_logits(self._weight_VD, hidden_BTD, weight_BT, slope, targets_BT=ids_BT.roll(-1, dims=1))
+        return _through_logits(self._head, self._form, hidden_BTD, batch, slope)
 
 
 def direction(name: str, size: int, *, seed: int, number: int) -> Tensor:
@@ -106,28 +94,19 @@ def _combine(weight_VD: Tensor, v_V: Tensor) -> Tensor:
 
 
 def _through_logits(
-    weight_VD: Tensor,
-    hidden_BTD: Tensor,
-    weight_BT: Tensor,
-    slope: Callable[[Tensor, Tensor], Tensor],
-    *,
-    targets_BT: Tensor | None = None,
+    head: nn.Linear, form: HeadForm, hidden_BTD: Tensor, batch: Batch, slope: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor:
-    """w_t W^T slope(W h_t, target_t) at the positions of nonzero weight, block by block."""
+    """w_t W^T slope(z_t, next token) at the positions of nonzero weight, block by block."""
+    weight_VD = head.weight.detach()
     upstream = torch.zeros(hidden_BTD.shape, dtype=torch.float32, device=hidden_BTD.device)
     block = max(1, LOGIT_BLOCK_BYTES // (4 * weight_VD.shape[0]))
-    positions = weight_BT.nonzero()
-    for start in range(0, len(positions), block):
-        where = positions[start : start + block]
+    targets_BT = batch.ids.roll(-1, dims=1)
+    for where in torch.split(batch.weighted, block):
         index = where.unbind(dim=1)
-        logits_NV = (hidden_BTD[index] @ weight_VD.T).float()
-        targets = where[:, 1] if targets_BT is None else targets_BT[index]
-        gradient_ND = slope(logits_NV, targets).to(weight_VD.dtype) @ weight_VD
-        upstream[index] = weight_BT[index][:, None] * gradient_ND.float()
+        entering_ND = hidden_BTD[index] if form.before == 1.0 else hidden_BTD[index] * form.before
+        z_NV = (entering_ND @ weight_VD.T).float()
+        if head.bias is not None:
+            z_NV = z_NV + head.bias.detach()
+        gradient_ND = slope(z_NV, targets_BT[index]).to(weight_VD.dtype) @ weight_VD
+        upstream[index] = batch.weight[index][:, None] * gradient_ND.float()
     return upstream
-
-
-def _constant_factor(model: Any) -> float:
-    """What Cohere and Granite multiply their logits by."""
-    config = model.config.get_text_config()
-    return float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)

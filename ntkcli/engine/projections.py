@@ -19,9 +19,6 @@ from torch import Tensor
 from ntkcli.engine.sketch import FactorSketch, Sketch
 from ntkcli.errors import UsageError
 
-NAMES = ("sjlt", "rademacher", "none")
-VERSIONS = {"sjlt": 1, "rademacher": 1, "none": 1}
-"""In every spec: goes up when the same seed gives other numbers."""
 MAX_EXACT_COORDINATES = 1 << 20
 """Of projection `none`: 2 MB a row in float16. More is what sketches are for."""
 _BLOCK_ENTRIES = 1 << 24

@@ -1,54 +1,57 @@
 """Fine-tune a LoRA adapter with peft on transformers' Trainer, resumable from its last whole checkpoint.
 
-The Trainer does the loop, the optimiser, the schedule and the checkpoints. Ours is the loss, which is the Trainer's own
-(mean cross-entropy over the supervised tokens of a step), computed without logits where nothing is supervised and with
-little padding: a step's rows run in groups of like length.
-
-Legend: B rows, T tokens, D hidden size, V vocabulary.
+The Trainer does the loop, the optimiser, the schedule and the checkpoints. Ours are the steps, planned before training
+begins (`ntkcli.engine.steps`), and the loss, computed without logits where nothing is supervised and with little
+padding (`ntkcli.engine.training_loss`).
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from ntkcli.data.encoding import Encoded
-from ntkcli.engine.models import LoadedModel, decoder_of, head_logits
-from ntkcli.errors import NtkselError
+import store
+from ntkcli.engine import checkpoints
+from ntkcli.engine.adapters import attach_adapter, linear_layers
+from ntkcli.engine.checkpoints import RunState, newest_checkpoint
+from ntkcli.engine.extract import default_batch_tokens
+from ntkcli.engine.models import LoadedModel
+from ntkcli.engine.moments import write_moments
+from ntkcli.engine.steps import plan_steps
+from ntkcli.engine.trainer import Step, TrainingRows, make_trainer, make_watcher
+from ntkcli.errors import NtkselError, UsageError
+from ntkcli.identity import AdapterIdentity
 from ntkcli.progress import Progress
 from ntkcli.report import human_bytes
 from store import atomic
 
-IGNORED = -100
-"""The label of a token that is not supervised, as in PyTorch and transformers."""
-SHORTEST_SHARE = 0.75
-"""Of the longest row of a group, how short a row in it may be: at most a quarter of what is computed is padding."""
-_BYTES_A_WEIGHT = 4 * (3 * 3 + 2)
-"""Of the adapter, on disk, float32: three checkpoints with Adam's two moments, while one is written; itself, twice."""
-_FAILED_WRITES = ("inline_container", "PytorchStreamWriter", "iostream error", "No space left", "os error 28")
-"""What torch and safetensors say, who raise no OSError, when the disk is full."""
-_WHOLE = "ntksel-checkpoint-whole"
-"""The file that is written into a checkpoint last, after all of it is on disk."""
+OPTIMIZER = "optimizer.safetensors"
+"""Beside the adapter, where the optimiser's moments are kept."""
+SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+"""Our names of the learning rate's course after the warm-up → the Trainer's."""
+_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingOptions:
-    """How to train. `alpha` is LoRA's numerator (s = alpha/rank); `checkpoint_steps` the steps between checkpoints."""
+    """How to train. `alpha` is LoRA's numerator (s = alpha/rank); `checkpoint_steps` the steps between checkpoints.
 
-    epochs: int
+    One of `epochs` and `max_tokens` is given. `warmup` is a share of the steps. `batch_tokens`: padded tokens computed
+    at a time, a speed setting, as is `gradient_checkpointing`. With rows held out the adapter of the lowest held-out
+    loss is kept, and `patience` evaluations without a lower one stop the training. `init`: the adapter to go on from,
+    whose rank, alpha and modules hold. `keep_optimizer`: leave the optimiser's moments beside the adapter.
+    """
+
     learning_rate: float
     batch_size: int
     rank: int
@@ -56,115 +59,124 @@ class TrainingOptions:
     target_modules: str
     seed: int
     checkpoint_steps: int
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One optimiser step, numbered from 0: its mean loss, its learning rate, the tokens in its rows."""
-
-    number: int
-    loss: float
-    learning_rate: float
-    tokens: int
-
-
-def count_steps(n_rows: int, options: TrainingOptions) -> int:
-    """Optimiser steps of the whole training."""
-    return options.epochs * math.ceil(n_rows / options.batch_size)
+    batch_tokens: int
+    epochs: int | None = None
+    max_tokens: int | None = None
+    schedule: str = "cosine"
+    warmup: float = 0.03
+    gradient_checkpointing: bool = False
+    patience: int | None = None
+    init: AdapterIdentity | None = None
+    keep_optimizer: bool = False
 
 
 def train_adapter(
     loaded: LoadedModel,
-    rows: Sequence[Encoded],
+    data: TrainingRows,
     *,
     options: TrainingOptions,
     folder: Path,
     on_step: Callable[[Step], None],
     progress: Progress,
-) -> None:
-    """Train on the rows and leave `adapter_model.safetensors` and `adapter_config.json` in `folder`.
+    resume_at_most: int,
+) -> int:
+    """Train on the rows and leave `adapter_model.safetensors` and `adapter_config.json` in `folder`; returns the steps
+    taken.
 
-    Resumes from the newest whole checkpoint under `folder`/checkpoints and removes half-written ones. `on_step` is
+    Resumes from the newest whole checkpoint under `folder`/checkpoints of `resume_at_most` steps or fewer. `on_step` is
     called after every optimiser step, before a checkpoint that contains it. On one machine the weights of an
     interrupted and resumed training equal those of an unbroken one bit for bit.
 
     Raises:
-        NtkselError: the loss is not finite; names the step.
+        NtkselError: the loss is not finite; names the step and its rows.
     """
-    from transformers import PrinterCallback, TrainingArguments
-    from transformers.utils import logging
+    lengths = [len(row) for row in data.rows]
+    steps = plan_steps(
+        lengths,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        epochs=options.epochs,
+        max_tokens=options.max_tokens,
+    )
+    resume = newest_checkpoint(folder / "checkpoints", at_most=resume_at_most)
+    state = (checkpoints.read_state(resume) if resume else None) or RunState(options.batch_tokens)
+    with _quiet(), _deterministic(loaded.device):
+        model = _with_adapter(loaded, options)
+        arguments = _arguments(loaded, options, folder / "checkpoints", n_steps=len(steps))
+        pad_id = loaded.tokenizer.pad_token_id or 0
+        trainer = make_trainer(model, arguments, data, steps, pad_id=pad_id, state=state)
 
-    logging.set_verbosity_error()
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")  # of their next versions
-    model = _with_new_adapter(loaded, options)
-    _refuse_without_room(model, folder)
-    checkpoints = folder / "checkpoints"
+        def save_best(work: Path) -> None:
+            _save_adapter(model, work)
+            _save_moments(trainer, work)
+
+        trainer.add_callback(
+            make_watcher(
+                trainer,
+                on_step=on_step,
+                progress=progress,
+                save_best=save_best if data.held_out else None,
+                patience=options.patience,
+            )
+        )
+        if resume is None:
+            _refuse_without_room(model, folder, n_copies=7 + 2 * options.keep_optimizer + 6 * bool(data.held_out))
+        else:
+            progress.note(f"resuming from step {checkpoints.steps_of(resume)}")
+        if not state.stopped:
+            with _full_disk_as_oserror(folder):
+                trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        _publish(trainer, folder, keep_optimizer=options.keep_optimizer)
+        taken: int = checkpoints.steps_of(resume) if resume and state.stopped else trainer.state.global_step
+        return taken
+
+
+def pick_batch_tokens(loaded: LoadedModel) -> int:
+    """Padded tokens of a forward and backward that fit: fixed on a CPU, from the free memory on CUDA."""
+    return default_batch_tokens(loaded, backward=True)
+
+
+def _arguments(loaded: LoadedModel, options: TrainingOptions, checkpoints: Path, *, n_steps: int) -> Any:
+    from transformers import TrainingArguments
+
+    on_cuda = loaded.device.type == "cuda"
+    if loaded.dtype == torch.float16 and not on_cuda:
+        raise UsageError(
+            "--dtype float16: training in it needs CUDA, which has the scaled gradients that keep it from underflow.",
+            "Give --dtype bfloat16 or float32.",
+        )
     arguments = TrainingArguments(
         output_dir=str(checkpoints),
-        num_train_epochs=options.epochs,
+        max_steps=n_steps,
         learning_rate=options.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=math.ceil(0.03 * count_steps(len(rows), options)),  # LESS's and the paper's usual 3%
+        lr_scheduler_type=SCHEDULES[options.schedule],
+        warmup_steps=math.ceil(options.warmup * n_steps),
         per_device_train_batch_size=options.batch_size,
         seed=options.seed,
         save_steps=options.checkpoint_steps,
         save_total_limit=2,  # the last whole one stands while the next is written
+        bf16=loaded.dtype == torch.bfloat16,
+        fp16=loaded.dtype == torch.float16,
+        gradient_checkpointing=options.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if options.gradient_checkpointing else None,
         logging_strategy="no",
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
-        use_cpu=loaded.device.type == "cpu",
-        dataloader_pin_memory=loaded.device.type == "cuda",
+        use_cpu=not on_cuda,
+        dataloader_pin_memory=on_cuda,
     )
     arguments._n_gpu = min(1, arguments.n_gpu)  # never nn.DataParallel, which would change the batch size
-    trainer = _make_trainer(model, arguments, rows, pad_id=loaded.tokenizer.pad_token_id or 0)
-    trainer.remove_callback(PrinterCallback)  # prints to stdout
-    trainer.add_callback(_watcher(trainer, on_step, progress))
-    resume = newest_checkpoint(checkpoints)
-    if resume is not None:
-        progress.note(f"resuming from step {resume.name.rpartition('-')[2]}")
-    with _full_disk_told(folder):
-        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-        _publish_adapter(model, folder)
+    return arguments
 
 
-def newest_checkpoint(checkpoints: Path) -> Path | None:
-    """The newest whole checkpoint; half-written ones (a kill) are removed."""
-    whole = []
-    for path in checkpoints.glob("checkpoint-*"):
-        if (path / _WHOLE).is_file():
-            whole.append(path)
-        else:
-            shutil.rmtree(path)
-    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-
-
-def _refuse_without_room(model: Any, folder: Path) -> None:
-    """NtkselError, before the first step, if the disk can't hold the run's checkpoints and its adapter."""
-    weights = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    needed, free = weights * _BYTES_A_WEIGHT, atomic.free_bytes(folder)
-    if needed > free:
-        raise NtkselError(
-            f"Training {folder.name} needs {human_bytes(needed)} for checkpoints and the adapter, and the disk of "
-            f"{folder} has {human_bytes(free)} left.",
-            "Make room (`ntksel rm` removes what is in a store), or give a smaller --rank.",
-        )
-
-
-@contextmanager
-def _full_disk_told(folder: Path) -> Iterator[None]:
-    """A full disk as the OSError it is, whoever wrote."""
-    try:
-        yield
-    except Exception as error:
-        if not isinstance(error, OSError) and any(words in str(error) for words in _FAILED_WRITES):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
-        raise
-
-
-def _with_new_adapter(loaded: LoadedModel, options: TrainingOptions) -> Any:
+def _with_adapter(loaded: LoadedModel, options: TrainingOptions) -> Any:
+    """The model with a new adapter, or the one to go on from, its weights float32 whatever the base's are."""
     from peft import LoraConfig, get_peft_model
 
+    if options.init is not None:
+        return attach_adapter(loaded.model, options.init, trainable=True)
+    linear_layers(loaded.model, options.target_modules)  # refuses names that it lacks, with those it has
     names = [name.strip() for name in options.target_modules.split(",")]
     config = LoraConfig(
         r=options.rank,
@@ -176,118 +188,98 @@ def _with_new_adapter(loaded: LoadedModel, options: TrainingOptions) -> Any:
     return get_peft_model(loaded.model, config)
 
 
-def _make_trainer(model: Any, arguments: Any, rows: Sequence[Encoded], *, pad_id: int) -> Any:
-    from transformers import Trainer
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No log of transformers', no warnings about its and peft's next versions."""
+    from transformers.utils import logging
 
-    core = model.get_base_model()
-    decoder = decoder_of(core)
-
-    class CompletionTrainer(Trainer):  # type: ignore[misc]
-        """Trainer with the loss of this module; remembers loss, rate and tokens of the step under way."""
-
-        step_loss, step_tokens, step_rate = 0.0, 0, 0.0
-
-        def compute_loss(
-            self,
-            model: Any,
-            inputs: dict[str, Tensor],
-            return_outputs: bool = False,
-            num_items_in_batch: Any = None,
-        ) -> Tensor:
-            del model, return_outputs
-            mask, labels = inputs["attention_mask"], inputs["labels"]
-            total = torch.zeros((), device=labels.device)
-            for group, length in like_lengths(mask.sum(dim=1)):
-                ids = inputs["input_ids"][group, :length]
-                output = decoder(input_ids=ids, attention_mask=mask[group, :length], use_cache=False)
-                total = total + completion_loss(core, output.last_hidden_state, labels[group, :length])
-            count = (labels[:, 1:] != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
-            loss = total / torch.as_tensor(count, device=total.device).clamp(min=1)
-            self.step_loss += float(loss.detach())
-            self.step_tokens += int(inputs["attention_mask"].sum())
-            self.step_rate = float(self.optimizer.param_groups[0]["lr"])
-            return loss
-
-    return CompletionTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=list(rows),
-        data_collator=lambda batch: collate(batch, pad_id),
-    )
+    logging.set_verbosity_error()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
+        yield
 
 
-def like_lengths(lengths_B: Tensor) -> list[tuple[Tensor, int]]:
-    """The rows of a step in groups of like length, each with its longest: computed apart, they need little padding.
+@contextmanager
+def _deterministic(device: torch.device) -> Iterator[None]:
+    """Only CUDA's reproducible kernels, where it has them; the CPU's are."""
+    if device.type != "cuda":
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*deterministic")
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
-    A group ends where a row is shorter than `SHORTEST_SHARE` of its longest. The loss of the step is the same sum.
+
+@contextmanager
+def _full_disk_as_oserror(folder: Path) -> Iterator[None]:
+    """torch and safetensors tell of a failed write in errors of their own; to the user it is one of the disk."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:
+        text = str(error)
+        told = ("PytorchStreamWriter", "unexpected pos", "iostream error", "os error 28", "I/O error")
+        if any(words in text for words in told):
+            raise OSError(
+                None, f"The disk could not take a checkpoint ({text.splitlines()[0][:120]})", str(folder)
+            ) from error
+        raise
+
+
+def _refuse_without_room(model: Any, folder: Path, *, n_copies: int) -> None:
+    """NtkselError if the disk can't take what a run leaves.
+
+    Copies of the adapter: itself; two checkpoints, each with two moments; the moments beside; two best adapters, with
+    theirs.
     """
-    order = torch.argsort(lengths_B, descending=True, stable=True)
-    sorted_lengths = lengths_B[order].tolist()
-    groups: list[tuple[Tensor, int]] = []
-    start = 0
-    for i in range(1, len(order) + 1):
-        if i == len(order) or sorted_lengths[i] < SHORTEST_SHARE * sorted_lengths[start]:
-            groups.append((order[start:i], int(sorted_lengths[start])))
-            start = i
-    return groups
+    needed = 4 * n_copies * sum(p.numel() for p in model.parameters() if p.requires_grad)
+    free = store.free_bytes(folder)
+    if needed > free:
+        raise NtkselError(
+            f"runs/{folder.name} needs {human_bytes(needed)} and the disk of {folder} has {human_bytes(free)} left.",
+            "Make room (`ntksel rm` removes what is in a store), or give a smaller --rank.",
+        )
 
 
-def completion_loss(model: Any, hidden_BTD: Tensor, labels_BT: Tensor) -> Tensor:
-    """Cross-entropy summed over the supervised tokens; the head is applied to their predictors alone."""
-    wanted_BT = labels_BT[:, 1:] != IGNORED
-    logits_NV = head_logits(model, hidden_BTD[:, :-1][wanted_BT])
-    return torch.nn.functional.cross_entropy(logits_NV, labels_BT[:, 1:][wanted_BT], reduction="sum")
-
-
-def collate(rows: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
-    """`input_ids`, `attention_mask`, `labels` (B, T) int64, padded on the right."""
-    longest = max(len(row.ids) for row in rows)
-    ids = np.full((len(rows), longest), pad_id, dtype=np.int64)
-    mask = np.zeros((len(rows), longest), dtype=np.int64)
-    labels = np.full((len(rows), longest), IGNORED, dtype=np.int64)
-    for i, row in enumerate(rows):
-        length = len(row.ids)
-        ids[i, :length] = row.ids
-        mask[i, :length] = 1
-        labels[i, :length][row.supervised] = row.ids[row.supervised]
-    return {name: torch.from_numpy(x) for name, x in (("input_ids", ids), ("attention_mask", mask), ("labels", labels))}
-
-
-def _watcher(trainer: Any, on_step: Callable[[Step], None], progress: Progress) -> Any:
-    from transformers import TrainerCallback
-
-    class Watcher(TrainerCallback):  # type: ignore[misc]
-        """Reports each step; marks each checkpoint whole once it is on disk."""
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            del args, control
-            step = Step(state.global_step - 1, trainer.step_loss, trainer.step_rate, trainer.step_tokens)
-            trainer.step_loss, trainer.step_tokens = 0.0, 0
-            if not math.isfinite(step.loss):
-                raise NtkselError(
-                    f"The loss of step {step.number} is {step.loss}: training has diverged.",
-                    "Lower --lr, or give --dtype float32; then give the run another --name.",
-                )
-            on_step(step)
-            progress.advance(1, tokens=step.tokens, note=f"loss {step.loss:.3f}")
-
-        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            del control
-            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            atomic.fsync_tree(folder)
-            atomic.write_bytes(folder / _WHOLE, b"")
-
-    return Watcher()
-
-
-def _publish_adapter(model: Any, folder: Path) -> None:
-    """Save the adapter and move its two files into place; its list of modules sorted, so that bytes repeat."""
-    work = folder / "saving"
-    shutil.rmtree(work, ignore_errors=True)
+def _save_adapter(model: Any, work: Path) -> None:
+    """The adapter's two files in the folder `work`; the list of modules sorted, so that bytes repeat."""
+    if not all(bool(torch.isfinite(p).all()) for p in model.parameters() if p.requires_grad):
+        raise NtkselError(
+            "The adapter's weights are not finite: training has diverged.",
+            "Lower --lr, or give --dtype float32; then give the run another --name.",
+        )
     model.save_pretrained(work)
-    config = json.loads((work / "adapter_config.json").read_text(encoding="utf-8"))
+    path = work / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
     if isinstance(config.get("target_modules"), list):
         config["target_modules"].sort()
-    atomic.write_bytes(folder / "adapter_config.json", json.dumps(config, indent=2, sort_keys=True).encode())
-    atomic.write_bytes(folder / "adapter_model.safetensors", (work / "adapter_model.safetensors").read_bytes())
-    shutil.rmtree(work)
+    path.write_bytes(json.dumps(config, indent=2, sort_keys=True).encode())
+
+
+def _save_moments(trainer: Any, work: Path) -> None:
+    steps = trainer.state.global_step
+    optimizer = trainer.optimizer.optimizer  # within accelerate's wrapper
+    rate = trainer.course.rate_sum / steps
+    write_moments(work / OPTIMIZER, trainer.model, optimizer, step=steps, mean_learning_rate=rate)
+
+
+def _publish(trainer: Any, folder: Path, *, keep_optimizer: bool) -> None:
+    """Move the adapter's files into place: the best one's if rows were held out, else the last one's."""
+    best = trainer.course.best_step
+    work = folder / "saving"
+    shutil.rmtree(work, ignore_errors=True)
+    if best is None:
+        _save_adapter(trainer.model, work)
+        if keep_optimizer:
+            _save_moments(trainer, work)
+    source = work if best is None else folder / "checkpoints" / f"best-{best}"
+    for name in [*_ADAPTER_FILES, OPTIMIZER] if keep_optimizer else _ADAPTER_FILES:
+        atomic.write_bytes(folder / name, (source / name).read_bytes())
+    shutil.rmtree(work, ignore_errors=True)

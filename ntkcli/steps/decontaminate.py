@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import store
-from ntkcli.data import DataFile, Row
+from ntkcli.data import DataFile, Row, scan
+from ntkcli.data.tasks import find_task, for_evaluation, names_task
 from ntkcli.errors import UsageError
 from ntkcli.identity import digest_file
 from ntkcli.progress import Progress
@@ -29,13 +30,13 @@ class TestFiles:
 
     __test__ = False  # no pytest class
 
-    paths: tuple[Path, ...]
+    paths: tuple[str, ...]
     given: bool
 
     @property
     def spec(self) -> dict[str, Any]:
         """What goes into the spec of a selection: the search's version and the files' digests."""
-        return {"version": VERSION, "tests": sorted({digest_file(path) for path in self.paths})}
+        return {"version": VERSION, "tests": sorted({_digest(path) for path in self.paths})}
 
 
 def test_files(stored: store.Store, against: Sequence[str | Path], progress: Progress) -> TestFiles:
@@ -44,17 +45,33 @@ def test_files(stored: store.Store, against: Sequence[str | Path], progress: Pro
     Raises:
         UsageError: a file that was named is missing.
     """
-    for path in map(Path, against):
-        if not path.is_file():
-            raise UsageError(f"--against {path}: no such file.", "Give a data file.")
-    if against:
-        return TestFiles(tuple(map(Path, against)), given=True)
+    named = [str(path) for path in against]
+    for path in named:
+        if not _is_there(path):
+            raise UsageError(f"--against {path}: no such file.", "Give a data file, or TASK:PATH.")
+    if named:
+        return TestFiles(tuple(map(for_evaluation, named)), given=True)
     evals = stored.artefacts(store.Kind.EVAL)
-    known = sorted({Path(path) for each in evals for path in each.attrs.get("files", [])})
+    known = sorted({str(path) for each in evals for path in each.attrs.get("files", [])})
     for path in known:
-        if not path.is_file():
+        if not _is_there(path):
             progress.note(f"leaks of {path}, which an eval used, can't be looked for: the file is gone")
-    return TestFiles(tuple(path for path in known if path.is_file()), given=False)
+    return TestFiles(tuple(path for path in known if _is_there(path)), given=False)
+
+
+def _is_there(reference: str) -> bool:
+    """Whether it is a file, or a task with its data here or on the Hub."""
+    if not names_task(reference):
+        return Path(reference).is_file()
+    place = find_task(reference).path
+    return not place or Path(place).exists()
+
+
+def _digest(reference: str) -> str:
+    """Of a file its bytes', of a task its items'."""
+    if names_task(reference):
+        return scan(DataFile(reference), on_error="skip").digest
+    return digest_file(Path(reference))
 
 
 def find_leaks(
@@ -64,7 +81,7 @@ def find_leaks(
 
     One pass over the rows' texts; bad rows of the test files are passed over.
     """
-    items: list[tuple[Path, Row]] = [
+    items: list[tuple[str, Row]] = [
         (path, row) for path in tests.paths for row in DataFile(path).rows() if isinstance(row, Row)
     ]
     index = TestItems([text_of(row) for _, row in items])

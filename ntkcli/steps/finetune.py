@@ -2,47 +2,33 @@
 
 from __future__ import annotations
 
-import fcntl
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 import store
-from ntkcli import __version__
-from ntkcli.data import BadRow, Encoded, Encoder, RowError
 from ntkcli.data.files import OnError
-from ntkcli.errors import BusyError, DataError, UsageError
-from ntkcli.identity import BASE_RECORD, ModelIdentity, resolve_model
+from ntkcli.errors import UsageError
+from ntkcli.identity import resolve_model
 from ntkcli.progress import Progress, Silent
 from ntkcli.steps import seal
-from ntkcli.steps.inputs import (
-    RowSet,
-    encoder_spec,
-    note_conversion,
-    open_store,
-    require_spec,
-    resolve_rows,
-    settle_dtype,
-)
-from store import atomic
-
-if TYPE_CHECKING:
-    from ntkcli.engine.training import Step, TrainingOptions
-
-VERSION = 1
-"""Of the training, in every spec: goes up when the same settings would give other weights."""
-CHECKPOINTS = 10
-"""Checkpoints a run makes by default: a kill loses a tenth of it at most."""
+from ntkcli.steps.inputs import encoder_spec, note_conversion, open_store, require_spec, run_parent, settle_dtype
+from ntkcli.steps.model_card import command_words
+from ntkcli.steps.training_rows import resolve_train
+from ntkcli.steps.training_run import TrainingRun
+from ntkcli.steps.training_settings import TrainingSettings, resolve_init
 
 
 @dataclass(frozen=True, slots=True)
 class FinetuneResult:
-    """The artefact and the adapter's folder; rows trained on, steps, and the mean loss of the first and last tenth."""
+    """The artefact and the adapter's folder; rows trained on, steps taken, mean loss of the first and last tenth.
+
+    `held_out_loss` is the lowest, after `best_step` steps, whose adapter is kept; None where no rows are held out.
+    """
 
     artefact: str
     adapter: str
@@ -54,6 +40,17 @@ class FinetuneResult:
     last_loss: float
     tokens: int
     digest: str
+    planned_steps: int
+    held_out: int
+    held_out_loss: float | None
+    best_step: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SeedsResult:
+    """One run for each seed, in the order given."""
+
+    runs: tuple[FinetuneResult, ...]
 
 
 def finetune(
@@ -62,98 +59,116 @@ def finetune(
     model: str,
     train: Sequence[str],
     name: str,
-    epochs: int = 3,
+    epochs: int | None = None,
+    max_tokens: int | None = None,
+    match_tokens: str | None = None,
     lr: float = 2e-4,
-    rank: int = 16,
+    schedule: str = "cosine",
+    warmup: float = 0.03,
+    rank: int | None = None,
     alpha: float | None = None,
-    target_modules: str = "all-linear",
+    target_modules: str | None = None,
+    init_adapter: str | None = None,
     batch_size: int = 16,
+    batch_tokens: int | None = None,
+    gradient_checkpointing: bool = False,
     max_length: int = 1024,
     seed: int = 0,
+    hold_out: float = 0.0,
+    patience: int | None = None,
     dtype: str = "auto",
     device: str = "auto",
     checkpoint_steps: int | None = None,
+    keep_optimizer: bool = False,
     on_error: OnError = "fail",
     columns: Mapping[str, str] | None = None,
     split: str | None = None,
     thinking: bool | None = None,
+    group: str | None = None,
+    trust_remote_code: bool = False,
     progress: Progress | None = None,
 ) -> FinetuneResult:
     """Train `adapters/<name>` on the rows of all `train` references together; its course is `runs/<name>`.
 
-    A reference is a selection of the store, a data set of it, or a data file. `alpha` is LoRA's (default 2·rank).
-    `columns` and `split` are of files: `ntkcli.data.DataFile`; `thinking`: `ntkcli.data.Encoder`.
-    Defaults for epochs from arXiv 2511.07380; learning rate and rank as LESS has them.
+    A reference is a selection of the store, a data set of it, or a data file; `REF=N` weights it
+    (`ntkcli.steps.training_rows`). Defaults: 3 epochs (arXiv 2511.07380), rank 16, alpha 2·rank, all linear layers, and
+    the learning rate and warm-up of LESS. The other options: `ntkcli.engine.training.TrainingOptions`; of files:
+    `ntkcli.data.DataFile`. `match_tokens` names a run of the store: as many tokens as it was trained on.
+    `keep_optimizer` leaves Adam's moments beside the adapter, also of a run that is finished already. `group` is kept
+    as an attribute: runs that differ in nothing but the seed share it.
 
     Raises:
         UsageError, DataError: a reference, an option or a row can't be used.
         store.SpecDiffersError: a run of this name was made with other settings.
     """
+    given = locals().copy()
     progress = progress or Silent()
-    if epochs < 1 or batch_size < 1 or rank < 1 or not lr > 0:
-        raise UsageError("--epochs, --batch-size, --rank and --lr must be positive.")
+    if match_tokens is not None:
+        if epochs is not None or max_tokens is not None:
+            raise UsageError("--match-tokens says when to stop, as --epochs and --max-tokens do.", "Give one of them.")
+        max_tokens = tokens_of_run(open_store(store_path), match_tokens)
+    settings = TrainingSettings(
+        epochs, max_tokens, lr, schedule, warmup, rank, alpha, target_modules, batch_size, seed, hold_out, patience,
+        checkpoint_steps,
+    )  # fmt: skip
+    settings.check()
     store.check_name(name, "--name")
-    identity = resolve_model(model)
+    identity = resolve_model(model, trust_remote_code=trust_remote_code)
     stored = open_store(store_path, create=True)
-    sets = [
-        resolve_rows(stored, reference, option="--train", columns=columns, split=split, on_error=on_error)
-        for reference in train
-    ]
+    init = resolve_init(init_adapter, settings, adapters=stored.path / "adapters", model=identity)
+    sets = resolve_train(stored, train, columns=columns, split=split, on_error=on_error)
     known = stored.find(f"runs/{name}")
     spec = {
-        "version": VERSION,
+        **settings.spec(init),
         "model": identity.spec,
         "encoder": encoder_spec(max_length, thinking),
-        "train": [rows.spec for rows in sets],
-        "epochs": epochs,
-        "lr": lr,
-        "rank": rank,
-        "alpha": float(2 * rank if alpha is None else alpha),
-        "target_modules": target_modules,
-        "batch_size": batch_size,
-        "seed": seed,
+        "train": [one.spec for one in sets],
         "dtype": settle_dtype(dtype, device, known),
     }
     folder = stored.adapter_path(name)
-    if known is not None and known.spec == spec and is_finished(stored, known):
+    kept = not keep_optimizer or (folder / seal.OPTIMIZER).is_file()
+    if known is not None and known.spec == spec and is_finished(stored, known) and kept:
         progress.note(f"{known.name} is finished already: {known.n} steps")
         return _result(known, folder)
     if known is not None:
         require_spec(known, spec)
-    from ntkcli.engine.training import TrainingOptions, count_steps
-
     note_conversion(identity, progress)
-    loaded, rows, counts = _load(identity, sets, spec, device, on_error)
-    options = TrainingOptions(
-        epochs=epochs,
-        learning_rate=lr,
-        batch_size=batch_size,
-        rank=rank,
-        alpha=float(str(spec["alpha"])),
-        target_modules=target_modules,
-        seed=seed,
-        checkpoint_steps=0,
+    command = command_words("finetune", given, inspect.signature(finetune))
+    run = TrainingRun(stored, name, identity, init, settings, spec, sets, folder, command, progress)
+    run.train(
+        device=device,
+        on_error=on_error,
+        batch_tokens=batch_tokens,
+        gradient_checkpointing=gradient_checkpointing,
+        keep_optimizer=keep_optimizer,
+        parents=run_parent(stored, init_adapter),
+        attrs={"train": list(train), "model": identity.reference} | ({"group": group} if group else {}),
     )
-    steps = count_steps(len(rows), options)
-    artefact = stored.create(
-        f"runs/{name}",
-        kind=store.Kind.RUN,
-        spec=spec,
-        parents={key: value for rows_of in sets for key, value in rows_of.parents.items()},
-        n=steps,
-        part_rows=checkpoint_steps or max(1, math.ceil(steps / CHECKPOINTS)),
-        arrays={
-            "loss": store.ArraySpec("float32"),
-            "learning_rate": store.ArraySpec("float64"),
-            "tokens": store.ArraySpec("int64"),
-        },
-        attrs={"train": list(train), **counts},
+    return _result(stored.get(f"runs/{name}"), folder)
+
+
+def finetune_seeds(
+    store_path: str | Path, *, name: str, seeds: Sequence[int], progress: Progress | None = None, **given: Any
+) -> SeedsResult:
+    """One run for each seed, `<name>.s<seed>`, all else the same; `given` are the arguments of `finetune`.
+
+    Raises:
+        UsageError: no seed, one twice, or one below 0.
+    """
+    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise UsageError(f"--seeds {','.join(map(str, seeds))}: give different whole numbers, 0 or more.")
+    store.check_name(f"{name}.s{max(seeds)}", "--name")
+    return SeedsResult(
+        tuple(
+            finetune(store_path, name=f"{name}.s{seed}", seed=seed, group=name, progress=progress, **given)
+            for seed in seeds
+        )
     )
-    options = TrainingOptions(**{**asdict(options), "checkpoint_steps": artefact.part_rows})
-    with alone(folder):
-        _train(artefact, loaded, rows, options, folder, progress)
-        _record(folder, artefact, identity)
-    return _result(artefact, folder)
+
+
+def tokens_of_run(stored: store.Store, name: str) -> int:
+    """The tokens that a finished run was trained on, all its steps together."""
+    return int(stored.get(f"runs/{store.check_name(name, '--match-tokens')}").read("tokens").sum())
 
 
 def is_finished(stored: store.Store, run: store.Artefact) -> bool:
@@ -161,114 +176,28 @@ def is_finished(stored: store.Store, run: store.Artefact) -> bool:
     return run.complete and seal.stands(stored.adapter_path(run.name.partition("/")[2]), run.fingerprint)
 
 
-def _load(
-    identity: ModelIdentity, sets: Sequence[RowSet], spec: dict[str, Any], device: str, on_error: OnError
-) -> tuple[Any, list[Encoded], dict[str, int]]:
-    from ntkcli.engine.models import load_model, load_tokenizer
-
-    encoder = Encoder(
-        load_tokenizer(identity),
-        max_length=spec["encoder"]["max_length"],
-        thinking=spec["encoder"].get("thinking"),
-    )
-    rows: list[Encoded] = []
-    skipped = 0
-    for source in sets:
-        for row in source:
-            if isinstance(row, BadRow):  # scanned before: only left in where bad rows may be skipped
-                skipped += 1
-                continue
-            try:
-                rows.append(encoder.encode(row))
-            except RowError as error:
-                if on_error == "fail":
-                    raise DataError(
-                        f"{row.place}: {error.reason}.",
-                        "Mend the row, or give --on-error skip to leave such rows out.",
-                    ) from error
-                skipped += 1
-    supervised = [row for row in rows if row.supervised.any()]
-    if not supervised:
-        labels = ", ".join(source.label for source in sets)
-        raise DataError(f"--train {labels}: no row has an answer to learn.", "Give rows with completions.")
-    counts = {
-        "rows": len(supervised),
-        "truncated": sum(row.truncated for row in supervised),
-        "skipped": skipped + len(rows) - len(supervised),
-    }
-    return load_model(identity, dtype=spec["dtype"], device=device), supervised, counts
-
-
-def _train(
-    artefact: store.Artefact,
-    loaded: Any,
-    rows: Sequence[Encoded],
-    options: TrainingOptions,
-    folder: Path,
-    progress: Progress,
-) -> None:
-    """Train, and record each part of steps before the checkpoint that ends with it."""
-    from ntkcli.engine.training import newest_checkpoint, train_adapter
-
-    resumed = newest_checkpoint(folder / "checkpoints")
-    done = 0 if resumed is None else int(resumed.name.rpartition("-")[2])
-    progress.start(artefact.name, total=artefact.n, unit="steps", done=done)
-    pending: list[Step] = []
-
-    def on_step(step: Step) -> None:
-        pending.append(step)
-        part = step.number // artefact.part_rows
-        if step.number + 1 == artefact.part_bounds(part)[1]:
-            artefact.write_part(
-                part,
-                {
-                    "loss": np.array([s.loss for s in pending], dtype=np.float32),
-                    "learning_rate": np.array([s.learning_rate for s in pending]),
-                    "tokens": np.array([s.tokens for s in pending], dtype=np.int64),
-                },
-            )
-            pending.clear()
-
-    train_adapter(loaded, rows, options=options, folder=folder, on_step=on_step, progress=progress)
-    progress.stop()
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Hold the run's folder against a second process. The system drops the lock with the process: none goes stale."""
-    atomic.make_folder(folder)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BusyError(f"Another process is training {folder.name}.", "Wait for it, or stop it.") from error
-        yield
-
-
-def _record(folder: Path, artefact: store.Artefact, identity: ModelIdentity) -> None:
-    """Seal the adapter: the last file of a run, after all others are durable."""
-    record = {
-        "made_by": f"ntksel {__version__}",
-        "model": {"reference": identity.reference, **identity.spec},
-        "run": artefact.fingerprint,
-        "spec": artefact.spec,
-        "files": seal.digests(folder),
-    }
-    store.write_bytes(folder / BASE_RECORD, seal.sealing(record))
-
-
 def _result(artefact: store.Artefact, folder: Path) -> FinetuneResult:
-    loss = artefact.read("loss")
+    rates, loss = artefact.read("learning_rate"), artefact.read("loss")
+    loss = loss[~np.isnan(rates)]  # without the steps that an early stop left out
     tenth = max(1, len(loss) // 10)
+    attrs = artefact.attrs
+    best = None
+    if "held_out_loss" in artefact.arrays:
+        held_out = artefact.read("held_out_loss")
+        best = int(np.nanargmin(held_out))
     return FinetuneResult(
         artefact=artefact.name,
         adapter=str(folder),
-        rows=artefact.attrs["rows"],
-        truncated=artefact.attrs["truncated"],
-        skipped=artefact.attrs["skipped"],
-        steps=artefact.n,
+        rows=attrs["rows"],
+        truncated=attrs["truncated"],
+        skipped=attrs["skipped"],
+        steps=len(loss),
         first_loss=float(loss[:tenth].mean()),
         last_loss=float(loss[-tenth:].mean()),
         tokens=int(artefact.read("tokens").sum()),
         digest=artefact.digest(),
+        planned_steps=artefact.n,
+        held_out=attrs.get("held_out", 0),
+        held_out_loss=None if best is None else float(held_out[best]),
+        best_step=None if best is None else best + 1,
     )

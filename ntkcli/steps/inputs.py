@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ from numpy.typing import NDArray
 
 import store
 from ntkcli import __version__
-from ntkcli.data import BadRow, DataFile, Row, scan
+from ntkcli.data import BadRow, DataFile, Row, Scan, scan, stdin
 from ntkcli.data.encoding import VERSION as ENCODER_VERSION
 from ntkcli.data.files import OnError
 from ntkcli.data.sources import names_data
 from ntkcli.errors import SpecError, UsageError
 from ntkcli.identity import EXACT, ModelIdentity, converted_folder
 from ntkcli.progress import Progress
+from store import atomic
 
 DATASET_PART_ROWS = 1 << 16
 """Rows of a part of a data set, a score or a selection: a few bytes a row, so one part holds most pools."""
@@ -37,6 +39,30 @@ def encoder_spec(max_length: int, thinking: bool | None = None) -> dict[str, Any
     return spec if thinking is None else {**spec, "thinking": thinking}
 
 
+def kept_data(stored: store.Store, reference: str | Path) -> str | Path:
+    """The reference; for `-` the file in the store that standard input is kept in, `data/stdin-<digest>.<suffix>`."""
+    if str(reference) != stdin.STDIN:
+        return reference
+    folder = stored.path / "data"
+    atomic.make_folder(folder)
+    path = stdin.keep(folder, temp=stored.tmp_path())
+    atomic.sync_folder(folder)
+    return path
+
+
+def read_as_known(
+    known: store.Artefact | None, data: str | Path, *, columns: Mapping[str, str] | None, split: str | None
+) -> tuple[DataFile, bool]:
+    """The file, its columns and split those of the data set where none are given; and whether both are the same."""
+    reading = {} if known is None else known.attrs
+    file = DataFile(
+        data,
+        columns=reading.get("columns") if columns is None else columns,
+        split=reading.get("split") if split is None and not Path(data).is_file() else split,
+    )
+    return file, file.columns == (reading.get("columns") or {}) and file.split == reading.get("split")
+
+
 def register_data(
     stored: store.Store,
     *,
@@ -49,7 +75,7 @@ def register_data(
     """The data set `name`, made of the file `data` at the first call, and the file itself.
 
     Later calls compare the file: at once by path, size, mtime and inode (unless `identity.EXACT`), else by content. It
-    may move.
+    may move. `-` is standard input, kept in the store; a later call at a terminal goes on with what was kept.
     `columns` (`ntkcli.data.columns`) and `split` are kept, and hold for later calls that don't give any.
 
     Raises:
@@ -58,18 +84,15 @@ def register_data(
     """
     artefact_name = f"datasets/{store.check_name(name, '--name')}"
     known = stored.find(artefact_name)
-    reading = {} if known is None else known.attrs
-    file = DataFile(
-        data,
-        columns=reading.get("columns") if columns is None else columns,
-        split=reading.get("split") if split is None and not Path(data).is_file() else split,
-    )
+    if str(data) == stdin.STDIN and known is not None and not stdin.has_input():
+        data = known.attrs["source"]  # resumed at a terminal
+    data = kept_data(stored, data)
+    file, alike = read_as_known(known, data, columns=columns, split=split)
     seen = file.state()
-    alike = file.columns == (reading.get("columns") or {}) and file.split == reading.get("split")
     if known is not None and known.complete and alike and _is_known(seen, known):
         _refuse_bad_rows(known, file, on_error)
         return known, file
-    found = scan(file, on_error=on_error)
+    found = scan(file, on_error=on_error, folder=stored.tmp_path().parent)
     spec = {"digest": found.digest, "schema": found.schema, "n": found.n}
     if known is not None and known.spec != spec:
         raise SpecError(
@@ -92,11 +115,21 @@ def register_data(
         },
         attrs={"source": file.reference, "sources": found.sources, "files": []},
     )
-    ids = np.array(found.row_ids, dtype=object)
-    write_rows(artefact, {"row_id": ids, "source": found.source_codes, "status": found.status})
+    _write_dataset(artefact, found)
     how = {} if alike and not file.columns and not file.split else {"columns": file.columns, "split": file.split}
     artefact.note(source=file.reference, files=[seen], **how)
     return artefact, file
+
+
+def _write_dataset(artefact: store.Artefact, found: Scan) -> None:
+    """Write the parts that have no record yet; the ids come from disk, a part at a time."""
+    ids, pending = iter(found.row_ids), set(artefact.pending())
+    for i in range(artefact.n_parts):
+        start, stop = artefact.part_bounds(i)
+        part = np.array(list(islice(ids, stop - start)), dtype=object)
+        if i in pending:
+            arrays = {"row_id": part, "source": found.source_codes[start:stop], "status": found.status[start:stop]}
+            artefact.write_part(i, arrays)
 
 
 def write_rows(artefact: store.Artefact, arrays: dict[str, NDArray[Any]]) -> None:
@@ -151,11 +184,12 @@ def resolve_rows(
     Raises:
         UsageError: it is none of the three; the message lists what the store has.
     """
-    if "/" not in reference and not Path(reference).suffix:
+    if reference != stdin.STDIN and "/" not in reference and not Path(reference).suffix:
         for place in ("selections", "datasets"):
             if stored.find(f"{place}/{reference}") is not None:
                 return _selection(stored, reference) if place == "selections" else _dataset(stored, reference)
     if names_data(reference):
+        reference = str(kept_data(stored, reference))
         file = DataFile(reference, columns=columns, split=split)
         found = scan(file, on_error=on_error)
         return RowSet(reference, {"data": found.digest}, {}, file, None, found.status)

@@ -12,6 +12,8 @@ from ntkcli.identity import BASE_RECORD
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 """What makes an adapter."""
+OPTIMIZER = "optimizer.safetensors"
+"""The optimiser's moments, where `ntksel finetune --keep-optimizer` kept them: sealed like the rest."""
 _UNSIGNED = {"made_by", "model", "run", "spec", "files"}
 """What a seal says that was made before seals held a digest of themselves."""
 
@@ -34,7 +36,7 @@ def sealing(record: dict[str, Any]) -> bytes:
 def digests(folder: Path) -> dict[str, str]:
     """SHA-256 of each of the adapter's files as 32 hex digits, read whole."""
     found = {}
-    for name in FILES:
+    for name in [*FILES, OPTIMIZER] if (folder / OPTIMIZER).is_file() else FILES:
         with (folder / name).open("rb") as file:
             found[name] = hashlib.file_digest(file, "sha256").hexdigest()[:32]
     return found
@@ -43,7 +45,7 @@ def digests(folder: Path) -> dict[str, str]:
 def stands(folder: Path, fingerprint: str) -> bool:
     """Whether the adapter is sealed for the run of this fingerprint and its files are there (not: unaltered)."""
     said = read(folder)
-    return said is not None and said.get("run") == fingerprint and all((folder / name).is_file() for name in FILES)
+    return said is not None and said.get("run") == fingerprint and not _missing(folder, said)
 
 
 def damage(folder: Path, run: store.Artefact) -> str | None:
@@ -53,13 +55,18 @@ def damage(folder: Path, run: store.Artefact) -> str | None:
         return f"{folder / BASE_RECORD}, its seal, is missing or can't be read"
     if why := _altered(said, run.fingerprint):
         return f"{folder / BASE_RECORD} {why}"
-    if missing := [name for name in FILES if not (folder / name).is_file()]:
+    if missing := _missing(folder, said):
         return f"{folder / missing[0]} is missing"
     sealed = said.get("files", {})
     for name, found in digests(folder).items():
         if sealed.get(name, found) != found:
             return f"{folder / name} has the digest {found}, its seal says {sealed[name]}"
     return None
+
+
+def _missing(folder: Path, said: dict[str, Any]) -> list[str]:
+    """Files of the adapter, and others that its seal names, that are not there."""
+    return [name for name in dict.fromkeys([*FILES, *said.get("files", {})]) if not (folder / name).is_file()]
 
 
 def _altered(said: dict[str, Any], run: str) -> str | None:

@@ -76,9 +76,9 @@ def test_ids_and_labels(write):
         {"completion": "A", "prompt": "Q"},
     ]
     found = scan(DataFile(write(*lines)), on_error="fail")
-    assert found.row_ids[:2] == ["a", "7"]
-    assert found.row_ids[2] == found.row_ids[3]  # equal rows without an id may repeat
-    assert len(found.row_ids[2]) == 16
+    assert list(found.row_ids)[:2] == ["a", "7"]
+    assert list(found.row_ids)[2] == list(found.row_ids)[3]  # equal rows without an id may repeat
+    assert len(list(found.row_ids)[2]) == 16
     assert found.sources == ["s", "d", ""]
     assert found.source_codes.tolist() == [0, 1, 2, 2]
     assert (found.source_codes.dtype, found.status.dtype) == (np.int32, np.uint8)
@@ -299,7 +299,7 @@ def test_bad_row(write, good, bad, status, reason):
     assert message.isprintable()  # one line, and nothing a terminal would obey
     found = scan(file, on_error="skip")
     assert found.status.tolist() == [RowStatus.OK, status, RowStatus.OK]
-    assert (found.n, found.n_bad, found.bad[0].index, found.row_ids[1]) == (3, 1, 1, "")
+    assert (found.n, found.n_bad, found.bad[0].index, list(found.row_ids)[1]) == (3, 1, 1, "")
 
 
 def test_repeated_id_is_bad(write):

@@ -117,7 +117,7 @@ def test_non_finite_values_name_row_and_layer(tmp_path: Path, model_dir: Path, w
 
 
 def test_estimate_loads_no_weights_and_writes_nothing(tmp_path: Path, model_dir: Path, write_jsonl: Writer) -> None:
-    from ntkcli.steps.featurize import estimate_featurize
+    from ntkcli.steps.featurize_estimate import estimate_featurize
 
     data = write_jsonl("d.jsonl", prompt_rows(50))
     found = estimate_featurize(

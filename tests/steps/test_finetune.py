@@ -12,9 +12,11 @@ import pytest
 from ntkcli.errors import BusyError, DataError, NtkselError
 from ntkcli.steps.finetune import finetune
 from ntkcli.steps.inputs import open_store
+from ntkcli.steps.verify import verify
 from tests.conftest import Writer, prompt_rows
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # peft's, of the next transformers
 def test_adapter_loads_in_plain_peft_and_learns(tmp_path: Path, model_dir: Path, write_jsonl: Writer) -> None:
     import torch
     from peft import PeftModel
@@ -57,3 +59,44 @@ def test_two_processes_do_not_train_one_run(tmp_path: Path, model_dir: Path, wri
         with pytest.raises(BusyError, match="Another process is training r"):
             finetune(tmp_path / "s", model=str(model_dir), train=[str(data)], name="r")
     assert finetune(tmp_path / "s", model=str(model_dir), train=[str(data)], name="r").steps == 3
+
+
+def test_the_kept_moments_are_adams_own(tmp_path: Path, model_dir: Path, write_jsonl: Writer) -> None:
+    """One step from zero moments: m = (1 - beta1) g and v = (1 - beta2) g² of the same g."""
+    import safetensors
+    import torch
+
+    data = write_jsonl("d.jsonl", prompt_rows(8))
+    given: dict[str, Any] = {"model": str(model_dir), "train": [str(data)], "name": "r", "epochs": 1, "batch_size": 8}
+    result = finetune(tmp_path / "s", **given, keep_optimizer=True)
+    with safetensors.safe_open(Path(result.adapter) / "optimizer.safetensors", "pt") as file:
+        metadata, moments = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    course = open_store(tmp_path / "s").get("runs/r")
+    assert int(metadata["step"]) == result.steps == 1
+    assert float(metadata["mean_learning_rate"]) == course.read("learning_rate").mean()
+    beta1, beta2 = float(metadata["beta1"]), float(metadata["beta2"])
+    with safetensors.safe_open(Path(result.adapter) / "adapter_model.safetensors", "pt") as file:
+        weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    layers = {key.removeprefix("base_model.model.").removesuffix(".weight") for key in weights}
+    assert set(moments) == {f"{layer}.{moment}" for layer in layers for moment in ("exp_avg", "exp_avg_sq")}
+    for layer in layers:
+        m, v = moments[f"{layer}.exp_avg"], moments[f"{layer}.exp_avg_sq"]
+        assert m.dtype == v.dtype == torch.float32
+        assert m.shape == weights[f"base_model.model.{layer}.weight"].shape
+        torch.testing.assert_close(v, (m / (1 - beta1)) ** 2 * (1 - beta2))
+
+
+def test_moments_can_be_had_of_a_finished_run(tmp_path: Path, model_dir: Path, write_jsonl: Writer) -> None:
+    data = write_jsonl("d.jsonl", prompt_rows(24))
+    given: dict[str, Any] = {"model": str(model_dir), "train": [str(data)], "name": "r", "batch_size": 8}
+    first = finetune(tmp_path / "s", **given)
+    moments, adapter = Path(first.adapter) / "optimizer.safetensors", Path(first.adapter) / "adapter_model.safetensors"
+    assert not moments.exists()
+    before = adapter.read_bytes()
+    assert finetune(tmp_path / "s", **given, keep_optimizer=True) == first
+    assert adapter.read_bytes() == before
+    finetune(tmp_path / "at-once", **given, keep_optimizer=True)
+    assert moments.read_bytes() == (tmp_path / "at-once/adapters/r/optimizer.safetensors").read_bytes()
+    moments.write_bytes(moments.read_bytes()[:-1] + b"x")
+    (finding,) = verify(tmp_path / "s").findings
+    assert "optimizer.safetensors has the digest" in str(finding)

@@ -1,4 +1,4 @@
-"""Intervals and paired tests on right-or-wrong answers. Plain numpy; knows nothing of stores or models."""
+"""One run's share of right answers, and two runs on the same items. Plain numpy; knows nothing of stores or models."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkcli.statistics.resampling import RESAMPLES
+
 Z95 = 1.959963984540054
 """The 97.5% quantile of the standard normal distribution."""
-RESAMPLES = 10_000
-"""Bootstrap resamples: the ends of a 95% interval then vary by about 1% of its width from seed to seed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,112 @@
+"""Several commands of this program one after the other in one process, as `run`, `arms` and `demo` do."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import typer
+
+from ntkcli.console import Output
+from ntkcli.errors import ExitCode, UsageError
+from ntkcli.steps.recipe import Option, Recipe, Verb, Vocabulary, as_shell
+
+VERBS = ("featurize", "score", "select", "explain", "finetune", "eval")
+"""Commands that may be steps: each makes something once and finds it finished the next time."""
+OF_THE_WHOLE = ("json", "quiet", "verbose", "dry-run", "help")
+"""Options that belong to the whole and not to a step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A command that ran: its exit code, its seconds, and its result where that was asked for as JSON."""
+
+    command: str
+    code: int
+    seconds: float
+    result: Any = None
+
+
+def vocabulary() -> Vocabulary:
+    """The words of the commands that may be steps, as the program itself has them."""
+    commands = _commands()
+    return {name: _verb(commands[name]) for name in VERBS}
+
+
+def check_arguments(recipe: Recipe, words: Vocabulary) -> None:
+    """Parse every step as the command line would, so that a slip in the last is found before the first runs."""
+    commands = _commands()
+    for number, step in enumerate(recipe.steps):
+        arguments = step.arguments(words)
+        try:
+            commands[step.verb].make_context(step.verb, arguments[1:])
+        except Exception as error:
+            if not hasattr(error, "format_message"):
+                raise
+            flag = next((k for k, o in words[step.verb].options.items() if f"'{o.flag}'" in error.format_message()), "")
+            raise UsageError(f"{recipe.where(number, flag)}: {error.format_message()}") from error
+
+
+def run_commands(
+    commands: Sequence[Sequence[str]], output: Output, *, results_to_stderr: bool = False, hidden: Sequence[str] = ()
+) -> list[Done]:
+    """Run the commands, each named on stderr before it starts; the first error ends it and tells which it was.
+
+    The commands' own results go to stdout, to stderr if `results_to_stderr`, or, with `--json`, into what is returned;
+    those of the `hidden` verbs, which the caller shows in its own way, go nowhere.
+    """
+    done = []
+    for i, arguments in enumerate(commands, start=1):
+        shown = as_shell(arguments)
+        output.progress.note(f"[{i}/{len(commands)}] {shown}")
+        began, text = time.monotonic(), io.StringIO()
+        words = [*arguments, *(["--quiet"] if output.quiet else []), *(["--json"] if output.as_json else [])]
+        aside = output.as_json or arguments[0] in hidden
+        where = text if aside else sys.stderr if results_to_stderr else sys.stdout
+        try:
+            with contextlib.redirect_stdout(where), Output.without_hints():
+                code = _run(words)
+        except Exception as error:
+            error.add_note(f"(command {i} of {len(commands)}: {shown})")
+            raise
+        result = json.loads(text.getvalue()) if output.as_json else None
+        done.append(Done(shown, code, time.monotonic() - began, result))
+    return done
+
+
+def exit_code(done: Sequence[Done]) -> int:
+    """3 if any command skipped rows, else 0: a command that failed has ended the whole."""
+    return ExitCode.ROWS_SKIPPED if any(each.code == ExitCode.ROWS_SKIPPED for each in done) else ExitCode.OK
+
+
+def _run(arguments: list[str]) -> int:
+    """Run a command of this program as the shell would, but let its errors rise to the one place that shows them."""
+    from ntkcli.app import app
+
+    code = app(arguments, standalone_mode=False)
+    if code == ExitCode.INTERRUPTED:
+        raise KeyboardInterrupt
+    return int(code or 0)
+
+
+def _commands() -> dict[str, Any]:
+    from ntkcli.app import app
+
+    return dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]  # a group, as it has commands
+
+
+def _verb(command: Any) -> Verb:
+    arguments = tuple(p.name for p in command.params if p.param_type_name == "argument" and p.name != "store")
+    options = {}
+    for parameter in command.params:
+        flag = next(iter(parameter.opts), "")
+        key = flag.lstrip("-")
+        if parameter.param_type_name == "option" and key not in OF_THE_WHOLE:
+            options[key] = Option(flag, bool(parameter.is_flag), bool(parameter.multiple))
+    return Verb(arguments, options)

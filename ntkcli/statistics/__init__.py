@@ -1,0 +1,40 @@
+"""Metrics, intervals and paired comparisons of evaluated runs. Plain numpy; knows nothing of stores or models.
+
+    compare_arms({"test": TaskItems({"random": {"0": correct, ...}, "picked": {"0": ...}})}, baseline="random")
+
+Read `comparison` first.
+"""
+
+from ntkcli.statistics.arms import group_seeds
+from ntkcli.statistics.classification import Classification, ClassScore, classify
+from ntkcli.statistics.comparison import (
+    AVERAGE,
+    ArmScore,
+    Comparison,
+    Difference,
+    TaskItems,
+    compare_arms,
+    holm,
+)
+from ntkcli.statistics.proportions import Accuracy, PairedDifference, accuracy, mcnemar, paired_difference
+from ntkcli.statistics.sentences import sentence
+
+__all__ = [
+    "AVERAGE",
+    "Accuracy",
+    "ArmScore",
+    "ClassScore",
+    "Classification",
+    "Comparison",
+    "Difference",
+    "PairedDifference",
+    "TaskItems",
+    "accuracy",
+    "classify",
+    "compare_arms",
+    "group_seeds",
+    "holm",
+    "mcnemar",
+    "paired_difference",
+    "sentence",
+]
