@@ -141,15 +141,13 @@ def encode_training(
             )
         positions: list[int] = []
         for row, count in zip(drawn, times.tolist(), strict=True):
-            found = row if isinstance(row, BadRow) else _encode(encoder, row)
-            if isinstance(found, BadRow) and found is not row:  # one that was scanned before may be skipped
-                bad.append(found)
-            if isinstance(row, BadRow) or not isinstance(found, Encoded) or not found.supervised.any():
+            encoded = None if isinstance(row, BadRow) else _encode(encoder, row, bad)
+            if encoded is None:  # a bad row was scanned before: only left in where these may be skipped
                 skipped += 1
                 continue
             positions += [len(rows)] * count
-            rows.append(found)
-            names.append(f"{row.place} (id {row.row_id})")
+            rows.append(encoded)
+            names.append(f"{row.place} (id {row.row_id})")  # type: ignore[union-attr]  # no BadRow, by the line above
         uses.append(np.array(positions, dtype=np.int64))
     if bad and on_error == "fail":
         raise refusal(bad[:BAD_KEPT], len(bad))
@@ -163,12 +161,14 @@ def encode_training(
     return TrainingData(rows, names, np.concatenate(kept), held, [len(use) for use in kept], skipped)
 
 
-def _encode(encoder: Encoder, row: Row) -> Encoded | BadRow:
-    """The row's tokens, or why it can't be used."""
+def _encode(encoder: Encoder, row: Row, bad: list[BadRow]) -> Encoded | None:
+    """The row's tokens; None if it has nothing to learn, or can't be encoded and so goes to the `bad` ones."""
     try:
-        return encoder.encode(row)
+        encoded = encoder.encode(row)
     except RowError as error:
-        return unusable(row, error)
+        bad.append(unusable(row, error))
+        return None
+    return encoded if encoded.supervised.any() else None
 
 
 def _held_out(rows: Sequence[Encoded], share: float, seed: int, labels: str) -> NDArray[np.int64]:
