@@ -16,10 +16,11 @@ import pytest
 import store
 from ntkcli.app import run
 from ntkcli.steps.verify import VerifyResult, verify
+from store.layout import PLACES
 from tests.conftest import choice_rows, prompt_rows, write_rows
 
 UNCHECKED = {"checkpoints", "reports", "tmp", ".lock", "README.md"}
-"""Work in flight, what is not read again, and the model card, which may be edited."""
+"""Work in flight, and what is for people and not read again."""
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +81,8 @@ def owner(file: str) -> str:
     first, *parts = Path(file).parts
     if first == "adapters":
         return "runs/warmup"
-    depth = 3 if parts and parts[0] in ("features", "evals") else 2
-    return "/".join(parts[:depth]) if len(parts) > depth else file
+    depth = 1 + dict(PLACES.values()).get(parts[0] if parts else "", 0)
+    return "/".join(parts[:depth]) if 1 < depth < len(parts) else file
 
 
 def rounds(damages: Sequence[Sequence[str]]) -> list[list[Sequence[str]]]:
