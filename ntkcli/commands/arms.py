@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -90,6 +91,8 @@ def arms(
         typer.Option(help="A task of general ability, shown beside the others; repeatable.", show_default="none"),
     ] = None,
     on_error: o.OnErrorOption = o.OnError.FAIL,
+    thinking: o.ThinkingOption = None,
+    trust_remote_code: o.TrustRemoteCode = False,
     name: Annotated[str, typer.Option(help="The eval's and the report's name.")] = "arms",
     prefix: Annotated[
         str, typer.Option(help="Before every name in the store, for a comparison beside others.", show_default="none")
@@ -131,7 +134,8 @@ def arms(
         warmup_epochs=warmup_epochs,
         prefix=prefix,
         against=step.test_files(task),
-        common=_given(max_length=(max_length, 1024), dtype=(dtype.value, "auto"), device=(device, "auto")),
+        common=_given(max_length=(max_length, 1024), dtype=(dtype.value, "auto"), device=(device, "auto"))
+        | _given(thinking=(thinking.value if thinking else None, None), trust_remote_code=(trust_remote_code, False)),
         training=_given(lr=(lr, 2e-4), rank=(rank, 16), batch_size=(batch_size, 16)),
         features=_given(dim=(dim, 8192), probes=(probes, 1)),
         domain_data=_given(split=(domain_split, None), on_error=(on_error.value, "fail")),
@@ -139,6 +143,7 @@ def arms(
         evaluation=_given(retain=(list(retain or ()), []), on_error=(on_error.value, "fail")),
     )
     reference = plan.reference(baseline)
+    plan = dataclasses.replace(plan, evaluation={**plan.evaluation, "baseline": reference})
     plan = step.check_data(plan, domain_split=domain_split, pool_split=pool_split)
     words = chain.vocabulary()
     commands = [each.arguments(words) for each in plan.steps()]
@@ -149,7 +154,7 @@ def arms(
         told = f"wrote {recipe}: `ntksel run {recipe}`, then the same `ntksel arms` for the table"
         output.result(ArmsPlan(_described(plan), shown), line=told if recipe and not dry_run else "\n".join(shown))
         return ExitCode.OK
-    done = chain.run_commands(commands, output, results_to_stderr=True)
+    done = chain.run_commands(commands, output, results_to_stderr=True, hidden=("eval",))
     result = step.arms_result(store, plan, baseline=reference, commands=shown, export=export)
     if json:
         output.result(result, line="")
@@ -186,6 +191,7 @@ def _show(result: Any, output: Output) -> None:
         "rows",
         "tokens",
         "seeds",
+        "spread",
         "value",
         "95% interval",
         f"minus {result.baseline}",
@@ -196,8 +202,11 @@ def _show(result: Any, output: Output) -> None:
     for score in result.scores:
         spent, d = result.spent[score.arm], score.difference
         scale, form = (100, ".1f") if score.percent else (1, ".3f")
-        label = f"{score.task} · {score.arm}" if several else score.arm
-        row = [label, f"{spent.rows:,}", f"{spent.tokens:,}", str(len(score.seeds)), f"{scale * score.value:{form}}"]
+        task = f"{score.task} (retained)" if score.task in result.retained else score.task
+        label = f"{task} · {score.arm}" if several else score.arm
+        row = [label, f"{spent.rows:,}", f"{spent.tokens:,}", str(len(score.seeds))]
+        row.append("" if score.spread is None else f"{scale * score.spread:{form}}")
+        row.append(f"{scale * score.value:{form}}")
         row.append(f"{scale * score.low:{form}} to {scale * score.high:{form}}")
         if d is None:
             row += ["", "", ""]

@@ -12,14 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 import store
 from ntkcli.data import DataFile
+from ntkcli.data.stdin import STDIN
 from ntkcli.data.tasks import for_evaluation, names_task
 from ntkcli.errors import UsageError
-from ntkcli.statistics import ArmScore, TaskItems, compare_arms, group_seeds
+from ntkcli.statistics import ArmScore
 from ntkcli.steps.arms_plan import Plan
 from ntkcli.steps.inputs import open_store
 
@@ -41,13 +39,17 @@ class Spent:
 
 @dataclass(frozen=True, slots=True)
 class ArmsResult:
-    """The eval, the baseline, every arm on every task with its interval, sentences, what each spent, and the files."""
+    """The eval, the baseline, every arm on every task with its interval, sentences, what each spent, and the files.
+
+    `retained` are the tasks of general ability.
+    """
 
     artefact: str
     baseline: str
     scores: tuple[ArmScore, ...]
     sentences: tuple[str, ...]
     spent: dict[str, Spent]
+    retained: tuple[str, ...]
     items: int
     skipped: int
     files: tuple[str, ...]
@@ -61,6 +63,8 @@ def check_data(plan: Plan, *, domain_split: str | None, pool_split: str | None) 
     """
     store.check_name(plan.name, "--name")
     store.check_name(f"{plan.prefix}warmup", "--prefix")
+    if STDIN in (plan.domain, plan.pool, *plan.tasks):
+        raise UsageError("Standard input can be read once, and several steps read these rows.", "Give a file.")
     DataFile(plan.domain, split=domain_split)
     if not plan.needs_pool:
         return plan
@@ -83,19 +87,20 @@ def arms_result(
     store_path: str | Path, plan: Plan, *, baseline: str, commands: Sequence[str], export: Path | None
 ) -> ArmsResult:
     """The comparison, also written to `reports/<name>.csv` and `.json` of the store, and to `export`."""
+    from ntkcli.steps.evaluate import summary
+
     stored = open_store(store_path)
-    artefacts = [stored.get(f"evals/{plan.name}/{run}") for run in plan.runs()]
-    usable = artefacts[0].read("status") < store.RowStatus.UNREADABLE
-    found = compare_arms(_task_items(plan, artefacts, usable), baseline=baseline)
+    found = summary(store_path, name=plan.name, runs=plan.runs(), baseline=baseline)
     paths = [stored.folder("reports", f"{plan.name}{suffix}") for suffix in (".csv", ".json")]
     result = ArmsResult(
-        artefact=f"evals/{plan.name}",
+        artefact=found.artefact,
         baseline=baseline,
-        scores=tuple(found.scores),
-        sentences=tuple(found.sentences),
+        scores=found.scores,
+        sentences=found.sentences,
         spent={arm: _spent(stored, plan, arm) for arm in plan.names()},
-        items=int(usable.sum()),
-        skipped=int((~usable).sum()),
+        retained=found.retained,
+        items=found.items,
+        skipped=found.skipped,
         files=tuple(str(path) for path in [*paths, *([export] if export else [])]),
         commands=tuple(commands),
     )
@@ -133,18 +138,6 @@ def as_csv(result: ArmsResult) -> str:
 def as_json(result: ArmsResult) -> str:
     """The whole result."""
     return json.dumps(_finite(dataclasses.asdict(result)), indent=2, allow_nan=False) + "\n"
-
-
-def _task_items(plan: Plan, artefacts: Sequence[store.Artefact], usable: NDArray[np.bool_]) -> dict[str, TaskItems]:
-    """Right or wrong, item by item, of every arm and seed on every task."""
-    correct = {run: each.read("correct").astype(np.bool_) for run, each in zip(plan.runs(), artefacts, strict=True)}
-    codes, names = artefacts[0].read("task"), list(artefacts[0].attrs["tasks"])
-    arms = group_seeds(plan.runs())
-    return {
-        task: TaskItems({arm: {s: correct[run][mask] for s, run in runs.items()} for arm, runs in arms.items()})
-        for code, task in enumerate(names)
-        if (mask := usable & (codes == code)).any()
-    }
 
 
 def _spent(stored: store.Store, plan: Plan, arm: str) -> Spent:

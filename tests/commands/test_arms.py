@@ -150,6 +150,7 @@ def test_dry_run_and_recipe(cli: Cli, tmp_path: Path, options: list[str | Path])
         (["-n", "50"], "-n 50: the pool has 50 rows"),
         (["--pool", "none.jsonl"], "none.jsonl does not exist"),
         (["--domain", "none.jsonl"], "none.jsonl does not exist"),
+        (["--domain", "-"], "Standard input can be read once"),
         (["--export", "table.xlsx"], "Give a file that ends in .csv or .json"),
         (["--export", "none/table.csv"], "there is no folder none"),
         (["--name", "a/b"], "--name"),
@@ -165,12 +166,37 @@ def test_refusals_before_anything_runs(
     assert not (tmp_path / "med").exists()
 
 
-def test_a_pool_is_needed_only_by_arms_that_take_from_it(cli: Cli, tmp_path: Path, options: list[str | Path]) -> None:
-    given = options[2:-4]  # neither pool nor budget
-    ran = cli("arms", tmp_path / "med", *given)
+def test_without_a_pool_and_with_several_tasks(
+    cli: Cli, tmp_path: Path, options: list[str | Path], write_jsonl: Writer
+) -> None:
+    given: list[str | Path] = [*options[2:-4], "--epochs", "1", "--seeds", "0,1"]  # neither pool nor budget
+    tasks = ["--task", f"other={write_jsonl('o.jsonl', choice_rows(9, seed=5))}"]
+    tasks += ["--retain", str(write_jsonl("general.jsonl", choice_rows(9, seed=6)))]
+    ran = cli("arms", tmp_path / "med", *given, *tasks)
     assert ran.code == 2
-    ran = cli("arms", tmp_path / "med", *given, "--epochs", "1", "--arms", "base,domain", "--json")
+    assert "The budget is missing" in ran.error_line
+    ran = cli("arms", tmp_path / "med", *given, *tasks, "--arms", "base,domain", "--json")
     assert ran.code == 0, ran.err
     found = json.loads(ran.out)
     assert found["baseline"] == "domain"
     assert len(found["commands"]) == 2
+    assert found["retained"] == ["general"]
+    assert {score["task"] for score in found["scores"]} == {"test", "other", "general", "average"}
+    shown = cli("arms", tmp_path / "med", *given, *tasks, "--arms", "base,domain")
+    assert "general (retained)" in shown.out
+    assert shown.out.count("domain on test") == 1  # the eval's own table is not shown beside it
+    assert "domain on test" not in shown.err
+
+
+def test_as_many_tokens_as_another_run(cli: Cli, tmp_path: Path, model_dir: Path, write_jsonl: Writer) -> None:
+    on = [tmp_path / "s", "--model", model_dir, "--train", write_jsonl("d.jsonl", prompt_rows(8))]
+    first = cli("finetune", *on, "--name", "long", "--epochs", "2", "--json")
+    assert first.code == 0, first.err
+    second = cli("finetune", *on, "--name", "other", "--match-tokens", "long", "--json")
+    assert json.loads(second.out)["tokens"] == json.loads(first.out)["tokens"]
+    ran = cli("finetune", *on, "--name", "x", "--match-tokens", "none")
+    assert ran.code == 10
+    assert "runs/none" in ran.error_line
+    ran = cli("finetune", *on, "--name", "x", "--match-tokens", "long", "--epochs", "1")
+    assert ran.code == 2
+    assert "--match-tokens says when to stop, as --epochs" in ran.error_line

@@ -28,7 +28,12 @@ PLAN = Plan(
 ).fitted(1000)
 
 
-def test_every_command_parses_and_reads_what_an_earlier_one_makes(tmp_path: Path) -> None:
+def test_every_command_parses_and_reads_what_an_earlier_one_makes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in "dpt":
+        (tmp_path / f"{name}.jsonl").touch()
     words = chain.vocabulary()
     for plan in (PLAN, replace(PLAN, arms=DEFAULT, prefix="b-"), replace(PLAN, probes=("centred",))):
         recipe = Recipe(Path("arms"), tuple(plan.steps()))
