@@ -27,6 +27,7 @@ MEASURES = {
     "perplexity": "perplexity",
 }
 """Measures in the order of the table, by their column's name."""
+NATS = "nats a token"
 _NOT_SHARES = ("nats_per_token", "perplexity")
 
 
@@ -45,7 +46,7 @@ def comparison_table(result: EvaluateResult) -> Table:
         if seeds:
             row += [str(len(score.seeds)), "" if score.spread is None else _value(score, score.spread)]
         row += [_value(score, score.value), f"{_value(score, score.low)} to {_value(score, score.high)}"]
-        if not score.percent:
+        if score.unit == NATS:
             row[-2] += f" (perplexity {math.exp(score.value):.2f})"
         if (found := score.difference) is None:
             row += [""] * (len(columns) - len(row))
@@ -57,14 +58,14 @@ def comparison_table(result: EvaluateResult) -> Table:
                 *([f"{found.p_holm:.3f}"] if corrected else []),
             ]
         rows.append(row)
-    units = {"percent" if score.percent else score.unit for score in result.scores}
+    units = {"percent" if score.percent else score.unit or "the task's unit" for score in result.scores}
     return f"{result.artefact}: {result.items} items, in {' and '.join(sorted(units))}", columns, rows
 
 
 def measures_table(result: EvaluateResult) -> Table | None:
     """Title, columns and rows of all measures run by run; None if there is nothing that `comparison_table` has not."""
     used = [name for name in MEASURES if any(name in one.measures for one in result.runs)]
-    if used in (["accuracy"], ["exact_match"]):
+    if used in ([], ["accuracy"], ["exact_match"]):
         return None
     several = len({one.task for one in result.runs}) > 1
     rows = []

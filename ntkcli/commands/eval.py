@@ -56,7 +56,7 @@ def evaluate(
         list[str],
         typer.Option(
             help="Items with prompt, choices and answer, or prompt and completion: [NAME=]FILE, folder, Hub id, "
-            "a task of `ntksel tasks`, or -; repeatable.",
+            "a task of `ntksel tasks`, lm_eval:NAME or -; repeatable.",
             show_default=False,
         ),
     ],

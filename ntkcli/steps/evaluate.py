@@ -15,7 +15,7 @@ from ntkcli.data.files import OnError
 from ntkcli.errors import UsageError
 from ntkcli.identity import AdapterIdentity, ModelIdentity, refuse_other_base, resolve_adapter, resolve_model
 from ntkcli.progress import Progress, Silent
-from ntkcli.statistics import Difference
+from ntkcli.statistics import Difference, group_seeds
 from ntkcli.steps.evaluation_summary import EvaluateResult, summarise
 from ntkcli.steps.feature_arrays import refuse_without_room
 from ntkcli.steps.inputs import (
@@ -37,6 +37,8 @@ VERSION = 1
 """Of the evaluation, in every spec: goes up when the same items would get other values."""
 BASE = "base"
 """The run that is the model without any adapter."""
+HARNESS = "lm_eval:"
+"""What a task of lm-evaluation-harness begins with."""
 PART_ROWS = 64
 """Items of a part: what a kill can lose, some seconds to a minute."""
 NORMALISATIONS = ("sum", "tokens", "characters")
@@ -105,6 +107,25 @@ def evaluate(
         SpecError: an adapter is of another base model, or not whole.
     """
     progress = progress or Silent()
+    if any(str(each).startswith(HARNESS) for each in (*task, *retain)):
+        from ntkcli.steps.harness import evaluate_harness
+
+        return evaluate_harness(
+            store_path,
+            model=model,
+            run=run,
+            task=[str(each) for each in task],
+            retain=[str(each) for each in retain],
+            name=name,
+            baseline=baseline,
+            max_length=max_length,
+            dtype=dtype,
+            device=device,
+            batch_tokens=batch_tokens,
+            trust_remote_code=trust_remote_code,
+            export=export,
+            progress=progress,
+        )
     plan = make_plan(
         store_path,
         model=model,
@@ -178,6 +199,8 @@ def make_plan(
     store.check_name(name, "--name")
     if not run or not task:
         raise UsageError("There is nothing to evaluate.", "Give at least one --run and one --task.")
+    if any(str(each).startswith(HARNESS) for each in (*task, *retain)):
+        raise UsageError("--dry-run can't tell what tasks of lm_eval take.", "Leave it out for these.")
     if normalise not in NORMALISATIONS or max_new_tokens < 1:
         raise UsageError(f"--normalise must be one of {', '.join(NORMALISATIONS)}; --max-new-tokens 1 or more.")
     settings = ScorerSettings(normalise, max_new_tokens, AnswerPattern(answer_pattern) if answer_pattern else None)
@@ -191,7 +214,7 @@ def make_plan(
         split=split,
         on_error=on_error,
     )
-    adapters, parents = _find_runs(stored, run, identity)
+    adapters, parents = find_runs(stored, run, identity)
     known = {
         artefact.name.rpartition("/")[2]: artefact
         for artefact in stored.artefacts(store.Kind.EVAL)
@@ -212,9 +235,12 @@ def make_plan(
 
 def check_baseline(plan: Plan, baseline: str | None) -> None:
     """UsageError, before anything is computed, if the baseline is none of the arms."""
-    from ntkcli.statistics import group_seeds
+    require_baseline(list(plan.adapters), baseline)
 
-    arms = group_seeds(plan.adapters)
+
+def require_baseline(runs: Sequence[str], baseline: str | None) -> None:
+    """UsageError if the baseline is none of the arms that these runs make."""
+    arms = group_seeds(runs)
     if baseline is not None and baseline not in arms:
         raise UsageError(
             f"--baseline {baseline} is none of the runs evaluated here.", f"Give one of: {', '.join(arms)}."
@@ -235,7 +261,7 @@ def compare(store_path: str | Path, *, name: str, run: str, baseline: str) -> Di
     return found
 
 
-def _find_runs(
+def find_runs(
     stored: store.Store, references: Sequence[str], identity: ModelIdentity
 ) -> tuple[dict[str, AdapterIdentity | None], dict[str, dict[str, str]]]:
     """Adapter and parents of each run by its name, an arm's seeds one by one; checked to be of this base model."""

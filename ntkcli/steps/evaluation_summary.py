@@ -27,6 +27,7 @@ from ntkcli.steps.tasks import Items
 AVERAGE, RETAINED = "average", "average retained"
 NATS = "nats a token"
 ABILITY = ("choices", "generate")
+HARNESS_SCORER = "lm_eval"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,10 @@ def _task_items(
             {arm: {seed: columns[run]["correct"][mask] for seed, run in runs.items()} for arm, runs in arms.items()}
         )
     any_run = next(iter(columns.values()))
+    if scorer == HARNESS_SCORER:
+        found = {arm: {s: columns[run]["value"][mask] for s, run in runs.items()} for arm, runs in arms.items()}
+        shares = all(((x >= 0) & (x <= 1)).all() for runs in found.values() for x in runs.values())
+        return TaskItems(found, percent=shares)
     tokens = any_run["tokens"][mask].astype(np.float64)
     values = {
         arm: {seed: columns[run]["nll"][mask] / np.maximum(1, tokens) for seed, run in runs.items()}
@@ -156,6 +161,8 @@ def _measures(
     n = int(mask.sum())
     if scorer == "loss":
         return RunMeasures(run, task, scorer, n, _loss_measures(columns), None)
+    if scorer == HARNESS_SCORER:
+        return RunMeasures(run, task, scorer, n, {"value": float(columns["value"].mean())}, None)
     right, classes = float(columns["correct"].mean()), _classes(columns, mask, items)
     chosen = bool((columns["answer"] >= 0).all())
     measures = {"accuracy" if chosen else "exact_match": right}
