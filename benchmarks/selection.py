@@ -6,13 +6,16 @@
     python benchmarks/selection.py score  [--rows 1000000] [--dim 256] [--folder DIR]
     python benchmarks/selection.py select [--rows 36000] [--dim 8192] [--domain 1000] [-n 9000] [--method herding ...]
 
-`score`: one mean-cosine pass against reading the same bytes with plain `open().read()`, best of two each.
+`score`: one mean-cosine pass against reading the same files with plain `open().read()` and against the store's own
+reading, checksums included, without arithmetic; best of two each, from the disk (the kernel told to forget the files)
+and from the page cache.
 `select`: each selector on features in memory, as `ntksel select` runs it after reading them.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import shutil
 import tempfile
@@ -61,9 +64,10 @@ def features(stored: store.Store, name: str, rows: int, dim: int, *, seed: int) 
     return artefact
 
 
-def best(run: Callable[[], object]) -> float:
+def best(run: Callable[[], object], before: Callable[[], object] = lambda: None) -> float:
     times = []
     for _ in range(2):
+        before()
         began = time.perf_counter()
         run()
         times.append(time.perf_counter() - began)
@@ -74,19 +78,44 @@ def read_raw(folder: Path) -> int:
     return sum(len(path.read_bytes()) for path in sorted(folder.rglob("*")) if path.is_file())
 
 
+def forget(folder: Path) -> None:
+    """Drop the files (all fsynced when they were written) from the page cache."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def read_store(pool: store.Artefact) -> None:
+    sketch, norm = pool.empty_part("sketch"), pool.empty_part("norm")
+    for i in range(pool.n_parts):
+        pool.read_part("sketch", i, sketch)
+        pool.read_part("norm", i, norm)
+
+
 def bench_score(rows: int, dim: int, folder: Path) -> None:
     stored = store.Store.open_or_create(folder / "s", made_by="benchmark")
     pool, domain = features(stored, "pool", rows, dim, seed=0), features(stored, "domain", 1000, dim, seed=1)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    raw = best(lambda: read_raw(pool.path))
-    sides = FeatureReader(pool, n=rows), [FeatureReader(domain, n=1000)]
-    scored = best(lambda: cosine_scores(*sides, centre=False))
+    size, before = pool.size_bytes() / 2**30, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(f"{rows} rows x {dim} float16, {size:.2f} GiB in {pool.n_parts} parts, 1000 domain rows")
+
+    def passes(centre: bool) -> object:
+        return cosine_scores(FeatureReader(pool, n=rows), [FeatureReader(domain, n=1000)], centre=centre)
+
+    runs: dict[str, Callable[[], object]] = {
+        "read the files": lambda: read_raw(pool.path),
+        "read by the store": lambda: read_store(pool),
+        "score": lambda: passes(False),
+        "score --centre (two passes)": lambda: passes(True),
+    }
+    for where, ready in (("disk", lambda: forget(pool.path)), ("page cache", lambda: read_raw(pool.path))):
+        raw = 0.0
+        for name, run in runs.items():
+            took = best(run, ready)
+            raw = raw or took
+            print(f"{where:12} {name:30} {size / took:6.2f} GiB/s, {raw / took:4.0%} of reading the files", flush=True)
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    size = pool.size_bytes() / 2**30
-    print(f"{rows} rows x {dim}, {size:.2f} GiB: raw read {size / raw:.2f} GiB/s, score pass {size / scored:.2f} GiB/s")
-    print(
-        f"ratio {raw / scored:.0%}; peak memory {after / 2**20:.2f} GiB, {(after - before) / 2**20:.2f} of it to score"
-    )
+    print(f"peak memory {after / 2**20:.2f} GiB, {(after - before) / 2**20:.2f} of it since the data was made")
 
 
 def bench_select(rows: int, dim: int, n_domain: int, n: int, methods: list[str]) -> None:

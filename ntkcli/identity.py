@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,18 +41,29 @@ _ADAPTER_VALUES = (
 """What of `adapter_config.json` changes the adapted model; the rest is a record of how it was trained."""
 
 
+EXACT: ContextVar[bool] = ContextVar("EXACT", default=False)
+"""Whether every digest is computed anew, whatever is remembered: `ntksel --exact-digests`."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelIdentity:
     """A model's files, by content.
 
     `reference` is what the user gave; `folder` holds the files; `gguf` is the file's name when the model is
-    one GGUF file; `spec` holds hex digests and goes into every spec as `model`.
+    one GGUF file; `spec` holds hex digests and goes into every spec as `model`. `trust_remote_code`: code in the folder
+    may be run; its digest stands in the spec as `remote_code`.
     """
 
     reference: str
     folder: Path
     gguf: str | None
     spec: dict[str, str]
+    trust_remote_code: bool = False
+
+    @property
+    def brings_code(self) -> bool:
+        """Whether its configuration or tokenizer names classes of its own."""
+        return any(_names_code(self.folder / name) for name in ("config.json", "tokenizer_config.json"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +89,12 @@ def converted_folder(identity: ModelIdentity) -> Path:
 
 
 def digest_file(path: Path) -> str:
-    """SHA-256 of a file as 32 hex digits, remembered by path, size, mtime and inode."""
+    """SHA-256 of a file as 32 hex digits, remembered by path, size, mtime and inode (unless EXACT)."""
     stat = path.stat()
     seen = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}"
     memo = cache_dir() / "digests" / hashlib.sha256(seen.encode()).hexdigest()[:32]
     try:
-        if len(known := memo.read_text()) == 32:
+        if len(known := memo.read_text()) == 32 and not EXACT.get():
             return known
     except OSError:
         pass
@@ -93,8 +105,10 @@ def digest_file(path: Path) -> str:
     return digest
 
 
-def resolve_model(reference: str) -> ModelIdentity:
+def resolve_model(reference: str, *, trust_remote_code: bool = False) -> ModelIdentity:
     """The model at a folder, a GGUF file or a Hub id (`org/name[@revision]`), with its digests.
+
+    Nothing of it is run here. `trust_remote_code` lets the engine run what it brings, and the spec says so.
 
     Raises:
         UsageError: there is no such model, or its folder lacks a configuration or weights.
@@ -107,7 +121,7 @@ def resolve_model(reference: str) -> ModelIdentity:
         return ModelIdentity(
             reference, path.parent, path.name, {"weights": digest, "config": digest, "tokenizer": digest}
         )
-    folder = path if path.is_dir() else _download(reference)
+    folder = path if path.is_dir() else _download(reference, code=trust_remote_code)
     if not (folder / "config.json").is_file():
         raise UsageError(
             f"--model {reference}: the folder has no config.json, so it is not a model.",
@@ -125,10 +139,13 @@ def resolve_model(reference: str) -> ModelIdentity:
         "config": _digest_json(folder / "config.json", drop=("_name_or_path", "transformers_version")),
         "tokenizer": _digest_files(tokenizer),
     }
-    return ModelIdentity(reference, folder, None, spec)
+    identity = ModelIdentity(reference, folder, None, spec, trust_remote_code)
+    if trust_remote_code and identity.brings_code:
+        spec["remote_code"] = _digest_files(sorted(folder.glob("*.py")))
+    return identity
 
 
-def resolve_adapter(reference: str, *, adapters: Path) -> AdapterIdentity:
+def resolve_adapter(reference: str, *, adapters: Path, option: str = "--adapter") -> AdapterIdentity:
     """The adapter of a run in this store (`adapters/<run>`), else the one in a folder of that name.
 
     Raises:
@@ -145,7 +162,7 @@ def resolve_adapter(reference: str, *, adapters: Path) -> AdapterIdentity:
             spec = {"weights": digest_file(weights), "config": store.fingerprint(kept)}
             return AdapterIdentity(folder, spec, _base_weights(folder))
     raise UsageError(
-        f"--adapter {reference}: no finished run of that name in the store and no folder with adapter_config.json "
+        f"{option} {reference}: no finished run of that name in the store and no folder with adapter_config.json "
         "and adapter_model.safetensors.",
         "Make one with `ntksel finetune`, or give the folder of a PEFT adapter.",
     )
@@ -173,6 +190,14 @@ def _base_weights(folder: Path) -> str | None:
         return None
 
 
+def _names_code(path: Path) -> bool:
+    try:
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and bool(values.get("auto_map"))
+
+
 def _digest_files(paths: list[Path]) -> str:
     return store.fingerprint({path.name: digest_file(path) for path in paths})
 
@@ -182,7 +207,7 @@ def _digest_json(path: Path, *, drop: tuple[str, ...]) -> str:
     return store.fingerprint({key: value for key, value in values.items() if key not in drop})
 
 
-def _download(reference: str) -> Path:
+def _download(reference: str, *, code: bool) -> Path:
     """The local snapshot of a Hub id; fetched when the Hub can be reached, else from the Hub's own cache."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -195,6 +220,7 @@ def _download(reference: str) -> Path:
         )
     try:
         patterns = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt"]
+        patterns += ["*.py"] if code else []
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise UsageError(

@@ -109,7 +109,8 @@ Data = Annotated[
     str,
     typer.Option(
         "--data",
-        help="A data file (JSONL, JSON, CSV, TSV, parquet, arrow), a folder or glob of them, or a Hub id.",
+        help="A data file (JSONL, JSON, CSV, TSV, parquet, arrow), a folder or glob of them, a Hub id, or - for "
+        "standard input.",
         show_default=False,
     ),
 ]
@@ -132,6 +133,10 @@ ThinkingOption = Annotated[
         "--thinking", help="Switch a chat template's thinking (Qwen 3) on or off.", show_default="the template's own"
     ),
 ]
+TrustRemoteCode = Annotated[
+    bool,
+    typer.Option("--trust-remote-code", help="Run Python code that the model's folder brings; the spec says so."),
+]
 BatchTokens = Annotated[
     int | None, typer.Option(min=1, help="Tokens of a batch; default: what fits.", show_default="auto")
 ]
@@ -144,10 +149,19 @@ DryRun = Annotated[
 
 
 def own_shard() -> tuple[int, int]:
-    """This process's share of the parts: its rank under torchrun or SLURM, else all of them."""
-    for rank, size in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
+    """This process's share of the parts: its rank under torchrun or srun, else all of them.
+
+    SLURM's number is the step's: a batch script that runs the program without srun is one process, whatever --ntasks.
+    """
+    for rank, size in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")):
         if rank in os.environ and size in os.environ:
-            return int(os.environ[rank]), int(os.environ[size])
+            index, count = os.environ[rank], os.environ[size]
+            if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+                raise UsageError(
+                    f"{rank}={index} and {size}={count} in the environment are no rank.",
+                    "Unset them, or give --shard I/N.",
+                )
+            return int(index), int(count)
     return 0, 1
 
 

@@ -36,8 +36,23 @@ def encode(unit: NDArray[np.float32], vectors: str, dtype: str) -> dict[str, NDA
 
 
 def decode(held: Mapping[str, NDArray[Any]], vectors: str) -> NDArray[np.float32]:
-    """The rows (n, p) float32 of the arrays."""
-    rows = held[vectors].astype(np.float32)
+    """The rows (n, p) float32 of the arrays. Finite values only, as all that were encoded are."""
+    rows = held[vectors]
+    found = _from_float16(rows) if rows.dtype == np.float16 else rows.astype(np.float32)
     if SCALE in held:
-        rows *= held[SCALE][:, None]
-    return rows
+        found *= held[SCALE][:, None]
+    return found
+
+
+def _from_float16(rows: NDArray[np.float16]) -> NDArray[np.float32]:
+    """Finite float16 as float32, exactly: numpy's own cast goes number by number in software, at a fifth of the speed.
+
+    Sign, exponent and mantissa go to their places in a float32, whose exponent counts from 127 and not from 15: the
+    number is then too small by 2^112. Fastest where the result (a few hundred KiB) stays in a core's L2 cache.
+    """
+    bits = rows.view(np.int16).astype(np.int32)  # extends the sign
+    np.left_shift(bits, 13, out=bits)
+    np.bitwise_and(bits, np.int32(-0x70002000), out=bits)  # sign, and 15 bits from bit 27 down
+    found = bits.view(np.float32)
+    found *= np.float32(2.0**112)
+    return found

@@ -2,41 +2,114 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ntkcli.statistics import ArmScore, Classification
     from ntkcli.steps.estimate import Estimate
-    from ntkcli.steps.evaluate import EvaluateResult
+    from ntkcli.steps.evaluation_summary import EvaluateResult
     from ntkcli.steps.finetune import FinetuneResult
     from ntkcli.steps.finetune_estimate import FinetuneEstimate
 
 
-def accuracy_table(result: EvaluateResult) -> tuple[str, list[str], list[list[str]]]:
-    """Title, columns and rows: accuracy with its interval, and the paired difference from the first run, in points."""
-    tasks = {score.task for score in result.scores}
-    columns = ["run", "accuracy", "95% interval", f"minus {result.baseline}", "95% interval", "p (McNemar)"]
+Table = tuple[str, list[str], list[list[str]]]
+
+MEASURES = {
+    "accuracy": "accuracy",
+    "exact_match": "exact match",
+    "token_f1": "token F1",
+    "macro_f1": "macro F1",
+    "weighted_f1": "weighted F1",
+    "balanced_accuracy": "balanced accuracy",
+    "missing": "no answer",
+    "nats_per_token": "nats a token",
+    "perplexity": "perplexity",
+}
+"""Measures in the order of the table, by their column's name."""
+_NOT_SHARES = ("nats_per_token", "perplexity")
+
+
+def comparison_table(result: EvaluateResult) -> Table:
+    """Title, columns and rows: each arm's value with its interval, and its paired difference from the baseline."""
+    several = len({score.task for score in result.scores}) > 1
+    seeds = any(len(score.seeds) > 1 for score in result.scores)
+    corrected = any(score.difference and score.difference.p_holm != score.difference.p for score in result.scores)
+    columns = ["run", *(["seeds", "spread"] if seeds else []), "value", "95% interval"]
+    compared = [f"minus {result.baseline}", "95% interval", "p", *(["p (Holm)"] if corrected else [])]
+    columns += compared if result.sentences else []
     rows = []
     for score in result.scores:
-        name = score.run if len(tasks) == 1 else f"{score.task} · {score.run}"
-        found = score.accuracy
-        row = [name, f"{100 * found.value:.1f}", f"{100 * found.low:.1f} to {100 * found.high:.1f}"]
-        if (paired := score.difference) is None:
-            row += ["", "", ""]
+        task = f"{score.task} (retained)" if score.task in result.retained else score.task
+        row = [f"{task} · {score.arm}" if several else score.arm]
+        if seeds:
+            row += [str(len(score.seeds)), "" if score.spread is None else _value(score, score.spread)]
+        row += [_value(score, score.value), f"{_value(score, score.low)} to {_value(score, score.high)}"]
+        if not score.percent:
+            row[-2] += f" (perplexity {math.exp(score.value):.2f})"
+        if (found := score.difference) is None:
+            row += [""] * (len(columns) - len(row))
         else:
             row += [
-                f"{100 * paired.value:+.1f}",
-                f"{100 * paired.low:+.1f} to {100 * paired.high:+.1f}",
-                f"{paired.p:.3f}",
+                _value(score, found.value, sign="+"),
+                f"{_value(score, found.low, sign='+')} to {_value(score, found.high, sign='+')}",
+                f"{found.p:.3f}",
+                *([f"{found.p_holm:.3f}"] if corrected else []),
             ]
         rows.append(row)
-    return f"{result.artefact}: {result.items} items, in percent", columns, rows
+    units = {"percent" if score.percent else score.unit for score in result.scores}
+    return f"{result.artefact}: {result.items} items, in {' and '.join(sorted(units))}", columns, rows
+
+
+def measures_table(result: EvaluateResult) -> Table | None:
+    """Title, columns and rows of all measures run by run; None if there is nothing that `comparison_table` has not."""
+    used = [name for name in MEASURES if any(name in one.measures for one in result.runs)]
+    if used in (["accuracy"], ["exact_match"]):
+        return None
+    several = len({one.task for one in result.runs}) > 1
+    rows = []
+    for one in result.runs:
+        values = [one.measures.get(name) for name in used]
+        cells = [
+            "" if value is None else f"{value:.3f}" if name in _NOT_SHARES else f"{100 * value:.1f}"
+            for name, value in zip(used, values, strict=True)
+        ]
+        rows.append([f"{one.task} · {one.run}" if several else one.run, str(one.n), *cells])
+    return "All measures; shares in percent", ["run", "items", *(MEASURES[name] for name in used)], rows
+
+
+def class_tables(result: EvaluateResult) -> list[Table]:
+    """One table for each run and task whose items have the same choices: precision, recall and F1 by class."""
+    columns = ["class", "precision", "recall", "F1", "items", "predicted"]
+    return [
+        (
+            _class_title(one.task, one.run, one.classes),
+            columns,
+            [
+                [c.name, *(f"{100 * x:.1f}" for x in (c.precision, c.recall, c.f1)), str(c.support), str(c.predicted)]
+                for c in one.classes.classes
+            ],
+        )
+        for one in result.runs
+        if one.classes is not None
+    ]
+
+
+def _class_title(task: str, run: str, found: Classification) -> str:
+    ends = f"{100 * found.macro_f1_low:.1f} to {100 * found.macro_f1_high:.1f}"
+    return f"{task} · {run}: classes, in percent; macro F1 {100 * found.macro_f1:.1f}, 95% {ends}"
+
+
+def _value(score: ArmScore, value: float, *, sign: str = "") -> str:
+    return format(100 * value, f"{sign}.1f") if score.percent else format(value, f"{sign}.3f")
 
 
 def estimate_line(found: Estimate) -> str:
     """What a step would take, in one line."""
-    share = f"{found.truncated} of {found.sampled} sampled rows truncated, {found.unusable} unusable"
+    about, which = ("", "") if found.sampled == found.rows else ("about ", "sampled ")
+    share = f"{found.truncated} of {found.sampled} {which}rows truncated, {found.unusable} unusable"
     return (
-        f"{found.step}: {found.rows} rows, about {found.tokens:,} tokens (mean {found.mean_tokens:.0f}, 95% "
+        f"{found.step}: {found.rows} rows, {about}{found.tokens:,} tokens (mean {found.mean_tokens:.0f}, 95% "
         f"{found.p95_tokens:.0f}, longest {found.max_tokens}; {share}); disk {human_bytes(found.disk_bytes)}, weights "
         f"{human_bytes(found.weight_bytes)}; about {_duration(found.seconds)}"
     )

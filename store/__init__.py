@@ -10,7 +10,8 @@ scores.read("score")
 
 from store.artefact import Artefact
 from store.atomic import free_bytes, publish_dir, write_bytes
-from store.check import Checked, Finding, check
+from store.check import Checked, check
+from store.check_documents import Finding
 from store.documents import ArraySpec
 from store.errors import (
     DamagedError,
@@ -22,6 +23,7 @@ from store.errors import (
     SpecDiffersError,
     StoreError,
 )
+from store.header import repair as repair_header
 from store.layout import Kind, RowStatus, check_name, n_parts, part_bounds, row_ranges, say_rows, status_attrs
 from store.root import Store
 from store.spec import ABSENT, Difference, canonical_json, differences, fingerprint
@@ -53,6 +55,7 @@ __all__ = [
     "n_parts",
     "part_bounds",
     "publish_dir",
+    "repair_header",
     "row_ranges",
     "say_rows",
     "status_attrs",

@@ -3,36 +3,36 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from store import atomic, chunks, documents
+from store import attributes, chunks
 from store.documents import Rows
-from store.errors import DamagedError, StoreError
-from store.layout import NODE_FILE, Kind, kind_of
+from store.errors import StoreError
+from store.layout import Kind
 from store.parts import Parts
 from store.scratch import Scratch
-from store.spec import fingerprint
-
-RESERVED: Final = frozenset({"artefact", "spec", "fingerprint", "parents", "n", "part_rows", "plan"})
+from store.spec import canonical_json
 
 
 class Artefact(Parts):
     """One named result of a store, as it stands on disk. Made by `Store.create`, `find` and `get`."""
 
     def __init__(self, path: Path, name: str, attrs: dict[str, Any], scratch: Scratch) -> None:
-        super().__init__(path, name, n=attrs["n"], part_rows=attrs["part_rows"], scratch=scratch)
+        declared = attributes.declared(attrs)
+        super().__init__(path, name, n=attrs["n"], part_rows=attrs["part_rows"], scratch=scratch, declared=declared)
         self._attrs = attrs
 
     @classmethod
     def load(cls, path: Path, name: str, scratch: Scratch) -> Self:
         """The artefact in the folder `path`; DamagedError if its attributes are no good."""
-        return cls(path, name, _read_attributes(path, name), scratch)
+        return cls(path, name, attributes.read(path, name), scratch)
 
     def __repr__(self) -> str:
         return f"<Artefact {self.name}: {self.n} rows in {self.n_parts} parts>"
@@ -90,6 +90,34 @@ class Artefact(Parts):
         self._need(range(self.n_parts))
         return self._blocks(list(arrays), block_rows or self.part_rows)
 
+    def read_part(self, array: str, i: int, out: Rows | None = None) -> Rows:
+        """The rows of part `i`; in the first rows of `out`, made by `empty_part`, if that is given.
+
+        Reading again and again into one array saves the kernel clearing fresh memory, which takes longer than copying
+        a file that it holds already. Errors as for `read`.
+        """
+        spec = self._spec(array)
+        start, stop = self.part_bounds(i)
+        self._need([i])
+        if out is None:
+            return self._part(array, i)
+        if (
+            out.dtype != spec.numpy
+            or out.shape[1:] != spec.tail
+            or len(out) < stop - start
+            or not out.flags.c_contiguous
+        ):
+            raise StoreError(
+                f"an array {out.shape} of {out.dtype} can't take part {i} of {self.name}",
+                f"give {(self.part_rows, *spec.tail)} of {spec.numpy}, C-contiguous",
+            )
+        self._read_into(out[: stop - start], array, i)
+        return out[: stop - start]
+
+    def empty_part(self, array: str) -> Rows:
+        """An array that any part of `array` can be read into."""
+        return chunks.empty(min(self.part_rows, self.n), self._spec(array))
+
     def take(self, array: str, rows: npt.ArrayLike) -> Rows:
         """The given rows of `array`, in their order, repeats allowed; each chunk is read once."""
         spec, index = self._spec(array), np.asarray(rows, dtype=np.int64)
@@ -116,11 +144,11 @@ class Artefact(Parts):
 
     def note(self, **attrs: Any) -> None:
         """Add attributes that no value depends on, such as where a file was last seen."""
-        if taken := RESERVED & attrs.keys():
+        if taken := attributes.RESERVED & attrs.keys():
             raise StoreError(f"{sorted(taken)} of {self.name} are fixed at creation", "use other attributes")
-        merged = {**_read_attributes(self.path, self.name), **attrs}
-        document = documents.group_document(merged)
-        atomic.write_bytes(self.path / NODE_FILE, document, temp=self._scratch.fresh)
+        merged = {**attributes.read(self.path, self.name), **attrs}
+        merged = attributes.sealed(json.loads(canonical_json(merged)), self.name, self.arrays)
+        attributes.write(self.path, merged, temp=self._scratch.fresh)
         self._attrs = merged
 
     def clean_leftovers(self) -> int:
@@ -157,26 +185,3 @@ class Artefact(Parts):
                     slice(low, high),
                     {array: rows[low - start : high - start] for array, rows in read.items()},
                 )
-
-
-def _read_attributes(path: Path, name: str) -> dict[str, Any]:
-    """The attributes of the artefact's group, checked: all there, and the spec the one of the fingerprint."""
-    attrs = documents.read_group(path, name)
-    missing = sorted(RESERVED - attrs.keys())
-    if missing:
-        why = f"its attributes lack {missing}"
-    elif attrs["artefact"] != kind_of(name):
-        why = f"its attributes say that it is of kind {attrs['artefact']!r}"
-    elif not (_is_count(attrs["n"], 0) and _is_count(attrs["part_rows"], 1)):
-        why = f"it says to have {attrs['n']!r} rows in parts of {attrs['part_rows']!r}"
-    elif not all(isinstance(attrs[key], dict) for key in ("spec", "parents", "plan")):
-        why = "its spec, parents or plan is not an object"
-    elif fingerprint(attrs["spec"]) != attrs["fingerprint"]:
-        why = "its spec and fingerprint disagree"
-    else:
-        return attrs
-    raise DamagedError(f"{name} is damaged: {why}", documents.mend_of(path / NODE_FILE, name), artefact=name)
-
-
-def _is_count(value: object, least: int) -> bool:
-    return type(value) is int and value >= least

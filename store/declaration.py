@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from store.artefact import RESERVED, Artefact
+from store.artefact import Artefact
+from store.attributes import RESERVED, sealed
 from store.documents import ArraySpec
 from store.errors import NameInvalidError, SpecDiffersError, StoreError
 from store.layout import RECORDS, Kind, check_name, kind_of
@@ -46,8 +47,7 @@ def attributes(
         "part_rows": max(1, min(part_rows, n)),
         "plan": plan,
     }
-    read_back: dict[str, Any] = json.loads(canonical_json(declared))
-    return read_back
+    return sealed(json.loads(canonical_json(declared)), name, arrays)
 
 
 def refuse_differences(artefact: Artefact, asked: Mapping[str, Any], arrays: Mapping[str, ArraySpec]) -> None:

@@ -31,6 +31,7 @@ class Kind(StrEnum):
     SELECTION = "selection"
     RUN = "run"
     EVAL = "eval"
+    TOKENS = "tokens"
 
 
 PLACES: Final[dict[Kind, tuple[str, int]]] = {  # kind -> (folder, how many names follow it)
@@ -40,6 +41,7 @@ PLACES: Final[dict[Kind, tuple[str, int]]] = {  # kind -> (folder, how many name
     Kind.SELECTION: ("selections", 1),
     Kind.RUN: ("runs", 1),
     Kind.EVAL: ("evals", 2),
+    Kind.TOKENS: ("tokens", 2),
 }
 
 

@@ -15,6 +15,7 @@ _VERBS: Final[dict[Kind, tuple[str, tuple[str, ...]]]] = {  # kind -> verb, the 
     Kind.SELECTION: ("select", ("--name",)),
     Kind.RUN: ("finetune", ("--name",)),
     Kind.EVAL: ("eval", ("--name", "--run")),
+    Kind.TOKENS: ("featurize", ("--name",)),
 }
 
 
@@ -26,13 +27,20 @@ def store_of(path: Path) -> Path:
 def making(store: Path, name: str) -> str:
     """`ntksel featurize med --name pool --feature ntk ...`: the command that made the artefact, in outline."""
     verb, options = _VERBS[kind_of(name)]
-    given = " ".join(map(" ".join, zip(options, name.split("/")[1:], strict=True)))
+    given = " ".join(map(" ".join, zip(options, name.split("/")[1:], strict=False)))
     return f"`ntksel {verb} {_word(store)} {given} ...`"
 
 
 def removing(store: Path, name: str) -> str:
     """`ntksel rm med features/pool/ntk`."""
     return f"`ntksel rm {_word(store)} {name}`"
+
+
+def giving_up(store: Path, name: str) -> str:
+    """What is left where nothing in the store can mend it."""
+    return (
+        f"restore it from a copy, or give the artefact up: {removing(store, name)} and then {making(store, name)} again"
+    )
 
 
 def repairing(store: Path) -> str:

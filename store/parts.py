@@ -9,13 +9,14 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from store import atomic, chunks, documents, mend
+from store import atomic, attributes, chunks, documents, mend
 from store.documents import ArraySpec, Rows
 from store.errors import DamagedError, IncompleteError, StoreError
 from store.layout import NODE_FILE, RECORDS, n_parts, part_bounds, row_ranges, say_rows
@@ -26,21 +27,43 @@ from store.scratch import Scratch
 class Parts:
     """Row-aligned arrays of `n` rows in parts of `part_rows`, in the folder `path`; messages say `name`."""
 
-    def __init__(self, path: Path, name: str, *, n: int, part_rows: int, scratch: Scratch) -> None:
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        *,
+        n: int,
+        part_rows: int,
+        scratch: Scratch,
+        declared: Mapping[str, ArraySpec] | None,
+    ) -> None:
         self.path = path
         self.name = name
         self.n = n
         self.part_rows = part_rows
         self.n_parts = n_parts(n, part_rows)
         self._scratch = scratch
+        self._declared = declared
         self._records = Records(path, self.n_parts)
 
     @functools.cached_property
     def arrays(self) -> Mapping[str, ArraySpec]:
         """What each array holds, by name; DamagedError if a description of one is no good."""
+        return {name: self.read_document(name) for name in self.array_names()}
+
+    def array_names(self) -> list[str]:
+        """The arrays as declared, else as the folders say, in order."""
+        if self._declared is not None:
+            return sorted(self._declared)
         with os.scandir(self.path) as entries:
-            names = sorted(entry.name for entry in entries if entry.is_dir() and entry.name != RECORDS)
-        return {name: documents.read_array(self.path / name, self.name, self.n, self.part_rows) for name in names}
+            return sorted(entry.name for entry in entries if entry.is_dir() and entry.name != RECORDS)
+
+    def read_document(self, array: str) -> ArraySpec:
+        """What the document of one array, or of the records, says; DamagedError if it is no good."""
+        if array == RECORDS:
+            return documents.read_records(self.path / RECORDS, self.name, self.n, self.part_rows)
+        declared = None if self._declared is None else self._declared[array]
+        return documents.read_array(self.path / array, self.name, self.n, self.part_rows, declared)
 
     def part_bounds(self, i: int) -> tuple[int, int]:
         """The rows [start, stop) of part `i`."""
@@ -74,12 +97,17 @@ class Parts:
         """
         part = self._checked(i, arrays)
         fresh = self._scratch.fresh
-        with atomic.Batch(self.path, fresh) as data, atomic.Batch(self.path, fresh) as record:
+        with (
+            atomic.Batch(self.path, fresh) as data,
+            atomic.Batch(self.path, fresh) as record,
+            ThreadPoolExecutor(1) as beside,  # the two checksums are what a write costs beside the disk
+        ):
+            digesting = beside.submit(chunks.digest, part, self.arrays)
             for name, rows in part.items():
                 pieces = chunks.encode(rows, self.arrays[name], self.part_rows)
-                data.add(self._chunk(name, i), *pieces)
-            digest = chunks.digest(part, self.arrays)  # while the disk is busy
-            record.add(self._records.path(i), self._records.encode(digest))
+                data.add(self._chunk(name, i), pieces)
+            digest = digesting.result()
+            record.add(self._records.path(i), [self._records.encode(digest)])
             if self._records.read(i) not in (0, digest):
                 self.forget_part(i)  # a record never vouches for bytes that are being replaced by others
             data.publish()
@@ -158,10 +186,10 @@ class Parts:
 
 
 def create_files(
-    folder: Path, attributes: Mapping[str, Any], *, n: int, part_rows: int, arrays: Mapping[str, ArraySpec]
+    folder: Path, said: Mapping[str, Any], *, n: int, part_rows: int, arrays: Mapping[str, ArraySpec]
 ) -> None:
     """Write the documents of an artefact with no part done; durable only once the folder is published."""
-    atomic.write_draft(folder / NODE_FILE, documents.group_document(attributes))
+    attributes.draft(folder, said)
     for name, document in documents.array_documents(arrays, n, part_rows).items():
         atomic.write_draft(folder / name / NODE_FILE, document)
 

@@ -21,6 +21,7 @@ class Store:
 
     def __init__(self, path: Path, said: Mapping[str, Any]) -> None:
         self.path = path
+        self.said = said
         self.id = str(said["id"])
         self.made_by = str(said["made_by"])
         self.version = int(said["version"])
@@ -45,6 +46,7 @@ class Store:
         path = Path(path)
         header.create(path, Scratch(path / TMP), made_by=made_by)
         store = cls.open(path)
+        header.ensure_copy(path, store.said, temp=store.tmp_path)
         store._make_groups([])
         return store
 
@@ -120,7 +122,7 @@ class Store:
         The first damaged one is raised, or each is given to `on_damage` and left out.
         """
         found = []
-        for name in self._names(Kind if kind is None else [Kind(kind)]):
+        for name in self.names(Kind if kind is None else [Kind(kind)]):
             try:
                 found.append(self.get(name))
             except DamagedError as error:
@@ -170,8 +172,9 @@ class Store:
 
     def _missing(self, name: str) -> MissingArtefactError:
         kind = kind_of(name)
-        there = ", ".join(self._names([kind]))
-        how = f"make it first, or give one of {there}" if there else f"make it first: there is no {kind} yet"
+        there = ", ".join(self.names([kind]))
+        made = f"make it first ({mend.making(self.path, name)})"
+        how = f"{made}, or give one of {there}" if there else f"{made}: there is no {kind} yet"
         return MissingArtefactError(f"there is no {name} in {self.path}", how)
 
     def _place(self, name: str) -> Path:
@@ -186,8 +189,8 @@ class Store:
             if not (folder / NODE_FILE).exists():
                 atomic.write_bytes(folder / NODE_FILE, documents.group_document({}), temp=self.tmp_path)
 
-    def _names(self, kinds: Iterable[Kind]) -> Iterable[str]:
-        """The paths of all artefacts of `kinds`, sorted within each."""
+    def names(self, kinds: Iterable[Kind] = tuple(Kind)) -> Iterable[str]:
+        """The paths of all artefacts of `kinds`, damaged or not, sorted within each."""
         root = self.path / ARRAYS
         for place, depth in (PLACES[kind] for kind in kinds):
             folders = (path for path in root.glob("/".join([place, *["*"] * depth])) if path.is_dir())

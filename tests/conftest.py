@@ -104,13 +104,16 @@ def write_jsonl(tmp_path: Path) -> Writer:
     """Writes rows (objects, or text for a broken line) as a JSON Lines file."""
 
     def write(name: str, rows: Iterable[Any]) -> Path:
-        path = tmp_path / name
-        path.write_text(
-            "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8"
-        )
-        return path
+        return write_rows(tmp_path / name, rows)
 
     return write
+
+
+def write_rows(path: Path, rows: Iterable[Any]) -> Path:
+    """Rows (objects, or text for a broken line) as a JSON Lines file."""
+    text = "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
+    path.write_text(text, encoding="utf-8")
+    return path
 
 
 def prompt_rows(n: int, *, seed: int = 0, source: str = "") -> list[dict[str, Any]]:

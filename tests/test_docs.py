@@ -17,8 +17,10 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [
     "README.md",
     "docs/data.md",
+    "docs/evaluation.md",
     "docs/finetune.md",
     "docs/method.md",
+    "docs/arms.md",
     "docs/recipes.md",
     "docs/tasks.md",
     "docs/troubleshooting.md",

@@ -33,6 +33,15 @@ def test_floats_are_kept_as_they_are(dtype: str) -> None:
     np.testing.assert_array_equal(quantisation.decode(held, "sketch"), unit.astype(dtype).astype(np.float32))
 
 
+def test_every_finite_float16_is_decoded_exactly() -> None:
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    every = every[np.isfinite(every)].reshape(-1, 1)
+    found = quantisation.decode({"sketch": every}, "sketch")
+    np.testing.assert_array_equal(found.view(np.uint32), every.astype(np.float32).view(np.uint32))
+    apart = every[::3]  # not contiguous
+    np.testing.assert_array_equal(quantisation.decode({"sketch": apart}, "sketch"), apart.astype(np.float32))
+
+
 @pytest.mark.parametrize("kind", ["ntk", "embed"])
 @pytest.mark.parametrize("n", [1, 1000, 262_144, 1_800_000, 10_000_000, 100_000_000])
 @pytest.mark.parametrize("row_bytes", [1200, 16_393, 32_777, 1 << 20])

@@ -53,10 +53,13 @@ def check_arguments(recipe: Recipe, words: Vocabulary) -> None:
             raise UsageError(f"{recipe.where(number, flag)}: {error.format_message()}") from error
 
 
-def run_commands(commands: Sequence[Sequence[str]], output: Output, *, results_to_stderr: bool = False) -> list[Done]:
+def run_commands(
+    commands: Sequence[Sequence[str]], output: Output, *, results_to_stderr: bool = False, hidden: Sequence[str] = ()
+) -> list[Done]:
     """Run the commands, each named on stderr before it starts; the first error ends it and tells which it was.
 
-    The commands' own results go to stdout, to stderr if `results_to_stderr`, or, with `--json`, into what is returned.
+    The commands' own results go to stdout, to stderr if `results_to_stderr`, or, with `--json`, into what is returned;
+    those of the `hidden` verbs, which the caller shows in its own way, go nowhere.
     """
     done = []
     for i, arguments in enumerate(commands, start=1):
@@ -64,7 +67,8 @@ def run_commands(commands: Sequence[Sequence[str]], output: Output, *, results_t
         output.progress.note(f"[{i}/{len(commands)}] {shown}")
         began, text = time.monotonic(), io.StringIO()
         words = [*arguments, *(["--quiet"] if output.quiet else []), *(["--json"] if output.as_json else [])]
-        where = text if output.as_json else sys.stderr if results_to_stderr else sys.stdout
+        aside = output.as_json or arguments[0] in hidden
+        where = text if aside else sys.stderr if results_to_stderr else sys.stdout
         try:
             with contextlib.redirect_stdout(where), Output.without_hints():
                 code = _run(words)

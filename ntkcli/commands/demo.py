@@ -13,7 +13,7 @@ from ntkcli import options as o
 from ntkcli.commands import chain
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode
-from ntkcli.report import accuracy_table, verdict
+from ntkcli.report import comparison_table, verdict
 from ntkcli.steps.recipe import as_shell
 
 
@@ -68,7 +68,7 @@ def demo(
     for command in result.commands:
         output.say(f"  {command}")
     output.say("")
-    output.table(*accuracy_table(result.evaluation))
+    output.table(*comparison_table(result.evaluation))
     output.say("")
     for sentence in result.verdicts:
         output.say(sentence)

@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ntkcli import options as o
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode
-from ntkcli.report import accuracy_table
+from ntkcli.report import class_tables, comparison_table, estimate_line, measures_table
+
+if TYPE_CHECKING:
+    from ntkcli.steps.evaluation_summary import EvaluateResult
 
 EXAMPLE = "ntksel eval med --model ./Llama-3-8B --run base --run mixed --task test.jsonl --name test"
+
+
+class Scorer(StrEnum):
+    """How items are scored."""
+
+    AUTO = "auto"
+    CHOICES = "choices"
+    GENERATE = "generate"
+    LOSS = "loss"
+
+
+class Normalise(StrEnum):
+    """What a choice's log-likelihood is divided by."""
+
+    SUM = "sum"
+    TOKENS = "tokens"
+    CHARACTERS = "characters"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -25,17 +47,41 @@ def evaluate(
     run: Annotated[
         list[str],
         typer.Option(
-            help="base, a run of the store, or an adapter's folder; repeatable. The first is the baseline.",
+            help="base, a run of the store, an arm (all its seeds NAME.s0, NAME.s1, ...) or an adapter's folder; "
+            "repeatable.",
             show_default=False,
         ),
     ],
     task: Annotated[
         list[str],
         typer.Option(
-            help="Rows with prompt, choices and answer: a file, folder or Hub id; repeatable.", show_default=False
+            help="Items with prompt, choices and answer, or prompt and completion: [NAME=]FILE, folder, Hub id, "
+            "a task of `ntksel tasks`, or -; repeatable.",
+            show_default=False,
         ),
     ],
     name: Annotated[str, typer.Option(help="The eval's name.", show_default=False)],
+    baseline: Annotated[
+        str | None, typer.Option(help="The run or arm that all others are compared with.", show_default="the first")
+    ] = None,
+    retain: Annotated[
+        list[str] | None,
+        typer.Option(help="A task of general ability, shown beside the others; repeatable.", show_default=False),
+    ] = None,
+    scorer: Annotated[
+        Scorer, typer.Option(help="auto: choices where items have them, else generate; loss: perplexity of answers.")
+    ] = Scorer.AUTO,
+    normalise: Annotated[
+        Normalise, typer.Option(help="choices: log-likelihood as it is, or by tokens or characters of the choice.")
+    ] = Normalise.SUM,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="generate: longest answer in tokens.")] = 128,
+    answer_pattern: Annotated[
+        str | None,
+        typer.Option(
+            help="generate: regular expression; the answer is the first group of its last match.",
+            show_default="the whole answer",
+        ),
+    ] = None,
     max_length: o.MaxLength = 1024,
     dtype: o.DtypeOption = o.Dtype.AUTO,
     device: o.Device = "auto",
@@ -44,6 +90,18 @@ def evaluate(
     columns: o.Columns = None,
     split: o.Split = None,
     thinking: o.ThinkingOption = None,
+    trust_remote_code: o.TrustRemoteCode = False,
+    per_class: Annotated[
+        bool, typer.Option("--per-class", help="Also tables of classes, where all items have the same choices.")
+    ] = False,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write every item of every run (.jsonl), or totals in the shape of lm-evaluation-harness (.json).",
+            show_default=False,
+        ),
+    ] = None,
+    dry_run: o.DryRun = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
@@ -52,25 +110,56 @@ def evaluate(
     from ntkcli.steps import evaluate as step
 
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
+    arguments: dict[str, Any] = {
+        "model": model,
+        "run": run,
+        "task": task,
+        "name": name,
+        "retain": retain or [],
+        "scorer": scorer.value,
+        "normalise": normalise.value,
+        "max_new_tokens": max_new_tokens,
+        "answer_pattern": answer_pattern,
+        "max_length": max_length,
+        "dtype": dtype.value,
+        "device": device,
+        "on_error": on_error.value,
+        "columns": o.parse_columns(columns),
+        "split": split,
+        "thinking": o.is_on(thinking),
+        "trust_remote_code": trust_remote_code,
+    }
+    if dry_run:
+        from ntkcli.steps.estimate_evaluation import estimate_evaluation
+
+        plan = step.make_plan(store, **arguments)
+        step.check_baseline(plan, baseline)
+        found = estimate_evaluation(plan, max_length=max_length, device=device, thinking=o.is_on(thinking))
+        output.result(found, line=estimate_line(found))
+        return ExitCode.OK
     result = step.evaluate(
         store,
-        model=model,
-        run=run,
-        task=task,
-        name=name,
-        max_length=max_length,
-        dtype=dtype.value,
-        device=device,
+        **arguments,
+        baseline=baseline,
         batch_tokens=batch_tokens,
-        on_error=on_error.value,
-        columns=o.parse_columns(columns),
-        split=split,
-        thinking=o.is_on(thinking),
+        export=export,
         progress=output.progress,
     )
     if json:
         output.result(result, line="")
     else:
-        output.table(*accuracy_table(result))
-        output.say(f"{result.items} items, {result.truncated} truncated, {result.skipped} skipped")
+        _show(output, result, per_class=per_class)
     return ExitCode.ROWS_SKIPPED if result.skipped else ExitCode.OK
+
+
+def _show(output: Output, result: EvaluateResult, *, per_class: bool) -> None:
+    output.table(*comparison_table(result))
+    if (measures := measures_table(result)) is not None:
+        output.say("")
+        output.table(*measures)
+    for table in class_tables(result) if per_class else []:
+        output.say("")
+        output.table(*table)
+    output.say(f"{result.items} items, {result.truncated} truncated, {result.skipped} skipped")
+    for sentence in result.sentences:
+        output.say(sentence)

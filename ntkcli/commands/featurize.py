@@ -64,6 +64,9 @@ def featurize(
         str, typer.Option(help="ntk, loss without --adapter: its layers (all-linear, or names).")
     ] = "all-linear",
     adapter_seed: Annotated[int, typer.Option(help="ntk, loss without --adapter: seed of the fresh one.")] = 0,
+    adam: Annotated[
+        bool, typer.Option("--adam", help="loss: Adam's step for the gradient; needs --adapter of a run that kept it.")
+    ] = False,
     store_dtype: Annotated[
         o.StoreDtype,
         typer.Option("--store-dtype", help="Format features are kept in; int8: half the disk, one scale a row."),
@@ -89,6 +92,7 @@ def featurize(
     columns: o.Columns = None,
     split: o.Split = None,
     thinking: o.ThinkingOption = None,
+    trust_remote_code: o.TrustRemoteCode = False,
     dry_run: o.DryRun = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -99,7 +103,9 @@ def featurize(
 
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
     if dry_run:
-        found = step.estimate_featurize(
+        from ntkcli.steps.featurize_estimate import estimate_featurize
+
+        found = estimate_featurize(
             store,
             data=data,
             name=name,
@@ -108,6 +114,7 @@ def featurize(
             rows=rows,
             max_length=max_length,
             dim=dim,
+            probe=probe.value,
             probes=probes,
             projection=projection.value,
             device=device,
@@ -116,6 +123,7 @@ def featurize(
             columns=o.parse_columns(columns),
             split=split,
             thinking=o.is_on(thinking),
+            trust_remote_code=trust_remote_code,
         )
         output.result(found, line=estimate_line(found))
         return ExitCode.OK
@@ -147,9 +155,11 @@ def featurize(
         columns=o.parse_columns(columns),
         split=split,
         thinking=o.is_on(thinking),
+        trust_remote_code=trust_remote_code,
         rank=rank,
         target_modules=target_modules,
         adapter_seed=adapter_seed,
+        adam=adam,
         progress=output.progress,
     )
     state = "" if result.complete else f" (of {result.rows}; other shards are to come)"

@@ -25,7 +25,8 @@ def finetune(
     train: Annotated[
         list[str],
         typer.Option(
-            help="A selection, a data set of the store, or a data file; repeatable. REF=N: an epoch holds each row N "
+            help="A selection, a data set of the store, or a data file (- is standard input); repeatable. REF=N: "
+            "an epoch holds each row N "
             "times; of a fraction the rows are drawn once, by the seed (0.5: half of them).",
             show_default=False,
             metavar="REF[=N]",
@@ -36,6 +37,10 @@ def finetune(
     max_tokens: Annotated[
         int | None,
         typer.Option(min=1, help="Instead of --epochs: as many passes as hold this many tokens.", show_default="none"),
+    ] = None,
+    match_tokens: Annotated[
+        str | None,
+        typer.Option(help="Instead of --epochs: as many tokens as this run of the store.", show_default="none"),
     ] = None,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-4,
     schedule: Annotated[o.Schedule, typer.Option(help="The learning rate after the warm-up.")] = o.Schedule.COSINE,
@@ -92,6 +97,7 @@ def finetune(
     columns: o.Columns = None,
     split: o.Split = None,
     thinking: o.ThinkingOption = None,
+    trust_remote_code: o.TrustRemoteCode = False,
     dry_run: o.DryRun = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -107,6 +113,7 @@ def finetune(
         "name": name,
         "epochs": epochs,
         "max_tokens": max_tokens,
+        "match_tokens": match_tokens,
         "lr": lr,
         "schedule": schedule.value,
         "warmup": warmup,
@@ -128,6 +135,7 @@ def finetune(
         "columns": o.parse_columns(columns),
         "split": split,
         "thinking": o.is_on(thinking),
+        "trust_remote_code": trust_remote_code,
         "progress": output.progress,
     }
     if seed is not None and seeds is not None:

@@ -34,7 +34,7 @@ def info(
     ] = False,
     data: Annotated[
         str | None,
-        typer.Option(help="Show rows of this file, folder or Hub id as --model sees them.", show_default=False),
+        typer.Option(help="Show rows of this file, folder, Hub id or - as --model sees them.", show_default=False),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="With --data: whose tokenizer and chat template.", show_default=False)
@@ -44,6 +44,7 @@ def info(
     columns: o.Columns = None,
     split: o.Split = None,
     thinking: o.ThinkingOption = None,
+    trust_remote_code: o.TrustRemoteCode = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
@@ -68,6 +69,7 @@ def info(
         columns=o.parse_columns(columns),
         split=split,
         thinking=o.is_on(thinking),
+        trust_remote_code=trust_remote_code,
     )
     _show_rows(output, found)
     return ExitCode.OK
@@ -101,7 +103,8 @@ def _show(found: StoreInfo, output: Output) -> None:
     for artefact in found.artefacts:
         state = "stale" if artefact.stale else "complete" if artefact.complete else "unfinished"
         done = f"{artefact.rows_done}/{artefact.rows}"
-        rows.append([artefact.name, done, state, human_bytes(artefact.size_bytes), ", ".join(artefact.parents)])
+        made_from = (f"{name} (removed)" if name in artefact.removed_parents else name for name in artefact.parents)
+        rows.append([artefact.name, done, state, human_bytes(artefact.size_bytes), ", ".join(made_from)])
     output.table(
         f"{found.path}: {human_bytes(found.size_bytes)}, format {found.version}, {found.made_by}",
         ["artefact", "rows", "state", "disk", "made from"],

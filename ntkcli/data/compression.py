@@ -15,6 +15,8 @@ from ntkcli.errors import DataError, UsageError
 
 COMPRESSED: Final = {".gz": "gzip", ".bz2": "bzip2", ".zst": "zstandard"}
 """Suffixes that stand behind another, and their names."""
+_MARKS: Final = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\x28\xb5\x2f\xfd": ".zst"}
+"""First bytes of packed files."""
 _BOM: Final = b"\xef\xbb\xbf"
 _UTF16_BOMS: Final = (b"\xff\xfe", b"\xfe\xff")
 
@@ -49,6 +51,20 @@ def without_bom(path: Path, data: bytes) -> bytes:
             "Convert it: iconv -f UTF-16 -t UTF-8 IN > OUT",
         )
     return data.removeprefix(_BOM)
+
+
+def packing_of(start: bytes) -> str:
+    """The suffix of a file with these first bytes, ".gz" for one; "" if it isn't packed."""
+    return next((suffix for mark, suffix in _MARKS.items() if start.startswith(mark)), "")
+
+
+def first_bytes(path: Path, packing: str, count: int) -> bytes:
+    """The first unpacked bytes of a file, whatever its name; b"" if it is broken."""
+    try:
+        with _open(path, COMPRESSED.get(packing)) as file:
+            return file.read(count)
+    except (EOFError, zlib.error, OSError):
+        return b""
 
 
 def _open(path: Path, packed: str | None) -> IO[bytes]:

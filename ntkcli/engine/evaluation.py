@@ -12,7 +12,7 @@ from ntkcli.data.encoding import Encoded, Encoder
 from ntkcli.engine.adapters import attach_adapter
 from ntkcli.engine.extract import default_batch_tokens
 from ntkcli.engine.generation import generate_greedily, longest_context, stop_tokens
-from ntkcli.engine.loglikelihood import choice_logliks
+from ntkcli.engine.loglikelihood import Likelihoods, choice_logliks
 from ntkcli.engine.models import LoadedModel
 from ntkcli.errors import UsageError
 from ntkcli.identity import AdapterIdentity, ModelIdentity, refuse_other_base
@@ -37,8 +37,13 @@ class Evaluator:
             self._attached.eval()
 
     def logliks(self, items: Sequence[Sequence[Encoded]]) -> list[NDArray[np.float64]]:
+        """The `sums` of `likelihoods`."""
+        return self.likelihoods(items).sums
+
+    def likelihoods(self, items: Sequence[Sequence[Encoded]]) -> Likelihoods:
         """As `loglikelihood.choice_logliks`."""
-        found, self._budget = choice_logliks(self.loaded, items, budget_tokens=self._budget)
+        found = choice_logliks(self.loaded, items, budget_tokens=self._budget)
+        self._budget = found.budget_tokens
         return found
 
     def answers(self, prompts: Sequence[Encoded], *, end_of_turn: int | None, max_new_tokens: int) -> list[str]:
@@ -52,12 +57,13 @@ class Evaluator:
                 f"a prompt of {longest} tokens and {max_new_tokens} new ones exceed the model's {room} positions.",
                 f"Give --max-length {max(3, room - max_new_tokens)}, or fewer --max-new-tokens.",
             )
+        stop_ids = stop_tokens(self.loaded, end_of_turn)
+        return [text.strip() for text in self.continuations(prompts, stop_ids=stop_ids, max_new_tokens=max_new_tokens)]
+
+    def continuations(self, prompts: Sequence[Encoded], *, stop_ids: Sequence[int], max_new_tokens: int) -> list[str]:
+        """The texts of `generation.generate_greedily`, without special tokens."""
         written, self._budget = generate_greedily(
-            self.loaded,
-            prompts,
-            stop_ids=stop_tokens(self.loaded, end_of_turn),
-            max_new_tokens=max_new_tokens,
-            budget_tokens=self._budget,
+            self.loaded, prompts, stop_ids=stop_ids, max_new_tokens=max_new_tokens, budget_tokens=self._budget
         )
         texts: list[str] = self.loaded.tokenizer.batch_decode(written, skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        return texts

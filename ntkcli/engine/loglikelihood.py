@@ -36,26 +36,35 @@ class _Pack:
     scores: list[tuple[int, int, int, int]]
 
 
-def choice_logliks(
-    loaded: LoadedModel, items: Sequence[Sequence[Encoded]], *, budget_tokens: int
-) -> tuple[list[NDArray[np.float64]], int]:
-    """For each item the sum of log-probabilities of each choice's supervised tokens: (choices,) float64.
+@dataclass(frozen=True, slots=True)
+class Likelihoods:
+    """For each item, of each choice: `sums` (choices,) float64, and `greedy` (choices,) bool.
 
-    `items[i][c]` is the item's row encoded with choice c as its answer. Also the token budget for the next call:
-    lower where a batch didn't fit into memory.
+    The sum is of the log-probabilities of the supervised tokens; greedy, that each is the most likely one at its place.
+    `budget_tokens` is the budget for the next call: lower where a batch didn't fit into memory.
     """
+
+    sums: list[NDArray[np.float64]]
+    greedy: list[NDArray[np.bool_]]
+    budget_tokens: int
+
+
+def choice_logliks(loaded: LoadedModel, items: Sequence[Sequence[Encoded]], *, budget_tokens: int) -> Likelihoods:
+    """How likely each choice is after its prompt; `items[i][c]` is the row encoded with choice c as its answer."""
     share = shares_prefixes(loaded.model)
     packs = [pack for i, choices in enumerate(items) for pack in _pack(i, choices, share=share)]
     sums = [np.zeros(len(choices)) for choices in items]
+    greedy = [np.ones(len(choices), dtype=np.bool_) for choices in items]
 
     def compute(where: NDArray[np.int64]) -> None:
         chosen = [packs[j] for j in where]
-        values = _forward(loaded, chosen)
-        for (item, choice, _, _), value in zip([s for pack in chosen for s in pack.scores], values, strict=True):
+        scored = [score for pack in chosen for score in pack.scores]
+        for (item, choice, _, _), (value, best) in zip(scored, _forward(loaded, chosen), strict=True):
             sums[item][choice] += value
+            greedy[item][choice] &= best
 
     budget = run_batches([len(pack.ids) for pack in packs], budget_tokens, compute)
-    return sums, budget
+    return Likelihoods(sums, greedy, budget)
 
 
 def shares_prefixes(model: Any) -> bool:
@@ -98,8 +107,8 @@ def _join(item: int, choices: list[tuple[int, Encoded]], prefix: int) -> _Pack:
 
 
 @torch.inference_mode()
-def _forward(loaded: LoadedModel, packs: list[_Pack]) -> list[float]:
-    """Log-probability of each scored token, packs and their scores in order."""
+def _forward(loaded: LoadedModel, packs: list[_Pack]) -> list[tuple[float, bool]]:
+    """Log-probability of each scored token, and whether it is the most likely; packs and their scores in order."""
     longest = max(len(pack.ids) for pack in packs)
     ids = torch.zeros(len(packs), longest, dtype=torch.int64)
     positions = torch.zeros(len(packs), longest, dtype=torch.int64)
@@ -126,15 +135,17 @@ def _forward(loaded: LoadedModel, packs: list[_Pack]) -> list[float]:
     return _log_probabilities(loaded, hidden_BQD[rows, columns], torch.tensor(tokens, device=device))
 
 
-def _log_probabilities(loaded: LoadedModel, hidden_ND: Tensor, tokens_N: Tensor) -> list[float]:
-    """The log-probability of each token; logits of at most `LOGIT_BYTES` stand at once."""
+def _log_probabilities(loaded: LoadedModel, hidden_ND: Tensor, tokens_N: Tensor) -> list[tuple[float, bool]]:
+    """The log-probability of each token and if it is the highest; logits of at most `LOGIT_BYTES` stand at once."""
     block = max(1, LOGIT_BYTES // (4 * head_of(loaded.model).out_features))
-    values: list[float] = []
+    found: list[tuple[float, bool]] = []
     for start in range(0, len(tokens_N), block):
         logits_NV = head_logits(loaded.model, hidden_ND[start : start + block])
-        picked_N1 = torch.log_softmax(logits_NV, dim=-1).gather(1, tokens_N[start : start + block, None])
-        values += picked_N1[:, 0].double().tolist()
-    return values
+        own_N = tokens_N[start : start + block]
+        picked_N = torch.log_softmax(logits_NV, dim=-1).gather(1, own_N[:, None])[:, 0]
+        best_N = logits_NV.argmax(dim=-1) == own_N
+        found += zip(picked_N.double().tolist(), best_N.tolist(), strict=True)
+    return found
 
 
 def _tree_mask(branch_BQ: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Load a causal language model and its tokenizer, frozen; find its decoder and its head.
 
-Knows nothing of stores or commands. No code from a model's folder is ever run (`trust_remote_code=False`).
+Knows nothing of stores or commands. No code from a model's folder is run, unless the identity says that it may be.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,8 @@ def load_tokenizer(identity: ModelIdentity) -> Any:
     from transformers import AutoTokenizer
 
     folder = _converted(identity) if identity.gguf else identity.folder
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with _remote_code(identity) as trust:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
     if not tokenizer.is_fast:
         raise UsageError(
             f"--model {identity.reference}: its tokenizer has no fast version, which gives the character offsets "
@@ -83,7 +85,9 @@ def model_config(identity: ModelIdentity) -> Any:
     """The model's configuration, without its weights."""
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(_converted(identity) if identity.gguf else identity.folder)
+    folder = _converted(identity) if identity.gguf else identity.folder
+    with _remote_code(identity) as trust:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=trust)
 
 
 def load_model(identity: ModelIdentity, *, dtype: str, device: str) -> LoadedModel:
@@ -102,15 +106,20 @@ def load_model(identity: ModelIdentity, *, dtype: str, device: str) -> LoadedMod
     folder = _converted(identity) if identity.gguf else identity.folder
     quantised = _quantisation(folder)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=DTYPES[dtype], use_safetensors=True, device_map={"": place} if quantised else None
-        )
-    except ImportError as error:
-        raise UsageError(
-            f"--model {identity.reference}: its weights are quantised by {quantised}, which is not installed here.",
-            "pip install 'ntksel[quantised]'" if quantised == "bitsandbytes" else f"Install {quantised}.",
-        ) from error
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        with _remote_code(identity) as trust:
+            model = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=DTYPES[dtype],
+                use_safetensors=True,
+                device_map={"": place} if quantised else None,
+                trust_remote_code=trust,
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        if quantised and isinstance(error, ImportError):
+            raise UsageError(
+                f"--model {identity.reference}: its weights are quantised by {quantised}, which is not installed here.",
+                "pip install 'ntksel[quantised]'" if quantised == "bitsandbytes" else f"Install {quantised}.",
+            ) from error
         reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
         raise UsageError(f"--model {identity.reference}: transformers can't load it: {reason}") from error
     model.requires_grad_(False)
@@ -174,6 +183,36 @@ def head_logits(model: Any, hidden: Tensor) -> Tensor:
     """Logits (..., V) float32 from hidden states (..., D)."""
     form = head_form(model)
     return form.logits(head_of(model)(hidden if form.before == 1.0 else hidden * form.before).float())
+
+
+@contextlib.contextmanager
+def _remote_code(identity: ModelIdentity) -> Iterator[bool]:
+    """Whether code of the model's may run, always said outright: left open, transformers would ask on a terminal.
+
+    Raises:
+        UsageError: it may not, and can't be loaded without.
+    """
+    refused = UsageError(
+        f"--model {identity.reference}: transformers can't load it without the Python code that it brings.",
+        "Read that code, and give --trust-remote-code if you trust it.",
+    )
+    needs_leave = identity.brings_code and not identity.trust_remote_code
+    if needs_leave and not _is_known(identity):
+        raise refused
+    try:
+        yield identity.trust_remote_code
+    except (OSError, ValueError, KeyError) as error:
+        if needs_leave:
+            raise refused from error
+        raise
+
+
+def _is_known(identity: ModelIdentity) -> bool:
+    """Whether transformers has the model's architecture itself."""
+    from transformers import CONFIG_MAPPING
+
+    config = json.loads((identity.folder / "config.json").read_text(encoding="utf-8"))
+    return config.get("model_type") in CONFIG_MAPPING
 
 
 def _silence_bars() -> None:

@@ -40,12 +40,16 @@ def cosine_scores(pool: FeatureReader, groups: Sequence[FeatureReader], *, centr
     if not centre:
         return _project(pool, [group.mean(raw=False) for group in groups], offsets=[0.0] * len(groups), raw=False)
     pool_mean = pool.mean(raw=False).astype(np.float32)
-    targets: list[Floats] = [unit_rows(group.unit_rows() - pool_mean).mean(axis=0) for group in groups]
+    targets = [unit_rows(group.unit_rows() - pool_mean).mean(axis=0) for group in groups]
+    directions = np.stack([*targets, pool_mean], axis=1)
+    at_mean = pool_mean.astype(np.float64) @ directions
     scores = np.full((pool.n, len(groups)), np.nan)
-    for block in pool.blocks():
-        unit = unit_rows(block.unit - pool_mean)
-        for g, target in enumerate(targets):
-            scores[block.rows, g] = unit @ target
+    for block in pool.blocks(cached=True):
+        # <x - m, t> / |x - m| from products with x alone: nothing of the block's size is written.
+        products = (block.unit @ directions).astype(np.float64)
+        squares = np.einsum("ij,ij->i", block.unit, block.unit).astype(np.float64)
+        length = np.sqrt(np.maximum(squares - 2 * products[:, -1] + at_mean[-1], np.finfo(np.float32).tiny))
+        scores[block.rows] = (products[:, :-1] - at_mean[:-1]) / length[:, None]
     return scores
 
 
@@ -100,7 +104,7 @@ def _project(pool: FeatureReader, targets: Sequence[Wide], *, offsets: Sequence[
     # Unit directions, so that float32 holds raw features of any size.
     directions = [(target / length).astype(np.float32) for target, length in zip(targets, lengths, strict=True)]
     scores = np.full((pool.n, len(targets)), np.nan)
-    for block in pool.blocks():
+    for block in pool.blocks(cached=True):
         for g, direction in enumerate(directions):
             dots = (block.unit @ direction).astype(np.float64) * lengths[g]
             scores[block.rows, g] = (dots * block.norm if raw else dots) - offsets[g]

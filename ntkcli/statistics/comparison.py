@@ -85,12 +85,18 @@ class Comparison:
 
 
 def compare_arms(
-    tasks: Mapping[str, TaskItems], *, baseline: str, resamples: int = RESAMPLES, seed: int = 0
+    tasks: Mapping[str, TaskItems],
+    *,
+    baseline: str,
+    averages: Mapping[str, Sequence[str]] | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> Comparison:
     """Compare every arm with `baseline` on every task and on their average, and say so in plain words.
 
-    The average is over the tasks whose values are shares; with fewer than two of them there is none. Deterministic by
-    `seed`; an arm's numbers do not depend on which other arms are there, but for Holm's correction.
+    `averages` are tasks by the name of their average; by default all of them, as `average`. Only tasks whose values
+    are shares count, and with fewer than two there is none. Deterministic by `seed`; an arm's numbers do not depend on
+    which other arms are there, but for Holm's correction.
 
     Raises:
         ValueError: the tasks differ in arms or seeds, or no arm is the baseline, or a task has no items.
@@ -109,12 +115,14 @@ def compare_arms(
         n = len(next(iter(next(iter(items.values.values())).values())))
         found = [_score(arm, task, point[task][arm], resampled[task][arm], seeds[arm], n, items) for arm in seeds]
         scores += _with_differences(found, resampled[task], baseline, items)
-    shares = [task for task, items in tasks.items() if items.percent]
-    if len(shares) > 1:
+    for name, members in ({AVERAGE: list(tasks)} if averages is None else averages).items():
+        shares = [task for task in members if tasks[task].percent]
+        if len(shares) < 2:
+            continue
         mean_point = {arm: np.mean([point[task][arm] for task in shares], axis=0) for arm in seeds}
         mean_drawn = {arm: np.mean([resampled[task][arm] for task in shares], axis=0) for arm in seeds}
         n = sum(score.n for score in scores if score.arm == baseline and score.task in shares)
-        found = [_score(arm, AVERAGE, mean_point[arm], mean_drawn[arm], seeds[arm], n, None) for arm in seeds]
+        found = [_score(arm, name, mean_point[arm], mean_drawn[arm], seeds[arm], n, None) for arm in seeds]
         scores += _with_differences(found, mean_drawn, baseline, None)
     sentences = tuple(sentence(score, baseline, several_tasks=len(tasks) > 1) for score in scores if score.difference)
     return Comparison(baseline, tuple(scores), sentences)

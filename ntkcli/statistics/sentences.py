@@ -20,7 +20,7 @@ def sentence(score: ArmScore, baseline: str, *, several_tasks: bool) -> str:
     if difference is None:
         raise ValueError(f"{score.arm} is the baseline")
     better = difference.value > 0 if score.higher_is_better else difference.value < 0
-    where = f" on {'average over the tasks' if score.task == 'average' else score.task}" if several_tasks else ""
+    where = f" on {score.task}" if several_tasks else ""
     why = ""
     if difference.low > 0 or difference.high < 0:
         if difference.p_holm <= LEVEL:

@@ -7,7 +7,7 @@ README, so that what a store has already is found.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from ntkcli.errors import UsageError
@@ -87,13 +87,36 @@ class Plan:
             raise UsageError(f"--arms: {needy[0]} is measured by the selected rows.", "Add selected to --arms.")
         if self.needs_pool and (self.budget.n is None) == (self.budget.tokens is None):
             raise UsageError("The budget is missing or given twice.", "Give -n ROWS or --token-budget TOKENS.")
-        if self.needs_coarse and self.budget.coarse is None:
+        n, coarse = self.budget.n, self.budget.coarse
+        if self.needs_coarse and n is None and coarse is None:
             raise UsageError("--coarse is missing.", "With --token-budget say how many rows the pre-selection keeps.")
-        if self.needs_coarse and self.budget.n is not None and (self.budget.coarse or 0) <= self.budget.n:
+        if self.needs_coarse and n is not None and coarse is not None and coarse <= n:
             raise UsageError(
-                f"--coarse {self.budget.coarse} leaves nothing to choose from for -n {self.budget.n}.",
-                f"Give more, as {COARSE_TIMES * self.budget.n}, or a smaller -n.",
+                f"--coarse {coarse} leaves nothing to choose from for -n {n}.",
+                f"Give more, as {COARSE_TIMES * n}, or a smaller -n.",
             )
+
+    def fitted(self, pool: int) -> Plan:
+        """The plan for a pool of so many rows: the pre-selection keeps four times `n` of them, at most all.
+
+        UsageError if the pool has no more rows than are to be kept or chosen.
+        """
+        n, coarse = self.budget.n, self.budget.coarse
+        if n is not None and n >= pool:
+            raise UsageError(f"-n {n}: the pool has {pool} rows, so there is nothing to choose.", "Give a smaller -n.")
+        if coarse is not None and coarse > pool:
+            raise UsageError(f"--coarse {coarse}: the pool has {pool} rows.", f"Give --coarse {pool} or less.")
+        if coarse is None and n is not None:
+            coarse = min(COARSE_TIMES * n, pool)
+        return replace(self, budget=replace(self.budget, coarse=coarse))
+
+    def reference(self, given: str | None) -> str:
+        """The baseline: `given`, else random rows, else the domain alone, else the bare model, else the first arm."""
+        names = self.names()
+        if given is not None and given not in names:
+            raise UsageError(f"--baseline {given} is none of the arms.", f"Give one of: {', '.join(names)}.")
+        usual = (self._own("random"), self._own("domain"), "base", names[0])
+        return given or next(name for name in usual if name in names)
 
     @property
     def chosen(self) -> list[str]:
@@ -203,7 +226,7 @@ class Plan:
                     yield self._finetune(f"{arm}.s{seed}", rows, {**epochs, "seed": seed})
             elif arm == "domain-tokens":
                 for seed in self.seeds:
-                    tokens = {"max-tokens": self._own(f"{self.chosen[0]}.s{seed}")}
+                    tokens = {"match-tokens": self._own(f"{self.chosen[0]}.s{seed}")}
                     yield self._finetune(f"{arm}.s{seed}", [self.domain], {**tokens, "seed": seed})
             else:
                 chosen = {"domain": [], "random-selected": [f"random-picked{_suffix(self.probes[0])}"]}.get(arm, [arm])

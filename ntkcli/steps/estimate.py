@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ntkcli.data import BadRow, Encoder, Row, RowError
+from ntkcli.data import BadRow, Row
 from ntkcli.identity import ModelIdentity
+from ntkcli.steps.tokens import Counts, count
 
 SAMPLE_ROWS = 2000
 """Rows tokenised for the estimate: the mean of their lengths is then known to a few percent."""
@@ -23,7 +24,8 @@ OPERATIONS = {"embed": (2.0, 0.0), "ntk": (2.0, 2.3), "loss": (2.0, 3.3)}
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """The bill of a step. Tokens are extrapolated from `sampled` rows; seconds from a matrix product on this device.
+    """The bill of a step. Tokens are extrapolated from `sampled` rows, exact if those are all; seconds from a matrix
+    product on this device.
 
     `disk_bytes` is what it adds to the store; `weight_bytes` and `batch_tokens` bound the memory.
     """
@@ -53,39 +55,32 @@ def estimate(
     device: str,
     passes: int = 1,
     thinking: bool | None = None,
+    counts: Counts | None = None,
 ) -> Estimate:
-    """The bill for `n` rows with `passes` backwards each, from the first rows; `step` is a key of `OPERATIONS`."""
-    from ntkcli.engine.models import load_tokenizer
+    """The bill for `n` rows with `passes` backwards each; `step` is a key of `OPERATIONS`.
+
+    From the first of `rows`, or from `counts` of all of them.
+    """
     from ntkcli.engine.speed import operations_per_second
 
-    encoder = Encoder(load_tokenizer(model), max_length=max_length, thinking=thinking)
-    lengths: list[int] = []
-    unusable = truncated = sampled = 0
-    for row in islice(rows, SAMPLE_ROWS):
-        sampled += 1
-        try:
-            if isinstance(row, BadRow):
-                raise RowError(row.reason)
-            encoded = encoder.encode(row)
-        except RowError:
-            unusable += 1
-            continue
-        lengths.append(len(encoded))
-        truncated += encoded.truncated
-    counts = np.array(lengths or [0])
-    tokens = round(float(counts.mean()) * n * len(lengths) / max(1, sampled))
+    if counts is None:
+        counts = count(islice(rows, SAMPLE_ROWS), model, thinking=thinking)
+    sampled, good = len(counts.length), counts.good()
+    whole = counts.length[good].astype(np.int64)
+    lengths = np.minimum(whole, max_length) if len(whole) else np.zeros(1)
+    tokens = round(float(lengths.mean()) * n * len(whole) / max(1, sampled))
     parameters, weight_bytes = weight_size(model)
     forward, backward = OPERATIONS[step]
     return Estimate(
         step=step,
         rows=n,
         sampled=sampled,
-        unusable=unusable,
+        unusable=int((~good).sum()),
         tokens=tokens,
-        mean_tokens=float(counts.mean()),
-        p95_tokens=float(np.percentile(counts, 95)),
-        max_tokens=int(counts.max()),
-        truncated=truncated,
+        mean_tokens=float(lengths.mean()),
+        p95_tokens=float(np.percentile(lengths, 95)),
+        max_tokens=int(lengths.max()),
+        truncated=int((whole > max_length).sum()),
         disk_bytes=disk_bytes,
         weight_bytes=weight_bytes,
         seconds=tokens * parameters * (forward + passes * backward) / operations_per_second(device),

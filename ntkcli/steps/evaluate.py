@@ -1,24 +1,34 @@
-"""Evaluate runs on multiple-choice tasks by log-likelihood, all on the same items, and compare them in pairs."""
+"""Evaluate runs on tasks, all on the same items, part by part, and compare them with a baseline."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 import store
-from ntkcli.data import BadRow, DataFile, Encoded, Encoder, Row, RowError, scan
+from ntkcli.answers import AnswerPattern
+from ntkcli.data import Encoder
 from ntkcli.data.files import OnError
-from ntkcli.data.tasks import for_evaluation, task_label
-from ntkcli.errors import DataError, UsageError
-from ntkcli.identity import AdapterIdentity, ModelIdentity, resolve_adapter, resolve_model
+from ntkcli.errors import UsageError
+from ntkcli.identity import AdapterIdentity, ModelIdentity, refuse_other_base, resolve_adapter, resolve_model
 from ntkcli.progress import Progress, Silent
-from ntkcli.statistics import Accuracy, PairedDifference, accuracy, paired_difference
-from ntkcli.steps.inputs import encoder_spec, note_conversion, open_store, rows_in_order, run_parent, settle_dtype
+from ntkcli.statistics import Difference
+from ntkcli.steps.evaluation_summary import EvaluateResult, summarise
+from ntkcli.steps.feature_arrays import refuse_without_room
+from ntkcli.steps.inputs import (
+    encoder_spec,
+    kept_data,
+    note_conversion,
+    open_store,
+    require_spec,
+    run_parent,
+    settle_dtype,
+)
+from ntkcli.steps.item_scores import ScorerSettings, item_arrays, score_part
+from ntkcli.steps.tasks import Items, load_tasks
 
 if TYPE_CHECKING:
     from ntkcli.engine.evaluation import Evaluator
@@ -29,47 +39,30 @@ BASE = "base"
 """The run that is the model without any adapter."""
 PART_ROWS = 64
 """Items of a part: what a kill can lose, some seconds to a minute."""
+NORMALISATIONS = ("sum", "tokens", "characters")
 
 
 @dataclass(frozen=True, slots=True)
-class RunScore:
-    """A run on a task ("all" for all tasks together): its accuracy, and its difference from the first run."""
+class Plan:
+    """All that an evaluation is made of, checked, before a model is loaded: a run's name → its adapter, None for base.
 
-    run: str
-    task: str
-    accuracy: Accuracy
-    difference: PairedDifference | None
-
-
-@dataclass(frozen=True, slots=True)
-class EvaluateResult:
-    """The eval's name, its first run (the baseline), the scores run by run, and how many items could not be used."""
-
-    artefact: str
-    baseline: str
-    scores: tuple[RunScore, ...]
-    items: int
-    truncated: int
-    skipped: int
-    digests: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class _Items:
-    """The items of all tasks in a row: `task` (n,) int32 is a position in `names`; `digests` are the files'.
-
-    `files` are those that `select` looks for leaks of: read as they are, without renamed columns or a split.
+    `spec` is that of every run, but for its adapter; `known` are the runs of this eval that the store has.
     """
 
-    rows: list[Row | BadRow]
-    task: NDArray[np.int32]
-    names: list[str]
-    digests: list[str]
-    files: list[str]
+    stored: store.Store
+    name: str
+    identity: ModelIdentity
+    items: Items
+    settings: ScorerSettings
+    adapters: dict[str, AdapterIdentity | None]
+    parents: dict[str, dict[str, str]]
+    spec: dict[str, Any]
+    known: dict[str, store.Artefact]
 
-    @property
-    def n_choices(self) -> int:
-        return max(len(row.choices) for row in self.rows if isinstance(row, Row))
+    def run_spec(self, run: str) -> dict[str, Any]:
+        """The spec of one run."""
+        adapter = self.adapters[run]
+        return {**self.spec, "adapter": adapter.spec if adapter else None}
 
 
 def evaluate(
@@ -79,6 +72,12 @@ def evaluate(
     run: Sequence[str],
     task: Sequence[str | Path],
     name: str,
+    retain: Sequence[str | Path] = (),
+    scorer: str = "auto",
+    normalise: str = "sum",
+    max_new_tokens: int = 128,
+    answer_pattern: str | None = None,
+    baseline: str | None = None,
     max_length: int = 1024,
     dtype: str = "auto",
     device: str = "auto",
@@ -87,132 +86,185 @@ def evaluate(
     columns: Mapping[str, str] | None = None,
     split: str | None = None,
     thinking: bool | None = None,
+    trust_remote_code: bool = False,
+    export: str | Path | None = None,
     progress: Progress | None = None,
 ) -> EvaluateResult:
-    """Write `evals/<name>/<run>` for every run: an adapter of the store, a folder with one, or `base`.
+    """Write `evals/<name>/<run>` for every run: an adapter of the store, a folder with one, `base`, or an arm's seeds.
 
-    Each choice's log-likelihood given the prompt is the sum over its tokens, end of turn included; the highest is the
-    prediction. Accuracy has a Wilson 95% interval; runs after the first are compared with it on the same items.
-    `columns`, `split`: `ntkcli.data.DataFile`, for every task; `thinking`: `ntkcli.data.Encoder`.
+    `scorer`, for a task: `choices` (the choice with the highest log-likelihood given the prompt, end of turn
+    included, divided as `normalise` says), `generate` (greedy, compared with the answer) or `loss` (perplexity of the
+    answer); `auto` is `choices` where rows have choices, else `generate`. `retain` are tasks of general ability.
+    Runs `x.s0`, `x.s1` are seeds of the arm `x`; all arms are compared with the `baseline` arm, by default the first.
+    `export` writes every item (.jsonl). `columns`, `split`: `ntkcli.data.DataFile`, for every task; `thinking`:
+    `ntkcli.data.Encoder`.
 
     Raises:
         UsageError, DataError: a run, a task or an item can't be used.
         store.SpecDiffersError: an eval of this name has other tasks or settings.
+        SpecError: an adapter is of another base model, or not whole.
     """
     progress = progress or Silent()
+    plan = make_plan(
+        store_path,
+        model=model,
+        run=run,
+        task=task,
+        name=name,
+        retain=retain,
+        scorer=scorer,
+        normalise=normalise,
+        max_new_tokens=max_new_tokens,
+        answer_pattern=answer_pattern,
+        max_length=max_length,
+        dtype=dtype,
+        device=device,
+        on_error=on_error,
+        columns=columns,
+        split=split,
+        thinking=thinking,
+        trust_remote_code=trust_remote_code,
+        create=True,
+    )
+    check_baseline(plan, baseline)
+    if export is not None:
+        from ntkcli.steps.evaluation_export import check_export
+
+        check_export(export)
+    artefacts: dict[str, store.Artefact] = {}
+    evaluator: Evaluator | None = None
+    for run_name, adapter in plan.adapters.items():
+        artefact = artefacts[run_name] = _create(plan, run_name)
+        if not artefact.pending():
+            progress.note(f"{artefact.name} is finished already")
+            continue
+        refuse_without_room(artefact, artefact.pending(), instead="")
+        if evaluator is None:
+            note_conversion(plan.identity, progress)
+            evaluator = _load(plan, device, max_length, batch_tokens, thinking)
+        evaluator.use(adapter, plan.identity)
+        _run(artefact, plan, evaluator, on_error, progress)
+    result = summarise(artefacts, name=name, baseline=baseline, items=plan.items)
+    if export is not None:
+        from ntkcli.steps.evaluation_export import write_export
+
+        write_export(export, artefacts, plan.items, result, spec=plan.spec, model=plan.identity.reference)
+    return result
+
+
+def make_plan(
+    store_path: str | Path,
+    *,
+    model: str,
+    run: Sequence[str],
+    task: Sequence[str | Path],
+    name: str,
+    retain: Sequence[str | Path] = (),
+    scorer: str = "auto",
+    normalise: str = "sum",
+    max_new_tokens: int = 128,
+    answer_pattern: str | None = None,
+    max_length: int = 1024,
+    dtype: str = "auto",
+    device: str = "auto",
+    on_error: OnError = "fail",
+    columns: Mapping[str, str] | None = None,
+    split: str | None = None,
+    thinking: bool | None = None,
+    trust_remote_code: bool = False,
+    create: bool = False,
+) -> Plan:
+    """Everything looked up and checked, as `evaluate` does it; nothing is computed. Arguments and errors are its."""
     store.check_name(name, "--name")
     if not run or not task:
         raise UsageError("There is nothing to evaluate.", "Give at least one --run and one --task.")
-    identity = resolve_model(model)
-    stored = open_store(store_path, create=True)
-    items = _load_items([str(path) for path in task], columns, split, on_error)
-    adapters = {
-        _run_name(reference): None
-        if reference == BASE
-        else resolve_adapter(reference, adapters=stored.path / "adapters")
-        for reference in run
-    }
-    # Refuses a run whose training rows have changed.
-    parents = {_run_name(reference): run_parent(stored, None if reference == BASE else reference) for reference in run}
-    if len(adapters) < len(run):
-        raise UsageError("Two --run have the same name.", "Rename the folder of one of them.")
-    evaluator: Evaluator | None = None
-    artefacts: dict[str, store.Artefact] = {}
-    for run_name, adapter in adapters.items():
-        known = stored.find(f"evals/{name}/{run_name}")
-        spec = {
-            "version": VERSION,
-            "model": identity.spec,
-            "adapter": adapter.spec if adapter else None,
-            "encoder": encoder_spec(max_length, thinking),
-            "tasks": items.digests,
-            "scorer": "choices",
-            "dtype": settle_dtype(dtype, device, known),
-        }
-        artefact = stored.create(
-            f"evals/{name}/{run_name}",
-            kind=store.Kind.EVAL,
-            spec=spec,
-            parents=parents[run_name],
-            n=len(items.rows),
-            part_rows=PART_ROWS,
-            arrays=_arrays(items.n_choices),
-            attrs={"tasks": items.names, "files": items.files},
-        )
-        artefacts[run_name] = artefact
-        pending = artefact.pending()
-        if pending:
-            if evaluator is None:
-                note_conversion(identity, progress)
-                evaluator = _load(identity, str(spec["dtype"]), device, max_length, batch_tokens, thinking)
-            _run(artefact, pending, items, evaluator, adapter, identity, on_error, progress)
-        else:
-            progress.note(f"{artefact.name} is finished already")
-    return summary(store_path, name=name, runs=list(artefacts))
-
-
-def summary(store_path: str | Path, *, name: str, runs: Sequence[str]) -> EvaluateResult:
-    """The scores of finished runs of an eval, task by task, each after the first compared with it."""
-    stored = open_store(store_path)
-    artefacts = {run: stored.get(f"evals/{name}/{run}") for run in runs}
-    first = artefacts[runs[0]]
-    status, task_codes, names = first.read("status"), first.read("task"), list(first.attrs["tasks"])
-    usable = status < store.RowStatus.UNREADABLE
-    correct = {run: artefact.read("correct").astype(np.bool_) for run, artefact in artefacts.items()}
-    masks = {task: usable & (task_codes == code) for code, task in enumerate(names)}
-    if len(names) > 1:
-        masks["all"] = usable
-    scores = [
-        RunScore(
-            run=run,
-            task=task,
-            accuracy=accuracy(values[mask]),
-            difference=None if run == runs[0] else paired_difference(values[mask], correct[runs[0]][mask]),
-        )
-        for task, mask in masks.items()
-        for run, values in correct.items()
-    ]
-    return EvaluateResult(
-        artefact=f"evals/{name}",
-        baseline=runs[0],
-        scores=tuple(scores),
-        items=int(usable.sum()),
-        truncated=int((status == store.RowStatus.TRUNCATED).sum()),
-        skipped=int((~usable).sum()),
-        digests={run: artefact.digest() for run, artefact in artefacts.items()},
+    if normalise not in NORMALISATIONS or max_new_tokens < 1:
+        raise UsageError(f"--normalise must be one of {', '.join(NORMALISATIONS)}; --max-new-tokens 1 or more.")
+    settings = ScorerSettings(normalise, max_new_tokens, AnswerPattern(answer_pattern) if answer_pattern else None)
+    identity = resolve_model(model, trust_remote_code=trust_remote_code)
+    stored = open_store(store_path, create=create)
+    items = load_tasks(
+        [str(kept_data(stored, path)) for path in task],
+        retain=[str(kept_data(stored, path)) for path in retain],
+        scorer=scorer,
+        columns=columns,
+        split=split,
+        on_error=on_error,
     )
+    adapters, parents = _find_runs(stored, run, identity)
+    known = {
+        artefact.name.rpartition("/")[2]: artefact
+        for artefact in stored.artefacts(store.Kind.EVAL)
+        if artefact.name.startswith(f"evals/{name}/")
+    }
+    spec = {
+        "version": VERSION,
+        "model": identity.spec,
+        "encoder": encoder_spec(max_length, thinking),
+        "tasks": [task.digest for task in items.tasks],
+        **settings.spec(items.scorers),
+        "dtype": settle_dtype(dtype, device, next(iter(known.values()), None)),
+    }
+    for artefact in known.values():  # one eval is one table: same base model, same items, same settings
+        require_spec(artefact, {**spec, "adapter": artefact.spec["adapter"]})
+    return Plan(stored, name, identity, items, settings, adapters, parents, spec, known)
 
 
-def compare(store_path: str | Path, *, name: str, run: str, baseline: str) -> PairedDifference:
-    """How one run of an eval compares with another, over all its tasks' items."""
+def check_baseline(plan: Plan, baseline: str | None) -> None:
+    """UsageError, before anything is computed, if the baseline is none of the arms."""
+    from ntkcli.statistics import group_seeds
+
+    arms = group_seeds(plan.adapters)
+    if baseline is not None and baseline not in arms:
+        raise UsageError(
+            f"--baseline {baseline} is none of the runs evaluated here.", f"Give one of: {', '.join(arms)}."
+        )
+
+
+def summary(store_path: str | Path, *, name: str, runs: Sequence[str], baseline: str | None = None) -> EvaluateResult:
+    """The result of finished runs of an eval, without tables of classes; the baseline is by default the first."""
+    stored = open_store(store_path)
+    return summarise({run: stored.get(f"evals/{name}/{run}") for run in runs}, name=name, baseline=baseline)
+
+
+def compare(store_path: str | Path, *, name: str, run: str, baseline: str) -> Difference:
+    """How one run of an eval compares with another, on the average of its tasks or its only one."""
     found = summary(store_path, name=name, runs=[baseline, run]).scores[-1].difference
     if found is None:
         raise UsageError(f"{run} can't be compared with itself.", "Give two runs.")
     return found
 
 
-def _load_items(
-    tasks: Sequence[str], columns: Mapping[str, str] | None, split: str | None, on_error: OnError
-) -> _Items:
-    rows: list[Row | BadRow] = []
-    codes: list[int] = []
-    digests: list[str] = []
-    files: list[str] = []
-    names = [task_label(task) for task in tasks]
-    for code, task in enumerate(tasks):
-        file = DataFile(task if split else for_evaluation(task), columns=columns, split=split)
-        scanned = scan(file, on_error=on_error)
-        digests.append(scanned.digest)
-        files += [file.reference] if columns is None and split is None else []
-        found = list(rows_in_order(file, None, scanned.status))
-        if not any(isinstance(row, Row) and row.choices for row in found):
-            raise DataError(
-                f"--task {task}: its rows have no choices (the file is {file.schema.name}).",
-                "Give rows with prompt, choices and answer.",
+def _find_runs(
+    stored: store.Store, references: Sequence[str], identity: ModelIdentity
+) -> tuple[dict[str, AdapterIdentity | None], dict[str, dict[str, str]]]:
+    """Adapter and parents of each run by its name, an arm's seeds one by one; checked to be of this base model."""
+    adapters: dict[str, AdapterIdentity | None] = {}
+    parents: dict[str, dict[str, str]] = {}
+    for reference in (one for given in references for one in _seeds_of(stored, given)):
+        name = _run_name(reference)
+        if name in adapters:
+            raise UsageError(
+                f"--run {reference}: a run called {name!r} is given twice.",
+                "Give each run once; folders need names of their own.",
             )
-        rows += found
-        codes += [code] * len(found)
-    return _Items(rows, np.array(codes, dtype=np.int32), names, digests, files)
+        adapters[name] = None
+        if reference != BASE:
+            adapter = resolve_adapter(reference, adapters=stored.path / "adapters", option="--run")
+            refuse_other_base(adapter, identity)
+            adapters[name] = adapter
+        parents[name] = run_parent(stored, None if reference == BASE else reference)  # refuses changed training rows
+    return adapters, parents
+
+
+def _seeds_of(stored: store.Store, reference: str) -> list[str]:
+    """The run itself; for the name of an arm that is no run, its seeds `NAME.s0`, `NAME.s1`, ... in order."""
+    if "/" in reference or reference == BASE or (stored.path / "adapters" / reference).is_dir():
+        return [reference]
+    seed = re.compile(rf"{re.escape(reference)}\.s(\d+)")
+    runs = [artefact.name.partition("/")[2] for artefact in stored.artefacts(store.Kind.RUN)]
+    found = sorted((int(match[1]), run) for run in runs if (match := seed.fullmatch(run)))
+    return [run for _, run in found] or [reference]
 
 
 def _run_name(reference: str) -> str:
@@ -220,86 +272,42 @@ def _run_name(reference: str) -> str:
     return store.check_name(name, "--run")
 
 
-def _arrays(n_choices: int) -> dict[str, store.ArraySpec]:
-    return {
-        "loglik": store.ArraySpec("float64", (n_choices,)),
-        "prediction": store.ArraySpec("int32"),
-        "answer": store.ArraySpec("int32"),
-        "correct": store.ArraySpec("uint8"),
-        "task": store.ArraySpec("int32"),
-        "status": store.ArraySpec("uint8", attrs=store.status_attrs()),
+def _create(plan: Plan, run: str) -> store.Artefact:
+    retained = [task.name for task in plan.items.tasks if task.retained]
+    artefact = plan.stored.create(
+        f"evals/{plan.name}/{run}",
+        kind=store.Kind.EVAL,
+        spec=plan.run_spec(run),
+        parents=plan.parents[run],
+        n=len(plan.items.rows),
+        part_rows=PART_ROWS,
+        arrays=item_arrays(plan.items),
+    )
+    attrs: dict[str, Any] = {
+        "tasks": [task.name for task in plan.items.tasks],
+        "files": [task.file for task in plan.items.tasks if task.file],
+        **({"retained": retained} if retained or "retained" in artefact.attrs else {}),
     }
+    if any(artefact.attrs.get(key) != value for key, value in attrs.items()):
+        artefact.note(**attrs)  # names may change from call to call: no value depends on them
+    return artefact
 
 
-def _load(
-    identity: ModelIdentity, dtype: str, device: str, max_length: int, batch_tokens: int | None, thinking: bool | None
-) -> Evaluator:
+def _load(plan: Plan, device: str, max_length: int, batch_tokens: int | None, thinking: bool | None) -> Evaluator:
     from ntkcli.engine.evaluation import Evaluator
     from ntkcli.engine.models import load_model
 
-    loaded = load_model(identity, dtype=dtype, device=device)
-    return Evaluator(
-        loaded, Encoder(loaded.tokenizer, max_length=max_length, thinking=thinking), batch_tokens=batch_tokens
-    )
+    loaded = load_model(plan.identity, dtype=str(plan.spec["dtype"]), device=device)
+    encoder = Encoder(loaded.tokenizer, max_length=max_length, thinking=thinking)
+    return Evaluator(loaded, encoder, batch_tokens=batch_tokens)
 
 
-def _run(
-    artefact: store.Artefact,
-    pending: Sequence[int],
-    items: _Items,
-    evaluator: Evaluator,
-    adapter: AdapterIdentity | None,
-    identity: ModelIdentity,
-    on_error: OnError,
-    progress: Progress,
-) -> None:
-    """Compute the pending parts of one run."""
-    evaluator.use(adapter, identity)
+def _run(artefact: store.Artefact, plan: Plan, evaluator: Evaluator, on_error: OnError, progress: Progress) -> None:
+    """Compute the pending parts of one run, whose adapter is in use."""
     progress.start(artefact.name, total=artefact.n, unit="items", done=artefact.rows_done())
-    for part in pending:
-        start, stop = artefact.part_bounds(part)
-        n = stop - start
-        encoded: list[list[Encoded]] = []
-        status = np.zeros(n, dtype=np.uint8)
-        for i in range(n):
-            code, choices = _encode(items, start + i, evaluator.encoder, on_error)
-            status[i] = code
-            encoded.append(choices)
-        good = np.flatnonzero(status < store.RowStatus.UNREADABLE)
-        loglik = np.full((n, artefact.arrays["loglik"].tail[0]), np.nan)
-        for row, values in zip(good, evaluator.logliks([encoded[i] for i in good]), strict=True):
-            loglik[row, : len(values)] = values
-        answer = np.array(
-            [row.answer if isinstance(row, Row) and row.answer is not None else -1 for row in items.rows[start:stop]],
-            dtype=np.int32,
-        )
-        prediction = np.full(n, -1, dtype=np.int32)
-        prediction[good] = np.nanargmax(loglik[good], axis=1)
-        arrays = {
-            "loglik": loglik,
-            "prediction": prediction,
-            "answer": answer,
-            "correct": ((prediction == answer) & (prediction >= 0)).astype(np.uint8),
-            "task": items.task[start:stop],
-            "status": status,
-        }
+    for part in artefact.pending():
+        bounds = artefact.part_bounds(part)
+        arrays, tokens = score_part(plan.items, bounds, evaluator, plan.settings, on_error)
         artefact.write_part(part, arrays)
-        progress.advance(n, tokens=sum(len(choice.ids) for choices in encoded for choice in choices))
+        progress.advance(bounds[1] - bounds[0], tokens=tokens)
     progress.stop()
-
-
-def _encode(items: _Items, index: int, encoder: Encoder, on_error: OnError) -> tuple[int, list[Encoded]]:
-    row = items.rows[index]
-    if isinstance(row, BadRow):
-        return row.status, []
-    try:
-        choices = encoder.encode_choices(row)
-    except RowError as error:
-        if on_error == "fail":
-            raise DataError(
-                f"{row.place}: {error.reason}.",
-                "Mend the row, or give --on-error skip to leave such rows out.",
-            ) from error
-        return int(error.status), []
-    truncated = any(choice.truncated for choice in choices)
-    return int(store.RowStatus.TRUNCATED if truncated else store.RowStatus.OK), choices

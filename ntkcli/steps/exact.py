@@ -66,7 +66,7 @@ def _load(features: store.Artefact) -> tuple[ExactScorer, Encoder]:
     spec = features.spec
     if spec["kind"] == "embed":
         raise UsageError(f"{features.name} are embeddings; exact is a score of gradients.", "Give --feature ntk.")
-    model = resolve_model(features.attrs["model"])
+    model = resolve_model(features.attrs["model"], trust_remote_code="remote_code" in spec["model"])
     reference = features.attrs["adapter"]
     adapter = resolve_adapter(reference, adapters=features.path) if reference else None
     if model.spec != spec["model"] or (adapter is not None and adapter.spec != spec["adapter"]):

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 import store
-from ntkcli.data import DataFile, Encoder, scan
+from ntkcli.data import DataFile, Encoder
 from ntkcli.data.files import OnError
-from ntkcli.errors import UsageError
 from ntkcli.identity import AdapterIdentity, ModelIdentity, resolve_adapter, resolve_model
 from ntkcli.progress import Progress, Silent
+from ntkcli.steps.adam_state import adam_state
 from ntkcli.steps.feature_arrays import default_part_rows, feature_arrays, refuse_without_room, row_bytes
 from ntkcli.steps.feature_loop import FeatureLoop
 from ntkcli.steps.feature_settings import DEFAULT_POSITIONS, FeatureSettings, check_choices, check_numbers
@@ -29,10 +29,10 @@ from ntkcli.steps.inputs import (
     selected_rows,
     settle_dtype,
 )
+from ntkcli.steps.tokens import count, count_tokens, counts_of, find_counts, settle_problems
 
 if TYPE_CHECKING:
     from ntkcli.engine.extract import Extractor
-    from ntkcli.steps.estimate import Estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +82,17 @@ def featurize(
     columns: Mapping[str, str] | None = None,
     split: str | None = None,
     thinking: bool | None = None,
+    trust_remote_code: bool = False,
+    adam: bool = False,
     progress: Progress | None = None,
 ) -> FeaturizeResult:
     """Compute `features/<name>/<feature>` for the rows of `data`, or find it finished.
 
     Without `adapter`, kind ntk takes a fresh one (rank, target_modules, adapter_seed; B = 0) and embed the bare model.
     `rows` names a selection of the same data set. `shard` (i, n): only the parts i, i + n, ... Arrays:
-    docs/store-format.md. `columns`, `split`: `ntkcli.data.DataFile`; `thinking`: `ntkcli.data.Encoder`.
+    docs/store-format.md. `adam`, of kind loss: the step that the run's optimiser, kept beside its adapter,
+    would take for the row's gradient (LESS). `columns`, `split`: `ntkcli.data.DataFile`; `thinking`:
+    `ntkcli.data.Encoder`.
 
     Raises:
         UsageError, DataError: an option or a row can't be used; with on_error "skip" bad rows are left out, NaN.
@@ -98,8 +102,8 @@ def featurize(
     check_choices(
         kind=kind, positions=positions, pooling=pooling, probe=probe, projection=projection, store_dtype=store_dtype
     )
-    check_numbers(kind=kind, positions=positions, probes=probes, shard=shard)
-    identity = resolve_model(model)
+    check_numbers(kind=kind, positions=positions, probe=probe, probes=probes, shard=shard, adam=adam)
+    identity = resolve_model(model, trust_remote_code=trust_remote_code)
     stored = open_store(store_path, create=True)
     adapter_identity = resolve_adapter(adapter, adapters=stored.path / "adapters") if adapter else None
     dataset, file = register_data(stored, name=name, data=data, columns=columns, split=split, on_error=on_error)
@@ -128,6 +132,7 @@ def featurize(
         adapter_seed=adapter_seed,
         store_dtype=store_dtype,
         thinking=thinking,
+        adam=adam_state(adapter_identity) if adam else None,
     )
     spec = settings.spec(identity, adapter_identity)
     spec |= {"data": dataset.spec["digest"], "rows": selection.fingerprint if selection else None}
@@ -137,6 +142,8 @@ def featurize(
     if known is not None:
         require_spec(known, spec)
     note_conversion(identity, progress)
+    if known is None or chosen is None:  # of a selection they are not kept, and were told when it began
+        _settle(stored, dataset, file, identity, chosen, shard, thinking, on_error, progress)
     extractor, encoder = _load(identity, adapter_identity, settings, device, batch_tokens, known)
     n_rows = dataset.n if chosen is None else len(chosen)
     vectors = "embedding" if kind == "embed" else "sketch"
@@ -157,54 +164,45 @@ def featurize(
     pending = artefact.pending(shard)
     refuse_without_room(artefact, pending)
     work = FeatureLoop(artefact, file, chosen, dataset.read("status"), encoder, extractor, on_error, progress, vectors)
+    planned = extractor.budget_tokens
     computed, tokens = work.run(pending)
+    if extractor.budget_tokens < planned:
+        progress.note(
+            f"memory ran out: batches went from {planned} to {extractor.budget_tokens} tokens; "
+            f"--batch-tokens {extractor.budget_tokens} begins there"
+        )
     return _result(artefact, computed=computed, tokens=tokens)
 
 
-def estimate_featurize(
-    store_path: str | Path,
-    *,
-    data: str | Path,
-    name: str,
-    kind: str,
-    model: str,
-    rows: str | None,
-    max_length: int,
-    dim: int,
-    device: str,
+def _settle(
+    stored: store.Store,
+    dataset: store.Artefact,
+    file: DataFile,
+    model: ModelIdentity,
+    chosen: NDArray[np.int64] | None,
+    shard: tuple[int, int],
+    thinking: bool | None,
     on_error: OnError,
-    probes: int = 1,
-    projection: str = "sjlt",
-    store_dtype: str = "float16",
-    columns: Mapping[str, str] | None = None,
-    split: str | None = None,
-    thinking: bool | None = None,
-) -> Estimate:
-    """What `featurize` with these settings would take. Writes nothing and loads no weights."""
-    if projection == "none":
-        raise UsageError(
-            "--dry-run can't tell the size of exact gradients without the model.", "Give --projection sjlt."
-        )
-    from ntkcli.steps.estimate import estimate, hidden_size
-
-    identity, file = resolve_model(model), DataFile(data, columns=columns, split=split)
-    scanned = scan(file, on_error=on_error)
-    chosen: NDArray[np.int64] | None = None
-    if rows is not None:
-        stored = open_store(store_path)
-        chosen, _ = selected_rows(stored, rows, dataset=stored.get(f"datasets/{store.check_name(name, '--name')}"))
-    n = scanned.n if chosen is None else len(chosen)
-    numbers = hidden_size(identity) if kind == "embed" else dim
-    return estimate(
-        rows_in_order(file, chosen, scanned.status),
-        n=n,
-        step=kind,
-        model=identity,
-        max_length=max_length,
-        passes=probes if kind == "ntk" else 1,
-        disk_bytes=n * row_bytes(feature_arrays("sketch", numbers, store_dtype, some_rows=chosen is not None)),
-        device=device,
+    progress: Progress,
+) -> None:
+    """Count tokens, and settle what becomes of rows that can't be encoded, before the model is loaded."""
+    status = dataset.read("status")
+    kept = find_counts(stored, dataset, model, thinking=thinking)
+    if kept is None and chosen is None:
+        kept = count_tokens(stored, dataset, file, model, thinking=thinking, shard=shard, progress=progress)
+    if kept is not None:
+        counts = counts_of(kept, chosen)
+    else:
+        counts = count(rows_in_order(file, chosen, status), model, thinking=thinking)
+    settle_problems(
+        counts,
+        file=file,
+        rows=chosen,
+        status=status,
+        model=model,
         thinking=thinking,
+        on_error=on_error,
+        progress=progress,
     )
 
 

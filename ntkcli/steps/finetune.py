@@ -61,6 +61,7 @@ def finetune(
     name: str,
     epochs: int | None = None,
     max_tokens: int | None = None,
+    match_tokens: str | None = None,
     lr: float = 2e-4,
     schedule: str = "cosine",
     warmup: float = 0.03,
@@ -84,6 +85,7 @@ def finetune(
     split: str | None = None,
     thinking: bool | None = None,
     group: str | None = None,
+    trust_remote_code: bool = False,
     progress: Progress | None = None,
 ) -> FinetuneResult:
     """Train `adapters/<name>` on the rows of all `train` references together; its course is `runs/<name>`.
@@ -91,8 +93,9 @@ def finetune(
     A reference is a selection of the store, a data set of it, or a data file; `REF=N` weights it
     (`ntkcli.steps.training_rows`). Defaults: 3 epochs (arXiv 2511.07380), rank 16, alpha 2·rank, all linear layers, and
     the learning rate and warm-up of LESS. The other options: `ntkcli.engine.training.TrainingOptions`; of files:
-    `ntkcli.data.DataFile`. `keep_optimizer` leaves Adam's moments beside the adapter, also of a run that is finished
-    already. `group` is kept as an attribute: runs that differ in nothing but the seed share it.
+    `ntkcli.data.DataFile`. `match_tokens` names a run of the store: as many tokens as it was trained on.
+    `keep_optimizer` leaves Adam's moments beside the adapter, also of a run that is finished already. `group` is kept
+    as an attribute: runs that differ in nothing but the seed share it.
 
     Raises:
         UsageError, DataError: a reference, an option or a row can't be used.
@@ -100,13 +103,17 @@ def finetune(
     """
     given = locals().copy()
     progress = progress or Silent()
+    if match_tokens is not None:
+        if epochs is not None or max_tokens is not None:
+            raise UsageError("--match-tokens says when to stop, as --epochs and --max-tokens do.", "Give one of them.")
+        max_tokens = tokens_of_run(open_store(store_path), match_tokens)
     settings = TrainingSettings(
         epochs, max_tokens, lr, schedule, warmup, rank, alpha, target_modules, batch_size, seed, hold_out, patience,
         checkpoint_steps,
     )  # fmt: skip
     settings.check()
     store.check_name(name, "--name")
-    identity = resolve_model(model)
+    identity = resolve_model(model, trust_remote_code=trust_remote_code)
     stored = open_store(store_path, create=True)
     init = resolve_init(init_adapter, settings, adapters=stored.path / "adapters", model=identity)
     sets = resolve_train(stored, train, columns=columns, split=split, on_error=on_error)
@@ -157,6 +164,11 @@ def finetune_seeds(
             for seed in seeds
         )
     )
+
+
+def tokens_of_run(stored: store.Store, name: str) -> int:
+    """The tokens that a finished run was trained on, all its steps together."""
+    return int(stored.get(f"runs/{store.check_name(name, '--match-tokens')}").read("tokens").sum())
 
 
 def is_finished(stored: store.Store, run: store.Artefact) -> bool:

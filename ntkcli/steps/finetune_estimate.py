@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ntkcli.data import BadRow, Encoder, RowError
+from ntkcli.data import BadRow, Encoder, RowError, stdin
 from ntkcli.data.files import OnError
-from ntkcli.errors import DataError
+from ntkcli.errors import DataError, UsageError
 from ntkcli.identity import resolve_model
 from ntkcli.steps.estimate import SAMPLE_ROWS, weight_size
+from ntkcli.steps.finetune import tokens_of_run
 from ntkcli.steps.inputs import open_store
-from ntkcli.steps.training_rows import TrainingSet, resolve_train
+from ntkcli.steps.training_rows import TrainingSet, parse_train, resolve_train
 from ntkcli.steps.training_settings import CHECKPOINTS, TrainingSettings, resolve_init
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ def estimate_finetune(
     store_path: str | Path, *, model: str, train: Sequence[str], max_length: int = 1024, dtype: str = "auto",
     device: str = "auto", on_error: OnError = "fail", init_adapter: str | None = None, batch_tokens: int | None = None,
     gradient_checkpointing: bool = False, keep_optimizer: bool = False, columns: Mapping[str, str] | None = None,
-    split: str | None = None, thinking: bool | None = None, name: str = "", progress: object = None,
+    split: str | None = None, thinking: bool | None = None, trust_remote_code: bool = False,
+    match_tokens: str | None = None, max_tokens: int | None = None, name: str = "", progress: object = None,
     **settings_given: Any,
 ) -> FinetuneEstimate:  # fmt: skip
     """What `ntkcli.steps.finetune.finetune` with these arguments would take. Writes nothing and loads no weights."""
@@ -67,10 +69,14 @@ def estimate_finetune(
     from ntkcli.engine.size import training_size
     from ntkcli.engine.speed import operations_per_second
 
-    settings = TrainingSettings(**settings_given)
-    settings.check()
-    identity = resolve_model(model)
     stored = open_store(store_path) if Path(store_path).exists() else None
+    if match_tokens is not None:
+        max_tokens = tokens_of_run(open_store(store_path), match_tokens)
+    if stdin.STDIN in [parse_train(text)[0] for text in train]:
+        raise UsageError("--dry-run keeps nothing, so what standard input gives would be lost.", "Give a file.")
+    settings = TrainingSettings(max_tokens=max_tokens, **settings_given)
+    settings.check()
+    identity = resolve_model(model, trust_remote_code=trust_remote_code)
     init = resolve_init(init_adapter, settings, adapters=Path(store_path) / "adapters", model=identity)
     sets = resolve_train(stored, train, columns=columns, split=split, on_error=on_error)
     encoder = Encoder(load_tokenizer(identity), max_length=max_length, thinking=thinking)

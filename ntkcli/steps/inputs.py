@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 import store
 from ntkcli import __version__
-from ntkcli.data import BadRow, DataFile, Row, Scan, scan
+from ntkcli.data import BadRow, DataFile, Row, Scan, scan, stdin
 from ntkcli.data.encoding import VERSION as ENCODER_VERSION
 from ntkcli.data.files import OnError
 from ntkcli.data.sources import names_data
 from ntkcli.errors import SpecError, UsageError
-from ntkcli.identity import ModelIdentity, converted_folder
+from ntkcli.identity import EXACT, ModelIdentity, converted_folder
 from ntkcli.progress import Progress
+from store import atomic
 
 DATASET_PART_ROWS = 1 << 16
 """Rows of a part of a data set, a score or a selection: a few bytes a row, so one part holds most pools."""
@@ -38,6 +39,30 @@ def encoder_spec(max_length: int, thinking: bool | None = None) -> dict[str, Any
     return spec if thinking is None else {**spec, "thinking": thinking}
 
 
+def kept_data(stored: store.Store, reference: str | Path) -> str | Path:
+    """The reference; for `-` the file in the store that standard input is kept in, `data/stdin-<digest>.<suffix>`."""
+    if str(reference) != stdin.STDIN:
+        return reference
+    folder = stored.path / "data"
+    atomic.make_folder(folder)
+    path = stdin.keep(folder, temp=stored.tmp_path())
+    atomic.sync_folder(folder)
+    return path
+
+
+def read_as_known(
+    known: store.Artefact | None, data: str | Path, *, columns: Mapping[str, str] | None, split: str | None
+) -> tuple[DataFile, bool]:
+    """The file, its columns and split those of the data set where none are given; and whether both are the same."""
+    reading = {} if known is None else known.attrs
+    file = DataFile(
+        data,
+        columns=reading.get("columns") if columns is None else columns,
+        split=reading.get("split") if split is None and not Path(data).is_file() else split,
+    )
+    return file, file.columns == (reading.get("columns") or {}) and file.split == reading.get("split")
+
+
 def register_data(
     stored: store.Store,
     *,
@@ -49,7 +74,8 @@ def register_data(
 ) -> tuple[store.Artefact, DataFile]:
     """The data set `name`, made of the file `data` at the first call, and the file itself.
 
-    Later calls compare the file: at once by path, size, mtime and inode, else by content. The file may move.
+    Later calls compare the file: at once by path, size, mtime and inode (unless `identity.EXACT`), else by content. It
+    may move. `-` is standard input, kept in the store; a later call at a terminal goes on with what was kept.
     `columns` (`ntkcli.data.columns`) and `split` are kept, and hold for later calls that don't give any.
 
     Raises:
@@ -58,15 +84,12 @@ def register_data(
     """
     artefact_name = f"datasets/{store.check_name(name, '--name')}"
     known = stored.find(artefact_name)
-    reading = {} if known is None else known.attrs
-    file = DataFile(
-        data,
-        columns=reading.get("columns") if columns is None else columns,
-        split=reading.get("split") if split is None and not Path(data).is_file() else split,
-    )
+    if str(data) == stdin.STDIN and known is not None and not stdin.has_input():
+        data = known.attrs["source"]  # resumed at a terminal
+    data = kept_data(stored, data)
+    file, alike = read_as_known(known, data, columns=columns, split=split)
     seen = file.state()
-    alike = file.columns == (reading.get("columns") or {}) and file.split == reading.get("split")
-    if known is not None and known.complete and alike and seen in known.attrs.get("files", []):
+    if known is not None and known.complete and alike and _is_known(seen, known):
         _refuse_bad_rows(known, file, on_error)
         return known, file
     found = scan(file, on_error=on_error, folder=stored.tmp_path().parent)
@@ -120,7 +143,7 @@ def data_file(stored: store.Store, dataset: store.Artefact) -> DataFile:
     """The file of a data set, checked to hold the same rows still."""
     name = dataset.name.partition("/")[2]
     file = DataFile(dataset.attrs["source"], columns=dataset.attrs.get("columns"), split=dataset.attrs.get("split"))
-    if file.state() not in dataset.attrs["files"]:
+    if not _is_known(file.state(), dataset):
         register_data(stored, name=name, data=file.reference, on_error="skip")
     return file
 
@@ -161,11 +184,12 @@ def resolve_rows(
     Raises:
         UsageError: it is none of the three; the message lists what the store has.
     """
-    if stored is not None and "/" not in reference and not Path(reference).suffix:
+    if stored is not None and reference != stdin.STDIN and "/" not in reference and not Path(reference).suffix:
         for place in ("selections", "datasets"):
             if stored.find(f"{place}/{reference}") is not None:
                 return _selection(stored, reference) if place == "selections" else _dataset(stored, reference)
     if names_data(reference):
+        reference = reference if stored is None else str(kept_data(stored, reference))
         file = DataFile(reference, columns=columns, split=split)
         found = scan(file, on_error=on_error)
         return RowSet(reference, {"data": found.digest}, {}, file, None, found.status)
@@ -264,6 +288,11 @@ def settle_dtype(dtype: str, device: str, known: store.Artefact | None) -> str:
     from ntkcli.engine.models import pick_device, pick_dtype
 
     return pick_dtype(dtype, pick_device(device))
+
+
+def _is_known(state: list[Any], dataset: store.Artefact) -> bool:
+    """Whether the file in this state was compared with the data set before, and that counts."""
+    return not EXACT.get() and state in dataset.attrs.get("files", [])
 
 
 def _refuse_bad_rows(known: store.Artefact, file: DataFile, on_error: OnError) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ntkcli.data import BadRow, DataFile, Encoded, Encoder, RowError
+from ntkcli.data.stdin import readable
 from ntkcli.errors import UsageError
 from ntkcli.identity import resolve_model
 
@@ -53,6 +54,7 @@ def preview(
     columns: Mapping[str, str] | None = None,
     split: str | None = None,
     thinking: bool | None = None,
+    trust_remote_code: bool = False,
 ) -> Preview:
     """The first `rows` rows as featurize, finetune and eval would encode them. Loads no weights, writes nothing.
 
@@ -63,9 +65,15 @@ def preview(
 
     if rows < 1:
         raise UsageError(f"--rows {rows} shows nothing.", "Give 1 or more.")
-    file = DataFile(data, columns=columns, split=split)
-    tokenizer = load_tokenizer(resolve_model(model))
+    tokenizer = load_tokenizer(resolve_model(model, trust_remote_code=trust_remote_code))
     encoder = Encoder(tokenizer, max_length=max_length, thinking=thinking)
+    with readable(str(data)) as path:
+        file = DataFile(path, columns=columns, split=split)
+        shown = _shown(file, rows, encoder, tokenizer)
+        return Preview(str(data), file.schema.name, tuple(shown))
+
+
+def _shown(file: DataFile, rows: int, encoder: Encoder, tokenizer: Any) -> list[RowPreview]:
     shown = []
     for row in islice(file.rows(), rows):
         if isinstance(row, BadRow):
@@ -87,7 +95,7 @@ def preview(
                 pieces=_pieces(encoded, tokenizer),
             )
         )
-    return Preview(str(file.path), file.schema.name, tuple(shown))
+    return shown
 
 
 def _bad(place: str, problem: str, row_id: str = "", source: str = "") -> RowPreview:

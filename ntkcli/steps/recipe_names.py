@@ -1,4 +1,4 @@
-"""Whether the names in a recipe stand for something: what an earlier step makes, or the store has already.
+"""Whether names and files in a recipe stand for something: what an earlier step makes, or what is there already.
 
 So that a slip in the last step is found before the first one has run for hours.
 """
@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import store
+from ntkcli.data.sources import find_source
+from ntkcli.data.tasks import for_evaluation, names_task
 from ntkcli.errors import UsageError
 from ntkcli.steps.recipe import Recipe, Step
 
@@ -29,16 +31,26 @@ NAMES: Final[dict[tuple[str, str], tuple[str, ...]]] = {
     ("explain", "selection"): ("selections",),
     ("finetune", "train"): ("selections", "datasets"),
     ("finetune", "init-adapter"): ("runs",),
+    ("finetune", "match-tokens"): ("runs",),
     ("eval", "run"): ("runs",),
 }
 """Option → the kinds of artefacts that its values name."""
 MAY_BE_FILES: Final = {("featurize", "adapter"), ("finetune", "train"), ("finetune", "init-adapter"), ("eval", "run")}
 
 
+FILES: Final = {("featurize", "data"), ("finetune", "train"), ("eval", "task"), ("eval", "retain")}
+"""Options whose values, where they are no such names, are data: `ntkcli.data.sources`."""
+ELSEWHERE: Final = ("lm_eval:", "-")
+"""How references begin whose rows are no file of these."""
+
+
 def check_names(recipe: Recipe) -> None:
-    """UsageError for the first name that no earlier step makes and the store doesn't have."""
+    """UsageError for the first name or data file that no earlier step makes and that isn't there."""
     made: dict[str, set[str]] = {}
+    exported: set[str] = set()
     for number, step in enumerate(recipe.steps):
+        _check_files(recipe, number, exported)
+        exported |= {str(step.values["export"])} if "export" in step.values else set()
         known = made.setdefault(step.store, _in_store(step.store))
         for key, name, kinds in _names(step):
             if not any(_stands(f"{kind}/{name}", known) for kind in kinds):
@@ -53,13 +65,41 @@ def check_names(recipe: Recipe) -> None:
             known.add(f"{MAKES[step.verb]}/{step.name}")
 
 
+def _check_files(recipe: Recipe, number: int, exported: set[str]) -> None:
+    """UsageError if a data file of a step is missing and no earlier step writes it."""
+    step = recipe.steps[number]
+    split = step.values.get("split")
+    for key, value in step.values.items():
+        for item in map(str, _items(value) if (step.verb, key) in FILES else []):
+            path = _path_of(item, key)
+            if path in exported or path.startswith(ELSEWHERE) or (key == "train" and _is_name(path)):
+                continue
+            try:
+                find_source(for_evaluation(path) if step.verb == "eval" and not split else path, split=split)
+            except UsageError as error:
+                raise UsageError(f"{recipe.where(number, key)}: {error.what}", error.mend) from error
+
+
+def _path_of(item: str, key: str) -> str:
+    """The reference without the weight behind it (`REF=0.5`, of --train) or the name before it (`NAME=REF`)."""
+    head, equals, tail = item.partition("=")
+    if not equals or Path(item).exists():
+        return item
+    return head if key == "train" else tail
+
+
+def _is_name(reference: str) -> bool:
+    """Whether it may be the name of an artefact: neither a path nor anything with a suffix."""
+    return "/" not in reference and not Path(reference).suffix and ":" not in reference
+
+
 def _names(step: Step) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     """The key, name and kinds of every artefact that a step reads; what may be a file is passed over."""
     for key, value in step.values.items():
         kinds = NAMES.get((step.verb, key))
         for item in _items(value) if kinds else []:
             name = str(item).partition("=")[0] if key == "train" else str(item)
-            is_file = "/" in name or bool(Path(name).suffix) or ":" in name or Path(name).exists() or name == "base"
+            is_file = not _is_name(name) or Path(name).exists() or name == "base" or names_task(name)
             if not (is_file and (step.verb, key) in MAY_BE_FILES):
                 yield key, name, kinds or ()
 

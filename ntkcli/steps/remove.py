@@ -14,6 +14,9 @@ from ntkcli.steps.inputs import open_store
 from ntkcli.steps.training_run import alone
 from store import atomic
 
+_ALONG = "tokens/"
+"""Counts go with their data set: they are made again in passing."""
+
 
 @dataclass(frozen=True, slots=True)
 class RemoveResult:
@@ -28,7 +31,7 @@ def remove(store_path: str | Path, artefacts: Sequence[str], *, force: bool = Fa
     """Remove artefacts by their path, as `features/pool/ntk`, damaged or not; of a run the adapter as well.
 
     Refused while others that stay were made from one of them, unless `force`. Each is gone at once and whole; those
-    made from others go first.
+    made from others go first. Counts of tokens go with their data set.
 
     Raises:
         store.MissingArtefactError: one of them is not there; then none is removed.
@@ -39,6 +42,9 @@ def remove(store_path: str | Path, artefacts: Sequence[str], *, force: bool = Fa
     names = list(dict.fromkeys(name.strip("/") for name in artefacts))
     for name in names:
         stored.require(name)
+    names += [
+        child for name in names for child in stored.dependents(name) if child.startswith(_ALONG) and child not in names
+    ]
     staying = {name: [child for child in stored.dependents(name) if child not in names] for name in names}
     if not force and (needed := {name: children for name, children in staying.items() if children}):
         what = "; ".join(f"{', '.join(children)} came from {name}" for name, children in needed.items())

@@ -14,6 +14,8 @@ FILES = ("adapter_config.json", "adapter_model.safetensors")
 """What makes an adapter."""
 OPTIMIZER = "optimizer.safetensors"
 """The optimiser's moments, where `ntksel finetune --keep-optimizer` kept them: sealed like the rest."""
+_UNSIGNED = {"made_by", "model", "run", "spec", "files"}
+"""What a seal says that was made before seals held a digest of themselves."""
 
 
 def read(folder: Path) -> dict[str, Any] | None:
@@ -23,6 +25,12 @@ def read(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return said if isinstance(said, dict) else None
+
+
+def sealing(record: dict[str, Any]) -> bytes:
+    """The seal that says `record`, with a digest of it."""
+    said = {**record, "digest": store.fingerprint(record)}
+    return json.dumps(said, indent=2, sort_keys=True).encode() + b"\n"
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -45,8 +53,8 @@ def damage(folder: Path, run: store.Artefact) -> str | None:
     said = read(folder)
     if said is None:
         return f"{folder / BASE_RECORD}, its seal, is missing or can't be read"
-    if said.get("run") != run.fingerprint:
-        return f"{folder / BASE_RECORD} seals another run ({said.get('run')}, not {run.fingerprint})"
+    if why := _altered(said, run.fingerprint):
+        return f"{folder / BASE_RECORD} {why}"
     if missing := _missing(folder, said):
         return f"{folder / missing[0]} is missing"
     sealed = said.get("files", {})
@@ -59,3 +67,14 @@ def damage(folder: Path, run: store.Artefact) -> str | None:
 def _missing(folder: Path, said: dict[str, Any]) -> list[str]:
     """Files of the adapter, and others that its seal names, that are not there."""
     return [name for name in dict.fromkeys([*FILES, *said.get("files", {})]) if not (folder / name).is_file()]
+
+
+def _altered(said: dict[str, Any], run: str) -> str | None:
+    """What is wrong with what the seal says, for the run of this fingerprint."""
+    if said.get("run") != run:
+        return f"seals another run ({said.get('run')}, not {run})"
+    record = {key: value for key, value in said.items() if key != "digest"}
+    if "digest" in said:
+        return None if said["digest"] == store.fingerprint(record) else "and its own digest disagree"
+    others = sorted(record.keys() - _UNSIGNED)
+    return f"says {others[0]!r}, which no seal does" if others else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -174,4 +173,4 @@ class TrainingRun:
             "spec": artefact.spec,
             "files": seal.digests(self.folder),
         }
-        store.write_bytes(self.folder / BASE_RECORD, json.dumps(record, indent=2, sort_keys=True).encode() + b"\n")
+        store.write_bytes(self.folder / BASE_RECORD, seal.sealing(record))

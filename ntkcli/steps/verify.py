@@ -42,13 +42,17 @@ def verify(store_path: str | Path, *, repair: bool = False, progress: Progress |
     just these; it makes no value. Never imports torch. Memory: one part.
     """
     progress = progress or Silent()
+    header = store.repair_header(store_path) if repair else None
     stored = open_store(store_path)
     whole = stored.artefacts(on_damage=lambda _: None)
     progress.start("verify", total=sum(artefact.rows_done() for artefact in whole), unit="rows")
     checked = store.check(stored, repair=repair, on_part=progress.advance)
     progress.stop()
-    findings = list(checked.findings)
-    damaged = {finding.artefact for finding in findings}
+    findings = [store.Finding("", None, None, header.what, "nothing else to do", True)] if header else []
+    findings += checked.findings
+    if repair:
+        whole = stored.artefacts(on_damage=lambda _: None)
+    damaged = {finding.artefact for finding in findings if not (finding.repaired and finding.part is None)}
     good = [artefact for artefact in whole if artefact.name not in damaged and artefact.complete]
     again = (artefact for artefact in whole if artefact.name not in damaged and not artefact.complete)
     unfinished = [_unfinished(stored, artefact) for artefact in again]

@@ -76,9 +76,9 @@ def test_chain(cli: Cli, tmp_path: Path, model_dir: Path, files: dict[str, Path]
         assert {k: v for k, v in row.items() if not k.startswith("ntksel_")} == pool[row["id"]]
 
     evaluation = results[-1]
-    assert [score["run"] for score in evaluation["scores"]] == ["base", "mixed"]
+    assert [score["arm"] for score in evaluation["scores"]] == ["base", "mixed"]
     base = arrays["evals/test/base"]
-    assert evaluation["scores"][0]["accuracy"]["value"] == pytest.approx(float(base["correct"][:].mean()))
+    assert evaluation["scores"][0]["value"] == pytest.approx(float(base["correct"][:].mean()))
     assert (base["prediction"][:] == base["loglik"][:].argmax(axis=1)).all()
     steps = arrays["runs/mixed/loss"]
     assert steps.shape == (3 * 2,)  # 30 rows in batches of 16, 3 epochs

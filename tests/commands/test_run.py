@@ -91,6 +91,9 @@ def test_the_example_is_the_readmes_chain(cli: Cli, tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     example = tmp_path / "recipe.toml"
     example.write_text(cli("run", "--example").out, encoding="utf-8")
+    assert "domain.jsonl does not exist" in cli("run", example, "--dry-run").error_line
+    for name in ("domain", "pool", "test"):
+        (tmp_path / f"{name}.jsonl").touch()
     ran = cli("run", example, "--dry-run")
     assert ran.code == 0, ran.err
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -159,6 +162,12 @@ def test_the_printed_commands_do_the_same(cli: Cli, recipe: Path, monkeypatch: p
         ("[defaults.featurize]", "[defaults.explain]", r"the key 'adapter' is not known"),
         ("max-length = 96", "exponent = 0.5\nlr = 1e-3\nselection = 3", r"the key 'selection' is not known"),
         ("max-length = 96", 'pooling = "mean"\nmethod = {a = [1}', r"is no TOML: .*line 6"),
+        ("/test.jsonl", "/tset.jsonl", r"line 48, step 7 \(eval\): .*tset.jsonl does not exist. Give a file"),
+        (
+            '/domain.jsonl", "picked',
+            '/dom.jsonl=2", "picked',
+            r"line 42, step 6 \(finetune\): .*dom.jsonl does not exist",
+        ),
         ("[[step]]", "[[stage]]", r"the key 'stage' is not known. Do you mean 'step'"),
     ],
 )
@@ -201,6 +210,13 @@ def test_false_leaves_a_default_out(cli: Cli, recipe: Path) -> None:
     lines = cli("run", recipe, "--dry-run").out.splitlines()
     assert "--adapter" in lines[1]
     assert "--adapter" not in lines[2]
+
+
+def test_a_file_that_an_earlier_step_writes_may_be_missing(cli: Cli, recipe: Path) -> None:
+    text = recipe.read_text(encoding="utf-8")
+    recipe.write_text(text.replace('"picked"]', f'"{recipe.parent}/picked.jsonl=0.5"]'), encoding="utf-8")
+    ran = cli("run", recipe, "--dry-run")
+    assert ran.code == 0, ran.err
 
 
 def test_without_a_recipe(cli: Cli, tmp_path: Path) -> None:

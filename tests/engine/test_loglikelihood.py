@@ -31,15 +31,17 @@ ITEMS = [item(5, [1, 3, 2], 0), item(9, [4, 4], 1), item(2, [1, 1, 1, 6], 2), it
 @pytest.mark.parametrize("budget", [1, 64, 4096])
 def test_equal_to_plain_forwards(name: str, budget: int) -> None:
     loaded = load(name)
-    found, _ = choice_logliks(loaded, ITEMS, budget_tokens=budget)
-    for choices, values in zip(ITEMS, found, strict=True):
-        for row, value in zip(choices, values, strict=True):
+    found = choice_logliks(loaded, ITEMS, budget_tokens=budget)
+    assert found.budget_tokens == budget
+    for choices, values, greedy in zip(ITEMS, found.sums, found.greedy, strict=True):
+        for row, value, best in zip(choices, values, greedy, strict=True):
             with torch.no_grad():
                 logits = loaded.model(input_ids=torch.tensor(row.ids[None].astype(np.int64))).logits[0]
             log_p = torch.log_softmax(logits.double(), dim=-1)
             where = np.flatnonzero(row.supervised)
             expected = sum(float(log_p[t - 1, int(row.ids[t])]) for t in where)
             assert value == pytest.approx(expected, abs=1e-4)
+            assert best == all(int(log_p[t - 1].argmax()) == int(row.ids[t]) for t in where)
 
 
 def test_which_models_share_prefixes() -> None:
@@ -51,6 +53,6 @@ def test_choices_cut_at_different_places_do_not_share() -> None:
     """Truncation may leave choices of one item with other prompts: each is then a sequence of its own."""
     rows = [item(6, [2], 0)[0], item(5, [2], 9)[0]]
     loaded = load("llama")
-    together = choice_logliks(loaded, [rows], budget_tokens=4096)[0][0]
-    alone = [choice_logliks(loaded, [[row]], budget_tokens=4096)[0][0][0] for row in rows]
+    together = choice_logliks(loaded, [rows], budget_tokens=4096).sums[0]
+    alone = [choice_logliks(loaded, [[row]], budget_tokens=4096).sums[0][0] for row in rows]
     np.testing.assert_allclose(together, alone, atol=1e-5)

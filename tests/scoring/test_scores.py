@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
+import store
 from ntkcli.errors import NtkselError
 from ntkcli.scoring.groups import combine_by_rank, mean_ranks
 from ntkcli.scoring.text import bm25_scores, dsir_scores, gumbel, hashed_counts, match_length_scores
 from ntkcli.steps.inputs import open_store
 from ntkcli.steps.score import combine, score
+from ntkcli.steps.select import Constraints, select
 from tests.scoring.kit import add_data, add_features, cosines, make_store
 
 
@@ -33,6 +35,55 @@ def test_max_is_the_highest_cosine(centre: bool, tmp_path: Path) -> None:
     expected = cosines(domain, pool, centre_on=without_missing(pool) if centre else None).max(axis=0)
     expected[5] = np.nan
     np.testing.assert_allclose(read(path, "x"), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("centre", [False, True])
+@pytest.mark.parametrize("method", ["mean", "cosine", "votes"])
+def test_scores_against_dense_products(
+    method: str, centre: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float64; with blocks of 3 and 5 rows, so that parts of 16 rows end inside one."""
+    monkeypatch.setattr("ntkcli.scoring.features.CACHED_BYTES", 3 * 4 * 8)
+    monkeypatch.setattr("ntkcli.scoring.features.MANY_ROWS", 5)
+    path, pool, domain = make_store(tmp_path)
+    k = {"k": 7} if method == "votes" else {}
+    score(path, pool="pool", domain="domain", method=method, feature="embed", centre=centre, name="x", **k)  # type: ignore[arg-type]
+    shift = without_missing(pool).mean(axis=0) if centre else 0.0
+    similar = cosines(domain, pool, centre_on=without_missing(pool) if centre else None)
+    if method == "mean":
+        expected = (pool - shift) @ (domain.mean(axis=0) - shift)
+    elif method == "cosine":
+        expected = similar.mean(axis=0)
+    else:
+        similar[:, 5] = -np.inf
+        expected = np.bincount(np.argsort(-similar, axis=1)[:, :7].ravel(), minlength=len(pool)).astype(float)
+    expected[5] = np.nan
+    np.testing.assert_allclose(read(path, "x"), expected, atol=2e-6 if method != "mean" else 2e-5)
+
+
+def test_a_row_that_is_the_mean_itself_scores_a_finite_number(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    add_data(path, "pool", [{"prompt": f"p {i}", "completion": "c"} for i in range(4)])
+    add_data(path, "domain", [{"prompt": "d", "completion": "c"}])
+    add_features(path, "pool", np.ones((4, 3)))
+    add_features(path, "domain", np.eye(1, 3))
+    score(path, pool="pool", domain="domain", method="cosine", feature="embed", centre=True, name="x")
+    assert np.isfinite(read(path, "x")).all()
+
+
+def test_parts_without_a_wanted_row_are_not_read(tmp_path: Path) -> None:
+    """Rows 0-15 are one part; its damage is met by a score of all rows, and not by a score of rows 20-39."""
+    path, pool, domain = make_store(tmp_path)
+    (tmp_path / "no.txt").write_text("".join(f"1-{i}\n" for i in (*range(20), *range(40, 60))))
+    score(path, pool="pool", method="random", name="any")
+    select(path, score="any", n=20, name="some", constraints=Constraints(exclude=(tmp_path / "no.txt",)))
+    chunk = open_store(path).get("features/pool/embed").path / "embedding/c/0/0"
+    chunk.write_bytes(chunk.read_bytes()[:-9] + b"?" + chunk.read_bytes()[-8:])
+    with pytest.raises(store.DamagedError, match=r"part 0 \(rows 0-15\)"):
+        score(path, pool="pool", domain="domain", method="cosine", feature="embed", name="all")
+    score(path, pool="pool", domain="domain", method="cosine", feature="embed", rows="some", name="x")
+    np.testing.assert_allclose(read(path, "x")[20:40], cosines(domain, pool).mean(axis=0)[20:40], atol=2e-6)
+    assert np.isnan(np.delete(read(path, "x"), np.arange(20, 40))).all()
 
 
 @pytest.mark.parametrize("centre", [False, True])

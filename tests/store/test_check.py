@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from store import Artefact, Checked, Store, check
+from store import Artefact, Checked, DamagedError, Store, check, repair_header
 from tests.store import kit
-from tests.store.test_damage import DAMAGES, Damage, chunk, cut, flip, remove
+from tests.store.test_damage import DAMAGES, Damage, chunk, cut, flip, halve, remove
 
 CHUNKS = sorted(kit.ARRAYS)
 OTHER = "features/pool/other"
@@ -102,7 +103,7 @@ def test_records_of_no_part(artefact: Artefact, store: Store, name: str) -> None
     mend(store, expected, found)
 
 
-@pytest.mark.parametrize("damage", [remove, cut])
+@pytest.mark.parametrize("damage", [remove, cut, flip])
 @pytest.mark.parametrize("group", ["", "features", "features/pool"])
 def test_groups_between(artefact: Artefact, store: Store, damage: Damage, group: str) -> None:
     expected = kit.tree(store.path)
@@ -114,16 +115,86 @@ def test_groups_between(artefact: Artefact, store: Store, damage: Damage, group:
     mend(store, expected, found)
 
 
-@pytest.mark.parametrize("damage", [remove, cut])
-@pytest.mark.parametrize("document", ["zarr.json", "norm/zarr.json"])
-def test_descriptions_can_not_be_repaired_and_say_what_to_do(
-    artefact: Artefact, store: Store, damage: Damage, document: str
-) -> None:
-    before = kit.tree(store.path)
+DOCUMENTS = ["zarr.json", "part/copy.json", "part/zarr.json", "norm/zarr.json", "row_id/zarr.json"]
+
+
+@pytest.mark.parametrize("damage", [remove, cut, flip])
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_descriptions_are_written_again(artefact: Artefact, store: Store, damage: Damage, document: str) -> None:
+    """No part is lost by it."""
+    expected = kit.tree(store.path)
     damage(artefact.path / document)
+    found = check(store)
+    assert where(found) == [(kit.NAME, None, None)]
+    assert str(artefact.path / document) in found.findings[0].what
+    assert f"`ntksel info {store.path} --repair`, which writes it again" in found.findings[0].mend
+    mend(store, expected, found)
+
+
+@pytest.mark.parametrize("other", ["norm/zarr.json", f"../../../{OTHER}/zarr.json"])
+def test_descriptions_that_changed_places(artefact: Artefact, store: Store, other: str) -> None:
+    """Two arrays of one size, two artefacts of one kind: each document is a good one."""
+    expected, two = kit.tree(store.path), "tokens/zarr.json" if other.startswith("norm") else "zarr.json"
+    swap(artefact.path / two, artefact.path / other)
+    found = check(store)
+    assert len(found.findings) == 2
+    with pytest.raises(DamagedError, match="is damaged"):
+        store.get(kit.NAME).read("norm")
+    mend(store, expected, found)
+
+
+def test_a_lost_array_is_no_other_artefact(artefact: Artefact, store: Store) -> None:
+    """Its folder is gone, description and all: found, described again, and its parts are to be done again."""
+    expected = kit.tree(store.path)
+    shutil.rmtree(artefact.path / "norm")
+    with pytest.raises(DamagedError, match=r"norm/zarr.json is missing; run `ntksel info .* --repair`"):
+        store.get(kit.NAME).read("tokens")
+    check(store, repair=True)
+    check(store, repair=True)
+    kit.fill(store.get(kit.NAME))
+    assert kit.tree(store.path) == expected
+
+
+@pytest.mark.parametrize("damage", [remove, cut, flip])
+def test_a_description_lost_with_its_copy_says_what_to_do(artefact: Artefact, store: Store, damage: Damage) -> None:
+    before = kit.tree(store.path)
+    for document in ("zarr.json", "part/copy.json"):
+        damage(artefact.path / document)
     (found,) = check(store, repair=True).findings
     assert (found.artefact, found.part, found.repaired) == (kit.NAME, None, False)
     assert f"restore it from a copy, or give the artefact up: `ntksel rm {store.path} {kit.NAME}`" in found.mend
     store.remove(kit.NAME)
     kit.fill(kit.make(store))
     assert kit.tree(store.path) == before
+
+
+@pytest.mark.parametrize("damage", [remove, halve, flip])
+def test_the_header_is_written_again(artefact: Artefact, store: Store, damage: Damage) -> None:
+    path = store.path / "store.json"
+    before = path.read_bytes()
+    damage(path)
+    for look in (lambda: Store.open(store.path), lambda: Store.open_or_create(store.path, made_by="x")):
+        with pytest.raises(
+            DamagedError, match=r"store.json is .*; run `ntksel info .* --repair`, which writes it again"
+        ):
+            look()
+    assert "store.json is" in str(repair_header(store.path))
+    assert path.read_bytes() == before
+    assert repair_header(store.path) is None
+
+
+def test_a_header_lost_with_its_copy_says_what_to_do(artefact: Artefact, store: Store) -> None:
+    halve(store.path / "store.json")
+    (store.path / "copy/store.json").unlink()
+    with pytest.raises(DamagedError, match=r"store.json is damaged .*; restore it from a copy"):
+        repair_header(store.path)
+
+
+@pytest.mark.parametrize("damage", [remove, halve, flip])
+def test_the_copy_of_the_header_is_written_again(artefact: Artefact, store: Store, damage: Damage) -> None:
+    damage(store.path / "copy/store.json")
+    (found,) = check(store).findings
+    assert found.what.startswith(str(store.path / "copy/store.json"))
+    check(store, repair=True)
+    assert (store.path / "copy/store.json").read_bytes() == (store.path / "store.json").read_bytes()
+    assert check(store).findings == ()

@@ -108,7 +108,9 @@ def test_rows_altered_together_with_their_checksum_are_found(artefact: Artefact,
 def test_a_damaged_document_is_named(artefact: Artefact, store: Store, damage: Damage, document: str) -> None:
     path = artefact.path / document
     damage(path)
-    with pytest.raises(DamagedError, match=rf"features/pool/ntk is damaged: {path} .*; restore it from a copy, or"):
+    with pytest.raises(
+        DamagedError, match=rf"features/pool/ntk is damaged: {path} .*; run `ntksel info .* --repair`, which"
+    ):
         store.get(kit.NAME).read("norm")
     with pytest.raises(StoreError, match="is damaged"):
         kit.make(store)

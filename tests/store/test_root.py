@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -27,7 +28,10 @@ from tests.store import kit
 
 def test_a_store_says_what_it_is(store: Store) -> None:
     header = json.loads((store.path / "store.json").read_bytes())
+    digest = header.pop("digest")
     assert header == {"format": "ntksel-store", "version": 1, "id": store.id, "made_by": "ntksel test"}
+    canonical = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    assert digest == hashlib.sha256(canonical).hexdigest()[:32]
     assert Store.open_or_create(store.path, made_by="later").made_by == "ntksel test"
     assert Store.open(str(store.path)).id == store.id
 
@@ -58,9 +62,17 @@ def test_a_path_that_is_not_there_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
+def rewrite(store: Store, **changes: object) -> None:
+    """The header as a program writes it that has other things to say."""
+    said = {**json.loads((store.path / "store.json").read_bytes()), **changes}
+    said.pop("digest")
+    canonical = json.dumps(said, sort_keys=True, separators=(",", ":")).encode()
+    said["digest"] = hashlib.sha256(canonical).hexdigest()[:32]
+    (store.path / "store.json").write_text(json.dumps(said))
+
+
 def test_a_newer_version_is_refused(store: Store) -> None:
-    header = store.path / "store.json"
-    header.write_text(header.read_text().replace('"version": 1', '"version": 2'))
+    rewrite(store, version=2, more="what a later version adds")
     for opened in (Store.open, lambda path: Store.open_or_create(path, made_by="x")):
         with pytest.raises(NewerFormatError, match=r"format version 2, .* reads up to 1; update it"):
             opened(store.path)
@@ -69,13 +81,12 @@ def test_a_newer_version_is_refused(store: Store) -> None:
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": "ntksel-store"}', '{"format": "\\ud8'])
 def test_a_damaged_header_is_named(store: Store, text: str) -> None:
     (store.path / "store.json").write_text(text)
-    with pytest.raises(DamagedError, match=r"store.json is damaged .* restore it from a copy"):
+    with pytest.raises(DamagedError, match=r"store.json is damaged .*`ntksel info .* --repair`"):
         Store.open(store.path)
 
 
 def test_a_header_of_another_format_is_no_store(store: Store) -> None:
-    header = store.path / "store.json"
-    header.write_text(header.read_text().replace("ntksel-store", "other"))
+    rewrite(store, format="other")
     with pytest.raises(NoStoreError, match="of the format 'other'"):
         Store.open(store.path)
 
@@ -115,7 +126,10 @@ def test_paths_kinds_and_arrays_that_do_not_fit_are_refused(store: Store) -> Non
 
 
 def test_a_missing_artefact_lists_what_there_is(store: Store) -> None:
-    with pytest.raises(MissingArtefactError, match="make it first: there is no features yet"):
+    with pytest.raises(
+        MissingArtefactError,
+        match=r"make it first \(`ntksel featurize .*/med --name pool --feature ntk ...`\): there is no features yet",
+    ):
         store.get(kit.NAME)
     kit.make(store)
     with pytest.raises(MissingArtefactError, match="or give one of features/pool/ntk"):

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from store import ArraySpec, Store
+from store import ArraySpec, IncompleteError, Store, StoreError
 from tests.store import kit
 
 EVERY_ARRAY = sorted(kit.ARRAYS)
@@ -42,6 +42,13 @@ def test_plain_zarr_sees_attributes_groups_and_records(store: Store) -> None:
     root = zarr.open_group(store.path / "arrays.zarr", mode="r")
     group = root[kit.NAME]
     assert [name for name, _ in root.groups()] == ["features"]
+    members = sorted(name for name, _ in root.members(max_depth=None))  # and no warning for the copy of the document
+    assert members == [
+        "features",
+        "features/pool",
+        kit.NAME,
+        *(f"{kit.NAME}/{a}" for a in sorted([*kit.ARRAYS, "part"])),
+    ]
     assert dict(group.attrs) == artefact.attrs
     assert group["status"].attrs["flag_meanings"].split()[3] == "empty"
     assert group["sketch"].metadata.dimension_names == ("row", "sketch_1")
@@ -72,6 +79,23 @@ def test_blocks_give_all_rows_in_order(store: Store, block_rows: int | None) -> 
         assert where.stop - where.start <= (block_rows or kit.PART_ROWS)
         for array in EVERY_ARRAY:
             np.testing.assert_array_equal(block[array], kit.rows()[array][where])
+
+
+def test_parts_are_read_into_one_array_again_and_again(store: Store) -> None:
+    artefact = kit.fill(kit.make(store))
+    for array in EVERY_ARRAY:
+        out = artefact.empty_part(array)
+        for i in range(artefact.n_parts):
+            expected = kit.rows()[array][slice(*artefact.part_bounds(i))]
+            found = artefact.read_part(array, i, out)
+            np.testing.assert_array_equal(found, expected)
+            assert np.shares_memory(found, out)
+            np.testing.assert_array_equal(artefact.read_part(array, i), expected)
+    with pytest.raises(StoreError, match="can't take part 0"):
+        artefact.read_part("sketch", 0, np.empty((4, 3), np.float32))
+    artefact.forget_part(1)
+    with pytest.raises(IncompleteError, match="rows 4-7"):
+        artefact.read_part("sketch", 1)
 
 
 def test_take_gives_rows_in_the_order_asked(store: Store) -> None:

@@ -1,0 +1,221 @@
+"""`ntksel arms`: plan the comparison, run its commands, show."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ntkcli import options as o
+from ntkcli.commands import chain
+from ntkcli.commands.score import Method
+from ntkcli.console import Output
+from ntkcli.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from ntkcli.steps.arms_plan import Plan
+
+EXAMPLE = (
+    "ntksel arms med --model ./Llama-3-8B --domain domain.jsonl --pool pool.jsonl --task test.jsonl -n 9000 "
+    "--seeds 0,1,2"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ArmsPlan:
+    """What a dry run tells: the arms and the commands that make them."""
+
+    arms: dict[str, str]
+    commands: tuple[str, ...]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command(epilog=f"Example: {EXAMPLE}")(arms)
+
+
+def arms(
+    store: o.Store,
+    model: o.Model,
+    domain: Annotated[str, typer.Option(help="The domain's rows: a data file, or TASK@SPLIT.", show_default=False)],
+    task: Annotated[
+        list[str], typer.Option(help="What to evaluate on, as `ntksel eval` has it; repeatable.", show_default=False)
+    ],
+    pool: Annotated[
+        str | None, typer.Option(help="The rows to choose from: a data file or Hub id.", show_default="none")
+    ] = None,
+    n: Annotated[
+        int | None, typer.Option("-n", min=1, help="The budget: rows from the pool.", show_default="--token-budget")
+    ] = None,
+    token_budget: Annotated[
+        int | None, typer.Option(min=1, help="The budget in tokens instead of rows.", show_default="-n")
+    ] = None,
+    arms: Annotated[
+        str | None,
+        typer.Option(
+            help="Which arms, by commas (docs/arms.md); also dsir, rds, random-selected.",
+            metavar="ARM,...",
+            show_default="base,domain,domain-tokens,random,random-length,embedding,preselect-random,bm25,selected",
+        ),
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds of draws and training: one run each.", metavar="S,...")] = "0",
+    baseline: Annotated[
+        str | None,
+        typer.Option(help="The arm that all others are compared with.", show_default="random, else domain, else base"),
+    ] = None,
+    coarse: Annotated[
+        int | None, typer.Option(min=1, help="Rows that the pre-selection keeps.", show_default="4 x -n")
+    ] = None,
+    probe: Annotated[
+        list[o.Probe] | None, typer.Option(help="An arm of the kernel for each; repeatable.", show_default="sum")
+    ] = None,
+    probes: Annotated[int, typer.Option(min=1, help="rademacher, centred: directions averaged.")] = 1,
+    method: Annotated[Method, typer.Option(help="How the kernel scores: mean (the paper) or cosine.")] = Method.MEAN,
+    centre: Annotated[bool, typer.Option("--centre", help="Subtract the pool's mean feature in that score.")] = False,
+    dim: Annotated[int, typer.Option(min=1, help="Numbers of a kernel feature.")] = 8192,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes of every arm over its rows.")] = 3,
+    warmup_epochs: Annotated[int, typer.Option(min=1, help="Passes of the warm-up over the domain.")] = 1,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-4,
+    rank: Annotated[int, typer.Option(min=1, help="LoRA rank.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows of a step.")] = 16,
+    max_length: o.MaxLength = 1024,
+    dtype: o.DtypeOption = o.Dtype.AUTO,
+    device: o.Device = "auto",
+    domain_split: Annotated[str | None, typer.Option(help="The domain's split.", show_default="the only one")] = None,
+    pool_split: Annotated[str | None, typer.Option(help="The pool's split.", show_default="the only one")] = None,
+    retain: Annotated[
+        list[str] | None,
+        typer.Option(help="A task of general ability, shown beside the others; repeatable.", show_default="none"),
+    ] = None,
+    on_error: o.OnErrorOption = o.OnError.FAIL,
+    thinking: o.ThinkingOption = None,
+    trust_remote_code: o.TrustRemoteCode = False,
+    name: Annotated[str, typer.Option(help="The eval's and the report's name.")] = "arms",
+    prefix: Annotated[
+        str, typer.Option(help="Before every name in the store, for a comparison beside others.", show_default="none")
+    ] = "",
+    export: Annotated[
+        Path | None,
+        typer.Option(help="Write the table there too: .csv or .json.", show_default="only the store's reports/"),
+    ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="Only write the steps as a recipe for `ntksel run`.", show_default="no file")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the commands that it stands for.")] = False,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
+) -> int:
+    """Compare selected rows with everything a reviewer asks for, under one budget, in one resumable command."""
+    from ntkcli.steps import arms as step
+    from ntkcli.steps.arms_plan import DEFAULT, Budget, Plan
+    from ntkcli.steps.recipe import as_shell, write_recipe
+
+    output = Output(as_json=json, quiet=quiet, verbose=verbose)
+    step.check_export(export)
+    chosen = tuple(arm.strip() for arm in arms.split(",")) if arms is not None else DEFAULT
+    plan = Plan(
+        store=str(store),
+        model=model,
+        domain=domain,
+        pool=pool or "",
+        tasks=tuple(task),
+        name=name,
+        budget=Budget(n, token_budget, coarse),
+        arms=chosen,
+        seeds=_seeds(seeds),
+        probes=tuple(each.value for each in probe) if probe else ("sum",),
+        method=method.value,
+        centre=centre,
+        epochs=epochs,
+        warmup_epochs=warmup_epochs,
+        prefix=prefix,
+        against=step.test_files(task),
+        common=_given(max_length=(max_length, 1024), dtype=(dtype.value, "auto"), device=(device, "auto"))
+        | _given(thinking=(thinking.value if thinking else None, None), trust_remote_code=(trust_remote_code, False)),
+        training=_given(lr=(lr, 2e-4), rank=(rank, 16), batch_size=(batch_size, 16)),
+        features=_given(dim=(dim, 8192), probes=(probes, 1)),
+        domain_data=_given(split=(domain_split, None), on_error=(on_error.value, "fail")),
+        pool_data=_given(split=(pool_split, None), on_error=(on_error.value, "fail")),
+        evaluation=_given(retain=(list(retain or ()), []), on_error=(on_error.value, "fail")),
+    )
+    reference = plan.reference(baseline)
+    plan = dataclasses.replace(plan, evaluation={**plan.evaluation, "baseline": reference})
+    plan = step.check_data(plan, domain_split=domain_split, pool_split=pool_split)
+    words = chain.vocabulary()
+    commands = [each.arguments(words) for each in plan.steps()]
+    shown = tuple(as_shell(command) for command in commands)
+    if recipe is not None:
+        write_recipe(recipe, plan.steps(), comment=f"The arms {', '.join(plan.names())} under one budget.")
+    if recipe is not None or dry_run:
+        told = f"wrote {recipe}: `ntksel run {recipe}`, then the same `ntksel arms` for the table"
+        output.result(ArmsPlan(_described(plan), shown), line=told if recipe and not dry_run else "\n".join(shown))
+        return ExitCode.OK
+    done = chain.run_commands(commands, output, results_to_stderr=True, hidden=("eval",))
+    result = step.arms_result(store, plan, baseline=reference, commands=shown, export=export)
+    if json:
+        output.result(result, line="")
+    else:
+        _show(result, output)
+    return chain.exit_code(done)
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise UsageError(f"--seeds {text}: these are no whole numbers.", "As in --seeds 0,1,2.")
+    return tuple(map(int, parts))
+
+
+def _given(**values: tuple[Any, Any]) -> dict[str, Any]:
+    """The options that differ from their defaults, by their keys: what is printed stays short."""
+    return {key.replace("_", "-"): value for key, (value, default) in values.items() if value != default}
+
+
+def _described(plan: Plan) -> dict[str, str]:
+    from ntkcli.steps.arms_plan import ARMS
+
+    return {
+        name: ARMS["selected" if name.startswith(f"{plan.prefix}selected") else name.removeprefix(plan.prefix)]
+        for name in plan.names()
+    }
+
+
+def _show(result: Any, output: Output) -> None:
+    several = len({score.task for score in result.scores}) > 1
+    columns = [
+        "arm",
+        "rows",
+        "tokens",
+        "seeds",
+        "spread",
+        "value",
+        "95% interval",
+        f"minus {result.baseline}",
+        "95% interval",
+        "p",
+    ]
+    rows = []
+    for score in result.scores:
+        spent, d = result.spent[score.arm], score.difference
+        scale, form = (100, ".1f") if score.percent else (1, ".3f")
+        task = f"{score.task} (retained)" if score.task in result.retained else score.task
+        label = f"{task} · {score.arm}" if several else score.arm
+        row = [label, f"{spent.rows:,}", f"{spent.tokens:,}", str(len(score.seeds))]
+        row.append("" if score.spread is None else f"{scale * score.spread:{form}}")
+        row.append(f"{scale * score.value:{form}}")
+        row.append(f"{scale * score.low:{form}} to {scale * score.high:{form}}")
+        if d is None:
+            row += ["", "", ""]
+        else:
+            ends = f"{scale * d.low:+{form}} to {scale * d.high:+{form}}"
+            row += [f"{scale * d.value:+{form}}", ends, f"{d.p_holm:.3f}"]
+        rows.append(row)
+    output.table(f"{result.artefact}: {result.items} items; p corrected for the arms compared (Holm)", columns, rows)
+    output.say("")
+    for sentence in result.sentences:
+        output.say(sentence)
+    output.say(f"Written: {', '.join(result.files)}")
