@@ -50,6 +50,12 @@ def newest_checkpoint(checkpoints: Path, *, at_most: int) -> Path | None:
     return max(whole, key=steps_of, default=None)
 
 
+def drop_older(checkpoints: Path) -> None:
+    """Remove what a finished run needs no more: all but its last checkpoint (--keep-optimizer may still ask for it)."""
+    for path in sorted(checkpoints.glob("checkpoint-*"), key=steps_of)[:-1]:
+        shutil.rmtree(path)
+
+
 def steps_of(folder: Path) -> int:
     """Steps taken, by the folder's name."""
     return int(folder.name.rpartition("-")[2])

@@ -18,7 +18,7 @@ from ntkcli.engine import checkpoints
 from ntkcli.engine.batches import plan_batches
 from ntkcli.engine.checkpoints import RunState
 from ntkcli.engine.training_loss import StepLoss, collate, not_finite
-from ntkcli.errors import NtkselError
+from ntkcli.errors import NtkselError, UsageError
 from ntkcli.progress import Progress
 
 
@@ -90,7 +90,17 @@ def make_trainer(
             self.model.eval()
             return float(np.float32(self.loss.mean(held_out, self.args.device)))  # as the store keeps it
 
-    trainer = CompletionTrainer(model=model, args=arguments, train_dataset=list(data.rows))
+    try:
+        trainer = CompletionTrainer(model=model, args=arguments, train_dataset=list(data.rows))
+    except ValueError as error:
+        if "quantiz" not in str(error):
+            raise
+        method = getattr(model.config, "quantization_config", {})
+        raise UsageError(
+            f"The model's config.json says that it is quantised by {method_of(method)}, which can't be trained on.",
+            "Give it in plain floats or quantised by bitsandbytes; if its weights are plain floats already, take "
+            "`quantization_config` out of its config.json.",
+        ) from error
     trainer.loss = StepLoss(
         model.get_base_model(), budget_tokens=state.budget_tokens, autocast=trainer.accelerator.autocast
     )
@@ -98,6 +108,12 @@ def make_trainer(
     held_out = [collate([data.held_out[i] for i in where], pad_id) for where in batches]
     trainer.remove_callback(PrinterCallback)  # prints to stdout
     return trainer
+
+
+def method_of(config: Any) -> str:
+    """The name of a quantisation, from the model's configuration of it (an object or a dictionary)."""
+    method = config.get("quant_method") if isinstance(config, dict) else getattr(config, "quant_method", None)
+    return str(getattr(method, "value", method))
 
 
 def make_watcher(

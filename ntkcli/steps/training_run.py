@@ -61,6 +61,7 @@ class TrainingRun:
         keep_optimizer: bool, parents: Mapping[str, str], attrs: dict[str, Any],
     ) -> None:  # fmt: skip
         """Load, train, seal."""
+        from ntkcli.engine.checkpoints import drop_older
         from ntkcli.engine.models import load_model, load_tokenizer
         from ntkcli.engine.steps import plan_steps
         from ntkcli.engine.training import pick_batch_tokens
@@ -93,6 +94,7 @@ class TrainingRun:
             self._train(artefact, loaded, data, options)
             self._write_card(artefact)
             self._seal(artefact)
+            drop_older(self.folder / "checkpoints")
 
     def _artefact(
         self, n: int, data: TrainingData, plan: dict[str, Any], parents: Mapping[str, str], attrs: dict[str, Any]

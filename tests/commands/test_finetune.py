@@ -20,7 +20,7 @@ import store
 from tests.commands.conftest import Cli
 from tests.commands.test_full_disk import fill
 from tests.commands.test_kill import tree
-from tests.conftest import Writer, prompt_rows
+from tests.conftest import Writer, prompt_rows, save_model
 
 Command = list[str | Path]
 
@@ -151,6 +151,7 @@ def test_bfloat16_keeps_the_adapter_in_float32(cli: Cli, tmp_path: Path, on: Com
     import safetensors.torch
 
     result = ok(cli, "finetune", tmp_path / "s", *on, "--dtype", "bfloat16", "--epochs", "1")
+    assert [path.name for path in (tmp_path / "s/adapters/r/checkpoints").iterdir()] == ["checkpoint-3"]  # of three
     assert np.isfinite(result["last_loss"])
     assert {str(x.dtype) for x in safetensors.torch.load(weights(tmp_path / "s")).values()} == {"torch.float32"}
 
@@ -212,6 +213,17 @@ def test_mistakes(what: str, cli: Cli, tmp_path: Path, on: Command) -> None:
     for text in expected:
         assert text in ran.error_line
     assert not (tmp_path / "s" / "adapters" / "r" / "adapter_model.safetensors").exists()
+
+
+def test_a_quantised_base_that_can_not_be_trained_on(cli: Cli, tmp_path: Path, data: Path) -> None:
+    model = save_model(tmp_path / "m")
+    config = json.loads((model / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gguf", "gguf_file": "m.gguf", "dequantize": False}
+    (model / "config.json").write_text(json.dumps(config))
+    ran = cli("finetune", tmp_path / "s", "--model", model, "--train", data, "--name", "r")
+    assert ran.code == 2
+    assert "quantised by gguf, which can't be trained on" in ran.error_line
+    assert "quantised by bitsandbytes" in ran.error_line
 
 
 def test_another_setting_is_refused_by_name(cli: Cli, tmp_path: Path, on: Command) -> None:
