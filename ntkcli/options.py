@@ -149,10 +149,19 @@ DryRun = Annotated[
 
 
 def own_shard() -> tuple[int, int]:
-    """This process's share of the parts: its rank under torchrun or SLURM, else all of them."""
-    for rank, size in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
+    """This process's share of the parts: its rank under torchrun or srun, else all of them.
+
+    SLURM's number is the step's: a batch script that runs the program without srun is one process, whatever --ntasks.
+    """
+    for rank, size in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")):
         if rank in os.environ and size in os.environ:
-            return int(os.environ[rank]), int(os.environ[size])
+            index, count = os.environ[rank], os.environ[size]
+            if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+                raise UsageError(
+                    f"{rank}={index} and {size}={count} in the environment are no rank.",
+                    "Unset them, or give --shard I/N.",
+                )
+            return int(index), int(count)
     return 0, 1
 
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from ntkcli.steps.estimate import Estimate
     from ntkcli.steps.evaluation_summary import EvaluateResult
     from ntkcli.steps.finetune import FinetuneResult
+    from ntkcli.steps.finetune_estimate import FinetuneEstimate
 
 
 Table = tuple[str, list[str], list[list[str]]]
@@ -105,16 +106,24 @@ def _value(score: ArmScore, value: float, *, sign: str = "") -> str:
 
 def estimate_line(found: Estimate) -> str:
     """What a step would take, in one line."""
-    minutes = found.seconds / 60
-    time = (
-        f"{found.seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
-    )
     about, which = ("", "") if found.sampled == found.rows else ("about ", "sampled ")
     share = f"{found.truncated} of {found.sampled} {which}rows truncated, {found.unusable} unusable"
     return (
         f"{found.step}: {found.rows} rows, {about}{found.tokens:,} tokens (mean {found.mean_tokens:.0f}, 95% "
         f"{found.p95_tokens:.0f}, longest {found.max_tokens}; {share}); disk {human_bytes(found.disk_bytes)}, weights "
-        f"{human_bytes(found.weight_bytes)}; about {time}"
+        f"{human_bytes(found.weight_bytes)}; about {_duration(found.seconds)}"
+    )
+
+
+def finetune_estimate_line(found: FinetuneEstimate) -> str:
+    """What a fine-tuning would take, in one line."""
+    held_out = f" and {found.held_out} held out" if found.held_out else ""
+    share = f"{found.truncated} of {found.sampled} sampled rows truncated, {found.unusable} unusable"
+    return (
+        f"finetune: {found.rows} rows an epoch{held_out}, {found.steps} steps, about {found.tokens:,} tokens (mean "
+        f"{found.mean_tokens:.0f}, longest {found.max_tokens}; {share}); adapter of {found.adapter_parameters:,} "
+        f"weights; memory {human_bytes(found.memory_bytes)} with {found.batch_tokens:,} tokens at a time, disk "
+        f"{human_bytes(found.disk_bytes)}; about {_duration(found.seconds)}"
     )
 
 
@@ -147,3 +156,8 @@ def verdict(run: str, baseline: str, *, value: float, low: float, high: float) -
         return f"{run} is worse than {baseline} by {points}."
     direction = "above" if value > 0 else "below" if value < 0 else "from"
     return f"{run} is {points} {direction} {baseline}: the interval holds 0, so this may be noise."
+
+
+def _duration(seconds: float) -> str:
+    minutes = seconds / 60
+    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"

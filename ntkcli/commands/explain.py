@@ -33,7 +33,7 @@ def explain(
         output.result(found, line="")
         return ExitCode.OK
     if found.rank is None:
-        state = f"not chosen; the last row that was: {found.displaced_by}"
+        state = f"not chosen; {found.why_not}" + (f": {found.displaced_by}" if found.displaced_by else "")
     else:
         state = f"rank {found.rank}" + ("" if found.gain is None else f", gain {found.gain:.4g}")
     output.say(f"{found.row_id} (row {found.row}, {found.source or 'no source'}) in {found.selection}: {state}")

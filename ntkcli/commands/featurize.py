@@ -64,6 +64,9 @@ def featurize(
         str, typer.Option(help="ntk, loss without --adapter: its layers (all-linear, or names).")
     ] = "all-linear",
     adapter_seed: Annotated[int, typer.Option(help="ntk, loss without --adapter: seed of the fresh one.")] = 0,
+    adam: Annotated[
+        bool, typer.Option("--adam", help="loss: Adam's step for the gradient; needs --adapter of a run that kept it.")
+    ] = False,
     store_dtype: Annotated[
         o.StoreDtype,
         typer.Option("--store-dtype", help="Format features are kept in; int8: half the disk, one scale a row."),
@@ -111,6 +114,7 @@ def featurize(
             rows=rows,
             max_length=max_length,
             dim=dim,
+            probe=probe.value,
             probes=probes,
             projection=projection.value,
             device=device,
@@ -155,6 +159,7 @@ def featurize(
         rank=rank,
         target_modules=target_modules,
         adapter_seed=adapter_seed,
+        adam=adam,
         progress=output.progress,
     )
     state = "" if result.complete else f" (of {result.rows}; other shards are to come)"

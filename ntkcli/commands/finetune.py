@@ -9,7 +9,7 @@ import typer
 from ntkcli import options as o
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode, UsageError
-from ntkcli.report import finetune_line
+from ntkcli.report import finetune_estimate_line, finetune_line
 
 EXAMPLE = "ntksel finetune med --model ./Llama-3-8B --train domain.jsonl --train picked=0.5 --name mixed"
 
@@ -98,6 +98,7 @@ def finetune(
     split: o.Split = None,
     thinking: o.ThinkingOption = None,
     trust_remote_code: o.TrustRemoteCode = False,
+    dry_run: o.DryRun = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
@@ -139,6 +140,12 @@ def finetune(
     }
     if seed is not None and seeds is not None:
         raise UsageError("--seed and --seeds both say how to draw.", "Give one of them.")
+    if dry_run:
+        from ntkcli.steps.finetune_estimate import estimate_finetune
+
+        found = estimate_finetune(store, **given, seed=seed or 0)
+        output.result(found, line=finetune_estimate_line(found) + (", for each seed" if seeds else ""))
+        return ExitCode.OK
     if seeds is not None:
         result: Any = step.finetune_seeds(store, seeds=_parse_seeds(seeds), **given)
         runs = result.runs

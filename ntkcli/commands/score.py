@@ -23,6 +23,7 @@ class Method(StrEnum):
     COSINE = "cosine"
     EXACT = "exact"
     MAX = "max"
+    LESS = "less"
     RDS = "rds"
     BM25 = "bm25"
     DSIR = "dsir"
@@ -44,7 +45,7 @@ class Across(StrEnum):
 
 METHOD_HELP = (
     "votes: of the domain's nearest rows; mean: the paper's kernel mean; cosine: the mean; exact: mean without a "
-    "projection; max: the highest cosine; "
+    "projection; max: the highest cosine; less: gradients of the loss against Adam's steps; "
     "rds: round-robin over the domain's nearest rows; bm25, dsir: by words; random."
 )
 
@@ -69,7 +70,13 @@ def score(
     across: Annotated[
         Across, typer.Option(help="Across groups: the highest or the mean of their scores.")
     ] = Across.MAX,
-    feature: Annotated[str, typer.Option(help="The features' name, on both sides.")] = "ntk",
+    feature: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The features' name, on both sides; less: repeat it for several checkpoints.",
+            show_default="ntk; loss for less",
+        ),
+    ] = None,
     rows: Annotated[str | None, typer.Option(help="Only the pool rows of this selection.", show_default="all")] = None,
     centre: Annotated[bool, typer.Option("--centre", help="Subtract the pool's mean feature from both sides.")] = False,
     k: Annotated[

@@ -22,14 +22,21 @@ _BATCH_ROWS: Final = 256
 
 
 class HubSource:
-    """The split of a data set, named `org/name[:config][@revision]`; without `split` it must have one only."""
+    """The split of a data set, named `org/name[:config][@revision]`, or `FOLDER:config` for a copy of its repository.
+
+    Without `split` it must have one only.
+    """
 
     def __init__(self, reference: str, *, split: str | None) -> None:
         match = _ID.fullmatch(reference)
-        if match is None:
-            raise ValueError(reference)
         self.reference = reference
-        self._name, self._config, self._revision = match.group("name", "config", "revision")
+        if local_config(reference) is not None:
+            self._name, _, self._config = reference.rpartition(":")
+            self._revision = None
+        elif match is not None:
+            self._name, self._config, self._revision = match.group("name", "config", "revision")
+        else:
+            raise ValueError(reference)
         self._split = split
 
     def records(self) -> Iterator[Record]:
@@ -58,6 +65,9 @@ class HubSource:
             raise
         except Exception as error:  # of a dozen libraries below it
             why = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
+            if local_config(self.reference) is not None:
+                what = f"{self.reference} can't be read by the library datasets: {why}."
+                raise UsageError(what, "Check --split, or give its files.") from error
             raise UsageError(
                 f"{self.reference} is no file here, and the Hub doesn't give it: {why}.",
                 "Check name and --split, or download it and give its files.",
@@ -67,6 +77,23 @@ class HubSource:
         if len(splits) == 1:
             return splits[0]
         raise UsageError(f"{self.reference} has the splits {', '.join(splits)}.", f"Give --split {splits[0]}.")
+
+
+def local_config(reference: str) -> str | None:
+    """`FOLDER:config` with the folder in full, if the folder is here and has that configuration; else None."""
+    head, colon, config = reference.rpartition(":")
+    if not colon or not config or Path(reference).exists() or not Path(head).is_dir():
+        return None
+    return f"{Path(head).resolve()}:{config}" if config in configs_of(Path(head)) else None
+
+
+def configs_of(folder: Path) -> list[str]:
+    """The configurations that a repository's README names in its head; none without one."""
+    readme = folder / "README.md"
+    if not readme.is_file():
+        return []
+    head = re.match(r"---\n(.*?)\n---", readme.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+    return [] if head is None else re.findall(r"^\s*-?\s*config_name:\s*[\"']?([\w.+-]+)", head[1], re.MULTILINE)
 
 
 def is_hub_id(reference: str) -> bool:

@@ -23,7 +23,8 @@ _COLUMNS: Final = {  # theirs → ours
     },
     "sharegpt": {"messages": "conversations", "system": "system"},
 }
-_IGNORED: Final = {"tools", "subset", "split", "folder", "num_samples"}
+_IGNORED: Final = {"tools"}
+_NOT_READ: Final = ("num_samples", "folder", "script_url")  # to read more rows than it says would be no service
 _REFUSED: Final = ("images", "videos", "audios", "chosen", "rejected", "kto_tag")
 _TAGS: Final = {  # as ntkcli.data.conversations reads them
     "role_tag": ("from", "role"),
@@ -67,6 +68,8 @@ def find_entry(reference: str) -> Entry | None:
         raise UsageError(f"{where} has the formatting {formatting!r}.", f"Known are {', '.join(_COLUMNS)}.")
     if entry.get("ranking"):
         raise UsageError(f"{where} holds preferences (ranking), not answers.", "Give an entry with one answer a row.")
+    if unread := next((key for key in _NOT_READ if entry.get(key)), None):
+        raise UsageError(f"{where} has {unread!r}, which is not read.", "Leave it out, or give the files themselves.")
     _check_tags(where, entry.get("tags") or {})
     place, columns = _place(where, path.parent, entry), _columns(where, entry, formatting)
     return Entry(place, columns, None if Path(place).is_file() else entry.get("split"))

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from ntkcli.data.rows import BadRow
+from ntkcli.data.rows import BadRow, Row, RowError
 from ntkcli.errors import DataError
 
 BAD_KEPT: Final = 20
 """Bad rows that are kept with their reasons; the others are counted."""
 _LINES_NAMED: Final = 5  # in an error of one line
+
+
+def unusable(row: Row, error: RowError) -> BadRow:
+    """A row that reads well, and that the encoder refuses."""
+    return BadRow(row.index, row.line, error.reason, int(error.status), "", row.file, row.unit)
 
 
 def refusal(bad: Sequence[BadRow], n_bad: int) -> DataError:

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 from ntkcli.data.columnar import read_arrow, read_parquet
 from ntkcli.data.compression import COMPRESSED
 from ntkcli.data.delimited import read_csv, read_tsv
-from ntkcli.data.hub import HubSource, is_hub_id
+from ntkcli.data.hub import HubSource, configs_of, is_hub_id, local_config
 from ntkcli.data.json_array import read_json
 from ntkcli.data.jsonl import read_lines
 from ntkcli.data.llamafactory import is_entry
@@ -88,7 +88,10 @@ def find_source(reference: str, *, split: str | None = None) -> Source:
 
         return TaskSource(find_task(reference), split=split)
     path = Path(reference)
+    if (local := local_config(reference)) is not None:
+        return HubSource(local, split=split)
     if path.is_dir():
+        _refuse_configs(path)
         return FileSource(str(path.resolve()), _folder(path, split))
     if not path.exists() and glob.has_magic(reference):
         return FileSource(str(path.absolute()), _glob(reference, split))
@@ -103,7 +106,7 @@ def find_source(reference: str, *, split: str | None = None) -> Source:
 def names_data(reference: str) -> bool:
     """Whether it can name rows: a file, -, a glob, a Hub id, a task, or an entry of LLaMA-Factory's."""
     named = reference == STDIN or glob.has_magic(reference) or is_hub_id(reference)
-    named = named or is_entry(reference) or names_task(reference)
+    named = named or local_config(reference) is not None or is_entry(reference) or names_task(reference)
     return named or Path(reference).exists()
 
 
@@ -129,6 +132,16 @@ def checked_reader(path: Path) -> Reader:
     if reader is None:
         raise UsageError(f"{path} is of no kind that can be read.", f"Give a file: {KNOWN}.")
     return reader
+
+
+def _refuse_configs(folder: Path) -> None:
+    """A repository that says in its README that it holds several configurations must not be read as one."""
+    names = configs_of(folder)
+    if len(names) > 1:
+        raise UsageError(
+            f"{folder} has the configurations {', '.join(names)}.",
+            f"Give {folder}:{names[0]}, or the files themselves.",
+        )
 
 
 def _folder(folder: Path, split: str | None) -> tuple[tuple[Path, Reader], ...]:

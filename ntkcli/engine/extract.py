@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ntkcli.data.encoding import Encoded
+from ntkcli.engine.adam import load_moments
 from ntkcli.engine.adapters import AdaptedLayer, apply_adapter, fresh_adapter, load_adapter, only_layers
 from ntkcli.engine.batches import out_of_memory, plan_batches
 from ntkcli.engine.embeddings import EmbeddingEngine
@@ -41,6 +43,8 @@ class GradientSettings:
     rank: int
     target_modules: str
     adapter_seed: int
+    moments: Path | None = None
+    """The warm-up optimiser's, for Adam's directions instead of gradients (`engine.adam`)."""
 
 
 class NonFiniteError(Exception):
@@ -144,7 +148,8 @@ def gradient_extractor(
     layers = adapted_layers(loaded, model=model, adapter=adapter, settings=settings)
     projection = make_projection(settings.projection, dim=settings.dim, seed=settings.seed, device=loaded.device)
     probes = make_probes(loaded, settings)
-    engine = GradientEngine(loaded, layers, projection=projection, probes=probes, seed=settings.seed)
+    moments = None if settings.moments is None else load_moments(settings.moments, layers, loaded.device)
+    engine = GradientEngine(loaded, layers, projection=projection, probes=probes, seed=settings.seed, moments=moments)
     positions = "targets" if settings.kind == "loss" else settings.positions
 
     def compute(rows: Sequence[Encoded]) -> _Result:

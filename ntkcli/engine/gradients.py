@@ -18,7 +18,7 @@ layers, K probes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from ntkcli.data.encoding import Encoded
+from ntkcli.engine.adam import FactorMoments
 from ntkcli.engine.adapters import AdaptedLayer, check_decoder_holds, has_experts
 from ntkcli.engine.batches import final_hidden, pad
 from ntkcli.engine.models import LoadedModel, decoder_of
@@ -58,6 +59,7 @@ class GradientEngine:
         projection: Projection,
         probes: Sequence[LogitProbe | LossProbe],
         seed: int = 0,
+        moments: Mapping[str, FactorMoments] | None = None,
     ) -> None:
         check_decoder_holds(list(layers), loaded.model)
         self._loaded = loaded
@@ -65,6 +67,8 @@ class GradientEngine:
         self._projection = projection
         self._inputs = _Inputs(sorts_tokens=has_experts(loaded.model))
         self._taps = [_LayerTap(layer, projection, loaded.dtype, self._inputs) for layer in layers]
+        for tap in self._taps:
+            tap.moments = moments or {}
         self.layer_names = [layer.name for layer in layers]
         self._probes = list(probes)
         self._signs = [
@@ -204,6 +208,7 @@ class _LayerTap:
         if layer.b is not None:
             self._to_a = projection.factor(f"{layer.name}.lora_A", self.rank, columns_in)
             self.b_out_r = (layer.scale * layer.b * self._to_a.alpha).to(dtype).contiguous()
+        self.moments: Mapping[str, FactorMoments] = {}  # by factor: gradients become Adam's directions
         self._total: _Total | None = None
         self._anchor = torch.zeros((), requires_grad=True)  # makes the output need a gradient even when x needs none
         layer.module.forward = self._stand_in(layer, dtype)
@@ -259,14 +264,16 @@ class _LayerTap:
 
     def add_b(self, gradient_Brd: Tensor) -> None:
         """Add the gradient of B, transposed."""
-        self._add(gradient_Brd, self._to_b)
+        self._add(gradient_Brd, self._to_b, "lora_B")
 
     def add_a(self, gradient_Brd: Tensor) -> None:
         """Add the gradient of A."""
-        self._add(gradient_Brd, self._to_a)
+        self._add(gradient_Brd, self._to_a, "lora_A")
 
-    def _add(self, gradient_Brd: Tensor, factor: FactorSketch) -> None:
+    def _add(self, gradient_Brd: Tensor, factor: FactorSketch, name: str) -> None:
         if self._total is not None:
+            if self.moments:
+                gradient_Brd = self.moments[f"{self.layer.name}.{name}"].direction(gradient_Brd, factor.alpha)
             self._total.squares += torch.linalg.vector_norm(gradient_Brd, dim=(1, 2)).square()
             self._projection.add(self._total.sketch, gradient_Brd, factor)
 

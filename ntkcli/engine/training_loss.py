@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ntkcli.data.encoding import Encoded
+from ntkcli.engine.batches import out_of_memory
 from ntkcli.engine.models import decoder_of, head_logits
 from ntkcli.errors import NtkselError
 
@@ -161,8 +162,3 @@ def not_finite(step: int, loss: float, rows: Sequence[str], losses: Sequence[flo
         what = f"training has diverged; all of the step's rows make it so: {named or ', '.join(rows[:NAMED_ROWS])}."
         mend = "Lower --lr, or give --dtype float32; then give the run another --name."
     return NtkselError(f"The loss of step {step} is {loss}: {what}", mend)
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether the error says that memory has run out, on CUDA or on the CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -50,6 +50,9 @@ class Chooser:
         self.closed_by: Counter[str] = Counter()
         self._per_source: Counter[int] = Counter()
         self._tokens_left = limits.token_budget
+        # Cut where no row fits any more, so that sums of unknown lengths stay small numbers.
+        cut = (limits.token_budget or 0) + 1
+        self._tokens = None if limits.tokens is None else np.minimum(limits.tokens, cut)
         self._spent = False
         self._first_gain: float | None = None
         self._close_full(list(limits.most or ()))
@@ -78,6 +81,7 @@ class Chooser:
         self.open[row] = False
         if self._too_like(row):
             self.closed_by["--dedup"] += 1
+            self._close_by_budget()  # it may have been one of the short rows that a minimum counts on
             return False
         if self._first_gain is None and np.isfinite(gain):
             self._first_gain = gain
@@ -86,9 +90,9 @@ class Chooser:
         source = int(self._limits.source[row])
         self._per_source[source] += 1
         self._close_full([source])
-        if self._tokens_left is not None and self._limits.tokens is not None:
-            self._tokens_left -= int(self._limits.tokens[row])
-            self._close_by_budget()
+        if self._tokens_left is not None and self._tokens is not None:
+            self._tokens_left -= int(self._tokens[row])
+        self._close_by_budget()
         self._close_for_least()
         return True
 
@@ -109,17 +113,31 @@ class Chooser:
                 self._close(self._limits.source == source, "--max-per-source")
 
     def _close_by_budget(self) -> None:
-        if self._tokens_left is not None and self._limits.tokens is not None:
-            self._close(self._limits.tokens > self._tokens_left, "--token-budget")
+        """Leave open the rows that fit beside the shortest ones that make up each source's minimum.
+
+        A row of such a source stands for the longest of these, whose tokens it need not leave.
+        """
+        if self._tokens_left is None or self._tokens is None:
+            return
+        spare = self._tokens_left
+        instead = np.zeros(int(self._limits.source.max(initial=0)) + 1, dtype=np.int64)
+        for source, missing in self.owed().items():
+            lengths = self._tokens[self.open & (self._limits.source == source)]
+            if len(shortest := np.sort(lengths)[:missing]):
+                spare -= int(shortest.sum())
+                instead[source] = shortest[-1]
+        self._close(self._tokens > spare + instead[self._limits.source], "--token-budget")
 
     def _close_for_least(self) -> None:
         """Once the places left are all owed to sources below their least number, only those stay open."""
-        if not self._limits.least or self._limits.n is None:
-            return
-        owed = {s: least - self._per_source[s] for s, least in self._limits.least.items()}
-        owed = {s: missing for s, missing in owed.items() if missing > 0}
-        if owed and self._limits.n - len(self.taken) <= sum(owed.values()):
+        owed = self.owed()
+        if owed and self._limits.n is not None and self._limits.n - len(self.taken) <= sum(owed.values()):
             self._close(~np.isin(self._limits.source, list(owed)), "--min-per-source")
+
+    def owed(self) -> dict[int, int]:
+        """How many rows each source still lacks of its least number, where it lacks any."""
+        least = (self._limits.least or {}).items()
+        return {source: rows - self._per_source[source] for source, rows in least if rows > self._per_source[source]}
 
     def _close(self, rows: Bools, option: str) -> None:
         closing = rows & self.open

@@ -65,6 +65,20 @@ def check_quotas(
         )
 
 
+def check_budget(least: dict[int, int], *, labels: Sequence[str], source: Ints, tokens: Ints, budget: int) -> None:
+    """Refuse a token budget that the shortest rows of each source's minimum don't fit; `source`, `tokens` (n,)."""
+    need = sum(
+        int(np.sort(np.minimum(tokens[source == code], budget + 1))[:rows].sum()) for code, rows in least.items()
+    )
+    if need > budget:
+        names = ", ".join(repr(labels[code]) for code in list(least)[:5])
+        raise UsageError(
+            f"--min-per-source: the shortest rows of {names} that meet it have more than --token-budget's {budget} "
+            "tokens.",
+            "Raise the budget, or lower the minimum.",
+        )
+
+
 def _rows(value: str, *, n: int | None, option: str, up: bool) -> int:
     try:
         number = float(value.removesuffix("%"))

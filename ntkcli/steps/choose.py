@@ -58,7 +58,9 @@ def sides_of(
             f"{score.name} was not made from features, and this needs some.",
             "Give --feature NAME and --domain DATA.",
         )
-    pool_side, domain_sides = features_of(stored, pool=data, domains=domains, feature=feature)
+    pool_side, domain_sides = features_of(
+        stored, pool=data, domains=domains, feature=feature, pool_by_adam=score.spec["method"] == "less"
+    )
     return Sides(pool_side, tuple(domain_sides.values()), centre or bool(score.spec.get("centre")))
 
 

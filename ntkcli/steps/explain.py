@@ -15,6 +15,7 @@ from ntkcli.errors import UsageError
 from ntkcli.scoring.features import FeatureReader
 from ntkcli.selection.top import top
 from ntkcli.steps.choose import Candidates, Sides, rows_with_features, sides_of
+from ntkcli.steps.displaced import displaced
 from ntkcli.steps.inputs import open_store
 
 NEAREST = 3
@@ -45,8 +46,8 @@ class ScoreRank:
 class Explanation:
     """One pool row: its rank from 1 in the selection or None, what it gained when taken, and what it is like.
 
-    `gain` is the selector's marginal gain; for `top` the score above the lowest one chosen. `displaced_by` is, for a
-    row that was not chosen, the id of the last row that was.
+    `gain` is the selector's marginal gain; for `top` the score above the lowest one chosen. For a row that was not
+    chosen, `why_not` says what kept it out and `displaced_by` is the id of the chosen row in its place, if one is.
     """
 
     selection: str
@@ -56,6 +57,7 @@ class Explanation:
     rank: int | None
     gain: float | None
     displaced_by: str | None
+    why_not: str | None
     nearest: tuple[DomainRow, ...]
     scores: tuple[ScoreRank, ...]
 
@@ -103,10 +105,12 @@ def _explanations(stored: store.Store, selection: store.Artefact, rows: Rows) ->
     ranks = _ranks(stored, data, rows)
     labels = dataset.attrs["sources"]
     ids, sources = dataset.take("row_id", rows), dataset.take("source", rows)
-    last = str(dataset.take("row_id", chosen[-1:])[0])
+    sides = _known_sides(stored, selection, score)
     for i, row in enumerate(rows.tolist()):
         rank = rank_of.get(row)
         gain = None if rank is None or np.isnan(gains[rank - 1]) else float(gains[rank - 1])
+        instead = displaced(stored, selection, score, row, sides) if rank is None else None
+        by = None if instead is None or instead.by is None else str(dataset.take("row_id", [instead.by])[0])
         yield Explanation(
             selection=selection.name,
             row=row,
@@ -114,7 +118,8 @@ def _explanations(stored: store.Store, selection: store.Artefact, rows: Rows) ->
             source=str(labels[sources[i]]),
             rank=rank,
             gain=gain,
-            displaced_by=last if rank is None else None,
+            displaced_by=by,
+            why_not=instead.why if instead else None,
             nearest=nearest.get(row, ()),
             scores=tuple(each[i] for each in ranks),
         )

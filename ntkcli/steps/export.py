@@ -57,35 +57,60 @@ def export_rows(
         "rows": len(records),
         "format": schema,
         "sha256": _checksum(path),
-        "trainers": trainer_entries(path, schema),
+        "trainers": trainer_entries(path, schema, system=any(record.get("system") for record in records)),
     }
     text = json.dumps(manifest, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
     store.write_bytes(path.with_name(f"{path.name}.manifest.json"), text.encode())
 
 
-def trainer_entries(path: Path, schema: Format) -> dict[str, Any]:
-    """What to paste: LLaMA-Factory's dataset_info.json, axolotl's `datasets`, TRL's load_dataset; none for "own"."""
-    file = str(path.resolve())
-    builder = {".jsonl": "json", ".parquet": "parquet"}.get(path.suffix, "disk")
-    trl = {"path": builder, "data_files": file} if builder != "disk" else {"load_from_disk": file}
-    axolotl: dict[str, Any] = {"path": file} if builder == "disk" else {"path": file, "ds_type": builder}
-    factory: dict[str, Any] = {"file_name": file}
-    if schema == "messages":
-        tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
-        factory |= {"formatting": "sharegpt", "columns": {"messages": "messages"}}
-        factory["tags"] = {**tags, "system_tag": "system"}
-        axolotl |= {"type": "chat_template", "field_messages": "messages"}
-    elif schema == "alpaca":
-        columns = {"prompt": "instruction", "query": "input", "response": "output", "system": "system"}
-        factory |= {"formatting": "alpaca", "columns": columns}
-        axolotl |= {"type": "alpaca"}
-    elif schema == "prompt-completion":
-        factory |= {"formatting": "alpaca", "columns": {"prompt": "prompt", "response": "completion"}}
-        fields = {"field_instruction": "prompt", "field_output": "completion", "format": "{instruction}"}
-        axolotl |= {"type": {**fields, "no_input_format": "{instruction}"}}
-    else:
+def trainer_entries(path: Path, schema: Format, *, system: bool = False) -> dict[str, Any]:
+    """What to paste: LLaMA-Factory's dataset_info.json, axolotl's `datasets`, TRL's load_dataset; none for "own".
+
+    Only what the trainer reads: no folder for LLaMA-Factory, which wants files of one type in it, and no alpaca for
+    TRL, whose SFTTrainer knows messages and prompt/completion. `system`: some row has a system text.
+    """
+    if schema == "own":
         return {}
-    return {"llama_factory": {path.stem: factory}, "axolotl": {"datasets": [axolotl]}, "trl": trl}
+    file = str(path.resolve())
+    builder = {".jsonl": "json", ".parquet": "parquet"}.get(path.suffix)
+    factory, axolotl = _SHAPES[schema]
+    if schema == "alpaca" and system:
+        axolotl = {"type": "alpaca_w_system.load_instruct"}
+    found: dict[str, Any] = {"axolotl": {"datasets": [{"path": file} | ({"ds_type": builder} if builder else {})]}}
+    found["axolotl"]["datasets"][0] |= axolotl
+    if builder:
+        found["llama_factory"] = {path.stem: {"file_name": file} | factory}
+    if schema != "alpaca":
+        found["trl"] = {"path": builder, "data_files": file} if builder else {"load_from_disk": file}
+    return found
+
+
+_TAGS = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
+_SHAPES: Final[dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
+    "messages": (
+        {"formatting": "sharegpt", "columns": {"messages": "messages"}, "tags": {**_TAGS, "system_tag": "system"}},
+        {"type": "chat_template", "field_messages": "messages"},
+    ),
+    "alpaca": (
+        {
+            "formatting": "alpaca",
+            "columns": {"prompt": "instruction", "query": "input", "response": "output", "system": "system"},
+        },
+        {"type": "alpaca"},
+    ),
+    "prompt-completion": (
+        {"formatting": "alpaca", "columns": {"prompt": "prompt", "response": "completion"}},
+        {
+            "type": {
+                "field_instruction": "prompt",
+                "field_output": "completion",
+                "format": "{instruction}",
+                "no_input_format": "{instruction}",
+            }
+        },
+    ),
+}
+"""Of each schema: its description in LLaMA-Factory's terms and in axolotl's."""
 
 
 def lineage(stored: store.Store, artefact: store.Artefact) -> dict[str, Any]:

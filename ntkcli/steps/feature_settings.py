@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ntkcli import quantisation
 from ntkcli.errors import UsageError
 from ntkcli.identity import AdapterIdentity, ModelIdentity
+from ntkcli.steps.adam_state import AdamState
 from ntkcli.steps.inputs import encoder_spec
 
 if TYPE_CHECKING:
@@ -46,6 +48,12 @@ class FeatureSettings:
     adapter_seed: int
     store_dtype: str
     thinking: bool | None = None
+    adam: AdamState | None = None
+
+    @property
+    def moments(self) -> Path | None:
+        """The file of the optimiser's moments, with `adam`."""
+        return self.adam.path if self.adam else None
 
     def spec(self, model: ModelIdentity, adapter: AdapterIdentity | None) -> dict[str, Any]:
         """The spec without data and rows: what two artefacts must agree in for their features to compare."""
@@ -64,6 +72,8 @@ class FeatureSettings:
         if adapter is None:
             fresh = {"rank": self.rank, "target_modules": self.target_modules, "seed": self.adapter_seed}
             spec["adapter"] = {"fresh": fresh}
+        if self.adam is not None:
+            spec["adam"] = self.adam.spec
         if self.kind == "ntk":
             spec |= {"probe": self.probe, "probes": self.probes}
             if self.probe != "sum":
@@ -96,10 +106,19 @@ def check_choices(
             raise UsageError(f"{option} {value} is not known.", f"Give one of: {', '.join(filter(None, known))}.")
 
 
-def check_numbers(*, kind: str, positions: str | None, probes: int, shard: tuple[int, int]) -> None:
+def check_numbers(
+    *, kind: str, positions: str | None, probe: str, probes: int, shard: tuple[int, int], adam: bool = False
+) -> None:
     """UsageError if one of them is out of range, or they don't go together."""
+    if adam and kind != "loss":
+        raise UsageError(f"--adam means nothing to --kind {kind}: it is of training's gradients.", "Give --kind loss.")
     if probes < 1:
         raise UsageError(f"--probes {probes} is too few.", "Give 1 or more.")
+    if kind == "ntk" and probe == "sum" and probes > 1:
+        raise UsageError(
+            f"--probes {probes}: the sum of the logits is one direction, and {probes} of it say no more than one.",
+            "Give --probe rademacher or --probe centred, or leave --probes out.",
+        )
     if kind == "loss" and positions not in (None, "completion"):
         raise UsageError(f"--positions {positions}: the loss is over the answer's tokens.", "Leave it out.")
     if not 0 <= shard[0] < shard[1]:

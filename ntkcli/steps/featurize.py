@@ -15,6 +15,7 @@ from ntkcli.data import DataFile, Encoder
 from ntkcli.data.files import OnError
 from ntkcli.identity import AdapterIdentity, ModelIdentity, resolve_adapter, resolve_model
 from ntkcli.progress import Progress, Silent
+from ntkcli.steps.adam_state import adam_state
 from ntkcli.steps.feature_arrays import default_part_rows, feature_arrays, refuse_without_room, row_bytes
 from ntkcli.steps.feature_loop import FeatureLoop
 from ntkcli.steps.feature_settings import DEFAULT_POSITIONS, FeatureSettings, check_choices, check_numbers
@@ -82,13 +83,16 @@ def featurize(
     split: str | None = None,
     thinking: bool | None = None,
     trust_remote_code: bool = False,
+    adam: bool = False,
     progress: Progress | None = None,
 ) -> FeaturizeResult:
     """Compute `features/<name>/<feature>` for the rows of `data`, or find it finished.
 
     Without `adapter`, kind ntk takes a fresh one (rank, target_modules, adapter_seed; B = 0) and embed the bare model.
     `rows` names a selection of the same data set. `shard` (i, n): only the parts i, i + n, ... Arrays:
-    docs/store-format.md. `columns`, `split`: `ntkcli.data.DataFile`; `thinking`: `ntkcli.data.Encoder`.
+    docs/store-format.md. `adam`, of kind loss: the step that the run's optimiser, kept beside its adapter,
+    would take for the row's gradient (LESS). `columns`, `split`: `ntkcli.data.DataFile`; `thinking`:
+    `ntkcli.data.Encoder`.
 
     Raises:
         UsageError, DataError: an option or a row can't be used; with on_error "skip" bad rows are left out, NaN.
@@ -98,7 +102,7 @@ def featurize(
     check_choices(
         kind=kind, positions=positions, pooling=pooling, probe=probe, projection=projection, store_dtype=store_dtype
     )
-    check_numbers(kind=kind, positions=positions, probes=probes, shard=shard)
+    check_numbers(kind=kind, positions=positions, probe=probe, probes=probes, shard=shard, adam=adam)
     identity = resolve_model(model, trust_remote_code=trust_remote_code)
     stored = open_store(store_path, create=True)
     adapter_identity = resolve_adapter(adapter, adapters=stored.path / "adapters") if adapter else None
@@ -128,6 +132,7 @@ def featurize(
         adapter_seed=adapter_seed,
         store_dtype=store_dtype,
         thinking=thinking,
+        adam=adam_state(adapter_identity) if adam else None,
     )
     spec = settings.spec(identity, adapter_identity)
     spec |= {"data": dataset.spec["digest"], "rows": selection.fingerprint if selection else None}
@@ -159,7 +164,13 @@ def featurize(
     pending = artefact.pending(shard)
     refuse_without_room(artefact, pending)
     work = FeatureLoop(artefact, file, chosen, dataset.read("status"), encoder, extractor, on_error, progress, vectors)
+    planned = extractor.budget_tokens
     computed, tokens = work.run(pending)
+    if extractor.budget_tokens < planned:
+        progress.note(
+            f"memory ran out: batches went from {planned} to {extractor.budget_tokens} tokens; "
+            f"--batch-tokens {extractor.budget_tokens} begins there"
+        )
     return _result(artefact, computed=computed, tokens=tokens)
 
 

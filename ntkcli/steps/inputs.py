@@ -169,7 +169,7 @@ class RowSet:
 
 
 def resolve_rows(
-    stored: store.Store,
+    stored: store.Store | None,
     reference: str,
     *,
     option: str,
@@ -184,15 +184,17 @@ def resolve_rows(
     Raises:
         UsageError: it is none of the three; the message lists what the store has.
     """
-    if reference != stdin.STDIN and "/" not in reference and not Path(reference).suffix:
+    if stored is not None and reference != stdin.STDIN and "/" not in reference and not Path(reference).suffix:
         for place in ("selections", "datasets"):
             if stored.find(f"{place}/{reference}") is not None:
                 return _selection(stored, reference) if place == "selections" else _dataset(stored, reference)
     if names_data(reference):
-        reference = str(kept_data(stored, reference))
+        reference = reference if stored is None else str(kept_data(stored, reference))
         file = DataFile(reference, columns=columns, split=split)
         found = scan(file, on_error=on_error)
         return RowSet(reference, {"data": found.digest}, {}, file, None, found.status)
+    if stored is None:
+        raise UsageError(f"{option} {reference}: no such file, and no store yet.", "Give the path of a data file.")
     have = [
         a.name.partition("/")[2] for kind in (store.Kind.SELECTION, store.Kind.DATASET) for a in stored.artefacts(kind)
     ]

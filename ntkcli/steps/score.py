@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,29 +10,20 @@ from typing import Any
 import numpy as np
 
 import store
-from ntkcli.errors import DataError, SpecError, UsageError
+from ntkcli.errors import SpecError, UsageError
 from ntkcli.progress import Progress, Silent
-from ntkcli.scoring.features import FeatureReader, Rows, Wide
+from ntkcli.scoring.features import Rows, Wide
 from ntkcli.scoring.groups import across_groups, combine_by_rank
-from ntkcli.scoring.nearest import rds_scores
-from ntkcli.scoring.random import random_scores
-from ntkcli.scoring.similarity import cosine_scores, max_scores, mean_scores
-from ntkcli.scoring.text import bm25_scores, dsir_scores, match_length_scores
-from ntkcli.scoring.votes import vote_scores
 from ntkcli.steps import exact
 from ntkcli.steps.inputs import DATASET_PART_ROWS, open_store, selected_rows, write_rows
-from ntkcli.steps.score_inputs import domain_groups, features_of, group_readers, texts_of, token_counts
+from ntkcli.steps.less import less_job
+from ntkcli.steps.score_jobs import features_job, random_job, words_job
 
 VERSION = 1
 """Of the scores, in every spec: goes up when the same features would give other scores."""
-BY_FEATURES = ("votes", "mean", "cosine", "max", "rds")
+BY_FEATURES = ("votes", "mean", "cosine", "max", "rds", "less")
 BY_WORDS = ("bm25", "dsir")
 METHODS = (*BY_FEATURES, "exact", *BY_WORDS, "random")
-VOTE_SHARE = 0.005
-"""Of the pool, what each domain row votes for by default: the paper's 9,000 of 1.8 million."""
-MIN_VOTES = 10
-Found = tuple[Wide, Wide | None]
-"""Scores (n,) or, before groups are joined, (n, groups); and what breaks ties (n,), if anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +39,6 @@ class ScoreResult:
     digest: str
 
 
-@dataclass(slots=True)
-class _Job:
-    """What a method needs: its part of the spec, its parents, the work and how many rows it reads."""
-
-    spec: dict[str, Any]
-    parents: dict[str, str]
-    compute: Callable[[], Found]
-    total: int = 0
-
-
 def score(
     store_path: str | Path,
     *,
@@ -67,7 +48,7 @@ def score(
     domain: str | Sequence[str] | None = None,
     group_by: str | None = None,
     across: str = "max",
-    feature: str | None = None,
+    feature: str | Sequence[str] | None = None,
     rows: str | None = None,
     centre: bool = False,
     k: int | None = None,
@@ -77,11 +58,10 @@ def score(
 ) -> ScoreResult:
     """Write `scores/<name>`: one float32 a row of the data set `pool`, NaN where there is none.
 
-    Methods: `ntkcli.scoring`, and `exact` (`ntkcli.engine.exact`). `feature` names the features on all sides (default
-    ntk; words and random take none);
-    `rows` keeps to a selection of the pool; `k` is for votes and rds (default 0.5% of the pool, at least 10),
-    `seed` for dsir and random. Several domains, or `group_by="source"`, make groups: a score each, joined by
-    `across` (max, mean).
+    Methods: `ntkcli.scoring`, `less` (`ntkcli.steps.less`) and `exact` (`ntkcli.engine.exact`). `feature` names the
+    features on all sides (default ntk, for less loss; less takes several; words and random take none); `rows` keeps to
+    a selection of the pool; `k` is for votes and rds (default 0.5% of the pool, at least 10), `seed` for dsir and
+    random. Several domains, or `group_by="source"`, make groups: a score each, joined by `across` (max, mean).
     `match_length` names a data set or a selection whose lengths in tokens random rows shall have.
 
     Raises:
@@ -90,6 +70,8 @@ def score(
     """
     progress = progress or Silent()
     domains = [domain] if isinstance(domain, str) else list(domain or ())
+    default = "loss" if method == "less" else "ntk"
+    features = [feature] if isinstance(feature, str) else list(feature or [default])
     _check_options(
         method,
         centre=centre,
@@ -98,6 +80,7 @@ def score(
         across=across,
         group_by=group_by,
         domains=len(domains),
+        features=len(features),
     )
     stored = open_store(store_path)
     dataset = stored.get(f"datasets/{store.check_name(pool, '--pool')}")
@@ -108,18 +91,29 @@ def score(
         only, selection = selected_rows(stored, rows, dataset=dataset)
         parents[selection.name] = spec["rows"] = selection.fingerprint
     if method == "random":
-        job = _random_job(stored, dataset, only, seed=seed, match_length=match_length)
+        job = random_job(stored, dataset, only, seed=seed, match_length=match_length)
+    elif method == "less":
+        job = less_job(
+            stored,
+            dataset,
+            only,
+            domains=domains,
+            group_by=group_by,
+            features=features,
+            centre=centre,
+            progress=progress,
+        )
     elif method in BY_WORDS:
-        job = _words_job(stored, dataset, only, method=method, domains=domains, group_by=group_by, seed=seed)
+        job = words_job(stored, dataset, only, method=method, domains=domains, group_by=group_by, seed=seed)
     else:
-        job = _features_job(
+        job = features_job(
             stored,
             dataset,
             only,
             method=method,
             domains=domains,
             group_by=group_by,
-            feature=feature or "ntk",
+            feature=features[0],
             centre=centre,
             k=k,
             on_block=progress.advance,
@@ -134,7 +128,7 @@ def score(
         exact.fill_exact(
             stored,
             artefact,
-            features=stored.get(f"features/{pool}/{feature or 'ntk'}"),
+            features=stored.get(f"features/{pool}/{features[0]}"),
             pool=dataset,
             domain=stored.get(f"datasets/{domains[0]}"),
             only=only,
@@ -201,6 +195,7 @@ def _check_options(
     across: str,
     group_by: str | None,
     domains: int,
+    features: int,
 ) -> None:
     if method not in METHODS:
         raise UsageError(f"--method {method} is not known.", f"Give one of: {', '.join(METHODS)}.")
@@ -210,127 +205,12 @@ def _check_options(
         ("--centre", centre, BY_FEATURES),
         ("--group-by", group_by is not None, (*BY_FEATURES, *BY_WORDS)),
         ("a second --domain", domains > 1, (*BY_FEATURES, *BY_WORDS)),
+        ("a second --feature", features > 1, ("less",)),
         ("-k", k is not None, ("votes", "rds")),
         ("--match-length", match_length is not None, ("random",)),
     ):
         if given and method not in methods:
             raise UsageError(f"{option} means nothing to --method {method}.", f"It is for {', '.join(methods)}.")
-
-
-def _features_job(
-    stored: store.Store,
-    dataset: store.Artefact,
-    only: Rows | None,
-    *,
-    method: str,
-    domains: Sequence[str],
-    group_by: str | None,
-    feature: str,
-    centre: bool,
-    k: int | None,
-    on_block: Callable[[int], None],
-) -> _Job:
-    pool = dataset.name.partition("/")[2]
-    side, sides = features_of(stored, pool=pool, domains=domains, feature=feature)
-    groups = domain_groups(stored, domains, group_by=group_by)
-    reader = FeatureReader(side, n=dataset.n, only=only, on_block=on_block)
-    if only is not None and len(reader.covered) < len(only):
-        raise SpecError(
-            f"{side.name} has {len(reader.covered)} of the {len(only)} rows of --rows.",
-            f"Run `ntksel featurize ... --name {pool} --rows SELECTION` under another --feature.",
-        )
-    fingerprints = [sides[domain].fingerprint for domain in domains]
-    spec: dict[str, Any] = {"pool": side.fingerprint, "domain": fingerprints[0], "centre": centre}
-    if len(domains) > 1 or group_by:
-        spec |= {"domain": fingerprints, "groups": {"by": group_by or "domain"}}
-    if method in ("votes", "rds"):
-        covered = len(reader.covered)
-        spec["k"] = k = min(k or max(MIN_VOTES, round(VOTE_SHARE * covered)), covered)
-    parents = {artefact.name: artefact.fingerprint for artefact in (side, *sides.values())}
-
-    def compute() -> Found:
-        return _by_features(method, reader, group_readers(stored, sides, groups), centre=centre, k=k or 0)
-
-    passes = (1 if method in ("mean", "cosine") else len(groups)) * (1 + centre)
-    return _Job(spec, parents, compute, total=side.n * passes)
-
-
-def _by_features(method: str, pool: FeatureReader, groups: Sequence[FeatureReader], *, centre: bool, k: int) -> Found:
-    if method in ("mean", "cosine"):
-        return (mean_scores if method == "mean" else cosine_scores)(pool, groups, centre=centre), None
-    if method == "max":
-        return np.stack([max_scores(pool, group, centre=centre) for group in groups], axis=1), None
-    by_lists = vote_scores if method == "votes" else rds_scores
-    found = [by_lists(pool, group, k=k, centre=centre) for group in groups]
-    ties = np.stack([tie for _, tie in found], axis=1)
-    return np.stack([scores for scores, _ in found], axis=1), ties.max(axis=1)
-
-
-def _words_job(
-    stored: store.Store,
-    dataset: store.Artefact,
-    only: Rows | None,
-    *,
-    method: str,
-    domains: Sequence[str],
-    group_by: str | None,
-    seed: int,
-) -> _Job:
-    groups = domain_groups(stored, domains, group_by=group_by)
-    sets = [stored.get(f"datasets/{domain}") for domain in domains]
-    spec: dict[str, Any] = {"domain": [each.spec["digest"] for each in sets]}
-    if len(domains) > 1 or group_by:
-        spec["groups"] = {"by": group_by or "domain"}
-    if method == "dsir":
-        spec["seed"] = seed
-
-    def compute() -> Found:
-        texts = [[text for _, text in texts_of(stored, group.domain, group.rows)()] for group in groups]
-        pool = texts_of(stored, dataset.name.partition("/")[2], only)
-        if method == "bm25":
-            return bm25_scores(pool, texts, n=dataset.n), None
-        return dsir_scores(pool, texts, dataset.read("row_id").tolist(), seed=seed), None
-
-    return _Job(spec, {each.name: each.fingerprint for each in sets}, compute)
-
-
-def _random_job(
-    stored: store.Store, dataset: store.Artefact, only: Rows | None, *, seed: int, match_length: str | None
-) -> _Job:
-    wanted = np.arange(dataset.n) if only is None else only
-    wanted = wanted[dataset.read("status")[wanted] < store.RowStatus.UNREADABLE]
-    ids = dataset.read("row_id").tolist()
-    if match_length is None:
-
-        def draw() -> Found:
-            found = np.full(dataset.n, np.nan)
-            found[wanted] = random_scores([ids[row] for row in wanted], seed=seed)
-            return found, None
-
-        return _Job({"seed": seed}, {}, draw)
-    target, parent = _target_lengths(stored, match_length)
-    tokens = token_counts(stored, dataset.name.partition("/")[2])
-    wanted = wanted[tokens[wanted] > 0]
-    if not len(wanted):
-        raise DataError("No pool row has a known length in tokens.", "Featurize the pool first.")
-    spec = {"seed": seed, "match_length": parent.fingerprint}
-    return _Job(
-        spec,
-        {parent.name: parent.fingerprint},
-        lambda: (match_length_scores(tokens, target, ids, wanted, seed=seed), None),
-    )
-
-
-def _target_lengths(stored: store.Store, reference: str) -> tuple[Rows, store.Artefact]:
-    """The known lengths in tokens (m,) of a selection, else of a data set, and that artefact."""
-    selection = stored.find(f"selections/{store.check_name(reference, '--match-length')}")
-    artefact = selection or stored.get(f"datasets/{reference}")
-    counts = token_counts(stored, str(artefact.attrs["data"]) if selection else reference)
-    known = counts[artefact.read("row")] if selection else counts
-    known = known[known > 0]
-    if not len(known):
-        raise DataError(f"--match-length {reference}: no row of it has a known length.", "Featurize it first.")
-    return known, artefact
 
 
 def _create(

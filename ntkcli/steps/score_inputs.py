@@ -55,9 +55,11 @@ def domain_groups(stored: store.Store, domains: Sequence[str], *, group_by: str 
 
 
 def features_of(
-    stored: store.Store, *, pool: str, domains: Sequence[str], feature: str
+    stored: store.Store, *, pool: str, domains: Sequence[str], feature: str, pool_by_adam: bool = False
 ) -> tuple[store.Artefact, dict[str, store.Artefact]]:
     """The features of the pool and of each domain, checked to be finished, current and made alike.
+
+    `pool_by_adam`: the pool's may be Adam's steps for the gradients that the domain's are.
 
     Raises:
         store.MissingArtefactError: a side has none of that name.
@@ -67,8 +69,9 @@ def features_of(
         raise UsageError("--domain is missing: this method compares with a domain.", "Give --domain DATA.")
     pool_side = _side(stored, pool, "--pool", feature)
     sides = {domain: _side(stored, domain, "--domain", feature) for domain in domains}
+    may_differ = _MAY_DIFFER | {"adam"} if pool_by_adam else _MAY_DIFFER
     for side in sides.values():
-        alike = [{key: value for key, value in s.spec.items() if key not in _MAY_DIFFER} for s in (pool_side, side)]
+        alike = [{key: value for key, value in s.spec.items() if key not in may_differ} for s in (pool_side, side)]
         if changed := store.differences(alike[1], alike[0]):
             raise SpecError(
                 f"{pool_side.name} and {side.name} were not made alike, so they don't compare: "
@@ -77,6 +80,20 @@ def features_of(
                 "Featurize one of them again with the other's settings, under another --feature.",
             )
     return pool_side, sides
+
+
+def covering_reader(
+    side: store.Artefact, *, dataset: store.Artefact, only: Rows | None, on_block: Callable[[int], None]
+) -> FeatureReader:
+    """A reader of the pool's features of the rows `only`, or all. SpecError if it has not all of these."""
+    reader = FeatureReader(side, n=dataset.n, only=only, on_block=on_block)
+    if only is not None and len(reader.covered) < len(only):
+        raise SpecError(
+            f"{side.name} has {len(reader.covered)} of the {len(only)} rows of --rows.",
+            f"Run `ntksel featurize ... --name {dataset.name.partition('/')[2]} --rows SELECTION` under another "
+            "--feature.",
+        )
+    return reader
 
 
 def _side(stored: store.Store, data: str, option: str, feature: str) -> store.Artefact:

@@ -19,7 +19,7 @@ import store
 from ntkcli.data import BadRow, DataFile, Encoder, Row, RowError
 from ntkcli.data.encoding import VERSION as ENCODER_VERSION
 from ntkcli.data.files import OnError
-from ntkcli.data.problems import BAD_KEPT, each, refusal
+from ntkcli.data.problems import BAD_KEPT, each, refusal, unusable
 from ntkcli.identity import ModelIdentity
 from ntkcli.progress import Progress, Silent
 from ntkcli.steps.inputs import rows_in_order
@@ -186,4 +186,4 @@ def _reasons(rows: Iterator[Row | BadRow], encoder: Encoder) -> Iterator[BadRow]
         try:
             encoder.encode(row)
         except RowError as error:
-            yield BadRow(row.index, row.line, error.reason, int(error.status), "", row.file, row.unit)
+            yield unusable(row, error)

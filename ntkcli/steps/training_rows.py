@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import store
-from ntkcli.data import BadRow, Encoded, Encoder, RowError
+from ntkcli.data import BadRow, Encoded, Encoder, Row, RowError
 from ntkcli.data.files import OnError
+from ntkcli.data.problems import BAD_KEPT, refusal, unusable
 from ntkcli.errors import DataError, UsageError
 from ntkcli.steps.inputs import RowSet, resolve_rows
 
@@ -101,14 +102,14 @@ def parse_train(text: str) -> tuple[str, float]:
 
 
 def resolve_train(
-    stored: store.Store,
+    stored: store.Store | None,
     train: Sequence[str],
     *,
     columns: Mapping[str, str] | None,
     split: str | None,
     on_error: OnError,
 ) -> list[TrainingSet]:
-    """What the values of `--train` stand for."""
+    """What the values of `--train` stand for; without a store, files alone."""
     sets = []
     for text in train:
         reference, times = parse_train(text)
@@ -130,6 +131,7 @@ def encode_training(
     rows: list[Encoded] = []
     names: list[str] = []
     uses: list[NDArray[np.int64]] = []
+    bad: list[BadRow] = []
     skipped = 0
     for one in sets:
         drawn, times = one.drawn(seed)
@@ -139,14 +141,18 @@ def encode_training(
             )
         positions: list[int] = []
         for row, count in zip(drawn, times.tolist(), strict=True):
-            encoded = None if isinstance(row, BadRow) else _encode(encoder, row, on_error)
-            if encoded is None:  # a bad row was scanned before: only left in where these may be skipped
+            found = row if isinstance(row, BadRow) else _encode(encoder, row)
+            if isinstance(found, BadRow) and found is not row:  # one that was scanned before may be skipped
+                bad.append(found)
+            if isinstance(row, BadRow) or not isinstance(found, Encoded) or not found.supervised.any():
                 skipped += 1
                 continue
             positions += [len(rows)] * count
-            rows.append(encoded)
-            names.append(f"{row.place} (id {row.row_id})")  # type: ignore[union-attr]  # no BadRow, by the line above
+            rows.append(found)
+            names.append(f"{row.place} (id {row.row_id})")
         uses.append(np.array(positions, dtype=np.int64))
+    if bad and on_error == "fail":
+        raise refusal(bad[:BAD_KEPT], len(bad))
     labels = ", ".join(one.rows.label for one in sets)
     if not rows:
         raise DataError(
@@ -157,17 +163,12 @@ def encode_training(
     return TrainingData(rows, names, np.concatenate(kept), held, [len(use) for use in kept], skipped)
 
 
-def _encode(encoder: Encoder, row: Any, on_error: OnError) -> Encoded | None:
-    """The row's tokens; None if it can't be used and may be left out, or has nothing to learn."""
+def _encode(encoder: Encoder, row: Row) -> Encoded | BadRow:
+    """The row's tokens, or why it can't be used."""
     try:
-        encoded = encoder.encode(row)
+        return encoder.encode(row)
     except RowError as error:
-        if on_error == "skip":
-            return None
-        raise DataError(
-            f"{row.place}: {error.reason}.", "Mend the row, or give --on-error skip to leave such rows out."
-        ) from error
-    return encoded if encoded.supervised.any() else None
+        return unusable(row, error)
 
 
 def _held_out(rows: Sequence[Encoded], share: float, seed: int, labels: str) -> NDArray[np.int64]:

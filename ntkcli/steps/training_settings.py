@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ntkcli.errors import SpecError, UsageError
-from ntkcli.identity import AdapterIdentity, ModelIdentity, resolve_adapter
+from ntkcli.errors import UsageError
+from ntkcli.identity import AdapterIdentity, ModelIdentity, refuse_other_base, resolve_adapter
 
 if TYPE_CHECKING:
     from ntkcli.engine.training import TrainingOptions
@@ -139,12 +139,7 @@ def resolve_init(
         identity = resolve_adapter(reference, adapters=adapters)
     except UsageError as error:
         raise UsageError(error.what.replace("--adapter", "--init-adapter", 1), error.mend) from error
-    if identity.base_weights and identity.base_weights != model.spec["weights"]:
-        raise SpecError(
-            f"--init-adapter {reference} was trained on a base model with weights {identity.base_weights[:12]}, but "
-            f"--model {model.reference} has {model.spec['weights'][:12]}.",
-            "Give --model the model it was trained on.",
-        )
+    refuse_other_base(identity, model)
     config = json.loads((identity.folder / "adapter_config.json").read_text(encoding="utf-8"))
     if config.get("peft_type") != "LORA":
         raise UsageError(f"--init-adapter {reference}: is no LoRA adapter but {config.get('peft_type')}.")

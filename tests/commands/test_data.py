@@ -25,13 +25,34 @@ def embed(cli: Cli, store: Path, data: Any, model: Path, *more: str, name: str =
 
 def test_formats_give_the_same_features(cli: Cli, tmp_path: Path, model_dir: Path) -> None:
     digests = set()
-    for i, name in enumerate(("data.jsonl", "data.csv.gz", "data.parquet", "saved")):
-        formats.WRITERS[name](tmp_path / name, ROWS)
-        found = embed(cli, tmp_path / f"s{i}", tmp_path / name, model_dir)
+    for i, (name, write) in enumerate(formats.WRITERS.items()):
+        write(tmp_path / name, ROWS)
+        found = embed(cli, tmp_path / "s", tmp_path / name, model_dir, name=f"d{i}")
         assert "12 rows of" in found["notes"]
         assert "read as prompt/completion" in found["notes"]
         digests.add(found["digest"])
     assert len(digests) == 1
+
+
+def test_exports_are_read_back_as_the_same_rows(cli: Cli, tmp_path: Path, model_dir: Path) -> None:
+    """Round trip: what `select` writes, in each container, has one digest and one set of features.
+
+    So have the schemas of trainers, which have no place for ids and labels.
+    """
+    data, store = tmp_path / "d.jsonl", tmp_path / "s"
+    formats.jsonl(data, [row | {"source": "s"} for row in ROWS])
+    embed(cli, store, data, model_dir)
+    assert cli("score", store, "--pool", "d", "--domain", "d", "--method", "random", "--name", "r").code == 0
+    assert cli("select", store, "--score", "r", "-n", "5", "--name", "p").code == 0
+    digests: dict[bool, set[str]] = {False: set(), True: set()}
+    exports = [("a.jsonl", ()), ("a.parquet", ()), ("saved", ()), ("m.jsonl", ("--format", "messages"))]
+    exports += [("p.parquet", ("--format", "prompt-completion")), ("al.jsonl", ("--format", "alpaca"))]
+    for i, (name, options) in enumerate(exports):
+        out = tmp_path / name
+        ran = cli("select", store, "--score", "r", "-n", "5", "--name", "p", "--export", out, *options)
+        assert ran.code == 0, ran.err
+        digests[bool(options)].add(embed(cli, store, out, model_dir, name=f"d{i}")["digest"])
+    assert [len(found) for found in digests.values()] == [1, 1]
 
 
 def test_columns_hold_for_later_steps(cli: Cli, tmp_path: Path, model_dir: Path) -> None:

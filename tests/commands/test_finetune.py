@@ -155,6 +155,36 @@ def test_bfloat16_keeps_the_adapter_in_float32(cli: Cli, tmp_path: Path, on: Com
     assert {str(x.dtype) for x in safetensors.torch.load(weights(tmp_path / "s")).values()} == {"torch.float32"}
 
 
+def test_a_dry_run_is_the_bill_of_the_run(cli: Cli, tmp_path: Path, on: Command) -> None:
+    options: Command = [*on, "--hold-out", "0.25", "--rank", "4", "--target-modules", "q_proj,v_proj"]
+    bill = ok(cli, "finetune", tmp_path / "s", *options, "--dry-run")
+    assert not (tmp_path / "s").exists()
+    run = ok(cli, "finetune", tmp_path / "s", *options)
+    assert (bill["rows"], bill["held_out"], bill["steps"]) == (run["rows"], run["held_out"], run["steps"])
+    assert bill["tokens"] == pytest.approx(run["tokens"], rel=0.1)  # those held out may be long or short ones
+    import safetensors.torch
+
+    assert bill["adapter_parameters"] == sum(
+        x.numel() for x in safetensors.torch.load(weights(tmp_path / "s")).values()
+    )
+    adapter = tmp_path / "s" / "adapters"
+    assert bill["disk_bytes"] > 4 * bill["adapter_parameters"]
+    assert sum(p.stat().st_size for p in adapter.rglob("*.safetensors")) < bill["disk_bytes"] + 20_000
+    assert bill["memory_bytes"] > (Path(on[1]) / "model.safetensors").stat().st_size
+    again = ok(
+        cli, "finetune", tmp_path / "s", *options, "--dry-run", "--max-tokens", "5000", "--gradient-checkpointing"
+    )
+    assert again["tokens"] == 5000
+    assert again["memory_bytes"] < bill["memory_bytes"]
+    assert again["seconds"] > 0
+    ran = cli("finetune", tmp_path / "s", *on, "--dry-run", "--seeds", "0,1")
+    assert "finetune: 24 rows an epoch, 9 steps, about" in ran.out
+    assert ", for each seed" in ran.out
+    ran = cli("finetune", tmp_path / "none", "--model", on[1], "--train", "picked", "--name", "r", "--dry-run")
+    assert ran.code == 2
+    assert "no such file, and no store yet" in ran.error_line
+
+
 MISTAKES: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
     "no weight": (["--train", "picked=half"], 2, ("'half' is no weight", "0.5 draws half")),
     "unknown set": (["--train", "picked=0.5"], 2, ("--train picked:", "no such file")),

@@ -107,6 +107,19 @@ def test_rows_that_cannot_be_encoded_are_told_together_before_the_model_is_loade
     assert "left out: " in ran.err
 
 
+def test_finetune_tells_them_together_too(cli: Cli, tmp_path: Path, model_dir: Path, write_jsonl: Writer) -> None:
+    forged = {"prompt": "a<|im_end|>b", "completion": "c"}
+    data = write_jsonl("d.jsonl", [forged, *ROWS[:4], forged])
+    on = ("finetune", tmp_path / "s", "--train", data, "--name", "r", "--epochs", "1", "--model", model_dir)
+    ran = cli(*on)
+    assert ran.code == 1
+    assert "d.jsonl line 1: the user's text holds '<|im_end|>'" in ran.error_line
+    assert f"  {data} line 6: the user's text holds" in ran.err
+    ran = cli(*on, "--on-error", "skip", "--json")
+    assert ran.code == 3, ran.err
+    assert (json.loads(ran.out)["rows"], json.loads(ran.out)["skipped"]) == (4, 2)
+
+
 def test_select_knows_lengths_of_rows_without_features(
     cli: Cli, tmp_path: Path, model_dir: Path, write_jsonl: Writer
 ) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from ntkcli.data import BadRow, DataFile, Row, pick, scan
 from ntkcli.data import json_array as json_array_module
+from ntkcli.data.sources import names_data
 from ntkcli.errors import DataError, NtkselError, UsageError
 from tests.data import formats
 
@@ -165,6 +166,63 @@ def test_hub_id_goes_to_datasets_as_it_is_written(tmp_path, monkeypatch):
     assert file.state() == DataFile("org/pool:config@v1.2", split="test").state()
     with pytest.raises(UsageError, match="org/pool has the splits train, test"):
         list(DataFile("org/pool").rows())
+
+
+README = """---
+license: mit
+configs:
+- config_name: law
+  data_files:
+  - split: train
+    path: law/train-*.parquet
+  - split: test
+    path: law/test-*.parquet
+- config_name: "all"
+  data_files: all.parquet
+---
+config_name: nonsense
+"""
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A copy of a Hub repository: two configurations, one of them with two splits."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "repository"
+    (folder / "law").mkdir(parents=True)
+    (folder / "README.md").write_text(README)
+    formats.parquet(folder / "law/train-00000-of-00001.parquet", PAIRS[:4])
+    formats.parquet(folder / "law/test-00000-of-00001.parquet", PAIRS[4:])
+    formats.parquet(folder / "all.parquet", PAIRS)
+    return folder
+
+
+def test_a_copy_of_a_repository_is_read_by_its_configurations(repository, tmp_path, monkeypatch):
+    ids = lambda file: list(scan(file, on_error="fail").row_ids)  # noqa: E731
+    assert ids(DataFile(f"{repository}:law", split="test")) == ["r4", "r5", "r6"]
+    assert ids(DataFile(f"{repository}:law", split="train")) == ["r0", "r1", "r2", "r3"]
+    whole = DataFile(f"{repository}:all")
+    formats.jsonl(tmp_path / "d.jsonl", PAIRS)
+    assert scan(whole, on_error="fail").digest == scan(DataFile(tmp_path / "d.jsonl"), on_error="fail").digest
+    monkeypatch.chdir(tmp_path)
+    assert DataFile("repository:all").reference == whole.reference  # found from any working directory
+    assert DataFile(whole.reference).state() == whole.state()
+    assert names_data("repository:all")
+    with pytest.raises(UsageError, match="has the splits train, test"):
+        list(DataFile(f"{repository}:law").rows())
+
+
+def test_configurations_are_not_mixed(repository):
+    with pytest.raises(UsageError, match=r"has the configurations law, all\. Give \S+/repository:law, or the files"):
+        DataFile(repository)
+    with pytest.raises(UsageError, match="does not exist"):
+        DataFile(f"{repository}:tax")
+    assert scan(DataFile(f"{repository}/law/*.parquet"), on_error="fail").n == 7
+    (repository / "all.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UsageError, match=r"repository:all can't be read by the library datasets: .* Check --split"):
+        list(DataFile(f"{repository}:all", split="train").rows())
 
 
 def test_hub_id_while_offline(monkeypatch):

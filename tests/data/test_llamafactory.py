@@ -22,6 +22,7 @@ ENTRIES = {
     "image": {"file_name": "alpaca.json", "columns": {"images": "i"}},
     "tag": {"file_name": "chat.json", "formatting": "sharegpt", "tags": {"user_tag": "alien"}},
     "format": {"file_name": "alpaca.json", "formatting": "openai2"},
+    "sampled": {"file_name": "alpaca.json", "num_samples": 5},
     "nowhere": {},
     "gone": {"file_name": "gone.json"},
 }
@@ -68,6 +69,7 @@ def test_an_entry_can_be_read_again_from_what_a_data_set_keeps(info):
         ("image", "has the column 'images', which is not read"),
         ("tag", "has the tag user_tag 'alien'. Known are human, user"),
         ("format", "has the formatting 'openai2'. Known are alpaca, sharegpt"),
+        ("sampled", "has 'num_samples', which is not read. Leave it out"),
         ("nowhere", "has neither file_name nor hf_hub_url"),
         ("gone", "gone.json does not exist"),
     ],

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from ntkcli.data.encoding import Encoded
+from ntkcli.engine.adam import FactorMoments
 from ntkcli.engine.adapters import AdaptedLayer, fresh_adapter
 from ntkcli.engine.gradients import Features, GradientEngine
-from ntkcli.engine.models import LoadedModel
+from ntkcli.engine.models import LoadedModel, head_form
 from ntkcli.engine.probes import LogitProbe, LossProbe
 from ntkcli.engine.projections import make_projection
 from ntkcli.engine.sketch import hash_u64
@@ -22,7 +23,10 @@ RANK, DIM, SEED = 3, 256, 5
 
 
 def load(name: str, dtype: torch.dtype = torch.float32) -> LoadedModel:
-    return LoadedModel(zoo.build(name).to(dtype), make_tokenizer(), torch.device("cpu"), dtype)
+    """As `load_model` does, without a folder."""
+    model = zoo.build(name).to(dtype)
+    head_form(model)
+    return LoadedModel(model, make_tokenizer(), torch.device("cpu"), dtype)
 
 
 def make_rows(lengths: list[int], seed: int = 0) -> list[Encoded]:
@@ -58,6 +62,7 @@ def make_engine(
     probe: str = "sum",
     probes: int = 1,
     projection: str = "sjlt",
+    moments: dict[str, FactorMoments] | None = None,
 ) -> GradientEngine:
     made = make_projection(projection, dim=dim, seed=SEED, device=loaded.device)
     chosen: list[Any] = (
@@ -65,7 +70,7 @@ def make_engine(
         if probe == "loss"
         else [LogitProbe(loaded.model, probe, seed=SEED, number=k) for k in range(probes)]
     )
-    return GradientEngine(loaded, layers, projection=made, probes=chosen, seed=SEED)
+    return GradientEngine(loaded, layers, projection=made, probes=chosen, seed=SEED, moments=moments)
 
 
 class PlainLora(nn.Module):

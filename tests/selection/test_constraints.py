@@ -64,7 +64,19 @@ def test_token_budget_alone_and_with_n(path: Path) -> None:
     assert select(path, score="x", n=3, name="z", constraints=Constraints(token_budget=40)).rows == 3
 
 
+def test_minimums_hold_under_a_token_budget(path: Path) -> None:
+    """Rows of 1 to 7 tokens; 4 of source a and 4 of b take 12 tokens at least, and the best rows alone far more."""
+    tokens = np.arange(60) % 7 + 1
+    limits = Constraints(token_budget=24, min_per_source=("a=4", "b=4"))
+    for method in ("top", "round-robin", "herding", "coverage", "ot"):
+        select(path, score="x", n=12, method=method, name=method, constraints=limits)
+        rows = np.array(rows_of(path, method))
+        assert tokens[rows].sum() <= 24
+        assert ((rows % 3 == 0).sum() >= 4, (rows % 3 == 1).sum() >= 4) == (True, True)
+
+
 IMPOSSIBLE = [
+    (9, {"min_per_source": ("a=9",), "token_budget": 15}, r"shortest rows of 'a' .* --token-budget's 15 tokens"),
     (40, {"max_per_source": ("12",)}, "leaves 36 of 59 rows, 4 too few"),
     (10, {"max_per_source": ("a=2",), "min_per_source": ("a=3",)}, "asks for 3 rows of 'a', --max-per-source allows 2"),
     (10, {"min_per_source": ("4",)}, "adds up to 12 rows, -n is 10"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from ntkcli.errors import NtkselError
 from ntkcli.steps.explain import explain
 from ntkcli.steps.inputs import open_store
 from ntkcli.steps.score import score
-from ntkcli.steps.select import select
+from ntkcli.steps.select import Constraints, select
 from tests.commands.conftest import Cli, cli
 from tests.scoring.kit import cosines, make_store
 
@@ -53,9 +54,45 @@ def test_rows_that_were_not_chosen(made: tuple[Path, np.ndarray]) -> None:
     assert (found.rank, found.gain, found.displaced_by) == (None, None, f"1-{chosen[-1]}")
     without = explain(path, selection="y", row="1-5")
     assert without.nearest == ()
+    assert (without.why_not, without.displaced_by) == ("it has no score", None)
     assert all(each.rank is None and each.value is None for each in without.scores)
     with pytest.raises(NtkselError, match="no row 'x-1'"):
         explain(path, selection="y", row="x-1")
+
+
+@pytest.mark.parametrize("method", ["top", "coverage"])
+def test_what_kept_a_row_out(method: str, made: tuple[Path, np.ndarray]) -> None:
+    """Each constraint by itself: a row is named that breaks it, and the chosen row that stands in its place."""
+    path, similar = made
+    values = similar.mean(axis=0)
+    values[5] = -np.inf
+    best, tokens = np.argsort(-values), np.arange(60) % 7 + 1
+
+    def chosen(name: str, n: int = 8, **limits: Any) -> np.ndarray:
+        select(path, score="stage2", n=n, method=method, name=name, constraints=Constraints(**limits))
+        return np.asarray(open_store(path).get(f"selections/{name}").read("row"))
+
+    rows = chosen("quota", max_per_source=("a=1",))
+    full = next(int(row) for row in best if row % 3 == 0 and row not in rows)
+    found = explain(path, selection="quota", row=f"1-{full}")
+    assert "--max-per-source" in str(found.why_not)
+    assert found.displaced_by == f"1-{next(row for row in rows if row % 3 == 0)}"
+    chosen("length", max_tokens=4)
+    long = next(int(row) for row in best if tokens[row] > 4)
+    found = explain(path, selection="length", row=f"1-{long}")
+    assert (found.why_not, found.displaced_by) == (f"--max-tokens 4: it has {tokens[long]}", None)
+    rows = chosen("apart", n=12, dedup="0.5")
+    among = similar_rows(path)
+    like = next(int(row) for row in best if row not in rows and row != 5 and among[row, rows].max() > 0.5)
+    found = explain(path, selection="apart", row=f"1-{like}")
+    assert "--dedup 0.5" in str(found.why_not)
+    assert found.displaced_by == f"1-{rows[np.argmax(among[like, rows])]}"
+
+
+def similar_rows(path: Path) -> np.ndarray:
+    """Cosines among the pool's centred features (60, 60)."""
+    unit = open_store(path).get("features/pool/embed").read("embedding").astype(np.float64)
+    return cosines(unit, unit, centre_on=np.delete(unit, 5, axis=0))
 
 
 def test_the_report_has_every_row(made: tuple[Path, np.ndarray]) -> None:

@@ -66,11 +66,46 @@ def test_trainers_schemas(schema: Any, path: Path, tmp_path: Path) -> None:
     if schema != "alpaca":  # what we read ourselves comes back as the same texts
         back = [row for row in DataFile(file).rows() if isinstance(row, Row)]
         assert [row.messages[0].content for row in back] == [own["prompt"] for own in own_rows(path)]
-    trainers = json.loads((tmp_path / "y.jsonl.manifest.json").read_text())["trainers"]
-    assert trainers["llama_factory"]["y"]["file_name"] == str(file)
-    columns = set(trainers["llama_factory"]["y"]["columns"].values())
-    assert columns <= set(rows[0])
-    assert trainers["axolotl"]["datasets"][0]["ds_type"] == trainers["trl"]["path"] == "json"
+
+
+def texts(row: dict[str, Any]) -> list[str]:
+    """Prompt and answer of a row in any of the schemas."""
+    if "messages" in row:
+        return [turn["content"] for turn in row["messages"]]
+    return [row["instruction"], row["output"]] if "instruction" in row else [row["prompt"], row["completion"]]
+
+
+@pytest.mark.parametrize("schema", ["messages", "alpaca", "prompt-completion"])
+@pytest.mark.parametrize("name", ["y.jsonl", "y.parquet", "y"])
+def test_trainers_entries_are_read_back(name: str, schema: Any, path: Path, tmp_path: Path) -> None:
+    """TRL's by `datasets`, LLaMA-Factory's by our reader of its dataset_info.json; the same rows as the pool's."""
+    from datasets import load_dataset, load_from_disk
+
+    select(path, score="x", n=7, name="y", export=tmp_path / name, schema=schema)
+    entries = json.loads((tmp_path / f"{name}.manifest.json").read_text())["trainers"]
+    expected = [[own["prompt"], own["completion"]] for own in own_rows(path)]
+    assert ("trl" in entries, "llama_factory" in entries) == (schema != "alpaca", name != "y")
+    if "trl" in entries:
+        trl = entries["trl"]
+        from_disk = trl.get("load_from_disk")
+        rows = load_from_disk(from_disk) if from_disk else load_dataset(**trl, split="train", cache_dir=tmp_path / "c")
+        assert [texts(row) for row in rows] == expected
+    if "llama_factory" in entries:
+        (tmp_path / "dataset_info.json").write_text(json.dumps(entries["llama_factory"]))
+        read = DataFile(f"{tmp_path / 'dataset_info.json'}:y").rows()
+        assert [[m.content for m in row.messages] for row in read if isinstance(row, Row)] == expected
+    (axolotl,) = entries["axolotl"]["datasets"]
+    assert axolotl.get("ds_type") == {"y.jsonl": "json", "y.parquet": "parquet", "y": None}[name]
+    assert Path(axolotl["path"]).exists()
+
+
+def test_axolotl_is_told_of_system_texts(path: Path, tmp_path: Path) -> None:
+    turns = [{"role": r, "content": c} for r, c in (("system", "be brief"), ("user", "a"), ("assistant", "b"))]
+    add_data(path, "chats", [{"messages": turns}])
+    score(path, pool="chats", method="random", name="c")
+    select(path, score="c", n=1, name="c", export=tmp_path / "c.jsonl", schema="alpaca")
+    entry = json.loads((tmp_path / "c.jsonl.manifest.json").read_text())["trainers"]["axolotl"]["datasets"][0]
+    assert entry["type"] == "alpaca_w_system.load_instruct"
 
 
 @pytest.mark.parametrize("name", ["y.jsonl", "y.parquet", "y"])

@@ -155,7 +155,7 @@ def test_auto_stops_when_nothing_is_gained(method: str, tmp_path: Path) -> None:
     assert set(rows_of(path, "y")[:1]) <= set(range(12))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     sources=st.lists(st.integers(0, 3), min_size=30, max_size=30),
     most=st.dictionaries(st.integers(0, 3), st.integers(0, 9)),
@@ -177,11 +177,20 @@ def test_quotas_hold_whenever_they_can(
     counts = np.bincount(source[picked.taken], minlength=4)
     assert len(set(picked.taken)) == len(picked.taken) <= n
     assert all(counts[s] <= rows for s, rows in most.items())
-    assert budget is None or tokens[picked.taken].sum() <= budget
+    spent = int(tokens[picked.taken].sum())
+    assert budget is None or spent <= budget
     room = sum(min(int(a), most.get(s, int(a))) for s, a in enumerate(available))
-    if sum(least.values()) <= n and budget is None:
-        assert all(counts[s] >= rows for s, rows in least.items())
+    shortest = sum(int(np.sort(tokens[source == s])[:rows].sum()) for s, rows in least.items())
+    if sum(least.values()) > n or (budget is not None and shortest > budget):
+        return  # refused before (check_quotas, check_budget)
+    assert all(counts[s] >= rows for s, rows in least.items())
+    assert picked.owed() == {}
+    if budget is None:
         assert len(picked.taken) == min(n, room)
+    elif len(picked.taken) < n:  # nothing that would have fitted was left out
+        others = np.setdiff1d(np.arange(30), picked.taken)
+        fits = [row for row in others if counts[source[row]] < most.get(source[row], 31)]
+        assert all(tokens[row] > budget - spent for row in fits)
 
 
 def test_tau_keeps_chosen_rows_apart(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 import store
 from ntkcli.errors import NtkselError
+from ntkcli.progress import Silent
 from ntkcli.steps.featurize import featurize
 from ntkcli.steps.inputs import open_store
 from tests.conftest import Writer, prompt_rows
@@ -93,8 +94,15 @@ def test_the_budget_halves_when_memory_runs_out(
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return real(self, rows, **how)
 
+    notes: list[str] = []
+
+    class Noted(Silent):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
     monkeypatch.setattr(GradientEngine, "features", small)
-    featurize(tmp_path / "b", **options(model_dir, data))
+    featurize(tmp_path / "b", **options(model_dir, data), progress=Noted())
+    assert any("memory ran out: batches went from 256 to" in note for note in notes)
     assert max(tried) > 3
     np.testing.assert_allclose(vectors(tmp_path / "b"), vectors(tmp_path / "a"), atol=1e-3)
 

@@ -1,0 +1,115 @@
+"""Several processes, one store: ranks of torchrun and SLURM take the parts in turns."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ntkcli import options
+from ntkcli.errors import UsageError
+from ntkcli.steps.featurize import featurize
+from ntkcli.steps.inputs import open_store
+from tests.commands.conftest import Cli
+from tests.conftest import Writer, prompt_rows
+
+VARIABLES = (
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "SLURM_PROCID",
+    "SLURM_STEP_NUM_TASKS",
+    "SLURM_NTASKS",
+    "SLURM_LOCALID",
+)
+
+
+@pytest.fixture(autouse=True)
+def no_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+def arguments(store: Path, model: Path, data: Path) -> list[str]:
+    settings = ["--name", "d", "--kind", "ntk", "--dim", "64", "--part-rows", "4", "--batch-tokens", "128", "-q"]
+    return ["featurize", str(store), "--data", str(data), "--model", str(model), *settings]
+
+
+def test_torchrun(tmp_path: Path, model_dir: Path, write_jsonl: Writer) -> None:
+    """Two real processes that start at once, from nothing: the store of one process."""
+    data = write_jsonl("d.jsonl", prompt_rows(21))
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "-m", "ntkcli"]
+    command = [sys.executable, "-W", "ignore", *launcher, *arguments(tmp_path / "s", model_dir, data)]
+    root = Path(__file__).parents[2]
+    ran = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}
+    )
+    assert ran.returncode == 0, ran.stderr
+    both = open_store(tmp_path / "s").get("features/d/ntk")
+    assert both.complete
+    one = featurize(
+        tmp_path / "t",
+        data=data,
+        name="d",
+        kind="ntk",
+        model=str(model_dir),
+        dim=64,
+        part_rows=4,
+        batch_tokens=128,
+    )
+    assert both.digest() == one.digest
+
+
+def test_slurm_s_steps_take_parts_in_turns(
+    tmp_path: Path, model_dir: Path, write_jsonl: Writer, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_jsonl("d.jsonl", prompt_rows(21))
+    for rank, parts in ((1, [1, 4]), (0, [0, 1, 3, 4]), (2, [0, 1, 2, 3, 4, 5])):
+        monkeypatch.setenv("SLURM_PROCID", str(rank))
+        monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "3")
+        assert cli(*arguments(tmp_path / "s", model_dir, data)).code == 0
+        assert open_store(tmp_path / "s").get("features/d/ntk").done().nonzero()[0].tolist() == parts
+
+
+def test_a_batch_script_without_srun_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """sbatch --ntasks 4 sets these for the script itself; three quarters of the parts would never be computed."""
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    assert options.own_shard() == (0, 1)
+
+
+def test_an_environment_that_is_no_rank_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "4")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(UsageError, match=r"RANK=4 and WORLD_SIZE=4 .* --shard I/N"):
+        options.own_shard()
+
+
+def test_a_local_rank_has_its_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert options.own_device("auto") == "auto"
+    monkeypatch.setenv("RANK", "5")
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert options.own_device("auto") == "cuda:1"
+    assert options.own_device("cuda:0") == "cuda:0"
+    monkeypatch.setenv("LOCAL_RANK", "3")  # more processes than devices: they share
+    assert options.own_device("auto") == "cuda:1"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert options.own_device("auto") == "auto"
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_several_probes_of_one_direction_are_refused(
+    tmp_path: Path, model_dir: Path, write_jsonl: Writer, cli: Cli, dry: list[str]
+) -> None:
+    data = write_jsonl("d.jsonl", prompt_rows(3))
+    ran = cli(*arguments(tmp_path / "s", model_dir, data), "--probes", "4", *dry)
+    assert ran.code == 2
+    assert "--probe rademacher or --probe centred" in ran.error_line
+    assert not (tmp_path / "s").exists()
