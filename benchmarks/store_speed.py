@@ -1,12 +1,13 @@
 #!/usr/bin/env python
-"""The store against plain numpy on the same disk in one run, and how long `ntksel info` takes on a large store.
+"""The store against plain numpy on the same disk in one run, and how long `info` and finished commands take.
 
     python benchmarks/store_speed.py [--folder DIR] [--parts 16] [--repeats 3]
 
 Writing: parts of 1,792 rows of 8,192 float16 numbers (28 MiB) with all their arrays, durable, against `numpy.tofile`
 and fsync of the same sketches. Reading: all blocks, checksums included, against `numpy.fromfile` of the files; both
 from the page cache, where no disk hides the work. info: 1.8 million rows in 1,005 parts, every file there, empty,
-since info reads none but the records.
+since info reads none but the records. A finished `ntksel featurize` is run again in a new process, with all features of
+2,000 rows by a tiny model made on the spot there; the process also says whether it imported torch.
 """
 
 from __future__ import annotations
@@ -90,6 +91,42 @@ def info_seconds(folder: Path) -> float:
     return min(seconds(lambda: subprocess.run(command, check=True, capture_output=True)) for _ in range(3))
 
 
+def tiny_model(folder: Path) -> Path:
+    """A random Llama of two layers, with a byte-level tokenizer."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    words = ["<|endoftext|>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokenizer = Tokenizer(models.BPE(vocab={word: i for i, word in enumerate(words)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=words[0], pad_token=words[0]).save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(words), **sizes)).save_pretrained(folder)
+    return folder
+
+
+def finished_again(folder: Path) -> tuple[float, bool]:
+    """Seconds that a finished `ntksel featurize` takes, process and all, and whether it imported torch."""
+    data = folder / "rows.jsonl"
+    data.write_text("".join(f'{{"prompt": "Row {i}?", "completion": "yes"}}\n' for i in range(2000)))
+    options = ["--data", str(data), "--name", "rows", "--kind", "ntk", "--dim", "512", "--model"]
+    options.append(str(tiny_model(folder / "model")))
+    arguments = ["featurize", str(folder / "again"), *options]
+    code = f"import sys; from ntkcli.app import run; run({arguments!r}); print('torch' in sys.modules)"
+
+    def call() -> str:
+        ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+        return ran.stdout.splitlines()[-1]
+
+    call()  # computes
+    said: set[str] = set()
+    took = min(seconds(lambda: said.add(call())) for _ in range(3))
+    return took, said != {"False"}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", help="where, on the disk to be measured; default: the system's temporary one")
@@ -116,6 +153,10 @@ def main() -> None:
         for verb in ("write", "read"):
             print(f"{verb}: {best[f'{verb} numpy'] / best[f'{verb} store']:.2f} of numpy's speed")
         print(f"ntksel info, 1.8 million rows in parts of {first.part_rows}: {info_seconds(folder):.2f} s")
+        took, imports_torch = finished_again(folder)
+        print(
+            f"a finished ntksel featurize again: {took:.2f} s, torch {'IMPORTED' if imports_torch else 'not imported'}"
+        )
 
 
 if __name__ == "__main__":

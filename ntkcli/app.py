@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from contextvars import copy_context
 from importlib import import_module
 from types import FrameType
 from typing import Annotated, Any
@@ -54,7 +55,19 @@ FLAGS = {
 @app.callback(invoke_without_command=True)
 def _root(
     version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True)] = False,
+    exact_digests: Annotated[
+        bool,
+        typer.Option(
+            "--exact-digests",
+            envvar="NTKSEL_EXACT_DIGESTS",
+            help="Read models, adapters and data anew to see if they changed; else size, time and inode tell.",
+        ),
+    ] = False,
 ) -> None:
+    if exact_digests:
+        from ntkcli.identity import EXACT  # numpy with it, which `--help` need not wait for
+
+        EXACT.set(True)
     if version:
         sys.stdout.write(f"ntksel {__version__}\n")
         raise typer.Exit
@@ -87,7 +100,7 @@ def run(arguments: list[str]) -> int:
     """Run one command; returns its exit code. Errors are shown as one line on stderr."""
     output = Output(verbose="-v" in arguments or "--verbose" in arguments)
     try:
-        code = app(arguments, standalone_mode=False)
+        code = copy_context().run(app, arguments, standalone_mode=False)  # so that --exact-digests ends with it
     except Exception as error:
         return _report(error, output)
     except KeyboardInterrupt:

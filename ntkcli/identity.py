@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,10 @@ _ADAPTER_VALUES = (
     "use_dora",
 )
 """What of `adapter_config.json` changes the adapted model; the rest is a record of how it was trained."""
+
+
+EXACT: ContextVar[bool] = ContextVar("EXACT", default=False)
+"""Whether every digest is computed anew, whatever is remembered: `ntksel --exact-digests`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +89,12 @@ def converted_folder(identity: ModelIdentity) -> Path:
 
 
 def digest_file(path: Path) -> str:
-    """SHA-256 of a file as 32 hex digits, remembered by path, size, mtime and inode."""
+    """SHA-256 of a file as 32 hex digits, remembered by path, size, mtime and inode (unless EXACT)."""
     stat = path.stat()
     seen = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}"
     memo = cache_dir() / "digests" / hashlib.sha256(seen.encode()).hexdigest()[:32]
     try:
-        if len(known := memo.read_text()) == 32:
+        if len(known := memo.read_text()) == 32 and not EXACT.get():
             return known
     except OSError:
         pass

@@ -12,12 +12,13 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, Self
 
 _SYNCS_AT_ONCE: Final = 16  # two or three for each array of a part; a sync waits and costs no processor
+_LARGE_BYTES: Final = 1 << 22  # some milliseconds of a disk's time; a sync more costs as much
 _TAKEN: Final = {errno.EEXIST, errno.ENOTEMPTY}
 _NO_FOLDER_SYNC: Final = {errno.EINVAL, errno.ENOTSUP}  # some network file systems
 _NO_LINKS: Final = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}
@@ -46,12 +47,20 @@ class Batch:
         for temp in self._files.values():
             _discard(temp)
 
-    def add(self, path: Path, *pieces: bytes | memoryview) -> None:
-        """Write `pieces`, joined, to a temporary file; its sync goes on in the background."""
+    def add(self, path: Path, pieces: Iterable[bytes | memoryview]) -> None:
+        """Write `pieces`, joined, to a temporary file; its sync goes on in the background.
+
+        It begins after each large piece, while the next one is made.
+        """
         beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
         temp = self._files[path] = self._temp() if self._temp else beside
-        handle = _write_new(temp, pieces)
-        self._syncs.append(self._pool.submit(_sync_and_close, handle))
+        begun: list[Future[None]] = []
+
+        def begin(handle: int) -> None:
+            begun.append(self._pool.submit(os.fsync, handle))
+
+        handle = _write_new(temp, pieces, on_large=begin)
+        self._syncs.append(self._pool.submit(_sync_and_close, handle, after=begun))
 
     def publish(self) -> None:
         """Put every file in its place, durable."""
@@ -79,7 +88,7 @@ class Batch:
 def write_bytes(path: Path, *pieces: bytes | memoryview, temp: Callable[[], Path] | None = None) -> None:
     """Put `pieces`, joined, at `path`: whole and durable, or not at all. `temp` as for Batch."""
     with Batch(path.parent, temp) as batch:
-        batch.add(path, *pieces)
+        batch.add(path, pieces)
         batch.publish()
 
 
@@ -184,21 +193,28 @@ def _sync_file(path: Path) -> None:
     _sync_and_close(os.open(path, os.O_RDONLY))
 
 
-def _sync_and_close(handle: int) -> None:
+def _sync_and_close(handle: int, after: Sequence[Future[None]] = ()) -> None:
+    """Sync and close; `after` are syncs of the same handle, whose errors count."""
     try:
+        for sync in after:
+            sync.result()
         os.fsync(handle)
     finally:
         os.close(handle)
 
 
-def _write_new(path: Path, pieces: Sequence[bytes | memoryview]) -> int:
-    """The handle of the new file `path`, with all `pieces` in it, not synced."""
+def _write_new(
+    path: Path, pieces: Iterable[bytes | memoryview], *, on_large: Callable[[int], None] = lambda _: None
+) -> int:
+    """The handle of the new file `path`, with all `pieces` in it, not synced; `on_large` gets it after large ones."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         for piece in pieces:
             rest = memoryview(piece)
             while rest.nbytes:  # a write may take less than it is given (2 GiB on Linux)
                 rest = rest[os.write(handle, rest) :]
+            if memoryview(piece).nbytes >= _LARGE_BYTES:
+                on_large(handle)
     except BaseException:
         os.close(handle)
         raise

@@ -63,8 +63,8 @@ def write(path: Path, attributes: Mapping[str, Any], *, temp: Callable[[], Path]
     """Replace document and copy, durable. A kill in between leaves one of either, each whole."""
     document = documents.group_document(attributes)
     with atomic.Batch(path, temp) as batch:
-        batch.add(path / NODE_FILE, document)
-        batch.add(path / COPY, document)
+        batch.add(path / NODE_FILE, [document])
+        batch.add(path / COPY, [document])
         batch.publish()
 
 

@@ -8,7 +8,7 @@ to the same bytes. The checksums come from google-crc32c and the strings from nu
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from io import FileIO
 from pathlib import Path
 from typing import Any, Final
@@ -28,14 +28,15 @@ class ChunkError(Exception):
     """Why a chunk could not be decoded; the caller knows which one it was."""
 
 
-def encode(rows: Rows, spec: ArraySpec, part_rows: int) -> list[memoryview]:
-    """The bytes of the chunk that holds `rows`, in pieces; a short last part is filled up to `part_rows`."""
+def encode(rows: Rows, spec: ArraySpec, part_rows: int) -> Iterator[memoryview]:
+    """The bytes of the chunk that holds `rows`, then their checksum; a short last part is filled up to `part_rows`."""
     if len(rows) < part_rows:
         whole = np.full((part_rows, *spec.tail), spec.fill, dtype=spec.numpy)
         whole[: len(rows)] = rows
         rows = whole
     data = _encode_strings(rows) if spec.is_string else _bytes_of(rows)
-    return [data.data, memoryview(_crc32c(data).to_bytes(CRC_BYTES, "little"))]
+    yield data.data
+    yield memoryview(_crc32c(data).to_bytes(CRC_BYTES, "little"))
 
 
 def read_into(out: Rows, path: Path, spec: ArraySpec, part_rows: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -96,12 +97,17 @@ class Parts:
         """
         part = self._checked(i, arrays)
         fresh = self._scratch.fresh
-        with atomic.Batch(self.path, fresh) as data, atomic.Batch(self.path, fresh) as record:
+        with (
+            atomic.Batch(self.path, fresh) as data,
+            atomic.Batch(self.path, fresh) as record,
+            ThreadPoolExecutor(1) as beside,  # the two checksums are what a write costs beside the disk
+        ):
+            digesting = beside.submit(chunks.digest, part, self.arrays)
             for name, rows in part.items():
                 pieces = chunks.encode(rows, self.arrays[name], self.part_rows)
-                data.add(self._chunk(name, i), *pieces)
-            digest = chunks.digest(part, self.arrays)  # while the disk is busy
-            record.add(self._records.path(i), self._records.encode(digest))
+                data.add(self._chunk(name, i), pieces)
+            digest = digesting.result()
+            record.add(self._records.path(i), [self._records.encode(digest)])
             if self._records.read(i) not in (0, digest):
                 self.forget_part(i)  # a record never vouches for bytes that are being replaced by others
             data.publish()

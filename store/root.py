@@ -173,7 +173,8 @@ class Store:
     def _missing(self, name: str) -> MissingArtefactError:
         kind = kind_of(name)
         there = ", ".join(self.names([kind]))
-        how = f"make it first, or give one of {there}" if there else f"make it first: there is no {kind} yet"
+        made = f"make it first ({mend.making(self.path, name)})"
+        how = f"{made}, or give one of {there}" if there else f"{made}: there is no {kind} yet"
         return MissingArtefactError(f"there is no {name} in {self.path}", how)
 
     def _place(self, name: str) -> Path:

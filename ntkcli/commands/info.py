@@ -103,7 +103,8 @@ def _show(found: StoreInfo, output: Output) -> None:
     for artefact in found.artefacts:
         state = "stale" if artefact.stale else "complete" if artefact.complete else "unfinished"
         done = f"{artefact.rows_done}/{artefact.rows}"
-        rows.append([artefact.name, done, state, human_bytes(artefact.size_bytes), ", ".join(artefact.parents)])
+        made_from = (f"{name} (removed)" if name in artefact.removed_parents else name for name in artefact.parents)
+        rows.append([artefact.name, done, state, human_bytes(artefact.size_bytes), ", ".join(made_from)])
     output.table(
         f"{found.path}: {human_bytes(found.size_bytes)}, format {found.version}, {found.made_by}",
         ["artefact", "rows", "state", "disk", "made from"],

@@ -225,7 +225,8 @@ def _full_disk_as_oserror(folder: Path) -> Iterator[None]:
         yield
     except (RuntimeError, SafetensorError) as error:
         text = str(error)
-        if "PytorchStreamWriter" in text or "unexpected pos" in text or "os error 28" in text or "I/O error" in text:
+        told = ("PytorchStreamWriter", "unexpected pos", "iostream error", "os error 28", "I/O error")
+        if any(words in text for words in told):
             raise OSError(
                 None, f"The disk could not take a checkpoint ({text.splitlines()[0][:120]})", str(folder)
             ) from error

@@ -78,6 +78,11 @@ class FeatureReader:
                 yield Block(self._rows[low:high][keep], unit, self._norm[low:high][keep].astype(np.float64))
             self._on_block(stop - start)
 
+    @property
+    def usable(self) -> int:
+        """How many of the covered rows have features."""
+        return int((self._keep & np.isfinite(self._norm)).sum())
+
     @functools.cached_property
     def _norm(self) -> Floats:
         """Of all rows (n,); IncompleteError if some are not done, before anything is computed."""

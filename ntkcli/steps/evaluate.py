@@ -17,6 +17,7 @@ from ntkcli.identity import AdapterIdentity, ModelIdentity, refuse_other_base, r
 from ntkcli.progress import Progress, Silent
 from ntkcli.statistics import Difference
 from ntkcli.steps.evaluation_summary import EvaluateResult, summarise
+from ntkcli.steps.feature_arrays import refuse_without_room
 from ntkcli.steps.inputs import (
     encoder_spec,
     kept_data,
@@ -137,6 +138,7 @@ def evaluate(
         if not artefact.pending():
             progress.note(f"{artefact.name} is finished already")
             continue
+        refuse_without_room(artefact, artefact.pending(), instead="")
         if evaluator is None:
             note_conversion(plan.identity, progress)
             evaluator = _load(plan, device, max_length, batch_tokens, thinking)

@@ -70,6 +70,7 @@ def explain(store_path: str | Path, *, selection: str, row: str) -> Explanation:
     """
     stored = open_store(store_path)
     artefact = stored.get(f"selections/{store.check_name(selection, 'SELECTION')}")
+    stored.check_parents(artefact)
     ids = stored.get(f"datasets/{artefact.attrs['data']}").read("row_id").tolist()
     if row in ids:
         number = ids.index(row)

@@ -39,13 +39,17 @@ def row_bytes(arrays: dict[str, store.ArraySpec]) -> int:
     return sum(array.row_bytes for array in arrays.values())
 
 
-def refuse_without_room(artefact: store.Artefact, pending: Sequence[int]) -> None:
+def refuse_without_room(
+    artefact: store.Artefact,
+    pending: Sequence[int],
+    *,
+    instead: str = ", or give another feature with a smaller --dim or --store-dtype int8",
+) -> None:
     """NtkselError, before anything is computed, if the disk can't hold the parts that are pending."""
     needed, free = artefact.bytes_to_write(pending), store.free_bytes(artefact.path)
     if needed > free:
         raise NtkselError(
             f"{artefact.name} needs {human_bytes(needed)} more and the disk of {artefact.path} has "
             f"{human_bytes(free)} left.",
-            "Make room (`ntksel rm` removes what is in a store), or give another feature with a smaller --dim or "
-            "--store-dtype int8.",
+            f"Make room (`ntksel rm` removes what is in a store){instead}.",
         )

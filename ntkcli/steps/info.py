@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,11 @@ from ntkcli.steps.verify import verify as verify_store
 
 @dataclass(frozen=True, slots=True)
 class ArtefactInfo:
-    """One artefact: `rows_done` of `rows` are recorded; `stale` says what it was made from has changed since."""
+    """One artefact: `rows_done` of `rows` are recorded; `stale` says what it was made from has changed since.
+
+    `size_bytes` of a run counts its adapter and checkpoints. `parents` it was made from, of these `removed_parents` are
+    gone; `dependents` were made from it.
+    """
 
     name: str
     kind: str
@@ -27,6 +32,8 @@ class ArtefactInfo:
     fingerprint: str
     digest: str
     parents: tuple[str, ...]
+    removed_parents: tuple[str, ...]
+    dependents: tuple[str, ...]
     stale: str | None
 
 
@@ -60,19 +67,26 @@ def info(
     stored = open_store(store_path)
     damaged: list[str] = []
     found = stored.artefacts(on_damage=lambda error: damaged.append(str(error)))
+    there = set(stored.names())
+    used_by: dict[str, list[str]] = {}
+    for artefact in found:
+        for parent in artefact.parents:
+            used_by.setdefault(parent, []).append(artefact.name)
     return StoreInfo(
         path=str(stored.path),
         id=stored.id,
         made_by=stored.made_by,
         version=stored.version,
-        artefacts=tuple(_describe(stored, artefact) for artefact in found),
+        artefacts=tuple(_describe(stored, artefact, there, used_by.get(artefact.name, [])) for artefact in found),
         damaged=tuple(damaged),
         size_bytes=_size(stored.path),
         verified=verified,
     )
 
 
-def _describe(stored: store.Store, artefact: store.Artefact) -> ArtefactInfo:
+def _describe(
+    stored: store.Store, artefact: store.Artefact, there: set[str], dependents: Sequence[str]
+) -> ArtefactInfo:
     try:
         stored.check_parents(artefact)
         stale = None
@@ -85,12 +99,18 @@ def _describe(stored: store.Store, artefact: store.Artefact) -> ArtefactInfo:
         rows=artefact.n,
         rows_done=rows_done,
         complete=rows_done == artefact.n,
-        size_bytes=artefact.size_bytes(),
+        size_bytes=artefact.size_bytes() + (_size(_adapter_of(stored, artefact)) if artefact.kind == "run" else 0),
         fingerprint=artefact.fingerprint,
         digest=artefact.digest(),
         parents=tuple(artefact.parents),
+        removed_parents=tuple(parent for parent in artefact.parents if parent not in there),
+        dependents=tuple(dependents),
         stale=stale,
     )
+
+
+def _adapter_of(stored: store.Store, run: store.Artefact) -> Path:
+    return stored.adapter_path(run.name.partition("/")[2])
 
 
 def _size(folder: Path) -> int:

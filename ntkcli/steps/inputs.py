@@ -18,7 +18,7 @@ from ntkcli.data.encoding import VERSION as ENCODER_VERSION
 from ntkcli.data.files import OnError
 from ntkcli.data.sources import names_data
 from ntkcli.errors import SpecError, UsageError
-from ntkcli.identity import ModelIdentity, converted_folder
+from ntkcli.identity import EXACT, ModelIdentity, converted_folder
 from ntkcli.progress import Progress
 from store import atomic
 
@@ -74,8 +74,8 @@ def register_data(
 ) -> tuple[store.Artefact, DataFile]:
     """The data set `name`, made of the file `data` at the first call, and the file itself.
 
-    Later calls compare the file: at once by path, size, mtime and inode, else by content. The file may move.
-    `-` is standard input, kept in the store; a later call at a terminal goes on with what was kept.
+    Later calls compare the file: at once by path, size, mtime and inode (unless `identity.EXACT`), else by content. It
+    may move. `-` is standard input, kept in the store; a later call at a terminal goes on with what was kept.
     `columns` (`ntkcli.data.columns`) and `split` are kept, and hold for later calls that don't give any.
 
     Raises:
@@ -89,7 +89,7 @@ def register_data(
     data = kept_data(stored, data)
     file, alike = read_as_known(known, data, columns=columns, split=split)
     seen = file.state()
-    if known is not None and known.complete and alike and seen in known.attrs.get("files", []):
+    if known is not None and known.complete and alike and _is_known(seen, known):
         _refuse_bad_rows(known, file, on_error)
         return known, file
     found = scan(file, on_error=on_error, folder=stored.tmp_path().parent)
@@ -143,7 +143,7 @@ def data_file(stored: store.Store, dataset: store.Artefact) -> DataFile:
     """The file of a data set, checked to hold the same rows still."""
     name = dataset.name.partition("/")[2]
     file = DataFile(dataset.attrs["source"], columns=dataset.attrs.get("columns"), split=dataset.attrs.get("split"))
-    if file.state() not in dataset.attrs["files"]:
+    if not _is_known(file.state(), dataset):
         register_data(stored, name=name, data=file.reference, on_error="skip")
     return file
 
@@ -288,6 +288,11 @@ def settle_dtype(dtype: str, device: str, known: store.Artefact | None) -> str:
     from ntkcli.engine.models import pick_device, pick_dtype
 
     return pick_dtype(dtype, pick_device(device))
+
+
+def _is_known(state: list[Any], dataset: store.Artefact) -> bool:
+    """Whether the file in this state was compared with the data set before, and that counts."""
+    return not EXACT.get() and state in dataset.attrs.get("files", [])
 
 
 def _refuse_bad_rows(known: store.Artefact, file: DataFile, on_error: OnError) -> None:

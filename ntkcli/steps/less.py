@@ -74,10 +74,12 @@ def less_job(
     if len(domains) > 1 or group_by:
         spec["groups"] = {"by": group_by or "domain"}
 
+    readers = [group_readers(stored, point.sides, groups) for point in found]
+
     def compute() -> Found:
         total = np.zeros((dataset.n, len(groups)))
-        for weight, point in zip(weights, found, strict=True):
-            total += weight * cosine_scores(point.reader, group_readers(stored, point.sides, groups), centre=centre)
+        for weight, point, each in zip(weights, found, readers, strict=True):
+            total += weight * cosine_scores(point.reader, each, centre=centre)
         return total, None
 
     used = [artefact for point, each in zip(found, sides, strict=True) for artefact in (point.side, *each)]

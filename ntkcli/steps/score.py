@@ -15,6 +15,7 @@ from ntkcli.progress import Progress, Silent
 from ntkcli.scoring.features import Rows, Wide
 from ntkcli.scoring.groups import across_groups, combine_by_rank
 from ntkcli.steps import exact
+from ntkcli.steps.feature_arrays import refuse_without_room
 from ntkcli.steps.inputs import DATASET_PART_ROWS, open_store, selected_rows, write_rows
 from ntkcli.steps.less import less_job
 from ntkcli.steps.score_jobs import features_job, random_job, words_job
@@ -122,6 +123,7 @@ def score(
         job.spec["groups"]["across"] = across
     part_rows = exact.PART_ROWS if method == "exact" else DATASET_PART_ROWS
     artefact = _create(stored, name, spec | job.spec, parents | job.parents, dataset, part_rows=part_rows)
+    refuse_without_room(artefact, artefact.pending(), instead="")
     if artefact.complete:
         progress.note(f"{artefact.name} is finished already")
     elif method == "exact":

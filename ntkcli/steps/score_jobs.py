@@ -59,13 +59,17 @@ def features_job(
         spec |= {"domain": fingerprints, "groups": {"by": group_by or "domain"}}
     if method in ("votes", "rds"):
         covered = len(reader.covered)
-        if k is not None and k > covered:
-            raise UsageError(f"-k {k}: {side.name} has {covered} rows to choose from.", f"Give -k up to {covered}.")
+        if k is not None and k > reader.usable:
+            raise UsageError(
+                f"-k {k}: {side.name} has {reader.usable} rows to choose from.", f"Give -k up to {reader.usable}."
+            )
         spec["k"] = k = k or min(max(MIN_VOTES, round(VOTE_SHARE * covered)), covered)
     parents = {artefact.name: artefact.fingerprint for artefact in (side, *sides.values())}
 
+    readers = group_readers(stored, sides, groups)
+
     def compute() -> Found:
-        return _by_features(method, reader, group_readers(stored, sides, groups), centre=centre, k=k or 0)
+        return _by_features(method, reader, readers, centre=centre, k=k or 0)
 
     passes = (1 if method in ("mean", "cosine") else len(groups)) + centre
     return Job(spec, parents, compute, total=side.n * passes)

@@ -91,6 +91,7 @@ def select(
             spec = {key: value for key, value in spec.items() if key != "against"}
             spec |= {"against": known.spec["against"]} if "against" in known.spec else {}
         require_spec(known, spec)
+        stored.check_parents(known)
         progress.note(f"{known.name} is finished already")
         artefact = known
     else:

@@ -1,4 +1,4 @@
-"""`featurize` on a real file system of 4 MiB: refused at the start, or stopped with one line and gone on with later."""
+"""Commands on a real file system of 4 MiB: refused at the start, or stopped with one line and gone on with later."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 import store
 from tests.commands.conftest import Cli
-from tests.conftest import Writer, prompt_rows
+from tests.conftest import Writer, choice_rows, prompt_rows
 from tests.store.kit import tree
 
 ROWS = 64
@@ -64,3 +64,66 @@ def test_a_disk_that_fills_up_on_the_way(
     assert {k: v for k, v in tree(small_disk / "med").items() if "features" in k} == {
         k: v for k, v in tree(tmp_path / "unbroken").items() if "features" in k
     }
+
+
+def rows(disk: Path, name: str) -> int:
+    return store.Store.open(disk / "med").get(name).rows_done()
+
+
+def test_too_little_room_for_a_run(cli: Cli, small_disk: Path, model_dir: Path, write_jsonl: Writer) -> None:
+    """Checkpoints and the adapter are counted."""
+    data = write_jsonl("d.jsonl", prompt_rows(8))
+    train = ["--model", model_dir, "--train", data, "--name", "r", "--epochs", "1", "--rank", "64"]
+    filler = fill(small_disk, leave=1_200_000)
+    ran = cli("finetune", small_disk / "med", *train)
+    assert ran.code == 1
+    assert "runs/r needs" in ran.error_line
+    assert "give a smaller --rank" in ran.error_line
+    assert rows(small_disk, "runs/r") == 0
+    filler.unlink()
+    assert cli("finetune", small_disk / "med", *train).code == 0
+
+
+@pytest.mark.parametrize("leave", [150_000, 250_000, 400_000])
+def test_a_disk_that_fills_up_while_training(
+    cli: Cli, small_disk: Path, model_dir: Path, write_jsonl: Writer, monkeypatch: pytest.MonkeyPatch, leave: int
+) -> None:
+    """In a checkpoint, by whoever writes it: torch, safetensors or plain files. One line, and the run goes on later."""
+    data = write_jsonl("d.jsonl", prompt_rows(40))
+    train = ["--model", model_dir, "--train", data, "--name", "r", "--epochs", "2", "--rank", "4"]
+    filler = fill(small_disk, leave=leave)
+    with monkeypatch.context() as patch:
+        patch.setattr("ntkcli.engine.training._refuse_without_room", lambda *_, **__: None)
+        ran = cli("finetune", small_disk / "med", *train, "--checkpoint-steps", "1")
+    assert ran.code == 1
+    assert "No space left on device" in ran.error_line or "The disk could not take a checkpoint" in ran.error_line
+    assert "run the same command again" in ran.error_line
+    filler.unlink()
+    assert cli("finetune", small_disk / "med", *train).code == 0
+    assert cli("info", small_disk / "med", "--verify").code == 0
+
+
+def test_too_little_room_for_scores_and_items(
+    cli: Cli,
+    tmp_path: Path,
+    command: list[str | Path],
+    model_dir: Path,
+    write_jsonl: Writer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing is computed. (The disk only says that it is full: what is to be written is small here.)"""
+    assert cli("featurize", tmp_path / "med", *command, "--dim", "64").code == 0
+    task = write_jsonl("t.jsonl", choice_rows(5))
+    for verb, options in {
+        "score": ["--pool", "d", "--domain", "d", "--method", "cosine", "--name", "s"],
+        "eval": ["--model", model_dir, "--run", "base", "--task", task, "--name", "e"],
+    }.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "free_bytes", lambda path: 4095)
+            ran = cli(verb, tmp_path / "med", *options)
+        assert ran.code == 1
+        assert "more and the disk of" in ran.error_line
+        assert "Make room (`ntksel rm` removes what is in a store)." in ran.error_line
+        artefact = store.Store.open(tmp_path / "med").get({"score": "scores/s", "eval": "evals/e/base"}[verb])
+        assert not artefact.done().any()
+        assert cli(verb, tmp_path / "med", *options).code == 0

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands.conftest import Cli
-from tests.conftest import Writer, prompt_rows
+from tests.conftest import Writer, choice_rows, prompt_rows
 
 PARTS = 12
 
@@ -61,6 +61,34 @@ def test_kill_and_run_again(verb: str, cli: Cli, tmp_path: Path, model_dir: Path
     assert kills >= 2, "the command finished before it could be killed"
     assert cli(verb, tmp_path / "killed", *options).code == 0
     assert tree(tmp_path / "killed") == tree(tmp_path / "unbroken")
+
+
+@pytest.mark.parametrize(("verb", "sent"), [("finetune", signal.SIGINT), ("eval", signal.SIGTERM)])
+def test_interrupted_verbs_go_on(
+    verb: str, sent: signal.Signals, cli: Cli, tmp_path: Path, model_dir: Path, write_jsonl: Writer
+) -> None:
+    """Ctrl-C and SIGTERM end with 130 and one line; the same command then ends in the bytes of an unbroken run."""
+    data = write_jsonl("data.jsonl", prompt_rows(PARTS * 2) if verb == "finetune" else choice_rows(64 * 4))
+    if verb == "finetune":
+        options = ["--name", "r", "--train", str(data), "--checkpoint-steps", "2", "--batch-size", "4", "--epochs", "1"]
+        records = tmp_path / "broken/arrays.zarr/runs/r/part/c"
+    else:
+        options = ["--name", "e", "--task", str(data), "--run", "base", "--batch-tokens", "64"]
+        records = tmp_path / "broken/arrays.zarr/evals/e/base/part/c"
+    options += ["--model", str(model_dir)]
+    command = [sys.executable, "-m", "ntkcli", verb, str(tmp_path / "broken"), *options]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    while process.poll() is None and not list(records.glob("*")):
+        time.sleep(0.002)
+    process.send_signal(sent)
+    _, stderr = process.communicate()
+    assert process.returncode == 130, stderr
+    assert "run the same command again" in stderr
+    assert "Traceback" not in stderr
+    assert cli(verb, tmp_path / "broken", *options).code == 0
+    assert cli(verb, tmp_path / "unbroken", *options).code == 0
+    assert tree(tmp_path / "broken") == tree(tmp_path / "unbroken")
+    assert not list((tmp_path / "broken/tmp").iterdir())
 
 
 def test_interrupt_says_how_to_go_on(tmp_path: Path, model_dir: Path, write_jsonl: Writer) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from ntkcli.steps.inputs import open_store
 from tests.commands.conftest import Cli
-from tests.conftest import Writer, prompt_rows
+from tests.conftest import Writer, choice_rows, prompt_rows
 
 
 @pytest.fixture
@@ -133,12 +133,19 @@ def test_rm_by_force_leaves_what_was_made_from_it_usable(cli: Cli, med: Path, tm
     ran = cli("rm", med, "features/pool/embed", "--force")
     assert ran.code == 0
     assert "; made from it: scores/s" in ran.out
+    listed = {each["name"]: each for each in json.loads(cli("info", med, "--json").out)["artefacts"]}
+    assert listed["scores/s"]["removed_parents"] == ["features/pool/embed"]
+    assert listed["scores/s"]["dependents"] == ["selections/c"]
+    assert listed["scores/s"]["stale"] is None
+    assert "features/pool/embed (removed)" in cli("info", med).out
     assert cli("select", med, "--score", "s", "-n", "5", "--name", "c", "--export", tmp_path / "c.jsonl").code == 0
     assert cli("info", med, "--verify").code == 0
 
 
 def test_stale_results_are_refused_and_the_commands_named(cli: Cli, med: Path, tmp_path: Path, model_dir: Path) -> None:
-    """A selection of a score of features that have changed since does not train."""
+    """What rests on features that have changed since is not used by any verb."""
+    both = ["--pool", "pool", "--domain", "domain", "--feature", "embed"]
+    assert cli("score", med, *both, "--method", "max", "--name", "again").code == 0
     assert cli("rm", med, "features/pool/embed", "--force").code == 0
     on = ["--kind", "embed", "--model", model_dir, "--max-length", "99"]
     assert cli("featurize", med, "--data", tmp_path / "pool.jsonl", "--name", "pool", *on).code == 0
@@ -147,11 +154,38 @@ def test_stale_results_are_refused_and_the_commands_named(cli: Cli, med: Path, t
         ["finetune", med, "--model", model_dir, "--train", "c", "--name", "r"],
         ["featurize", med, "--data", tmp_path / "pool.jsonl", "--name", "pool", *on, "--feature", "f", "--rows", "c"],
         ["score", med, "--pool", "pool", "--rows", "c", "--method", "random", "--name", "t"],
+        ["score", med, "--compare", "s", "--compare", "again"],
+        ["select", med, "--score", "s", "-n", "5", "--name", "c", "--export", tmp_path / "c.jsonl"],
+        ["explain", med, "c", "0"],
     ):
         ran = cli(*command)
         assert ran.code == 12, ran.err
         assert f"run `ntksel rm {med} scores/s` and then `ntksel score {med} --name s ...` again" in ran.error_line
     assert "stale: selections/c rests on scores/s" in cli("info", med).out
+
+
+def test_a_run_on_rows_that_changed_is_not_evaluated(
+    cli: Cli, med: Path, tmp_path: Path, model_dir: Path, write_jsonl: Writer
+) -> None:
+    """A run of a selection of a score that was made anew; and an eval, a dependant that `rm` knows."""
+    task = write_jsonl("t.jsonl", choice_rows(4))
+    train = ["--model", model_dir, "--train", "c", "--name", "r", "--epochs", "1", "--rank", "1"]
+    evaluate = ["eval", med, "--model", model_dir, "--task", task, "--name", "e", "--run", "r"]
+    assert cli("finetune", med, *train).code == 0
+    assert cli(*evaluate).code == 0
+    ran = cli("rm", med, "runs/r")
+    assert ran.code == 2
+    assert "evals/e/r came from runs/r" in ran.error_line
+    assert "runs/r came from selections/c" in cli("rm", med, "selections/c").error_line
+    assert cli("rm", med, "scores/s", "--force").code == 0
+    both = ["--pool", "pool", "--domain", "domain", "--feature", "embed"]
+    assert cli("score", med, *both, "--method", "max", "--name", "s").code == 0
+    ran = cli(*evaluate)
+    assert ran.code == 12
+    assert f"run `ntksel rm {med} selections/c` and then `ntksel select {med} --name c ...` again" in ran.error_line
+    artefacts = json.loads(cli("info", med, "--json").out)["artefacts"]
+    stale = [artefact["name"] for artefact in artefacts if artefact["stale"]]
+    assert stale == ["selections/c", "runs/r", "evals/e/r"]
 
 
 def test_rm_of_a_run_takes_its_adapter(cli: Cli, med: Path) -> None:
@@ -177,6 +211,12 @@ def test_lost_descriptions_are_named_and_written_again(cli: Cli, med: Path, lost
     assert f"{med / lost} is missing" in ran.out
     assert tree(med) == before
     assert cli("info", med, "--verify").code == 0
+
+
+def test_info_counts_a_run_with_its_adapter(cli: Cli, med: Path) -> None:
+    run = next(a for a in json.loads(cli("info", med, "--json").out)["artefacts"] if a["name"] == "runs/warmup")
+    folders = (med / "adapters/warmup", med / "arrays.zarr/runs/warmup")
+    assert run["size_bytes"] == sum(p.stat().st_size for folder in folders for p in folder.rglob("*") if p.is_file())
 
 
 def test_rm_of_what_is_damaged(cli: Cli, med: Path) -> None:

@@ -126,7 +126,10 @@ def test_paths_kinds_and_arrays_that_do_not_fit_are_refused(store: Store) -> Non
 
 
 def test_a_missing_artefact_lists_what_there_is(store: Store) -> None:
-    with pytest.raises(MissingArtefactError, match="make it first: there is no features yet"):
+    with pytest.raises(
+        MissingArtefactError,
+        match=r"make it first \(`ntksel featurize .*/med --name pool --feature ntk ...`\): there is no features yet",
+    ):
         store.get(kit.NAME)
     kit.make(store)
     with pytest.raises(MissingArtefactError, match="or give one of features/pool/ntk"):

@@ -42,6 +42,13 @@ def test_plain_zarr_sees_attributes_groups_and_records(store: Store) -> None:
     root = zarr.open_group(store.path / "arrays.zarr", mode="r")
     group = root[kit.NAME]
     assert [name for name, _ in root.groups()] == ["features"]
+    members = sorted(name for name, _ in root.members(max_depth=None))  # and no warning for the copy of the document
+    assert members == [
+        "features",
+        "features/pool",
+        kit.NAME,
+        *(f"{kit.NAME}/{a}" for a in sorted([*kit.ARRAYS, "part"])),
+    ]
     assert dict(group.attrs) == artefact.attrs
     assert group["status"].attrs["flag_meanings"].split()[3] == "empty"
     assert group["sketch"].metadata.dimension_names == ("row", "sketch_1")
