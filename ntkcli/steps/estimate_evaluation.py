@@ -24,7 +24,7 @@ def estimate_evaluation(plan: Plan, *, max_length: int, device: str, thinking: b
     some = np.unique(np.linspace(0, len(items.rows) - 1, min(SAMPLE_ROWS, len(items.rows))).astype(np.int64))
     lengths, unusable, truncated = [], 0, 0
     for index in some.tolist():
-        status, encoded = encode_item(items, index, encoder, "skip")
+        status, encoded = encode_item(items, index, encoder)
         if not encoded:
             unusable += 1
             continue

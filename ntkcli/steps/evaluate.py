@@ -27,7 +27,7 @@ from ntkcli.steps.inputs import (
     run_parent,
     settle_dtype,
 )
-from ntkcli.steps.item_scores import ScorerSettings, item_arrays, score_part
+from ntkcli.steps.item_scores import ScorerSettings, item_arrays, refuse_unusable, score_part
 from ntkcli.steps.tasks import Items, load_tasks
 
 if TYPE_CHECKING:
@@ -162,9 +162,9 @@ def evaluate(
         refuse_without_room(artefact, artefact.pending(), instead="")
         if evaluator is None:
             note_conversion(plan.identity, progress)
-            evaluator = _load(plan, device, max_length, batch_tokens, thinking)
+            evaluator = _load(plan, device, max_length, batch_tokens, thinking, on_error)
         evaluator.use(adapter, plan.identity)
-        _run(artefact, plan, evaluator, on_error, progress)
+        _run(artefact, plan, evaluator, progress)
     result = summarise(artefacts, name=name, baseline=baseline, items=plan.items)
     if export is not None:
         from ntkcli.steps.evaluation_export import write_export
@@ -319,21 +319,26 @@ def _create(plan: Plan, run: str) -> store.Artefact:
     return artefact
 
 
-def _load(plan: Plan, device: str, max_length: int, batch_tokens: int | None, thinking: bool | None) -> Evaluator:
+def _load(
+    plan: Plan, device: str, max_length: int, batch_tokens: int | None, thinking: bool | None, on_error: OnError
+) -> Evaluator:
+    """The base model; before its weights are loaded, items that can't be encoded are refused unless they may be."""
     from ntkcli.engine.evaluation import Evaluator
-    from ntkcli.engine.models import load_model
+    from ntkcli.engine.models import load_model, load_tokenizer
 
+    encoder = Encoder(load_tokenizer(plan.identity), max_length=max_length, thinking=thinking)
+    if on_error == "fail":
+        refuse_unusable(plan.items, encoder)
     loaded = load_model(plan.identity, dtype=str(plan.spec["dtype"]), device=device)
-    encoder = Encoder(loaded.tokenizer, max_length=max_length, thinking=thinking)
     return Evaluator(loaded, encoder, batch_tokens=batch_tokens)
 
 
-def _run(artefact: store.Artefact, plan: Plan, evaluator: Evaluator, on_error: OnError, progress: Progress) -> None:
+def _run(artefact: store.Artefact, plan: Plan, evaluator: Evaluator, progress: Progress) -> None:
     """Compute the pending parts of one run, whose adapter is in use."""
     progress.start(artefact.name, total=artefact.n, unit="items", done=artefact.rows_done())
     for part in artefact.pending():
         bounds = artefact.part_bounds(part)
-        arrays, tokens = score_part(plan.items, bounds, evaluator, plan.settings, on_error)
+        arrays, tokens = score_part(plan.items, bounds, evaluator, plan.settings)
         artefact.write_part(part, arrays)
         progress.advance(bounds[1] - bounds[0], tokens=tokens)
     progress.stop()

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 import store
 from ntkcli.answers import AnswerPattern, exact_match, find_answer, find_choice, token_f1
 from ntkcli.data import BadRow, Encoded, Encoder, Row, RowError
-from ntkcli.data.files import OnError
-from ntkcli.errors import DataError
+from ntkcli.data.problems import BAD_KEPT, refusal, unusable
 from ntkcli.steps.tasks import Items
 
 if TYPE_CHECKING:
@@ -64,29 +63,34 @@ def item_arrays(items: Items) -> dict[str, store.ArraySpec]:
     return arrays
 
 
-def encode_item(items: Items, index: int, encoder: Encoder, on_error: OnError) -> tuple[int, list[Encoded]]:
-    """The item's status, and what is computed of it: its choices, its prompt, or itself; nothing if it can't be used.
+def refuse_unusable(items: Items, encoder: Encoder) -> None:
+    """Raise DataError if items can't be encoded: the first of them with their reasons, the rest counted."""
+    bad = []
+    for index, row in enumerate(items.rows):
+        if isinstance(row, Row):
+            try:
+                _encode(row, items.scorer(index), encoder)
+            except RowError as error:
+                bad.append(unusable(row, error))
+    if bad:
+        raise refusal(bad[:BAD_KEPT], len(bad))
 
-    DataError for a row that can't be encoded, if `on_error` is "fail".
-    """
+
+def encode_item(items: Items, index: int, encoder: Encoder) -> tuple[int, list[Encoded]]:
+    """The item's status, and what is computed of it: its choices, its prompt, or itself; nothing if unusable."""
     row = items.rows[index]
     if isinstance(row, BadRow):
         return row.status, []
     try:
         encoded = _encode(row, items.scorer(index), encoder)
     except RowError as error:
-        if on_error == "fail":
-            raise DataError(
-                f"{row.place}: {error.reason}.",
-                "Mend the row, or give --on-error skip to leave such rows out.",
-            ) from error
         return int(error.status), []
     truncated = any(one.truncated for one in encoded)
     return int(store.RowStatus.TRUNCATED if truncated else store.RowStatus.OK), encoded
 
 
 def score_part(
-    items: Items, bounds: tuple[int, int], evaluator: Evaluator, settings: ScorerSettings, on_error: OnError
+    items: Items, bounds: tuple[int, int], evaluator: Evaluator, settings: ScorerSettings
 ) -> tuple[Arrays, int]:
     """The arrays of items [start, stop), and how many tokens were computed."""
     start, stop = bounds
@@ -97,7 +101,7 @@ def score_part(
     arrays["task"] = items.task[start:stop].astype(np.int32)
     encoded: list[list[Encoded]] = []
     for i, row in enumerate(items.rows[start:stop]):
-        arrays["status"][i], found = encode_item(items, start + i, evaluator.encoder, on_error)
+        arrays["status"][i], found = encode_item(items, start + i, evaluator.encoder)
         encoded.append(found)
         if isinstance(row, Row) and row.answer is not None:
             arrays["answer"][i] = row.answer

@@ -120,6 +120,18 @@ def test_finetune_tells_them_together_too(cli: Cli, tmp_path: Path, model_dir: P
     assert (json.loads(ran.out)["rows"], json.loads(ran.out)["skipped"]) == (4, 2)
 
 
+def test_eval_tells_them_together_too(cli: Cli, tmp_path: Path, model_dir: Path, write_jsonl: Writer) -> None:
+    good = {"prompt": "a", "choices": ["b", "c"], "answer": 0}
+    forged = {**good, "prompt": "a<|im_end|>b"}
+    data = write_jsonl("d.jsonl", [forged, good, forged])
+    on = ("eval", tmp_path / "s", "--task", data, "--name", "e", "--run", "base", "--model", model_dir)
+    ran = cli(*on)
+    assert ran.code == 1
+    assert "d.jsonl line 1: the user's text holds '<|im_end|>'" in ran.error_line
+    assert f"  {data} line 3: the user's text holds" in ran.err
+    assert cli(*on, "--on-error", "skip").code == 3
+
+
 def test_select_knows_lengths_of_rows_without_features(
     cli: Cli, tmp_path: Path, model_dir: Path, write_jsonl: Writer
 ) -> None:
