@@ -37,6 +37,15 @@ class RunState:
     stopped: bool = False
 
 
+def copies_on_disk(*, keep_optimizer: bool, held_out: bool) -> int:
+    """How many times the adapter's size a run takes on disk at most.
+
+    Three checkpoints with two moments each (the oldest goes when the newest stands), the adapter, the moments that are
+    kept, and two best adapters with theirs.
+    """
+    return 10 + 2 * keep_optimizer + 6 * held_out
+
+
 def newest_checkpoint(checkpoints: Path, *, at_most: int) -> Path | None:
     """The newest whole checkpoint of at most so many steps; half-written ones (a kill) and later ones are removed."""
     whole = []

@@ -120,7 +120,8 @@ def train_adapter(
             )
         )
         if resume is None:
-            _refuse_without_room(model, folder, n_copies=7 + 2 * options.keep_optimizer + 6 * bool(data.held_out))
+            copies = checkpoints.copies_on_disk(keep_optimizer=options.keep_optimizer, held_out=bool(data.held_out))
+            _refuse_without_room(model, folder, n_copies=copies)
         else:
             progress.note(f"resuming from step {checkpoints.steps_of(resume)}")
         if not state.stopped:
@@ -234,11 +235,7 @@ def _full_disk_as_oserror(folder: Path) -> Iterator[None]:
 
 
 def _refuse_without_room(model: Any, folder: Path, *, n_copies: int) -> None:
-    """NtkselError if the disk can't take what a run leaves.
-
-    Copies of the adapter: itself; two checkpoints, each with two moments; the moments beside; two best adapters, with
-    theirs.
-    """
+    """NtkselError if the disk can't take so many copies of the adapter."""
     needed = 4 * n_copies * sum(p.numel() for p in model.parameters() if p.requires_grad)
     free = store.free_bytes(folder)
     if needed > free:

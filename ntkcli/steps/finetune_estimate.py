@@ -65,6 +65,7 @@ def estimate_finetune(
 ) -> FinetuneEstimate:  # fmt: skip
     """What `ntkcli.steps.finetune.finetune` with these arguments would take. Writes nothing and loads no weights."""
     del name, progress  # change nothing of it
+    from ntkcli.engine.checkpoints import copies_on_disk
     from ntkcli.engine.models import load_tokenizer
     from ntkcli.engine.size import training_size
     from ntkcli.engine.speed import operations_per_second
@@ -95,6 +96,7 @@ def estimate_finetune(
     evaluations = math.ceil(steps / settings.checkpoint_steps) if settings.checkpoint_steps else CHECKPOINTS
     parameters, _ = weight_size(identity)
     at_once = batch_tokens or size.batch_tokens
+    copies = copies_on_disk(keep_optimizer=keep_optimizer, held_out=bool(held_out))
     forward = FORWARD * (gradient_checkpointing * tokens + evaluations * held_out * mean)
     return FinetuneEstimate(
         rows=rows,
@@ -109,7 +111,7 @@ def estimate_finetune(
         adapter_parameters=size.adapter_parameters,
         batch_tokens=at_once,
         memory_bytes=_memory(size, parameters, at_once, gradient_checkpointing=gradient_checkpointing),
-        disk_bytes=4 * size.adapter_parameters * (7 + 2 * keep_optimizer + 6 * bool(held_out)),
+        disk_bytes=4 * size.adapter_parameters * copies,
         seconds=(OPERATIONS * tokens + forward) * parameters / operations_per_second(device),
     )
 
