@@ -123,7 +123,7 @@ USAGE: dict[str, tuple[Case, int, tuple[str, ...]]] = {
         ("x_proj", "q_proj"),
     ),
     "task without choices": (
-        lambda s, m, d: ["eval", s, "--model", m, "--run", "base", "--task", d, "--name", "e"],
+        lambda s, m, d: ["eval", s, "--model", m, "--run", "base", "--task", d, "--name", "e", "--scorer", "choices"],
         1,
         ("no choices",),
     ),
