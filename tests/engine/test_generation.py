@@ -10,7 +10,7 @@ from ntkcli.data.encoding import Encoded
 from ntkcli.engine.batches import run_batches
 from ntkcli.engine.generation import generate_greedily, stop_tokens
 from ntkcli.engine.models import LoadedModel
-from tests.engine.test_gradients import load
+from tests.engine.kit import load
 
 DRAW = np.random.default_rng(0)
 PROMPTS = [

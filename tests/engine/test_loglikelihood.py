@@ -10,7 +10,7 @@ import torch
 
 from ntkcli.data.encoding import Encoded
 from ntkcli.engine.loglikelihood import choice_logliks, shares_prefixes
-from tests.engine.test_gradients import load
+from tests.engine.kit import load
 
 
 def item(prompt: int, choices: Sequence[int], seed: int) -> list[Encoded]:
