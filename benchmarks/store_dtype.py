@@ -26,7 +26,7 @@ from scipy.stats import spearmanr
 from ntkcli import quantisation
 
 RANK = 200
-SHARED = 0.8  # of a row's squared length: METHOD.md 4, one large component
+SHARED = 0.8  # of a row's squared length: gradients share one large component
 
 
 def unit_rows(x: np.ndarray) -> np.ndarray:
