@@ -55,7 +55,7 @@ def main() -> None:
         harness = harness_model(loaded, size)
         requests = [request for choices in items for request in as_requests(choices)]
         harness._loglikelihood_tokens(requests[:2], disable_tqdm=True)
-        seconds, found = best_of(options.repeats, lambda: harness._loglikelihood_tokens(requests, disable_tqdm=True))  # noqa: B023
+        seconds, found = best_of(options.repeats, lambda: harness._loglikelihood_tokens(requests, disable_tqdm=True))  # noqa: B023  (called at once)
         fastest = min(fastest, seconds)
         worst = np.abs(np.concatenate(values) - [value for value, _ in found]).max()
         print(

@@ -70,12 +70,12 @@ def plain(loaded: LoadedModel, rows: list[Encoded], *, batch_size: int) -> Measu
     ends: list[float] = []
 
     class Clock(TrainerCallback):
-        def on_step_end(self, *given, **named):  # type: ignore[no-untyped-def]
+        def on_step_end(self, *given, **named):  # type: ignore[no-untyped-def]  # as the callback has it
             del given, named
             ends.append(time.perf_counter())
 
     class Plain(Trainer):
-        def training_step(self, *given, **named):  # type: ignore[no-untyped-def]
+        def training_step(self, *given, **named):  # type: ignore[no-untyped-def]  # as Trainer has it
             loss = super().training_step(*given, **named)
             losses.append(float(loss))
             return loss

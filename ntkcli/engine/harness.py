@@ -29,7 +29,7 @@ ANSWERS_AT_ONCE = 64
 Request = tuple[tuple[str, str], list[int], list[int]]
 
 
-class HarnessModel(TemplateLM):  # type: ignore[misc]
+class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
     """lm-evaluation-harness's interface around an `Evaluator`; the harness's own class tokenises pairs of texts."""
 
     def __init__(self, evaluator: Evaluator, *, max_length: int, progress: Progress) -> None:

@@ -146,7 +146,7 @@ def _keep_differentiable(model: nn.Module) -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]  # typed as a module
 
 
 def decoder_of(model: Any) -> nn.Module:

@@ -51,7 +51,7 @@ def make_trainer(
     """A Trainer of a peft model that takes these steps in this order."""
     from transformers import PrinterCallback, Trainer
 
-    class CompletionTrainer(Trainer):  # type: ignore[misc]
+    class CompletionTrainer(Trainer):  # type: ignore[misc]  # untyped base
         """Trainer with our steps and loss; remembers loss, rate and tokens of the step under way in `now`."""
 
         now = Step(0, 0.0, 0.0, 0)
@@ -133,7 +133,7 @@ def make_watcher(
 
     state: RunState = trainer.course
 
-    class Watcher(TrainerCallback):  # type: ignore[misc]
+    class Watcher(TrainerCallback):  # type: ignore[misc]  # untyped base
         """Comes after the Trainer's own callback, which has decided by then whether to save."""
 
         def on_step_end(self, args: Any, trainer_state: Any, control: Any, **_: Any) -> None:
