@@ -57,13 +57,17 @@ def test_fast_commands_import_nothing_heavy(arguments: list[str], tmp_path: Path
 
 
 def test_help_is_fast() -> None:
-    """Under 0.5 s of processor time, which other programs on the machine do not change; the best of three."""
-    best = min(_processor_seconds() for _ in range(3))
-    assert best < 0.5, f"ntksel --help takes {best:.2f} s"
+    """At most ten starts of a bare Python (0.5 s where that takes 0.05 s), of processor time: what else the machine
+    does, and how fast it is, cancels out. The best of five, taken in turns."""
+    bare, help_ = [], []
+    for _ in range(5):
+        bare.append(_processor_seconds("-c", "pass"))
+        help_.append(_processor_seconds("-m", "ntkcli", "--help"))
+    assert min(help_) < 10 * min(bare), f"ntksel --help takes {min(help_):.2f} s, a bare Python {min(bare):.2f} s"
 
 
-def _processor_seconds() -> float:
+def _processor_seconds(*arguments: str) -> float:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-m", "ntkcli", "--help"], capture_output=True, check=True)
+    subprocess.run([sys.executable, *arguments], capture_output=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

@@ -9,13 +9,15 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode, UsageError
-from ntkcli.steps.recipe import Option, Recipe, Verb, Vocabulary, as_shell
+
+if TYPE_CHECKING:
+    from ntkcli.steps.recipe import Recipe, Verb, Vocabulary
 
 VERBS = ("featurize", "score", "select", "explain", "finetune", "eval")
 """Commands that may be steps: each makes something once and finds it finished the next time."""
@@ -61,6 +63,8 @@ def run_commands(
     The commands' own results go to stdout, to stderr if `results_to_stderr`, or, with `--json`, into what is returned;
     those of the `hidden` verbs, which the caller shows in its own way, go nowhere.
     """
+    from ntkcli.steps.recipe import as_shell
+
     done = []
     for i, arguments in enumerate(commands, start=1):
         shown = as_shell(arguments)
@@ -102,6 +106,8 @@ def _commands() -> dict[str, Any]:
 
 
 def _verb(command: Any) -> Verb:
+    from ntkcli.steps.recipe import Option, Verb
+
     arguments = tuple(p.name for p in command.params if p.param_type_name == "argument" and p.name != "store")
     options = {}
     for parameter in command.params:

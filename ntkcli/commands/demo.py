@@ -14,7 +14,6 @@ from ntkcli.commands import chain
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode
 from ntkcli.report import comparison_table, verdict
-from ntkcli.steps.recipe import as_shell
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +82,7 @@ def demo(
 def _result(folder: Path, store: Path, picked: Path, commands: list[list[str]], seconds: float) -> DemoResult:
     from ntkcli.demo import pipeline as p
     from ntkcli.steps.evaluate import compare, summary
+    from ntkcli.steps.recipe import as_shell
 
     verdicts = []
     for baseline in (p.DOMAIN_ONLY, p.RANDOM):
