@@ -1,171 +1,110 @@
-"""The arms of the study as steps of a recipe: which features, which score of them, which rows to choose from."""
+"""What is compared: features, pre-selections, and the arms that choose by them, by name."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
-from setting import Cell, Setting
+Options = Mapping[str, Any]
+"""Options of a command, by their names."""
 
-from ntkcli.steps.recipe import Step
 
-FEATURES: Final[dict[str, dict[str, Any]]] = {
-    "embed": {"kind": "embed"},
-    "rds": {"kind": "embed", "pooling": "weighted"},
-    "sum": {"kind": "ntk"},
-    "centred": {"kind": "ntk", "probe": "centred"},
-    "loss": {"kind": "loss"},
-}
-"""Features by name: the options of `featurize`, all but `rds` with the warmed-up adapter."""
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """Options of `featurize`; `warmed`: with the adapter of the warm-up, else with the bare model or a fresh one."""
+
+    options: Options
+    warmed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Preselection:
+    """The pool rows that a dear feature is computed for: the best by a cheap score, `times` as many as are selected.
+
+    `name` is the score's: those that only differ in size share it.
+    """
+
+    name: str
+    score: Options
+    feature: str = ""
+    times: int = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """Rows chosen from the pool: how they are scored, out of the pre-selection (`staged`) or the whole pool."""
+    """The best rows by a score, out of a pre-selection or, with `rows` = "", of the whole pool."""
 
-    score: Mapping[str, Any]
+    score: Options
     feature: str = ""
-    staged: bool = True
-    select: Mapping[str, Any] = field(default_factory=dict)
+    rows: str = "coarse"
+    select: Options = field(default_factory=dict)
 
 
-CHOSEN: Final[dict[str, Arm]] = {
-    "bm25": Arm({"method": "bm25"}, staged=False),
-    "embedding": Arm({"method": "cosine"}, "embed", staged=False),
-    "rds": Arm({"method": "rds"}, "rds", staged=False),
-    "less": Arm({"method": "less"}, "loss"),
-    "sum-mean": Arm({"method": "mean"}, "sum"),
-    "sum-cosine": Arm({"method": "cosine"}, "sum"),
-    "sum-cosine-centre": Arm({"method": "cosine", "centre": True}, "sum"),
-    "centred-cosine-centre": Arm({"method": "cosine", "centre": True}, "centred"),
+COSINE_CENTRE: Final = {"method": "cosine", "centre": True}
+
+FEATURES: Final = {
+    "embed": Feature({"kind": "embed"}),
+    "rds": Feature({"kind": "embed", "pooling": "weighted"}, warmed=False),
+    "sum": Feature({"kind": "ntk"}),
+    "centred": Feature({"kind": "ntk", "probe": "centred"}),
+    "loss": Feature({"kind": "loss"}),
+    "sum-all": Feature({"kind": "ntk", "positions": "all"}),
+    "sum-last": Feature({"kind": "ntk", "positions": "last"}),
+    "sum-fresh": Feature({"kind": "ntk"}, warmed=False),
+    "sum-p1024": Feature({"kind": "ntk", "dim": 1024}),
+    "rademacher": Feature({"kind": "ntk", "probe": "rademacher"}),
+    "centred-4": Feature({"kind": "ntk", "probe": "centred", "probes": 4}),
+    "light": Feature({"kind": "ntk", "layers": "last:4", "dim": 1024}),
 }
-"""Arms that train the same rows with every seed. `sum-mean` out of the pre-selection is the paper's method."""
+"""Features by name."""
+PRESELECTIONS: Final = {
+    "coarse": Preselection("votes", {"method": "votes"}, "embed"),
+    "coarse-2": Preselection("votes", {"method": "votes"}, "embed", times=2),
+    "coarse-8": Preselection("votes", {"method": "votes"}, "embed", times=8),
+    "coarse-random": Preselection("random", {"method": "random"}),
+    "coarse-light": Preselection("light", COSINE_CENTRE, "light"),
+}
+"""Pre-selections by name; `coarse` is the paper's."""
 PAPER: Final = "sum-mean"
+DEFAULT: Final = "sum-cosine-centre"
+"""The arm that `CHOICES` vary one factor of."""
+CHOSEN: Final = {
+    "bm25": Arm({"method": "bm25"}, rows=""),
+    "embedding": Arm({"method": "cosine"}, "embed", rows=""),
+    "rds": Arm({"method": "rds"}, "rds", rows=""),
+    "less": Arm({"method": "less"}, "loss"),
+    PAPER: Arm({"method": "mean"}, "sum"),
+    "sum-cosine": Arm({"method": "cosine"}, "sum"),
+    DEFAULT: Arm(COSINE_CENTRE, "sum"),
+    "centred-cosine-centre": Arm(COSINE_CENTRE, "centred"),
+}
+"""Arms of the main table that train the same rows with every seed. `sum-mean` is the paper's method."""
 DRAWN: Final = ("random", "random-length", "preselect-random")
 """Arms that draw other rows for each seed; `random-length` as long as the paper's selection."""
 ALONE: Final = ("domain", "domain-tokens")
 """The domain's rows alone, for the epochs of every arm or for the tokens of the paper's."""
-ARMS: Final = (*ALONE, *DRAWN, *CHOSEN)
+MAIN: Final = (*ALONE, *DRAWN, *CHOSEN)
 
+CHOICES: Final = {
+    "positions-all": Arm(COSINE_CENTRE, "sum-all"),
+    "positions-last": Arm(COSINE_CENTRE, "sum-last"),
+    "dot-centre": Arm({"method": "mean", "centre": True}, "sum"),
+    "adapter-fresh": Arm(COSINE_CENTRE, "sum-fresh"),
+    "probe-rademacher": Arm(COSINE_CENTRE, "rademacher"),
+    "probes-4": Arm(COSINE_CENTRE, "centred-4"),
+    "dim-1024": Arm(COSINE_CENTRE, "sum-p1024"),
+    "max": Arm({"method": "max", "centre": True}, "sum"),
+    "round-robin": Arm(COSINE_CENTRE, "sum", select={"method": "round-robin"}),
+    "herding": Arm(COSINE_CENTRE, "sum", select={"method": "herding"}),
+    "preselect-2": Arm(COSINE_CENTRE, "sum", rows="coarse-2"),
+    "preselect-8": Arm(COSINE_CENTRE, "sum", rows="coarse-8"),
+    "preselect-none": Arm(COSINE_CENTRE, "sum", rows="coarse-random"),
+    "preselect-light": Arm(COSINE_CENTRE, "sum", rows="coarse-light"),
+}
+"""One factor away from `DEFAULT`; `preselect-none` chooses from as many random rows, at the same price.
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """The steps of one cell in the store of the study; what belongs to the cell begins with its name."""
-
-    cell: Cell
-    setting: Setting
-    folder: Path
-    model: str
-    arms: tuple[str, ...] = ARMS
-    chosen: Mapping[str, Arm] = field(default_factory=lambda: CHOSEN)
-    features: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: FEATURES)
-
-    @property
-    def store(self) -> str:
-        """Where everything lies: one store, so that cells share what they can."""
-        return str(self.folder / "store")
-
-    @property
-    def domain(self) -> str:
-        """The file with the domain's rows."""
-        return str(self.folder / f"{self.cell.task}-d{self.cell.domain}.jsonl")
-
-    @property
-    def task(self) -> str:
-        """The file with the test items."""
-        return str(self.folder / f"{self.cell.task}-test.jsonl")
-
-    def runs(self, seed: int) -> list[str]:
-        """The runs of a seed, `base` before them."""
-        return ["base", *(self.own(f"{arm}.s{seed}") for arm in self.arms)]
-
-    def own(self, name: str) -> str:
-        """The name of an artefact of this cell."""
-        return f"{self.cell.name}-{name}"
-
-    @property
-    def _domain(self) -> str:
-        """The domain's name in the store; what depends on it alone begins with it."""
-        return f"{self.cell.task}-d{self.cell.domain}"
-
-    @property
-    def _warmup(self) -> str:
-        return f"{self._domain}-warmup"
-
-    def steps(self) -> list[Step]:
-        """Everything, a seed after the other, each evaluated when it is trained."""
-        steps = [*self.selections()]
-        for seed in self.setting.seeds:
-            steps += [*self._trainings(seed), self._evaluation(seed)]
-        return steps
-
-    def selections(self) -> Iterator[Step]:
-        """Warm-up, features, scores, and the rows of every arm that chooses."""
-        warm = {"epochs": self.setting.warmup_epochs, "keep-optimizer": True}
-        yield self._finetune(self._warmup, [self.domain], warm)
-        chosen = {name: self.chosen[name] for name in self.arms if name in self.chosen}
-        yield from self._featurize("embed", None)
-        yield self._score("votes", {"method": "votes", "feature": self._feature("embed")})
-        yield self._select("votes", "coarse", self.setting.coarse_times * self.cell.n)
-        made = {"embed"}
-        for name, arm in chosen.items():
-            if arm.feature and arm.feature not in made:
-                made.add(arm.feature)
-                yield from self._featurize(arm.feature, self.own("coarse") if arm.staged else None)
-            how = {**arm.score, **({"feature": self._feature(arm.feature)} if arm.feature else {})}
-            yield self._score(name, how | ({"rows": self.own("coarse")} if arm.staged else {}))
-            yield self._select(name, name, self.cell.n, arm.select)
-
-    def _trainings(self, seed: int) -> Iterator[Step]:
-        epochs = {"epochs": self.setting.epochs, "seed": seed}
-        order = sorted(self.arms, key=lambda arm: arm == "domain-tokens")  # takes as many tokens as another run
-        for arm in order:
-            run = f"{arm}.s{seed}"
-            if arm == "domain-tokens":
-                yield self._finetune(self.own(run), [self.domain], {"match-tokens": self.own(f"{PAPER}.s{seed}"), "seed": seed})
-            elif arm == "domain":
-                yield self._finetune(self.own(run), [self.domain], epochs)
-            else:
-                picked = f"{arm}-s{seed}" if arm in DRAWN else arm
-                if arm in DRAWN:
-                    yield from self._draw(arm, picked, seed)
-                yield self._finetune(self.own(run), [self.domain, self.own(picked)], epochs)
-
-    def _draw(self, arm: str, name: str, seed: int) -> Iterator[Step]:
-        how: dict[str, Any] = {"method": "random", "seed": seed}
-        how |= {"random-length": {"match-length": self.own(PAPER)}, "preselect-random": {"rows": self.own("coarse")}}.get(
-            arm, {}
-        )
-        yield self._score(name, how, domain=False)
-        yield self._select(name, name, self.cell.n)
-
-    def _evaluation(self, seed: int) -> Step:
-        runs = {"run": self.runs(seed), "task": [self.task], "name": self.cell.name}
-        return Step("eval", self.store, {"model": self.model, **runs, "max-length": self.setting.max_length})
-
-    def _feature(self, name: str) -> str:
-        """`rds` is of the bare model; `embed` of the warmed-up one; the others also of this cell's pre-selection."""
-        return {"rds": "rds", "embed": f"{self._domain}-embed"}.get(name, self.own(name))
-
-    def _featurize(self, name: str, rows: str | None) -> Iterator[Step]:
-        """Both sides under one feature name; LESS compares plain gradients of the domain with Adam's steps."""
-        how = {**self.features[name], "feature": self._feature(name), "model": self.model}
-        how |= {} if name == "rds" else {"adapter": self._warmup}
-        how |= {"max-length": self.setting.max_length}
-        yield Step("featurize", self.store, {"data": self.domain, "name": self._domain, **how})
-        how |= ({"rows": rows} if rows else {}) | ({"adam": True} if name == "loss" else {})
-        yield Step("featurize", self.store, {"data": str(self.folder / "pool.jsonl"), "name": "pool", **how})
-
-    def _score(self, name: str, how: Mapping[str, Any], *, domain: bool = True) -> Step:
-        sides = {"pool": "pool", **({"domain": self._domain} if domain else {})}
-        return Step("score", self.store, {**sides, **how, "name": self.own(name)})
-
-    def _select(self, score: str, name: str, n: int, how: Mapping[str, Any] | None = None) -> Step:
-        values = {"score": self.own(score), "n": n, "name": self.own(name), "against": [self.task], **(how or {})}
-        return Step("select", self.store, values)
-
-    def _finetune(self, name: str, rows: list[str], how: Mapping[str, Any]) -> Step:
-        values = {"model": self.model, "train": rows, "name": name, **how, **self.setting.training}
-        return Step("finetune", self.store, {**values, "max-length": self.setting.max_length})
+Cosine without centring, the paper's raw mean and the `centred` probe are in the main table. Normalisation by length
+makes no difference to a cosine.
+"""
+ARMS: Final = {**CHOSEN, **CHOICES}

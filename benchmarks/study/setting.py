@@ -1,4 +1,4 @@
-"""What a table of the study is made of: tasks, sizes, seeds and training, reduced or in full, and the data cut to it."""
+"""What a table of the study is made of, reduced or in full: tasks, sizes, seeds, training; and its data."""
 
 from __future__ import annotations
 
@@ -46,7 +46,6 @@ class Setting:
     epochs: int
     seeds: tuple[int, ...] = (0, 1, 2)
     warmup_epochs: int = 3
-    coarse_times: int = 4
     training: dict[str, Any] = field(default_factory=lambda: {"lr": 4e-4, "rank": 16, "batch-size": 8})
     max_length: int = 512
 
