@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from ntkcli.commands import chain
 from ntkcli.commands.score import Method
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode, UsageError
+from ntkcli.presets import PRESETS
 
 if TYPE_CHECKING:
     from ntkcli.steps.arms_plan import Plan
@@ -22,6 +24,13 @@ EXAMPLE = (
     "ntksel arms med --model ./Llama-3-8B --domain domain.jsonl --pool pool.jsonl --task test.jsonl -n 9000 "
     "--seeds 0,1,2"
 )
+
+
+class PresetName(StrEnum):
+    """Of `ntkcli.presets`."""
+
+    DEFAULT = "default"
+    PAPER = "paper"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +78,28 @@ def arms(
     coarse: Annotated[
         int | None, typer.Option(min=1, help="Rows that the pre-selection keeps.", show_default="4 x -n")
     ] = None,
+    preset: Annotated[
+        PresetName, typer.Option(help="How the kernel scores: by our measurements, or as in the paper.")
+    ] = PresetName.DEFAULT,
     probe: Annotated[
-        list[o.Probe] | None, typer.Option(help="An arm of the kernel for each; repeatable.", show_default="sum")
+        list[o.Probe] | None,
+        typer.Option(help="An arm of the kernel for each; repeatable.", show_default="the preset's, sum"),
     ] = None,
     probes: Annotated[int, typer.Option(min=1, help="rademacher, centred: directions averaged.")] = 1,
-    method: Annotated[Method, typer.Option(help="How the kernel scores: mean (the paper) or cosine.")] = Method.MEAN,
-    centre: Annotated[bool, typer.Option("--centre", help="Subtract the pool's mean feature in that score.")] = False,
+    method: Annotated[
+        Method | None,
+        typer.Option(
+            help="How the kernel scores, with --centre if that is given: mean, cosine, ...", show_default="the preset's"
+        ),
+    ] = None,
+    centre: Annotated[
+        bool | None,
+        typer.Option(
+            "--centre/--no-centre",
+            help="Subtract the pool's mean feature in that score.",
+            show_default="the preset's, with its method",
+        ),
+    ] = None,
     dim: Annotated[int, typer.Option(min=1, help="Numbers of a kernel feature.")] = 8192,
     epochs: Annotated[int, typer.Option(min=1, help="Passes of every arm over its rows.")] = 3,
     warmup_epochs: Annotated[int, typer.Option(min=1, help="Passes of the warm-up over the domain.")] = 1,
@@ -115,6 +140,7 @@ def arms(
     from ntkcli.steps.recipe import as_shell, write_recipe
 
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
+    kernel = PRESETS[preset.value]
     step.check_export(export)
     chosen = tuple(arm.strip() for arm in arms.split(",")) if arms is not None else DEFAULT
     plan = Plan(
@@ -127,9 +153,9 @@ def arms(
         budget=Budget(n, token_budget, coarse),
         arms=chosen,
         seeds=_seeds(seeds),
-        probes=tuple(each.value for each in probe) if probe else ("sum",),
-        method=method.value,
-        centre=centre,
+        probes=tuple(each.value for each in probe) if probe else (kernel.probe,),
+        method=kernel.method if method is None else method.value,
+        centre=(method is None and kernel.centre) if centre is None else centre,
         epochs=epochs,
         warmup_epochs=warmup_epochs,
         prefix=prefix,

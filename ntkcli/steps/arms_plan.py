@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from ntkcli import presets
 from ntkcli.errors import UsageError
 from ntkcli.steps.recipe import Step
 
@@ -62,9 +63,9 @@ class Plan:
     budget: Budget
     arms: tuple[str, ...] = DEFAULT
     seeds: tuple[int, ...] = (0,)
-    probes: tuple[str, ...] = ("sum",)
-    method: str = "mean"
-    centre: bool = False
+    probes: tuple[str, ...] = (presets.DEFAULT.probe,)
+    method: str = presets.DEFAULT.method
+    centre: bool = presets.DEFAULT.centre
     epochs: int = 3
     warmup_epochs: int = 1
     prefix: str = ""

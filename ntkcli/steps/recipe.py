@@ -105,7 +105,8 @@ def read_recipe(path: str | Path, vocabulary: Vocabulary) -> Recipe:
         text = path.read_bytes().decode("utf-8")
         content = tomllib.loads(text)
     except OSError as error:
-        raise UsageError(f"{path} can't be read: {error.strerror or error}.", "Give a recipe's file.") from error
+        reason = f"{path} can't be read: {error.strerror or error}."
+        raise UsageError(reason, "Give a recipe's file; `ntksel run --example` shows one.") from error
     except ValueError as error:  # no UTF-8, no TOML
         raise UsageError(
             f"{path} is no TOML: {error}.", "Mend it there; `ntksel run --example` shows a recipe."

@@ -139,6 +139,22 @@ def test_dry_run_and_recipe(cli: Cli, tmp_path: Path, options: list[str | Path])
 
 
 @pytest.mark.parametrize(
+    ("given", "scored"),
+    [
+        ([], "--method cosine --feature ntk --rows coarse --centre --name stage2"),
+        (["--preset", "paper"], "--method mean --feature ntk --rows coarse --name stage2\n"),
+        (["--preset", "paper", "--centre"], "--method mean --feature ntk --rows coarse --centre --name stage2"),
+        (["--method", "max"], "--method max --feature ntk --rows coarse --name stage2\n"),
+        (["--no-centre"], "--method cosine --feature ntk --rows coarse --name stage2\n"),
+    ],
+)
+def test_presets(cli: Cli, tmp_path: Path, options: list[str | Path], given: list[str], scored: str) -> None:
+    shown = cli("arms", tmp_path / "med", *options, *given, "--dry-run")
+    assert shown.code == 0, shown.err
+    assert scored in shown.out
+
+
+@pytest.mark.parametrize(
     ("changes", "told"),
     [
         (["--arms", "base,randm"], "'randm' is no arm. Give some of: base, domain"),
