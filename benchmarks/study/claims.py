@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     claims = whole.add_subparsers(dest="claim", required=True)
     found = {}
-    for name, domain in (("stability", 32), ("jacobian-free", 8), ("kernel-regression", 32)):
+    for name, domain in (("stability", 32), ("jacobian-free", 6), ("kernel-regression", 32)):
         one = found[name] = claims.add_parser(name)
         one.add_argument("--data", type=Path, required=True, help="the files of tasks and pool")
         one.add_argument("--folder", type=Path, required=True, help="where data and store are kept")
@@ -52,8 +52,8 @@ def parser() -> argparse.ArgumentParser:
     found["stability"].add_argument("--probe", action="append", choices=("sum", "centred"), help="default: sum")
     found["stability"].add_argument("--dim", type=int, default=8192, help="size of the sketch")
     exact = found["jacobian-free"]
-    exact.add_argument("--pool", type=int, default=12, help="rows of the pool")
-    exact.add_argument("--max-tokens", type=int, default=72, help="rows with more are passed over")
+    exact.add_argument("--pool", type=int, default=10, help="rows of the pool")
+    exact.add_argument("--max-tokens", type=int, default=96, help="rows with more are passed over")
     exact.add_argument("--layers", default="last:4", help="as featurize's; `all` takes seven times as long")
     exact.add_argument("--adapter", help="a run of the store or a folder; default: fresh")
     exact.add_argument("--draws", type=int, default=8, help="of each random probe")

@@ -1,11 +1,12 @@
 """The exact trace kernel of all outputs, without a sketch, and what single backward passes make of it.
 
-For a linear head W (V, D) the trace over all V outputs needs D backward passes: with W^T W = L L^T,
+For a linear head W (V, D) with mean row m, C = W - 1 m^T and C^T C = L L^T, D + 1 backward passes give the sum over V:
 
-    trace      Θ(x, x') = sum_k <∇ w_k·h(x), ∇ w_k·h(x')> = sum_d <∇ l_d·h(x), ∇ l_d·h(x')>
-    centred    the same of W less its mean row, which is what softmax sees: Θ - <∇ Σ_k f_k(x), ∇ Σ_k f_k(x')> / V
+    centred    sum_k <∇ c_k·h(x), ∇ c_k·h(x')> = sum_d <∇ l_d·h(x), ∇ l_d·h(x')>        what softmax sees
+    trace      Θ(x, x') = sum_k <∇ w_k·h(x), ∇ w_k·h(x')> = centred + <∇ V m·h(x), ∇ V m·h(x')> / V
 
-(h the mean hidden state of a row's positions.) Legend: B rows, T tokens, D hidden size, V outputs.
+V m·h is the sum of all outputs; h is the mean hidden state of a row's positions.
+Legend: B rows, T tokens, D hidden size, V outputs.
 """
 
 from __future__ import annotations
@@ -78,9 +79,11 @@ class HiddenProbe:
 
 
 def head_columns(loaded: LoadedModel) -> Tensor:
-    """L (D, D) float64 with W^T W = L L^T, by eigenvectors."""
+    """L (D, D) float64 with C^T C = L L^T, by eigenvectors; C is W less its mean row."""
     weight_VD = head_of(loaded.model).weight.detach()
-    square_DD = sum((block.double().T @ block.double() for block in weight_VD.split(8192)), torch.tensor(0.0))
+    mean_D = weight_VD.double().mean(dim=0)
+    blocks = (block.double() - mean_D for block in weight_VD.split(8192))
+    square_DD = torch.stack([block.T @ block for block in blocks]).sum(dim=0)
     values_D, vectors_DD = torch.linalg.eigh(square_DD)
     columns: Tensor = vectors_DD * values_D.clamp(min=0).sqrt()
     return columns
@@ -111,8 +114,8 @@ def trace_kernels(
     columns = [HiddenProbe(l_D[None], factor=form.factor) for l_D in head_columns(loaded).T]
     probes = [*columns, LogitProbe(loaded.model, "sum"), *others]
     found = run_probes(loaded, layers, rows, probes)
-    trace, total = np.sum(found[: len(columns)], axis=0), found[len(columns)]
-    return trace, trace - total / len(head_of(loaded.model).weight), total, found[len(columns) + 1 :]
+    centred, total = np.sum(found[: len(columns)], axis=0), found[len(columns)]
+    return centred + total / len(head_of(loaded.model).weight), centred, total, found[len(columns) + 1 :]
 
 
 def output_cosines(
