@@ -1,0 +1,146 @@
+"""Does the kernel stay as it was while the model is fine-tuned, and does it go on ranking a pool alike?
+
+One course of training at a constant learning rate, its adapter kept after some epochs; features of the same rows with
+each. `start` is the course's own adapter before its first step (B = 0, so that half of the coordinates are dead),
+`fresh` one that differs from it by the random A alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from kernels import FORMS, Wide, agreement, forms
+
+from ntkcli.engine import checkpoints
+from ntkcli.progress import Silent
+from ntkcli.scoring.features import FeatureReader
+from ntkcli.steps.featurize import featurize
+from ntkcli.steps.finetune import finetune
+from ntkcli.steps.inputs import open_store
+
+STILL: Final = 1e-12
+"""A learning rate at which a step leaves every weight as it was, to float32's digits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """One training of `epochs[-1]` epochs in the store, named after all of them, and the adapters kept on its way."""
+
+    store: Path
+    folder: Path
+    name: str
+    epochs: tuple[int, ...]
+    steps_an_epoch: int
+
+    def adapter(self, epoch: int) -> str:
+        """What `--adapter` takes, after so many epochs; 0: before the first step."""
+        if epoch == 0:
+            return f"{self.name}-start"
+        return self.name if epoch == self.epochs[-1] else str(self.kept(epoch))
+
+    def kept(self, epoch: int) -> Path:
+        """Where the adapter after an epoch is kept."""
+        return self.folder / f"{self.name}-epoch-{epoch}"
+
+    def loss(self, epoch: int) -> float:
+        """Mean training loss of the steps of an epoch, counted from 1."""
+        losses = open_store(self.store).get(f"runs/{self.name}").read("loss")
+        return float(losses[(epoch - 1) * self.steps_an_epoch : epoch * self.steps_an_epoch].mean())
+
+
+class Snapshots(Silent):
+    """Copies the checkpoints of some epochs out of a training under way: each stands until two later ones do."""
+
+    def __init__(self, course: Course) -> None:
+        self._course = course
+
+    def advance(self, count: int, *, tokens: int = 0, note: str = "") -> None:
+        """After every step."""
+        del count, tokens, note
+        for path in (self._course.store / "adapters" / self._course.name / "checkpoints").glob("checkpoint-*"):
+            epoch, rest = divmod(checkpoints.steps_of(path), self._course.steps_an_epoch)
+            kept = self._course.kept(epoch)
+            if rest or epoch not in self._course.epochs or kept.exists() or checkpoints.read_state(path) is None:
+                continue
+            draft = kept.with_suffix(".part")
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir()
+            for name in ("adapter_config.json", "adapter_model.safetensors"):
+                shutil.copy(path / name, draft)
+            draft.rename(kept)
+
+
+def train(course: Course, domain: Path, model: str, training: dict[str, Any]) -> None:
+    """The course and its start, or find them made."""
+    how = {**training, "model": model, "train": [str(domain)], "schedule": "constant", "warmup": 0.0}
+    budget = {"max_tokens": training["max_length"]}  # a step: no row is longer
+    finetune(course.store, name=f"{course.name}-start", **{**how, "lr": STILL}, **budget)
+    steps = {"epochs": course.epochs[-1], "checkpoint_steps": course.steps_an_epoch}
+    finetune(course.store, name=course.name, **how, **steps, progress=Snapshots(course))
+
+
+def kernel(course: Course, sides: dict[str, Path], adapter: str | None, label: str, **how: Any) -> Wide:
+    """The raw kernel matrix of the domain's rows and then the pool's, by stored features."""
+    raw = []
+    for name, path in sides.items():
+        feature = f"{course.name}-{label}-{how['probe']}"
+        featurize(course.store, data=path, name=name, kind="ntk", adapter=adapter, feature=feature, **how)
+        made = open_store(course.store).get(f"features/{name}/{feature}")
+        raw += [block.unit * block.norm[:, None] for block in FeatureReader(made, n=made.n).blocks()]
+    rows = np.concatenate(raw)
+    product: Wide = rows @ rows.T
+    return product
+
+
+def report(given: argparse.Namespace, domain: Path, pool: Path, training: dict[str, Any]) -> None:
+    """Train, featurize, and print a table for each probe and reference."""
+    epochs = tuple(sorted({int(text) for text in given.epochs.split(",")}))
+    course = Course(
+        store=given.folder / "store",
+        folder=domain.parent,
+        name=f"claims-{given.task}-d{given.domain}-e{'-'.join(map(str, epochs))}",
+        epochs=epochs,
+        steps_an_epoch=math.ceil(given.domain / training["batch_size"]),
+    )
+    train(course, domain, given.model, training)
+    sides = {f"claims-{given.task}-d{given.domain}": domain, f"claims-pool-{given.pool}": pool}
+    rows = np.arange(given.domain + given.pool)
+    print(
+        f"{given.task}: {given.domain} domain and {given.pool} pool rows, p = {given.dim}, completion positions; "
+        f"course of learning rate {training['lr']:g}, constant, rank {training['rank']}, batch {training['batch_size']}"
+    )
+    for probe in given.probe or ["sum"]:
+        how = {"model": given.model, "max_length": training["max_length"], "dim": given.dim, "probe": probe}
+        points = {"fresh": kernel(course, sides, None, "fresh", **how)}
+        for epoch in (0, *epochs):
+            label = "start" if epoch == 0 else f"epoch {epoch}"
+            points[label] = kernel(course, sides, course.adapter(epoch), label.replace(" ", ""), **how)
+        made = {label: forms(point, rows[given.domain :]) for label, point in points.items()}
+        for reference in ("start", f"epoch {epochs[0]}"):
+            print_table(course, probe, made, reference, domain=rows[: given.domain], pool=rows[given.domain :])
+
+
+def print_table(
+    course: Course,
+    probe: str,
+    made: dict[str, dict[str, Wide]],
+    reference: str,
+    *,
+    domain: np.ndarray,
+    pool: np.ndarray,
+) -> None:
+    """Every point of the course against one of them."""
+    print(f"\nprobe {probe}, against {reference}; Spearman and top-20% overlap of the pool rows' scores")
+    print(" " * 17 + "".join(f"{what:^30}" for what in ("cos_F", "Spearman", "top 20%")))
+    print(f"{'adapter':9} {'loss':>6} " + " ".join(f"{form:>9}" for form in FORMS * 3))
+    for label, point in made.items():
+        found = [agreement(point[form], made[reference][form], domain=domain, pool=pool) for form in FORMS]
+        cells = [value for what in ("cos_f", "spearman", "overlap") for value in (getattr(a, what) for a in found)]
+        loss = f"{course.loss(int(label[6:])):6.3f}" if label.startswith("epoch") else " " * 6
+        print(f"{label:9} {loss} " + " ".join(f"{cell:9.4f}" for cell in cells))
