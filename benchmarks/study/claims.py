@@ -12,7 +12,7 @@ jacobian-free      the exact trace kernel of all outputs against one backward pa
                    how nearly orthogonal the gradients of different outputs are
 kernel-regression  ridge regression with the kernel against fine-tuning on the same rows
 
---data as for main_table.py. Artefacts are kept in the store in --folder, which may be main_table.py's: what is finished
+--data as for compare.py. Artefacts are kept in the store in --folder, which may be compare.py's: what is finished
 there is not made again, and a second call goes on where the first was stopped (jacobian-free keeps none).
 """
 

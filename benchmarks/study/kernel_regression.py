@@ -17,13 +17,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from kernels import Wide, best_penalty, forms, leave_one_out, ridge
+from kernels import Wide, best_penalty, forms, leave_one_out, ridge, stored_kernel
 from setting import Cell, Setting
 
-from ntkcli.scoring.features import FeatureReader
 from ntkcli.statistics import accuracy
 from ntkcli.steps.evaluate import evaluate
-from ntkcli.steps.featurize import featurize
 from ntkcli.steps.finetune import finetune
 from ntkcli.steps.inputs import open_store
 
@@ -52,18 +50,6 @@ def write_blind(path: Path, rows: list[dict[str, Any]]) -> Path:
     if not blind.exists() or blind.read_text(encoding="utf-8") != text:
         blind.write_text(text, encoding="utf-8")
     return blind
-
-
-def kernel(store: Path, sides: dict[str, Path], feature: str, **how: Any) -> Wide:
-    """The raw kernel matrix of the domain's rows and then the test's, by stored features."""
-    raw = []
-    for name, path in sides.items():
-        featurize(store, data=path, name=name, feature=feature, **how)
-        made = open_store(store).get(f"features/{name}/{feature}")
-        raw += [block.unit * block.norm[:, None] for block in FeatureReader(made, n=made.n).blocks()]
-    rows = np.concatenate(raw)
-    product: Wide = rows @ rows.T
-    return product
 
 
 def regress(kernel_NN: Wide, answers: np.ndarray, test_answers: np.ndarray, classes: int) -> Iterator[str]:
@@ -134,7 +120,7 @@ def report(given: argparse.Namespace, domain: Path, test: Path, setting: Setting
             label = "warm" if adapter else "fresh"
             feature = f"{warm}-{name}" if adapter else name
             settings = {"model": given.model, "max_length": setting.max_length, **options}
-            found = kernel(store, sides, feature, adapter=adapter, **settings)
+            found = stored_kernel(store, sides, feature, adapter=adapter, **settings)
             for cells in regress(found, answers, test_answers, len(choices)):
                 print(f"{label:8} {name:8} {cells}", flush=True)
     print()

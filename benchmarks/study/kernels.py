@@ -5,17 +5,23 @@
     centred   the cosines of unit features less their mean over some rows (a pool's, or the rows one learns from)
 
 The mean of a form's entries over the domain's rows is a pool row's score: `mean`, `cosine`, `cosine` with `--centre`.
-Pure numpy. Legend: N rows, n of them to learn from, c classes.
+Legend: N rows, n of them to learn from, c classes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
+
+from ntkcli.scoring.features import FeatureReader
+from ntkcli.steps.featurize import featurize
+from ntkcli.steps.inputs import open_store
 
 Wide = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -23,6 +29,18 @@ FORMS: Final = ("raw", "cosine", "centred")
 TOP_SHARE: Final = 0.2
 PENALTIES: Final = np.logspace(-6, 2, 33)
 """Of ridge regression (n·lambda), for kernels whose diagonal is about 1."""
+
+
+def stored_kernel(store: Path, sides: Mapping[str, Path], feature: str, **how: Any) -> Wide:
+    """The raw kernel matrix of the rows of some data sets, one after the other, by features that the store keeps."""
+    raw = []
+    for name, path in sides.items():
+        featurize(store, data=path, name=name, feature=feature, **how)
+        made = open_store(store).get(f"features/{name}/{feature}")
+        raw += [block.unit * block.norm[:, None] for block in FeatureReader(made, n=made.n).blocks()]
+    rows = np.concatenate(raw)
+    product: Wide = rows @ rows.T
+    return product
 
 
 def cosines(kernel_NN: Wide) -> Wide:

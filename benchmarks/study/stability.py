@@ -15,12 +15,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from kernels import FORMS, Wide, agreement, forms
+from kernels import FORMS, Wide, agreement, forms, stored_kernel
 
 from ntkcli.engine import checkpoints
 from ntkcli.progress import Silent
-from ntkcli.scoring.features import FeatureReader
-from ntkcli.steps.featurize import featurize
 from ntkcli.steps.finetune import finetune
 from ntkcli.steps.inputs import open_store
 
@@ -86,16 +84,9 @@ def train(course: Course, domain: Path, model: str, training: dict[str, Any]) ->
 
 
 def kernel(course: Course, sides: dict[str, Path], adapter: str | None, label: str, **how: Any) -> Wide:
-    """The raw kernel matrix of the domain's rows and then the pool's, by stored features."""
-    raw = []
-    for name, path in sides.items():
-        feature = f"{course.name}-{label}-{how['probe']}"
-        featurize(course.store, data=path, name=name, kind="ntk", adapter=adapter, feature=feature, **how)
-        made = open_store(course.store).get(f"features/{name}/{feature}")
-        raw += [block.unit * block.norm[:, None] for block in FeatureReader(made, n=made.n).blocks()]
-    rows = np.concatenate(raw)
-    product: Wide = rows @ rows.T
-    return product
+    """The raw kernel matrix of the domain's rows and then the pool's at one point of the course."""
+    feature = f"{course.name}-{label}-{how['probe']}"
+    return stored_kernel(course.store, sides, feature, kind="ntk", adapter=adapter, **how)
 
 
 def report(given: argparse.Namespace, domain: Path, pool: Path, training: dict[str, Any]) -> None:
