@@ -131,9 +131,10 @@ def evaluate(
     }
     if dry_run:
         from ntkcli.steps.estimate_evaluation import estimate_evaluation
+        from ntkcli.steps.evaluation_plan import check_baseline, make_plan
 
-        plan = step.make_plan(store, **arguments)
-        step.check_baseline(plan, baseline)
+        plan = make_plan(store, **arguments)
+        check_baseline(plan, baseline)
         found = estimate_evaluation(plan, max_length=max_length, device=device, thinking=o.is_on(thinking))
         output.result(found, line=estimate_line(found))
         return ExitCode.OK

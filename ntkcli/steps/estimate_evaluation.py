@@ -7,7 +7,7 @@ import numpy as np
 import store
 from ntkcli.data import Encoded, Encoder
 from ntkcli.steps.estimate import SAMPLE_ROWS, Estimate, weight_size
-from ntkcli.steps.evaluate import Plan
+from ntkcli.steps.evaluation_plan import Plan
 from ntkcli.steps.item_scores import encode_item
 
 FORWARD_OPERATIONS = 2.0

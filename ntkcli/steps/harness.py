@@ -15,8 +15,8 @@ from ntkcli.data import Encoder
 from ntkcli.errors import UsageError
 from ntkcli.identity import resolve_model
 from ntkcli.progress import Progress
-from ntkcli.steps.evaluate import HARNESS, find_runs, require_baseline
 from ntkcli.steps.evaluation_export import check_export
+from ntkcli.steps.evaluation_plan import HARNESS, find_runs, require_baseline
 from ntkcli.steps.evaluation_summary import HARNESS_SCORER, EvaluateResult, summarise
 from ntkcli.steps.inputs import note_conversion, open_store, require_spec, settle_dtype
 
