@@ -10,7 +10,7 @@ demo: $(STAMP)  ## the whole pipeline on a real model and real data, about 8 min
 	$(VENV)/bin/ntksel demo $(DEMO)
 
 test: check  ## lint, types and all tests
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 check: $(STAMP)  ## lint and types alone
 	$(VENV)/bin/ruff check .
