@@ -12,7 +12,7 @@ from ntkcli import options as o
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode, UsageError
 
-EXAMPLE = "ntksel score med --pool pool --domain domain --method mean --feature ntk --name stage2"
+EXAMPLE = "ntksel score med --pool pool --domain domain --method cosine --centre --feature ntk --name stage2"
 
 
 class Method(StrEnum):
