@@ -15,7 +15,7 @@ class Preset:
     centre: bool
 
 
-DEFAULT: Final = Preset(probe="sum", method="cosine", centre=True)
+DEFAULT: Final = Preset(probe="centred", method="cosine", centre=True)
 PAPER: Final = Preset(probe="sum", method="mean", centre=False)
 PRESETS: Final = {"default": DEFAULT, "paper": PAPER}
-"""`paper` is arXiv 2511.07380: the mean of raw dot products, which follows the gradients' norms."""
+"""`paper` is arXiv 2511.07380: the sum of logits, which softmax can't see, and the mean of raw dot products."""

@@ -83,7 +83,7 @@ def arms(
     ] = PresetName.DEFAULT,
     probe: Annotated[
         list[o.Probe] | None,
-        typer.Option(help="An arm of the kernel for each; repeatable.", show_default="the preset's, sum"),
+        typer.Option(help="An arm of the kernel for each; repeatable.", show_default="the preset's"),
     ] = None,
     probes: Annotated[int, typer.Option(min=1, help="rademacher, centred: directions averaged.")] = 1,
     method: Annotated[

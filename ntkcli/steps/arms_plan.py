@@ -121,7 +121,7 @@ class Plan:
 
     @property
     def chosen(self) -> list[str]:
-        """The arms of the kernel, one a probe: `selected`, `selected-centred`."""
+        """The arms of the kernel, one a probe: `selected`, `selected-sum`."""
         return [f"selected{_suffix(probe)}" for probe in self.probes] if "selected" in self.arms else []
 
     @property
@@ -200,9 +200,10 @@ class Plan:
         """Features by the kernel of the domain and of some rows of the pool, their score, the best of them."""
         suffix = _suffix(probe)
         how: dict[str, Any] = {"kind": "ntk", **self.features}
-        how |= {"probe": probe} if suffix else {}
-        if not suffix:
+        if probe == "sum":
             how.pop("probes", None)  # several directions are of the random ones
+        else:
+            how["probe"] = probe
         feature = f"ntk{suffix}{of}"
         how |= {"feature": self._own(feature)} if feature != "ntk" or self.prefix else {}
         yield self._featurize("domain", how)
@@ -262,5 +263,5 @@ class Plan:
 
 
 def _suffix(probe: str) -> str:
-    """Of the names of what a probe makes: the paper's, `sum`, has none."""
-    return "" if probe == "sum" else f"-{probe}"
+    """Of the names of what a probe makes: the default's have none."""
+    return "" if probe == presets.DEFAULT.probe else f"-{probe}"

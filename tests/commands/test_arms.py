@@ -135,15 +135,15 @@ def test_dry_run_and_recipe(cli: Cli, tmp_path: Path, options: list[str | Path])
     assert cli("run", recipe, "--dry-run").out == shown.out
     assert f"--against {tmp_path}/test.jsonl" in shown.out  # no arm may train on test items
     plan = json.loads(cli("arms", store, *options, "--probe", "sum", "--probe", "centred", "--dry-run", "--json").out)
-    assert plan["arms"]["selected-centred"].startswith("the domain and the best rows by the kernel")
+    assert plan["arms"]["selected-sum"].startswith("the domain and the best rows by the kernel")
 
 
 @pytest.mark.parametrize(
     ("given", "scored"),
     [
         ([], "--method cosine --feature ntk --rows coarse --centre --name stage2"),
-        (["--preset", "paper"], "--method mean --feature ntk --rows coarse --name stage2\n"),
-        (["--preset", "paper", "--centre"], "--method mean --feature ntk --rows coarse --centre --name stage2"),
+        (["--preset", "paper"], "--method mean --feature ntk-sum --rows coarse --name stage2-sum\n"),
+        (["--preset", "paper", "--centre"], "--method mean --feature ntk-sum --rows coarse --centre --name stage2-sum"),
         (["--method", "max"], "--method max --feature ntk --rows coarse --name stage2\n"),
         (["--no-centre"], "--method cosine --feature ntk --rows coarse --name stage2\n"),
     ],

@@ -23,7 +23,7 @@ PLAN = Plan(
     budget=Budget(90, None, None),
     arms=tuple(ARMS),
     seeds=(0, 3),
-    probes=("sum", "centred"),
+    probes=("centred", "sum"),
     common={"max-length": 96},
 ).fitted(1000)
 
