@@ -57,13 +57,13 @@ def test_fast_commands_import_nothing_heavy(arguments: list[str], tmp_path: Path
 
 
 def test_help_is_fast() -> None:
-    """At most ten starts of a bare Python (0.5 s where that takes 0.05 s), of processor time: what else the machine
-    does, and how fast it is, cancels out. The best of five, taken in turns."""
+    """At most fifteen starts of a bare Python (0.5 s where that takes 0.035 s), of processor time: what else the
+    machine does, and how fast it is, cancels out. The best of five, taken in turns."""
     bare, help_ = [], []
     for _ in range(5):
         bare.append(_processor_seconds("-c", "pass"))
         help_.append(_processor_seconds("-m", "ntkcli", "--help"))
-    assert min(help_) < 10 * min(bare), f"ntksel --help takes {min(help_):.2f} s, a bare Python {min(bare):.2f} s"
+    assert min(help_) < 15 * min(bare), f"ntksel --help takes {min(help_):.2f} s, a bare Python {min(bare):.2f} s"
 
 
 def _processor_seconds(*arguments: str) -> float:
