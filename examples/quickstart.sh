@@ -20,9 +20,9 @@ ntksel score "$store" --pool pool --domain train --method votes --feature embed 
 ntksel select "$store" --score stage1 -n 64 --name coarse
 
 # 3. Score what is left by the neural tangent kernel and take the best.
-kernel=(--kind ntk --probe centred --adapter warmup)
-ntksel featurize "$store" "${on[@]}" "${kernel[@]}" --data "$folder/train.jsonl" --name train
-ntksel featurize "$store" "${on[@]}" "${kernel[@]}" --data "$folder/pool.jsonl" --name pool --rows coarse
+ntksel featurize "$store" "${on[@]}" --data "$folder/train.jsonl" --name train --kind ntk --probe centred --adapter warmup
+ntksel featurize "$store" "${on[@]}" --data "$folder/pool.jsonl" --name pool --kind ntk --probe centred --adapter warmup \
+  --rows coarse
 ntksel score "$store" --pool pool --domain train --method cosine --centre --rows coarse --name stage2
 ntksel select "$store" --score stage2 -n 20 --name picked --export "$folder/picked.jsonl"
 
