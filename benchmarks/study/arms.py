@@ -67,7 +67,7 @@ PRESELECTIONS: Final = {
 }
 """Pre-selections by name; `coarse` is the paper's."""
 PAPER: Final = "sum-mean"
-DEFAULT: Final = "sum-cosine-centre"
+REFERENCE: Final = "sum-cosine-centre"
 """The arm that `CHOICES` vary one factor of."""
 CHOSEN: Final = {
     "bm25": Arm({"method": "bm25"}, rows=""),
@@ -76,7 +76,7 @@ CHOSEN: Final = {
     "less": Arm({"method": "less"}, "loss"),
     PAPER: Arm({"method": "mean"}, "sum"),
     "sum-cosine": Arm({"method": "cosine"}, "sum"),
-    DEFAULT: Arm(COSINE_CENTRE, "sum"),
+    REFERENCE: Arm(COSINE_CENTRE, "sum"),
     "centred-cosine-centre": Arm(COSINE_CENTRE, "centred"),
 }
 """Arms of the main table that train the same rows with every seed. `sum-mean` is the paper's method."""
@@ -102,7 +102,7 @@ CHOICES: Final = {
     "preselect-none": Arm(COSINE_CENTRE, "sum", rows="coarse-random"),
     "preselect-light": Arm(COSINE_CENTRE, "sum", rows="coarse-light"),
 }
-"""One factor away from `DEFAULT`; `preselect-none` chooses from as many random rows, at the same price.
+"""One factor away from `REFERENCE`; `preselect-none` chooses from as many random rows, at the same price.
 
 Cosine without centring, the paper's raw mean and the `centred` probe are in the main table. Normalisation by length
 makes no difference to a cosine.

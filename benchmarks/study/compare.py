@@ -6,7 +6,7 @@
         [--recipe-only | --selections-only | --table-only]
 
 `main` is the main table: the paper's method, its variants, its rivals, random rows and the domain alone. `choices`
-varies one factor at a time around a default, and prints how the selections agree with the default's.
+varies one factor at a time around `sum-cosine-centre`, and prints how the selections agree with its.
 
 Writes one recipe a cell (task, |D|, |S|) to --folder and runs it there (`ntksel run`): a second call goes on where the
 first was stopped. --data holds <task>-train.jsonl, <task>-test.jsonl and pool.jsonl.gz with prompt, completion, and in
@@ -24,7 +24,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from agreement import print_agreement
-from arms import CHOICES, CHOSEN, DEFAULT, MAIN
+from arms import CHOICES, CHOSEN, MAIN, REFERENCE
 from environment import describe
 from plan import Plan
 from setting import FULL, REDUCED, cut_data
@@ -33,7 +33,7 @@ from table import print_tables
 from ntkcli.demo import demo_model_path
 from ntkcli.steps.recipe import write_recipe
 
-TABLES = {"main": MAIN, "choices": (DEFAULT, *CHOICES)}
+TABLES = {"main": MAIN, "choices": (REFERENCE, *CHOICES)}
 
 
 def main() -> None:
