@@ -97,7 +97,7 @@ def test_the_example_is_the_readmes_chain(cli: Cli, tmp_path: Path, monkeypatch:
     ran = cli("run", example, "--dry-run")
     assert ran.code == 0, ran.err
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    block = readme[readme.index("# 1. warm up") : readme.index("ntksel info      med")]
+    block = readme[readme.index("# 1. warm up") : readme.index("ntksel info      med")].replace("\\\n", " ")
     wanted = [shlex.split(line) for line in re.findall(r"^\s*(ntksel .*)$", block, re.MULTILINE)]
     made = [shlex.split(line) for line in ran.out.splitlines()]
     assert len(made) == len(wanted)
