@@ -57,12 +57,17 @@ def add_to(app: typer.Typer) -> None:
 
 def score(
     store: o.Store,
-    pool: Annotated[str | None, typer.Option(help="The data set to score.", show_default=False)] = None,
+    pool: Annotated[
+        str | None,
+        typer.Option(help="The data set to score, by its name in the store or as NAME=FILE.", show_default=False),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The score's name.", show_default=False)] = None,
     method: Annotated[Method | None, typer.Option(help=METHOD_HELP, show_default=False)] = None,
     domain: Annotated[
         list[str] | None,
-        typer.Option(help="The data set to help; repeat it for several groups.", show_default="none, for random"),
+        typer.Option(
+            help="The data set to help, likewise; repeat it for several groups.", show_default="none, for random"
+        ),
     ] = None,
     group_by: Annotated[
         GroupBy | None, typer.Option(help="Split each domain into groups by this.", show_default="one group a domain")

@@ -121,6 +121,21 @@ def register_data(
     return artefact, file
 
 
+def data_name(stored: store.Store, reference: str, *, option: str) -> str:
+    """The name of a data set of the store: `reference` itself, or of `NAME=FILE` the name, registered as that file.
+
+    Raises:
+        UsageError: a file without a name. SpecError, DataError: as `register_data` has it.
+    """
+    name, equals, file = reference.partition("=")
+    if not equals and ("/" in name or Path(name).suffix) and names_data(name):
+        raise UsageError(f"{option} {name} is a file, and its rows need a name.", f"Give {option} NAME={name}.")
+    store.check_name(name, option)
+    if equals:
+        register_data(stored, name=name, data=file)
+    return name
+
+
 def _write_dataset(artefact: store.Artefact, found: Scan) -> None:
     """Write the parts that have no record yet; the ids come from disk, a part at a time."""
     ids, pending = iter(found.row_ids), set(artefact.pending())

@@ -16,7 +16,7 @@ from ntkcli.scoring.features import Rows, Wide
 from ntkcli.scoring.groups import across_groups, combine_by_rank
 from ntkcli.steps import exact
 from ntkcli.steps.feature_arrays import refuse_without_room
-from ntkcli.steps.inputs import DATASET_PART_ROWS, open_store, selected_rows, write_rows
+from ntkcli.steps.inputs import DATASET_PART_ROWS, data_name, open_store, selected_rows, write_rows
 from ntkcli.steps.less import less_job
 from ntkcli.steps.score_jobs import features_job, random_job, words_job
 
@@ -59,7 +59,8 @@ def score(
 ) -> ScoreResult:
     """Write `scores/<name>`: one float32 a row of the data set `pool`, NaN where there is none.
 
-    Methods: `ntkcli.scoring`, `less` (`ntkcli.steps.less`) and `exact` (`ntkcli.engine.exact`). `feature` names the
+    `pool` and `domain` are data sets of the store, or NAME=FILE, which names a file's rows there first. Methods:
+    `ntkcli.scoring`, `less` (`ntkcli.steps.less`) and `exact` (`ntkcli.engine.exact`). `feature` names the
     features on all sides (default ntk, for less loss; less takes several; words and random take none); `rows` keeps to
     a selection of the pool; `k` is for votes and rds (default 0.5% of the pool, at least 10), `seed` for dsir and
     random. Several domains, or `group_by="source"`, make groups: a score each, joined by `across` (max, mean).
@@ -83,8 +84,10 @@ def score(
         domains=len(domains),
         features=len(features),
     )
-    stored = open_store(store_path)
-    dataset = stored.get(f"datasets/{store.check_name(pool, '--pool')}")
+    stored = open_store(store_path, create=any("=" in each for each in (pool, *domains)))
+    pool = data_name(stored, pool, option="--pool")
+    domains = [data_name(stored, each, option="--domain") for each in domains]
+    dataset = stored.get(f"datasets/{pool}")
     parents = {dataset.name: dataset.fingerprint}
     spec: dict[str, Any] = {"version": VERSION, "method": method, "data": dataset.spec["digest"], "rows": None}
     only: Rows | None = None

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ntkcli.steps.inputs import open_store
 from tests.commands.conftest import Cli
 from tests.conftest import Writer, choice_rows, prompt_rows, save_model
 from tests.data import formats
@@ -174,3 +175,19 @@ def test_info_shows_one_thing(words: tuple[str, ...], mend: str, cli: Cli) -> No
     ran = cli("info", *words)
     assert ran.code == 2
     assert mend in ran.error_line
+
+
+def test_named_files_are_scored_by_words_without_a_model(cli: Cli, write_jsonl: Writer, tmp_path: Path) -> None:
+    law = [{"prompt": f"licence warranty notice {i}", "completion": "copyright"} for i in range(6)]
+    other = [{"prompt": f"football score weather {i + 50}", "completion": "sunny"} for i in range(20)]
+    pool, domain, store = write_jsonl("pool.jsonl", other + law[:3]), write_jsonl("d.jsonl", law[3:]), tmp_path / "s"
+    command = ("score", store, "--pool", f"p={pool}", "--domain", f"d={domain}", "--method", "bm25")
+    assert cli(*command, "--name", "x").code == 0
+    assert set(open_store(store).get("scores/x").read("score").argsort()[-3:]) == {20, 21, 22}
+    by_name = ("score", store, "--pool", "p", "--domain", "d", "--method", "bm25", "--name", "x")
+    assert "scores/x is finished already" in cli(*by_name).err
+    write_jsonl("pool.jsonl", law)
+    changed = cli(*command, "--name", "y")
+    assert (changed.code, "stands for other rows" in changed.error_line) == (12, True)
+    unnamed = cli("score", store, "--pool", pool, "--domain", "d", "--method", "bm25", "--name", "y")
+    assert (unnamed.code, f"Give --pool NAME={pool}" in unnamed.error_line) == (2, True)
