@@ -13,7 +13,7 @@ import typer
 
 from ntkcli import __version__
 from ntkcli.console import Output
-from ntkcli.errors import ExitCode, NtkselError
+from ntkcli.errors import ExitCode, NtkselError, parsing_message
 
 EXIT_CODES = """Exit codes: 0 ok; 1 failure; 2 usage; 3 done, but rows were skipped; 10 no store, or an input is not
 complete; 11 busy; 12 made with other settings; 130 interrupted, run the same command again."""
@@ -135,8 +135,8 @@ def _explain(error: Exception) -> tuple[str, int]:
         return str(error), error.code
     if isinstance(error, typer.Exit):
         return "", error.exit_code
-    if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # click's own, for options it can't parse
-        return f"{error.format_message()} See `ntksel COMMAND --help`.", int(error.exit_code)
+    if (message := parsing_message(error)) is not None:
+        return f"{message} See `ntksel COMMAND --help`.", int(getattr(error, "exit_code", ExitCode.USAGE))
     if isinstance(error, OSError):
         where = f" {error.filename}" if error.filename else ""
         text = f"{error.strerror or error}{where}. What was recorded is safe: mend it and run the same command again."

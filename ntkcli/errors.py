@@ -63,3 +63,10 @@ class SpecError(NtkselError):
     """Two things that must be made the same way are not; each field that differs is named."""
 
     code = ExitCode.SPEC_DIFFERS
+
+
+def parsing_message(error: Exception) -> str | None:
+    """What click or typer says of options that it can't parse, as a sentence; None for any other error."""
+    if not hasattr(error, "format_message"):
+        return None
+    return str(error.format_message()).replace("Value error, ", "").removesuffix(".") + "."  # pydantic's, in typer

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ntkcli.console import Output
-from ntkcli.errors import ExitCode, UsageError
+from ntkcli.errors import ExitCode, UsageError, parsing_message
 
 if TYPE_CHECKING:
     from ntkcli.steps.recipe import Recipe, Verb, Vocabulary
@@ -49,10 +49,10 @@ def check_arguments(recipe: Recipe, words: Vocabulary) -> None:
         try:
             commands[step.verb].make_context(step.verb, arguments[1:])
         except Exception as error:
-            if not hasattr(error, "format_message"):
+            if (message := parsing_message(error)) is None:
                 raise
-            flag = next((k for k, o in words[step.verb].options.items() if f"'{o.flag}'" in error.format_message()), "")
-            raise UsageError(f"{recipe.where(number, flag)}: {error.format_message()}") from error
+            flag = next((k for k, o in words[step.verb].options.items() if f"'{o.flag}'" in message), "")
+            raise UsageError(f"{recipe.where(number, flag)}: {message}") from error
 
 
 def run_commands(

@@ -261,3 +261,13 @@ def test_adapter_of_another_base(
         assert "was trained on a base model with weights" in ran.error_line
     ran = cli("eval", store, "--model", other_model_dir, "--run", "r", "--task", test, "--name", "e")
     assert ran.code == 12
+
+
+def test_a_value_that_is_no_choice_or_number_is_told_in_a_sentence(cli: Cli, tmp_path: Path) -> None:
+    command = ("featurize", tmp_path / "s", "--data", "d", "--name", "d", "--model", "m")
+    choice = cli(*command, "--kind", "grad")
+    line = "error: Invalid value for '--kind': 'grad' is not one of 'ntk', 'loss', 'embed'. See"
+    assert (choice.code, choice.error_line) == (2, f"{line} `ntksel COMMAND --help`.")
+    number = cli(*command, "--kind", "ntk", "--dim", "many")
+    assert number.code == 2
+    assert number.error_line.endswith(". See `ntksel COMMAND --help`.")
