@@ -111,6 +111,10 @@ def score(
     n: Annotated[
         int | None, typer.Option("-n", min=1, help="--compare: how many top rows.", show_default="a tenth")
     ] = None,
+    on_error: Annotated[
+        o.OnError,
+        typer.Option("--on-error", help="Bad rows of a NAME=FILE: stop, or leave them out (exit 3)."),
+    ] = o.OnError.FAIL,
     json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
@@ -156,6 +160,7 @@ def score(
             k=k,
             seed=seed,
             match_length=match_length,
+            on_error=on_error.value,
             progress=output.progress,
         )
     output.result(
@@ -164,7 +169,7 @@ def score(
         f"{result.low:.6g} to {result.high:.6g}, digest {result.digest}",
     )
     output.next_step(f"ntksel select {store} --score {name} -n N --name SELECTION --export FILE.jsonl")
-    return ExitCode.OK
+    return ExitCode.ROWS_SKIPPED if result.skipped else ExitCode.OK
 
 
 def _compare(store: Path, names: list[str], n: int | None, output: Output) -> None:

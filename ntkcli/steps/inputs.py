@@ -121,18 +121,20 @@ def register_data(
     return artefact, file
 
 
-def data_name(stored: store.Store, reference: str, *, option: str) -> str:
+def data_name(stored: store.Store, reference: str, *, option: str, on_error: OnError = "fail") -> str:
     """The name of a data set of the store: `reference` itself, or of `NAME=FILE` the name, registered as that file.
 
     Raises:
-        UsageError: a file without a name. SpecError, DataError: as `register_data` has it.
+        UsageError: a file without a name, or a name without a file. SpecError, DataError: as `register_data` has it.
     """
     name, equals, file = reference.partition("=")
     if not equals and ("/" in name or Path(name).suffix) and names_data(name):
         raise UsageError(f"{option} {name} is a file, and its rows need a name.", f"Give {option} NAME={name}.")
     store.check_name(name, option)
+    if equals and not file:
+        raise UsageError(f"{option} {reference} names no file.", f"Give {option} {name}=FILE, or {name} alone.")
     if equals:
-        register_data(stored, name=name, data=file)
+        register_data(stored, name=name, data=file, on_error=on_error)
     return name
 
 

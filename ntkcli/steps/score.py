@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import store
+from ntkcli.data.files import OnError
 from ntkcli.errors import SpecError, UsageError
 from ntkcli.progress import Progress, Silent
 from ntkcli.scoring.features import Rows, Wide
@@ -29,7 +30,10 @@ METHODS = (*BY_FEATURES, "exact", *BY_WORDS, "random")
 
 @dataclass(frozen=True, slots=True)
 class ScoreResult:
-    """The artefact, how many of the pool's `rows` are `scored`, and the scores' range."""
+    """The artefact, how many of the pool's `rows` are `scored`, and the scores' range.
+
+    `skipped` are the bad rows of files that the call gave as NAME=FILE.
+    """
 
     artefact: str
     method: str
@@ -38,6 +42,7 @@ class ScoreResult:
     low: float
     high: float
     digest: str
+    skipped: int = 0
 
 
 def score(
@@ -55,11 +60,13 @@ def score(
     k: int | None = None,
     seed: int = 0,
     match_length: str | None = None,
+    on_error: OnError = "fail",
     progress: Progress | None = None,
 ) -> ScoreResult:
     """Write `scores/<name>`: one float32 a row of the data set `pool`, NaN where there is none.
 
-    `pool` and `domain` are data sets of the store, or NAME=FILE, which names a file's rows there first. Methods:
+    `pool` and `domain` are data sets of the store, or NAME=FILE, which names a file's rows there first (bad ones
+    as `on_error` says). Methods:
     `ntkcli.scoring`, `less` (`ntkcli.steps.less`) and `exact` (`ntkcli.engine.exact`). `feature` names the
     features on all sides (default ntk, for less loss; less takes several; words and random take none); `rows` keeps to
     a selection of the pool; `k` is for votes and rds (default 0.5% of the pool, at least 10), `seed` for dsir and
@@ -84,9 +91,10 @@ def score(
         domains=len(domains),
         features=len(features),
     )
-    stored = open_store(store_path, create=any("=" in each for each in (pool, *domains)))
-    pool = data_name(stored, pool, option="--pool")
-    domains = [data_name(stored, each, option="--domain") for each in domains]
+    files = [name for name, equals, _ in (each.partition("=") for each in (pool, *domains)) if equals]
+    stored = open_store(store_path, create=bool(files))
+    pool = data_name(stored, pool, option="--pool", on_error=on_error)
+    domains = [data_name(stored, each, option="--domain", on_error=on_error) for each in domains]
     dataset = stored.get(f"datasets/{pool}")
     parents = {dataset.name: dataset.fingerprint}
     spec: dict[str, Any] = {"version": VERSION, "method": method, "data": dataset.spec["digest"], "rows": None}
@@ -143,7 +151,9 @@ def score(
         progress.start(artefact.name, total=job.total, unit="rows")
         _write(artefact, *job.compute(), across=across)
     progress.stop()
-    return _result(artefact, method)
+    status = (stored.get(f"datasets/{each}").read("status") for each in files)
+    skipped = sum(int((each >= store.RowStatus.UNREADABLE).sum()) for each in status)
+    return replace(_result(artefact, method), skipped=skipped)
 
 
 def combine(

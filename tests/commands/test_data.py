@@ -191,3 +191,15 @@ def test_named_files_are_scored_by_words_without_a_model(cli: Cli, write_jsonl: 
     assert (changed.code, "stands for other rows" in changed.error_line) == (12, True)
     unnamed = cli("score", store, "--pool", pool, "--domain", "d", "--method", "bm25", "--name", "y")
     assert (unnamed.code, f"Give --pool NAME={pool}" in unnamed.error_line) == (2, True)
+    no_file = cli("score", store, "--pool", "q=", "--domain", "d", "--method", "bm25", "--name", "y")
+    assert (no_file.code, "--pool q= names no file" in no_file.error_line) == (2, True)
+
+
+def test_bad_rows_of_a_named_file_are_left_out_if_told(cli: Cli, write_jsonl: Writer, tmp_path: Path) -> None:
+    pool, store = write_jsonl("pool.jsonl", [*ROWS, '{"prompt":']), tmp_path / "s"
+    command = ("score", store, "--pool", f"p={pool}", "--method", "random", "--name", "x")
+    failed = cli(*command)
+    assert (failed.code, "line 13" in failed.error_line, "--on-error skip" in failed.error_line) == (1, True, True)
+    ran = cli(*command, "--on-error", "skip", "--json")
+    assert ran.code == 3, ran.err
+    assert json.loads(ran.out)["scored"] == 12
