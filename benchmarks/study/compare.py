@@ -9,7 +9,7 @@
 varies one factor at a time around `sum-cosine-centre`, and prints how the selections agree with its.
 
 Writes one recipe a cell (task, |D|, |S|) to --folder and runs it there (`ntksel run`): a second call goes on where the
-first was stopped. --data holds <task>-train.jsonl, <task>-test.jsonl and pool.jsonl.gz with prompt, completion, and in
+first was stopped, and two processes may share the arms and seeds of a cell. --data holds <task>-train.jsonl, <task>-test.jsonl and pool.jsonl.gz with prompt, completion, and in
 the test files choices and answer. The reduced table takes hours of two cores, --full a GPU.
 """
 
@@ -20,6 +20,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from zlib import crc32
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -52,8 +53,9 @@ def main() -> None:
     plans = [Plan(cell, setting, given.folder, model, arms) for cell in setting.cells()]
     for plan in plans:
         steps = list(plan.selections()) if given.selections_only else plan.steps()
-        recipe = given.folder / f"{plan.cell.name}-{given.table}.toml"
-        write_recipe(recipe, steps, comment=f"{plan.cell.name}: {', '.join(arms)}; seeds {setting.seeds}.")
+        comment = f"{plan.cell.name}: {', '.join(arms)}; seeds {setting.seeds}."
+        recipe = given.folder / f"{plan.cell.name}-{given.table}-{crc32(comment.encode()):08x}.toml"
+        write_recipe(recipe, steps, comment=comment)
         if not (given.recipe_only or given.table_only):
             subprocess.run([sys.executable, "-m", "ntkcli", "run", str(recipe)], check=True, stdout=subprocess.DEVNULL)
     if given.recipe_only:

@@ -29,11 +29,6 @@ class Plan:
         return str(self.folder / "store")
 
     @property
-    def recipe(self) -> Path:
-        """Where the recipe is written."""
-        return self.folder / f"{self.cell.name}.toml"
-
-    @property
     def embedding(self) -> str:
         """The name of the features that pre-select: they are of every pool row."""
         return f"{self._domain}-embed"
