@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from contextvars import copy_context
 from importlib import import_module
-from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from ntkcli import __version__
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode, NtkselError, parsing_message
+from ntkcli.interrupts import listen
 
 EXIT_CODES = """Exit codes: 0 ok; 1 failure; 2 usage; 3 done, but rows were skipped; 10 no store, or an input is not
 complete; 11 busy; 12 made with other settings; 130 interrupted, run the same command again."""
@@ -92,7 +91,7 @@ for _verb in (
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
-    signal.signal(signal.SIGTERM, _as_interrupt)
+    listen()
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -162,8 +161,3 @@ def _explain_store(error: Exception) -> tuple[str, int] | None:
         store.MissingArtefactError: ExitCode.INCOMPLETE,
     }
     return f"{error}.", codes.get(type(error), ExitCode.FAILURE)
-
-
-def _as_interrupt(number: int, frame: FrameType | None) -> Any:
-    del number, frame
-    raise KeyboardInterrupt

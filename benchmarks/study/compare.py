@@ -9,8 +9,9 @@
 varies one factor at a time around `sum-cosine-centre`, and prints how the selections agree with its.
 
 Writes one recipe a cell (task, |D|, |S|) to --folder and runs it there (`ntksel run`): a second call goes on where the
-first was stopped, and two processes may share the arms and seeds of a cell. --data holds <task>-train.jsonl, <task>-test.jsonl and pool.jsonl.gz with prompt, completion, and in
-the test files choices and answer. The reduced table takes hours of two cores, --full a GPU.
+first was stopped, and two processes may share the arms and seeds of a cell. --data holds <task>-train.jsonl,
+<task>-test.jsonl and pool.jsonl.gz with prompt, completion, and in the test files choices and answer. The reduced table
+takes hours of two cores, --full a GPU.
 """
 
 from __future__ import annotations

@@ -33,17 +33,34 @@ class Batch:
 def plan_batches(lengths: Sequence[int], budget_tokens: int) -> list[NDArray[np.int64]]:
     """Indices of the rows of each batch, longest rows first, so that what runs out of memory runs out at once.
 
-    A batch holds rows x longest row <= `budget_tokens`, and at least one row. Depends on the lengths alone.
+    A batch holds rows x longest row <= `budget_tokens`, and at least one row. Of all such cuts of the sorted rows this
+    is the one of the least padding, where a batch of its own costs `_overhead` tokens: a large budget does not
+    pad short rows to the length of long ones. Depends on the arguments alone; O(rows x rows of a batch), vectorised.
     """
     order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
+    sizes = np.maximum(1, np.asarray(lengths, dtype=np.int64)[order])
+    count, overhead = len(order), _overhead(budget_tokens)
+    cost = np.zeros(count + 1, dtype=np.int64)  # cost[i]: the cheapest way to batch the rows from i on
+    stop = np.zeros(count, dtype=np.int64)  # stop[i]: where the batch that begins at i then ends
+    for i in range(count - 1, -1, -1):
+        rows = np.arange(1, 1 + min(count - i, max(1, budget_tokens // int(sizes[i]))))
+        costs = rows * sizes[i] + cost[i + rows]
+        best = len(rows) - 1 - int(np.argmin(costs[::-1]))  # of equal ones the largest
+        cost[i], stop[i] = costs[best] + overhead, i + rows[best]
     batches: list[NDArray[np.int64]] = []
     start = 0
-    while start < len(order):
-        longest = max(1, int(lengths[order[start]]))
-        rows = max(1, budget_tokens // longest)
-        batches.append(order[start : start + rows])
-        start += rows
+    while start < count:
+        batches.append(order[start : stop[start]])
+        start = int(stop[start])
     return batches
+
+
+def _overhead(budget_tokens: int) -> int:
+    """What a batch costs beside its tokens, in tokens: reading the weights, starting the kernels.
+
+    A budget is smaller the larger the model is, as is the overhead in tokens.
+    """
+    return min(budget_tokens // 16, 1024)
 
 
 def run_batches(lengths: Sequence[int], budget_tokens: int, compute: Callable[[NDArray[np.int64]], None]) -> int:

@@ -91,11 +91,12 @@ class Sketch:
         (The engine multiplies alpha into the thin matrix that the gradient is a product of: it is free there.)
         """
         columns = gradient_Brd.shape[2]
-        for i, row_offsets in enumerate(factor.offsets):
-            for k, offset in enumerate(row_offsets):
-                start, stop = k * self.dim, min((k + 1) * self.dim, columns)
-                run = total[:, offset : offset + stop - start]
-                run.addcmul_(gradient_Brd[:, i, start:stop], factor.beta[start:stop])
+        for start, offsets in zip(range(0, columns, self.dim), zip(*factor.offsets, strict=True), strict=True):
+            size = min(self.dim, columns - start)
+            beta = factor.beta[start : start + size]
+            rows = gradient_Brd[:, :, start : start + size].unbind(1)
+            for row, offset in zip(rows, offsets, strict=True):  # as few calls as can be: there are thousands a batch
+                total.narrow(1, offset, size).addcmul_(row, beta)
 
     def finish(self, total: Tensor) -> Tensor:
         """The sketches (B, p) of an accumulator: what ran past the end is added at the beginning."""

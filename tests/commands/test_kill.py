@@ -105,3 +105,30 @@ def test_interrupt_says_how_to_go_on(tmp_path: Path, model_dir: Path, write_json
     assert process.returncode == 130, stderr
     assert "run the same command again" in stderr
     assert "Traceback" not in stderr
+
+
+LOST = """
+import signal, time, weakref
+from ntkcli import app
+
+class Thing: pass
+
+def command(*arguments, **options):
+    thing = Thing()
+    reference = weakref.ref(thing, lambda _: signal.raise_signal(signal.{signal}))
+    del thing  # Python forgets what a weak reference's callback raises
+    time.sleep(60)
+
+app.app = command
+app.main([])
+"""
+
+
+@pytest.mark.parametrize("sent", ["SIGINT", "SIGTERM"])
+def test_interrupt_in_a_callback_is_not_lost(sent: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOST.format(signal=sent)], capture_output=True, text=True, timeout=50, check=False
+    )
+    assert done.returncode == 130, done.stderr
+    assert "run the same command again" in done.stderr
+    assert "Exception ignored" not in done.stderr

@@ -1,0 +1,36 @@
+"""Ctrl-C and SIGTERM: both end a command in the same way, and neither is lost."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import Any
+
+AGAIN_SECONDS = 0.01
+"""How long after a lost interrupt it is sent again: the code that lost it has returned by then."""
+
+
+def listen() -> None:
+    """Let SIGTERM raise KeyboardInterrupt as Ctrl-C does, and send an interrupt again where Python drops it.
+
+    An exception in a finaliser or a weak reference's callback is reported and forgotten: an interrupt that comes in
+    one of these moments would not stop the command.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    sys.unraisablehook = _again
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    del number, frame
+    raise KeyboardInterrupt
+
+
+def _again(lost: Any) -> None:
+    if not isinstance(lost.exc_value, KeyboardInterrupt):
+        sys.__unraisablehook__(lost)
+        return
+    timer = threading.Timer(AGAIN_SECONDS, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT])
+    timer.daemon = True
+    timer.start()

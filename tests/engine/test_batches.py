@@ -1,0 +1,63 @@
+"""Batches: within the budget, every row once, and of all cuts the one that costs least."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+
+from ntkcli.engine.batches import plan_batches
+
+BUDGET = 128
+OVERHEAD = BUDGET // 16
+
+
+def cost_of(lengths: list[int], budget: int = BUDGET) -> int:
+    """Tokens with padding, and what each batch costs."""
+    return sum(OVERHEAD + len(where) * max(lengths[i] for i in where) for where in plan_batches(lengths, budget))
+
+
+def cheapest(lengths: list[int]) -> int:
+    """The same of the best cut, found by trying all."""
+    ordered = sorted(lengths, reverse=True)
+
+    @cache
+    def of(start: int) -> int:
+        if start == len(ordered):
+            return 0
+        fitting = max(1, BUDGET // ordered[start])
+        stops = range(start + 1, min(start + fitting, len(ordered)) + 1)
+        return min(OVERHEAD + (stop - start) * ordered[start] + of(stop) for stop in stops)
+
+    return of(0)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_least_padding_within_the_budget(seed: int) -> None:
+    lengths = np.random.default_rng(seed).integers(1, 200, 40).tolist()
+    batches = plan_batches(lengths, BUDGET)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(40))
+    for where in batches:
+        assert len(where) == 1 or len(where) * lengths[int(where[0])] <= BUDGET
+        assert lengths[int(where[0])] == max(lengths[i] for i in where)
+    longest = [lengths[int(where[0])] for where in batches]
+    assert longest == sorted(longest, reverse=True)
+    assert cost_of(lengths) == cheapest(lengths)
+
+
+def test_a_large_budget_does_not_pad_short_rows_to_long_ones() -> None:
+    lengths = np.random.default_rng(0).lognormal(5.3, 0.8, 1024).astype(int).clip(1, 2048).tolist()
+    batches = plan_batches(lengths, 65_536)
+    padded = sum(len(where) * lengths[int(where[0])] for where in batches)
+    assert sum(lengths) / padded > 0.85  # filling every batch to the budget gives .75
+    assert len(batches) < 30
+
+
+def test_rows_of_one_length_fill_the_budget() -> None:
+    assert [len(where) for where in plan_batches([8] * 50, 128)] == [16, 16, 16, 2]
+
+
+@pytest.mark.parametrize(("lengths", "count"), [([], 0), ([0, 0], 1), ([500], 1), ([500, 500], 2)])
+def test_edges(lengths: list[int], count: int) -> None:
+    assert len(plan_batches(lengths, BUDGET)) == count
