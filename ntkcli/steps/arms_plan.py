@@ -35,6 +35,8 @@ PER_SEED: Final = ("random", "random-length", "preselect-random")
 COARSE_TIMES: Final = 4
 """The pre-selection keeps so many times the rows selected: arXiv 2511.07380."""
 NO_POOL: Final = ("base", "domain", "domain-tokens")
+NO_FEATURES: Final = (*NO_POOL, "random", "bm25", "dsir")
+"""Arms whose rows are chosen without the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,12 @@ class Plan:
         """Whether any arm needs a smaller set before its selection."""
         return any(arm in self.arms for arm in ("selected", "preselect-random", "random-selected"))
 
+    @property
+    def needs_features(self) -> bool:
+        """Whether the model chooses rows, or its tokenizer counts them. If not, `score` reads the files."""
+        by_model = any(arm not in NO_FEATURES for arm in self.arms) or self.budget.tokens is not None
+        return self.needs_pool and (by_model or "split" in {*self.domain_data, *self.pool_data})
+
     def names(self) -> list[str]:
         """The arms of the table, in its order."""
         return [
@@ -156,7 +164,7 @@ class Plan:
 
     def _shared(self) -> Iterator[Step]:
         """Warm-up, embeddings and the pre-selection."""
-        if not self.needs_pool:
+        if not self.needs_features:
             return
         yield self._finetune("warmup", [self.domain], {"epochs": self.warmup_epochs})
         yield self._featurize("domain", {"kind": "embed"})
@@ -253,6 +261,9 @@ class Plan:
 
     def _score(self, name: str, how: Mapping[str, Any], *, domain: bool = True) -> Step:
         sides = {"pool": self._own("pool"), **({"domain": self._own("domain")} if domain else {})}
+        if not self.needs_features:
+            files = {"pool": self.pool, "domain": self.domain}
+            sides = {side: f"{known}={files[side]}" for side, known in sides.items()} | dict(self.pool_data)
         return Step("score", self.store, {**sides, **how, "name": self._own(name)})
 
     def _select(self, score: str, name: str, *, n: int | None = None) -> Step:

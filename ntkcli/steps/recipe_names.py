@@ -36,9 +36,9 @@ NAMES: Final[dict[tuple[str, str], tuple[str, ...]]] = {
 }
 """Option → the kinds of artefacts that its values name."""
 MAY_BE_FILES: Final = {("featurize", "adapter"), ("finetune", "train"), ("finetune", "init-adapter"), ("eval", "run")}
-
-
-FILES: Final = {("featurize", "data"), ("finetune", "train"), ("eval", "task"), ("eval", "retain")}
+NAME_FILES: Final = {("score", "pool"), ("score", "domain")}
+"""Options that also take NAME=FILE, which makes the data set NAME."""
+FILES: Final = {("featurize", "data"), ("finetune", "train"), ("eval", "task"), ("eval", "retain"), *NAME_FILES}
 """Options whose values, where they are no such names, are data: `ntkcli.data.sources`."""
 ELSEWHERE: Final = ("lm_eval:", "-")
 """How references begin whose rows are no file of these."""
@@ -52,6 +52,7 @@ def check_names(recipe: Recipe) -> None:
         _check_files(recipe, number, exported)
         exported |= {str(step.values["export"])} if "export" in step.values else set()
         known = made.setdefault(step.store, _in_store(step.store))
+        known |= {f"datasets/{name}" for name in _named_files(step)}
         for key, name, kinds in _names(step):
             if not any(_stands(f"{kind}/{name}", known) for kind in kinds):
                 have = [path.partition("/")[2] for path in sorted(known) if path.partition("/")[0] in kinds]
@@ -72,7 +73,8 @@ def _check_files(recipe: Recipe, number: int, exported: set[str]) -> None:
     for key, value in step.values.items():
         for item in map(str, _items(value) if (step.verb, key) in FILES else []):
             path = _path_of(item, key)
-            if path in exported or path.startswith(ELSEWHERE) or (key == "train" and _is_name(path)):
+            is_name = (key == "train" and _is_name(path)) or ((step.verb, key) in NAME_FILES and "=" not in item)
+            if path in exported or path.startswith(ELSEWHERE) or is_name:
                 continue
             try:
                 find_source(for_evaluation(path) if step.verb == "eval" and not split else path, split=split)
@@ -98,10 +100,18 @@ def _names(step: Step) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     for key, value in step.values.items():
         kinds = NAMES.get((step.verb, key))
         for item in _items(value) if kinds else []:
-            name = str(item).partition("=")[0] if key == "train" else str(item)
+            name = str(item).partition("=")[0] if key == "train" or (step.verb, key) in NAME_FILES else str(item)
             is_file = not _is_name(name) or Path(name).exists() or name == "base" or names_task(name)
             if not (is_file and (step.verb, key) in MAY_BE_FILES):
                 yield key, name, kinds or ()
+
+
+def _named_files(step: Step) -> Iterator[str]:
+    """The names that a step gives to data files."""
+    for key, value in step.values.items():
+        for name, equals, _ in (str(item).partition("=") for item in _items(value)):
+            if equals and (step.verb, key) in NAME_FILES:
+                yield name
 
 
 def _items(value: Any) -> Sequence[Any]:

@@ -112,7 +112,7 @@ def test_the_readmes_artefacts_are_used(cli: Cli, tmp_path: Path, options: list[
     on: list[str | Path] = ["--model", words["--model"], "--max-length", "96"]
     warmup = ["--train", words["--domain"], "--name", "warmup", "--epochs", "1"]
     assert cli("finetune", store, *on, *warmup).code == 0
-    ran = cli("arms", store, *options, "--arms", "base,domain,random")
+    ran = cli("arms", store, *options, "--arms", "base,domain,random,embedding")
     assert ran.code == 0, ran.err
     assert "runs/warmup is finished already" in ran.err
     ran = cli("arms", store, *options, *SOME, "--warmup-epochs", "2")
@@ -122,6 +122,17 @@ def test_the_readmes_artefacts_are_used(cli: Cli, tmp_path: Path, options: list[
     ran = cli("arms", store, *options, *SOME, "--warmup-epochs", "2", "--prefix", "b-", "--dry-run")
     assert ran.code == 0
     assert "--name b-warmup" in ran.out
+
+
+def test_words_first_the_kernel_later(cli: Cli, tmp_path: Path, options: list[str | Path]) -> None:
+    """Arms by words and at random ask no model for rows; what they chose is used when the kernel's arm is added."""
+    store = tmp_path / "med"
+    assert cli("arms", store, *options, "--arms", "random,bm25").code == 0
+    assert "features" not in zarr.open_group(store / "arrays.zarr", mode="r")
+    ran = cli("arms", store, *options, "--arms", "random,bm25,selected")
+    assert ran.code == 0, ran.err
+    for made in ("scores/random-s0", "scores/bm25", "selections/bm25", "runs/random.s0", "runs/bm25.s0"):
+        assert f"{made} is finished already" in ran.err
 
 
 def test_dry_run_and_recipe(cli: Cli, tmp_path: Path, options: list[str | Path]) -> None:

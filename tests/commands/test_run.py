@@ -169,6 +169,8 @@ def test_the_printed_commands_do_the_same(cli: Cli, recipe: Path, monkeypatch: p
             r"line 42, step 6 \(finetune\): .*dom.jsonl does not exist",
         ),
         ("[[step]]", "[[stage]]", r"the key 'stage' is not known. Do you mean 'step'"),
+        ('pool = "pool"', 'pool = "p=pol.jsonl"', r"line 29, step 4 \(score\): pol.jsonl does not exist"),
+        ('pool = "pool"', 'pool = "pol"', r"no earlier step makes datasets/pol, .* Do you mean 'pool'"),
     ],
 )
 def test_a_slip_is_named(cli: Cli, recipe: Path, old: str, new: str, told: str) -> None:
@@ -216,6 +218,30 @@ def test_a_file_that_an_earlier_step_writes_may_be_missing(cli: Cli, recipe: Pat
     text = recipe.read_text(encoding="utf-8")
     recipe.write_text(text.replace('"picked"]', f'"{recipe.parent}/picked.jsonl=0.5"]'), encoding="utf-8")
     ran = cli("run", recipe, "--dry-run")
+    assert ran.code == 0, ran.err
+
+
+def test_a_score_may_name_files(cli: Cli, recipe: Path) -> None:
+    """`pool = "NAME=FILE"` is that data set, for the steps behind it too."""
+    folder = recipe.parent
+    recipe.write_text(
+        f"""
+store = "{folder}/words"
+[[step]]
+verb = "score"
+pool = "p={folder}/pool.jsonl"
+domain = "d={folder}/domain.jsonl"
+method = "bm25"
+name = "words"
+[[step]]
+verb = "score"
+pool = "p"
+method = "random"
+name = "chance"
+""",
+        encoding="utf-8",
+    )
+    ran = cli("run", recipe)
     assert ran.code == 0, ran.err
 
 

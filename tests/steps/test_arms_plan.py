@@ -35,7 +35,8 @@ def test_every_command_parses_and_reads_what_an_earlier_one_makes(
     for name in "dpt":
         (tmp_path / f"{name}.jsonl").touch()
     words = chain.vocabulary()
-    for plan in (PLAN, replace(PLAN, arms=DEFAULT, prefix="b-"), replace(PLAN, probes=("centred",))):
+    words_alone = replace(PLAN, arms=("random", "bm25", "dsir"), prefix="b-")
+    for plan in (PLAN, replace(PLAN, arms=DEFAULT, prefix="b-"), replace(PLAN, probes=("centred",)), words_alone):
         recipe = Recipe(Path("arms"), tuple(plan.steps()))
         chain.check_arguments(recipe, words)
         check_names(recipe)
@@ -89,8 +90,24 @@ def test_the_arms_that_draw_draw_anew_for_each_seed() -> None:
 def test_only_what_the_arms_need() -> None:
     alone = replace(PLAN, arms=("base", "domain"), budget=Budget(None, None, None))
     assert [step.verb for step in alone.steps()] == ["finetune", "eval"]
-    random = replace(PLAN, arms=("random",))
-    assert "coarse" not in {step.name for step in random.steps()}
+    embedding = replace(PLAN, arms=("random", "embedding"))
+    assert "coarse" not in {step.name for step in embedding.steps()}
+
+
+def test_words_and_chance_need_no_model() -> None:
+    plan = replace(PLAN, arms=("random", "bm25"), pool_data={"on-error": "skip"})
+    steps = plan.steps()
+    assert [step.verb for step in steps][:4] == ["score", "select", "score", "select"]
+    assert "warmup" not in {step.name for step in steps}
+    found = {step.name: step.values for step in steps if step.verb == "score"}
+    assert (found["bm25"]["pool"], found["bm25"]["domain"]) == ("pool=p.jsonl", "domain=d.jsonl")
+    assert found["random-s0"]["pool"] == "pool=p.jsonl"
+    assert {values["on-error"] for values in found.values()} == {"skip"}
+    for other in (replace(plan, pool_data={"split": "test"}), replace(plan, budget=Budget(None, 5000, None))):
+        assert {"warmup", "pool"} <= {step.name for step in other.steps()}  # these need what featurize writes
+
+
+def test_a_token_budget_is_every_selections() -> None:
     tokens = replace(PLAN, budget=Budget(None, 5000, 360)).steps()
     assert {s.values.get("token-budget") for s in tokens if s.verb == "select" and "coarse" not in s.name} == {5000}
 
