@@ -58,9 +58,9 @@ def plan_batches(lengths: Sequence[int], budget_tokens: int) -> list[NDArray[np.
 def _overhead(budget_tokens: int) -> int:
     """What a batch costs beside its tokens, in tokens: reading the weights, starting the kernels.
 
-    A budget is smaller the larger the model is, as is the overhead in tokens.
+    A share of the budget: both are fewer tokens the larger the model is.
     """
-    return min(budget_tokens // 16, 1024)
+    return budget_tokens // 16
 
 
 def run_batches(lengths: Sequence[int], budget_tokens: int, compute: Callable[[NDArray[np.int64]], None]) -> int:
