@@ -3,7 +3,7 @@
 
     python benchmarks/featurize.py [--model MODEL | --shape llama-3-8b] [--rows 16] [--tokens 128 | --mixed] [--dense]
 
-Contenders take turns for `--repeats` rounds; the best round counts, so that a busy machine hits all
+Contenders take turns for `--repeats` rounds; of each batch the fastest time counts, so that a busy machine hits all
 alike. Prints tokens/s and ratios of: the frozen model's forward plus activation backward (the bound); `ntksel` with
 each probe and projection; a plain LoRA training step (forward with loss, backward) at its best batch size; a one-row
 loop of autograd; bergson when it is installed. `--dense` adds the dense projection, ours and the one-row loop's (LESS).
@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from contenders import DIM, RANK, Run
 from environment import PeakMemory, describe, peak_operations
+from numpy.typing import NDArray
 
 from ntkcli.data.encoding import Encoded
 from ntkcli.demo import demo_model_path
@@ -115,14 +116,15 @@ def make(
     return {name: both for name, both in found.items() if re.search(args.only, name) or name == BOUND}
 
 
-def seconds(run: Run, batches: Sequence[Sequence[Encoded]]) -> float:
-    """Of one round."""
-    began = time.perf_counter()
+def seconds(run: Run, batches: Sequence[Sequence[Encoded]]) -> NDArray[np.float64]:
+    """Of each batch."""
+    ends = [time.perf_counter()]
     for batch in batches:
         run(batch)
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        ends.append(time.perf_counter())
+    return np.diff(ends)
 
 
 def main() -> None:
@@ -144,17 +146,19 @@ def main() -> None:
     vocabulary = loaded.model.config.get_text_config().vocab_size
     rows = make_rows(args.rows, args.tokens, mixed=args.mixed, vocabulary=vocabulary)
     runs = make(loaded, rows, args)
-    best, peak = dict.fromkeys(runs, float("inf")), dict.fromkeys(runs, 0.0)
+    best: dict[str, NDArray[np.float64]] = {}
+    peak: dict[str, float] = {}
     for name, (run, batches) in runs.items():  # memory apart: giving it back and taking it costs time
+        once = name.endswith(ONCE)
         with PeakMemory() as memory:
-            taken = seconds(run, batches if name.endswith(ONCE) else batches[:1])
+            taken = seconds(run, batches if once else batches[:1])
         peak[name] = memory.gib
-        best[name] = taken if name.endswith(ONCE) else best[name]
+        best[name] = taken if once else np.full(len(batches), np.inf)
     for _ in range(args.repeats):
         for name, (run, batches) in runs.items():
             if not name.endswith(ONCE):
-                best[name] = min(best[name], seconds(run, batches))
-    report(args, loaded, rows, {name: (tokens_of(runs[name][1]) / best[name], peak[name]) for name in runs})
+                best[name] = np.minimum(best[name], seconds(run, batches))
+    report(args, loaded, rows, {name: (tokens_of(runs[name][1]) / best[name].sum(), peak[name]) for name in runs})
 
 
 def tokens_of(batches: Sequence[Sequence[Encoded]]) -> int:
