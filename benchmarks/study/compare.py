@@ -2,7 +2,7 @@
 """Does choosing rows help, and which choice? Every arm under one budget, on real tasks.
 
     python benchmarks/study/compare.py main|choices --data DIR --folder DIR [--full] [--task T ...]
-        [--domain N ...] [--times K ...] [--arm A ...] [--seeds 0,1,2] [--model M]
+        [--domain N ...] [--times K ...] [--arm A ...] [--seeds 0,1,2] [--baseline A ...] [--model M]
         [--recipe-only | --selections-only | --table-only]
 
 `main` is the main table: the paper's method, its variants, its rivals, random rows and the domain alone. `choices`
@@ -30,7 +30,7 @@ from arms import CHOICES, CHOSEN, MAIN, REFERENCE
 from environment import describe
 from plan import Plan
 from setting import FULL, REDUCED, cut_data
-from table import print_tables
+from table import BASELINES, print_tables
 
 from ntkcli.demo import demo_model_path
 from ntkcli.steps.recipe import write_recipe
@@ -63,7 +63,7 @@ def main() -> None:
         return
     print(describe())
     print_agreement(plans, [arm for arm in arms if arm in CHOSEN or arm in CHOICES])
-    print_tables(plans)
+    print_tables(plans, given.baseline or BASELINES)
 
 
 def parsed() -> argparse.Namespace:
@@ -78,6 +78,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--times", type=int, action="append", help="|S| / |D|, only these; default: the setting's")
     parser.add_argument("--arm", action="append", help="only these; default: all of the table")
     parser.add_argument("--seeds", help="by commas; default: 0,1,2")
+    parser.add_argument("--baseline", action="append", help=f"arms to subtract; default: {', '.join(BASELINES)}")
     parser.add_argument("--model", help="default: the demo's SmolLM2-135M-Instruct")
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--recipe-only", action="store_true", help="write the recipes, run nothing")

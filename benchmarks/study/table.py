@@ -1,4 +1,4 @@
-"""The tables of finished cells in Markdown: each arm's accuracy and log loss, and its distance to two baselines.
+"""The tables of finished cells in Markdown: each arm's accuracy and log loss, and its distance to baselines.
 
 The log loss is that of the right choice among an item's choices, -log softmax of their log-likelihoods, in nats. It is
 kept beside accuracy because it sees what does not yet change the best choice.
@@ -21,10 +21,9 @@ from ntkcli.steps.inputs import open_store
 Values = dict[str, dict[str, NDArray[np.float64]]]
 """Arm → seed → a value for each item."""
 BASELINES = ("random", "domain-tokens")
-COLUMNS = ("arm", "seeds", "accuracy", *(f"minus {b}" for b in BASELINES), "nats", *(f"minus {b}" for b in BASELINES))
 
 
-def print_tables(plans: Sequence[Plan]) -> None:
+def print_tables(plans: Sequence[Plan], baselines: Sequence[str] = BASELINES) -> None:
     """A table for each cell with finished arms, then one of the average over tasks where several cells share a size."""
     by_size: dict[tuple[int, int], dict[str, tuple[Values, Values]]] = {}
     for plan in plans:
@@ -32,11 +31,11 @@ def print_tables(plans: Sequence[Plan]) -> None:
         if not found[0]:
             print(f"\n{plan.cell.name}: no arm is finished with the seeds {plan.setting.seeds}")
             continue
-        print_table(plan.cell.name, {plan.cell.task: found}, plan)
+        print_table(plan.cell.name, {plan.cell.task: found}, plan, baselines)
         by_size.setdefault((plan.cell.domain, plan.cell.n), {})[plan.cell.task] = found
     for (domain, n), tasks in by_size.items():
         if len(tasks) > 1:
-            print_table(f"Average of {len(tasks)} tasks, |D| = {domain}, |S| = {n}", tasks, plans[0])
+            print_table(f"Average of {len(tasks)} tasks, |D| = {domain}, |S| = {n}", tasks, plans[0], baselines)
 
 
 def finished(plan: Plan) -> tuple[Values, Values]:
@@ -63,24 +62,28 @@ def log_loss(found: store.Artefact) -> NDArray[np.float64]:
     return np.asarray(total_N - loglik_NC[np.arange(len(answer_N)), answer_N])
 
 
-def print_table(title: str, tasks: Mapping[str, tuple[Values, Values]], plan: Plan) -> None:
+def print_table(
+    title: str, tasks: Mapping[str, tuple[Values, Values]], plan: Plan, baselines: Sequence[str] = BASELINES
+) -> None:
     """One table: the only task, or the average of several over the arms that all of them have."""
     arms = [arm for arm in ("base", *plan.arms) if all(arm in right for right, _ in tasks.values())]
     measures: list[dict[str, dict[str, ArmScore]]] = []
     for which, how in ((0, {}), (1, {"percent": False, "higher_is_better": False})):
         items = {task: TaskItems({arm: found[which][arm] for arm in arms}, **how) for task, found in tasks.items()}
-        baselines = [b for b in BASELINES if b in arms]
-        measures.append({b: _scores(compare_arms(_averaged(items), baseline=b)) for b in baselines or arms[:1]})
+        there = [b for b in baselines if b in arms] or arms[:1]
+        measures.append({b: _scores(compare_arms(_averaged(items), baseline=b)) for b in there})
     n = sum(len(next(iter(right["base"].values()))) for right, _ in tasks.values())
     print(f"\n**{title}**, {n} test items; 95% intervals; * p ≤ .05 after Holm's correction over the arms\n")
-    print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
+    minus = [f"minus {b}" for b in baselines]
+    columns = ["arm", "seeds", "accuracy", *minus, "nats", *minus]
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for arm in arms:
         cells: list[str] = [arm]
         for measure, scale, form in ((measures[0], 100, ".1f"), (measures[1], 1, ".3f")):
             score = next(iter(measure.values()))[arm]
             cells += [str(len(score.seeds))] if scale == 100 else []
             cells.append(f"{scale * score.value:{form}} ({scale * score.low:{form}} to {scale * score.high:{form}})")
-            cells += [_difference(measure[b][arm].difference, scale, form) if b in measure else "" for b in BASELINES]
+            cells += [_difference(measure[b][arm].difference, scale, form) if b in measure else "" for b in baselines]
         print(f"| {' | '.join(cells)} |")
 
 

@@ -101,8 +101,8 @@ def test_the_budget_halves_when_memory_runs_out(
             notes.append(text)
 
     monkeypatch.setattr(GradientEngine, "features", small)
-    featurize(tmp_path / "b", **options(model_dir, data), progress=Noted())
-    assert any("memory ran out: batches went from 256 to" in note for note in notes)
+    featurize(tmp_path / "b", **options(model_dir, data, batch_tokens=512), progress=Noted())
+    assert any("memory ran out: batches went from 512 to" in note for note in notes)
     assert max(tried) > 3
     np.testing.assert_allclose(vectors(tmp_path / "b"), vectors(tmp_path / "a"), atol=1e-3)
 
