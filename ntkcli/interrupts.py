@@ -16,7 +16,8 @@ def listen() -> None:
     """Let SIGTERM raise KeyboardInterrupt as Ctrl-C does, and send an interrupt again where Python drops it.
 
     An exception in a finaliser or a weak reference's callback is reported and forgotten: an interrupt that comes in
-    one of these moments would not stop the command.
+    one of these moments would not stop the command. Sent again it is a SIGTERM, which no shell lets its background jobs
+    ignore.
     """
     signal.signal(signal.SIGTERM, _interrupt)
     sys.unraisablehook = _again
@@ -31,6 +32,6 @@ def _again(lost: Any) -> None:
     if not isinstance(lost.exc_value, KeyboardInterrupt):
         sys.__unraisablehook__(lost)
         return
-    timer = threading.Timer(AGAIN_SECONDS, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT])
+    timer = threading.Timer(AGAIN_SECONDS, signal.pthread_kill, [threading.main_thread().ident, signal.SIGTERM])
     timer.daemon = True
     timer.start()

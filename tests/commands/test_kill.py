@@ -70,7 +70,7 @@ def test_interrupted_verbs_go_on(
     """Ctrl-C and SIGTERM end with 130 and one line; the same command then ends in the bytes of an unbroken run."""
     data = write_jsonl("data.jsonl", prompt_rows(PARTS * 2) if verb == "finetune" else choice_rows(64 * 4))
     if verb == "finetune":
-        options = ["--name", "r", "--train", str(data), "--checkpoint-steps", "2", "--batch-size", "4", "--epochs", "1"]
+        options = ["--name", "r", "--train", str(data), "--checkpoint-steps", "2", "--batch-size", "4", "--epochs", "8"]
         records = tmp_path / "broken/arrays.zarr/runs/r/part/c"
     else:
         options = ["--name", "e", "--task", str(data), "--run", "base", "--batch-tokens", "64"]
