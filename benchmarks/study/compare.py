@@ -30,12 +30,14 @@ from arms import CHOICES, CHOSEN, MAIN, REFERENCE
 from environment import describe
 from plan import Plan
 from setting import FULL, REDUCED, cut_data
-from table import BASELINES, print_tables
+from table import print_tables
 
 from ntkcli.demo import demo_model_path
 from ntkcli.steps.recipe import write_recipe
 
 TABLES = {"main": MAIN, "choices": (REFERENCE, *CHOICES)}
+BASELINES = {"main": ("random", "domain-tokens"), "choices": (REFERENCE,)}
+"""The arms that the others are compared with, of each table."""
 
 
 def main() -> None:
@@ -63,7 +65,7 @@ def main() -> None:
         return
     print(describe())
     print_agreement(plans, [arm for arm in arms if arm in CHOSEN or arm in CHOICES])
-    print_tables(plans, given.baseline or BASELINES)
+    print_tables(plans, given.baseline or BASELINES[given.table])
 
 
 def parsed() -> argparse.Namespace:
@@ -78,7 +80,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--times", type=int, action="append", help="|S| / |D|, only these; default: the setting's")
     parser.add_argument("--arm", action="append", help="only these; default: all of the table")
     parser.add_argument("--seeds", help="by commas; default: 0,1,2")
-    parser.add_argument("--baseline", action="append", help=f"arms to subtract; default: {', '.join(BASELINES)}")
+    parser.add_argument("--baseline", action="append", help=f"arms to subtract; default: {BASELINES}")
     parser.add_argument("--model", help="default: the demo's SmolLM2-135M-Instruct")
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--recipe-only", action="store_true", help="write the recipes, run nothing")

@@ -20,10 +20,9 @@ from ntkcli.steps.inputs import open_store
 
 Values = dict[str, dict[str, NDArray[np.float64]]]
 """Arm → seed → a value for each item."""
-BASELINES = ("random", "domain-tokens")
 
 
-def print_tables(plans: Sequence[Plan], baselines: Sequence[str] = BASELINES) -> None:
+def print_tables(plans: Sequence[Plan], baselines: Sequence[str]) -> None:
     """A table for each cell with finished arms, then one of the average over tasks where several cells share a size."""
     by_size: dict[tuple[int, int], dict[str, tuple[Values, Values]]] = {}
     for plan in plans:
@@ -62,9 +61,7 @@ def log_loss(found: store.Artefact) -> NDArray[np.float64]:
     return np.asarray(total_N - loglik_NC[np.arange(len(answer_N)), answer_N])
 
 
-def print_table(
-    title: str, tasks: Mapping[str, tuple[Values, Values]], plan: Plan, baselines: Sequence[str] = BASELINES
-) -> None:
+def print_table(title: str, tasks: Mapping[str, tuple[Values, Values]], plan: Plan, baselines: Sequence[str]) -> None:
     """One table: the only task, or the average of several over the arms that all of them have."""
     arms = [arm for arm in ("base", *plan.arms) if all(arm in right for right, _ in tasks.values())]
     measures: list[dict[str, dict[str, ArmScore]]] = []
