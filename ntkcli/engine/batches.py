@@ -23,11 +23,13 @@ class Batch:
     """Padded rows: `ids` (B, T) int64; `weight` (B, T) float32: the positions' weights, a row's sum is 1.
 
     `weighted` (N, 2) int64 lists the (row, position) of nonzero weight: found on the host, so that no device waits.
+    `following` (N,) int64 are the tokens after them; padding after a row's last.
     """
 
     ids: Tensor
     weight: Tensor
     weighted: Tensor
+    following: Tensor
 
 
 def plan_batches(lengths: Sequence[int], budget_tokens: int) -> list[NDArray[np.int64]]:
@@ -110,15 +112,20 @@ def position_weights(row: Encoded, positions: str) -> NDArray[np.float32]:
 
 
 def pad(rows: Sequence[Encoded], *, positions: str, pad_id: int, device: torch.device) -> Batch:
-    """The rows as one batch, padded on the right; `positions` as in `position_weights`."""
+    """The rows as one batch, padded on the right; `positions` as in `position_weights`.
+
+    What follows a row's last position of nonzero weight is left out: in a causal model it changes nothing before it.
+    """
     longest = max(len(row.ids) for row in rows)
-    ids = np.full((len(rows), longest), pad_id, dtype=np.int64)
+    ids = np.full((len(rows), longest + 1), pad_id, dtype=np.int64)
     weight = np.zeros((len(rows), longest), dtype=np.float32)
     for i, row in enumerate(rows):
         ids[i, : len(row.ids)] = row.ids
         weight[i, : len(row.ids)] = position_weights(row, positions)
-    arrays = (ids, weight, np.argwhere(weight))
-    return Batch(*(torch.from_numpy(x).to(device, non_blocking=True) for x in arrays))
+    weighted = np.argwhere(weight)
+    used = int(weighted[:, 1].max()) + 1
+    arrays = (ids[:, :used], weight[:, :used], weighted, ids[weighted[:, 0], weighted[:, 1] + 1])
+    return Batch(*(torch.from_numpy(np.ascontiguousarray(x)).to(device, non_blocking=True) for x in arrays))
 
 
 def final_hidden(decoder: Any, batch: Batch) -> Tensor:

@@ -94,11 +94,12 @@ def _join(item: int, choices: list[tuple[int, Encoded]], prefix: int) -> _Pack:
     )
     scores, offset = [], prefix
     for number, (c, choice) in enumerate(choices, start=1):
-        tail = len(choice.ids) - prefix
-        ids.append(choice.ids[prefix:])
+        supervised = np.flatnonzero(choice.supervised[prefix:])
+        tail = int(supervised.max(initial=0))  # the last supervised token predicts nothing, nor does what follows it
+        ids.append(choice.ids[prefix : prefix + tail])
         positions.append(prefix + np.arange(tail))
         branch.append(np.full(tail, number))
-        for k in np.flatnonzero(choice.supervised[prefix:]):
+        for k in supervised:
             predictor = prefix - 1 if k == 0 else offset + int(k) - 1
             scores.append((item, c, predictor, int(choice.ids[prefix + k])))
         offset += tail

@@ -100,13 +100,12 @@ def _through_logits(
     weight_VD = head.weight.detach()
     upstream = torch.zeros(hidden_BTD.shape, dtype=torch.float32, device=hidden_BTD.device)
     block = max(1, LOGIT_BLOCK_BYTES // (4 * weight_VD.shape[0]))
-    targets_BT = batch.ids.roll(-1, dims=1)
-    for where in torch.split(batch.weighted, block):
+    for where, following in zip(torch.split(batch.weighted, block), torch.split(batch.following, block), strict=True):
         index = where.unbind(dim=1)
         entering_ND = hidden_BTD[index] if form.before == 1.0 else hidden_BTD[index] * form.before
         z_NV = (entering_ND @ weight_VD.T).float()
         if head.bias is not None:
             z_NV = z_NV + head.bias.detach()
-        gradient_ND = slope(z_NV, targets_BT[index]).to(weight_VD.dtype) @ weight_VD
+        gradient_ND = slope(z_NV, following).to(weight_VD.dtype) @ weight_VD
         upstream[index] = batch.weight[index][:, None] * gradient_ND.float()
     return upstream

@@ -30,11 +30,13 @@ def load(name: str, dtype: torch.dtype = torch.float32) -> LoadedModel:
 
 
 def make_rows(lengths: list[int], seed: int = 0) -> list[Encoded]:
+    """Rows with an answer and, where they are long enough, a last token that only closes the turn."""
     draw = np.random.default_rng(seed)
     rows = []
     for length in lengths:
         supervised = np.zeros(length, dtype=bool)
         supervised[-max(1, length // 3) :] = True
+        supervised[-1] = length < 6
         rows.append(Encoded(draw.integers(3, 97, length).astype(np.int32), supervised, truncated=False))
     return rows
 

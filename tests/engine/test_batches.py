@@ -1,4 +1,4 @@
-"""Batches: within the budget, every row once, and of all cuts the one that costs least."""
+"""Batches: within the budget, every row once, of all cuts the one that costs least, and no token that nothing needs."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from functools import cache
 
 import numpy as np
 import pytest
+import torch
 
-from ntkcli.engine.batches import plan_batches
+from ntkcli.data.encoding import Encoded
+from ntkcli.engine.batches import pad, plan_batches
 
 BUDGET = 128
 OVERHEAD = BUDGET // 16
@@ -61,3 +63,15 @@ def test_rows_of_one_length_fill_the_budget() -> None:
 @pytest.mark.parametrize(("lengths", "count"), [([], 0), ([0, 0], 1), ([500], 1), ([500, 500], 2)])
 def test_edges(lengths: list[int], count: int) -> None:
     assert len(plan_batches(lengths, BUDGET)) == count
+
+
+@pytest.mark.parametrize(("positions", "used"), [("completion", 5), ("targets", 5), ("last", 8), ("all", 8)])
+def test_what_follows_the_last_position_is_left_out(positions: str, used: int) -> None:
+    supervised = np.isin(np.arange(8), (4, 5))
+    long = Encoded(np.arange(10, 18, dtype=np.int32), supervised, truncated=False)
+    short = Encoded(np.arange(20, 24, dtype=np.int32), np.arange(4) == 3, truncated=False)
+    batch = pad([long, short], positions=positions, pad_id=0, device=torch.device("cpu"))
+    assert batch.ids.shape == batch.weight.shape == (2, used)
+    for (row, position), token in zip(batch.weighted.tolist(), batch.following.tolist(), strict=True):
+        ids = (long, short)[row].ids
+        assert token == (ids[position + 1] if position + 1 < len(ids) else 0)

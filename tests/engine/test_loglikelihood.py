@@ -13,18 +13,25 @@ from ntkcli.engine.loglikelihood import choice_logliks, shares_prefixes
 from tests.engine.kit import load
 
 
-def item(prompt: int, choices: Sequence[int], seed: int) -> list[Encoded]:
-    """One prompt and choices of these many tokens."""
+def item(prompt: int, choices: Sequence[int], seed: int, *, end: int = 0) -> list[Encoded]:
+    """One prompt, choices of these many tokens, and `end` more that close a turn and are not supervised."""
     draw = np.random.default_rng(seed)
     first = draw.integers(3, 97, prompt)
     rows = []
     for length in choices:
-        ids = np.concatenate([first, draw.integers(3, 97, length)]).astype(np.int32)
-        rows.append(Encoded(ids, np.arange(len(ids)) >= prompt, truncated=False))
+        ids = np.concatenate([first, draw.integers(3, 97, length + end)]).astype(np.int32)
+        at = np.arange(len(ids))
+        rows.append(Encoded(ids, (at >= prompt) & (at < prompt + length), truncated=False))
     return rows
 
 
-ITEMS = [item(5, [1, 3, 2], 0), item(9, [4, 4], 1), item(2, [1, 1, 1, 6], 2), item(7, [2], 3)]
+ITEMS = [
+    item(5, [1, 3, 2], 0),
+    item(9, [4, 4], 1, end=2),
+    item(2, [1, 1, 1, 6], 2),
+    item(7, [2], 3, end=1),
+    item(6, [1, 1], 4, end=1),
+]
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gemma2_softcap", "gpt2_conv1d"])
