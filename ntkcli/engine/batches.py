@@ -32,7 +32,7 @@ class Batch:
     following: Tensor
 
 
-def plan_batches(lengths: Sequence[int], budget_tokens: int) -> list[NDArray[np.int64]]:
+def plan_batches(lengths: Sequence[int] | NDArray[np.int64], budget_tokens: int) -> list[NDArray[np.int64]]:
     """Indices of the rows of each batch, longest rows first, so that what runs out of memory runs out at once.
 
     A batch holds rows x longest row <= `budget_tokens`, and at least one row. Of all such cuts of the sorted rows this
@@ -66,23 +66,33 @@ def _overhead(budget_tokens: int) -> int:
 
 
 def run_batches(lengths: Sequence[int], budget_tokens: int, compute: Callable[[NDArray[np.int64]], None]) -> int:
-    """Compute every batch of `plan_batches`; one that doesn't fit into memory is halved until it does.
+    """Compute every batch of `plan_batches`; where memory runs out, what is left is planned again for half the tokens.
 
-    Returns the budget for the next call: lower if a batch had to be halved. `compute` must leave nothing behind when
-    it runs out of memory.
+    Returns the budget for the next call: half of what didn't fit, if anything did not. `compute` must leave nothing
+    behind when it runs out of memory; a row that doesn't fit alone raises.
     """
-    open_batches = deque(plan_batches(lengths, budget_tokens))
-    while open_batches:
-        where = open_batches.popleft()
-        try:
-            compute(where)
-        except RuntimeError as error:
-            if not out_of_memory(error) or len(where) == 1:
-                raise
-            torch.cuda.empty_cache()  # nothing on a machine without CUDA
-            budget_tokens = max(1, min(budget_tokens, len(where) * int(lengths[int(where[0])])) // 2)
-            open_batches.extendleft(np.array_split(where, 2)[::-1])
+    lengths_N = np.asarray(lengths, dtype=np.int64)
+    left = deque(plan_batches(lengths_N, budget_tokens))
+    while left:
+        where = left.popleft()
+        if _fits(compute, where):
+            continue
+        torch.cuda.empty_cache()  # nothing on a machine without CUDA
+        budget_tokens = max(1, len(where) * int(lengths_N[where[0]]) // 2)
+        rest = np.concatenate([where, *left])
+        left = deque(rest[again] for again in plan_batches(lengths_N[rest], budget_tokens))
     return budget_tokens
+
+
+def _fits(compute: Callable[[NDArray[np.int64]], None], where: NDArray[np.int64]) -> bool:
+    """Compute a batch; False if it ran out of memory, which is free again once the error is gone."""
+    try:
+        compute(where)
+    except RuntimeError as error:
+        if not out_of_memory(error) or len(where) == 1:
+            raise
+        return False
+    return True
 
 
 def out_of_memory(error: RuntimeError) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from ntkcli.data.encoding import Encoded
 from ntkcli.engine.adam import load_moments
 from ntkcli.engine.adapters import AdaptedLayer, apply_adapter, fresh_adapter, load_adapter, only_layers
-from ntkcli.engine.batches import out_of_memory, plan_batches
+from ntkcli.engine.batches import run_batches
 from ntkcli.engine.embeddings import EmbeddingEngine
 from ntkcli.engine.gradients import GradientEngine
 from ntkcli.engine.models import LoadedModel
@@ -91,33 +92,18 @@ class Extractor:
         """
         found = Vectors(np.empty((len(rows), self.dim), dtype=np.float32), np.empty(len(rows), dtype=np.float32))
         lengths = [len(row) for row in rows]
-        pending: tuple[NDArray[np.int64], _Result] | None = None
-        for where in plan_batches(lengths, self.budget_tokens):
-            for part, result in self._results(rows, where):
-                if pending is not None:
-                    self._fetch(found, *pending)
-                pending = (part, result)
-                on_batch(len(part), int(sum(lengths[i] for i in part)))
-        if pending is not None:
-            self._fetch(found, *pending)
-        return found
+        pending: deque[tuple[NDArray[np.int64], _Result]] = deque()
 
-    def _results(
-        self, rows: Sequence[Encoded], where: NDArray[np.int64]
-    ) -> Iterator[tuple[NDArray[np.int64], _Result]]:
-        """The batch's result, or its halves' when memory runs out; they lie on the device, perhaps not yet computed."""
-        try:
-            result = self._compute([rows[i] for i in where])
-        except RuntimeError as error:
-            if not out_of_memory(error) or len(where) == 1:
-                raise
-        else:
-            yield where, result
-            return
-        torch.cuda.empty_cache()  # nothing on a machine without CUDA
-        self.budget_tokens = max(1, self.budget_tokens // 2)
-        for half in np.array_split(where, 2):
-            yield from self._results(rows, half)
+        def compute(where: NDArray[np.int64]) -> None:
+            pending.append((where, self._compute([rows[i] for i in where])))
+            if len(pending) > 1:
+                self._fetch(found, *pending.popleft())
+            on_batch(len(where), int(sum(lengths[i] for i in where)))
+
+        self.budget_tokens = run_batches(lengths, self.budget_tokens, compute)
+        for last in pending:
+            self._fetch(found, *last)
+        return found
 
     def _fetch(self, found: Vectors, where: NDArray[np.int64], result: _Result) -> None:
         vectors, norms, layers = result

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from ntkcli.data.encoding import Encoded
-from ntkcli.engine.batches import run_batches
 from ntkcli.engine.generation import generate_greedily, stop_tokens
 from ntkcli.engine.models import LoadedModel
 from tests.engine.kit import load
@@ -58,17 +57,3 @@ def test_stop_tokens_are_the_tokenizers_the_models_and_the_turns() -> None:
     loaded.model.generation_config.eos_token_id = [5, 6]
     own = loaded.tokenizer.eos_token_id
     assert stop_tokens(loaded, 9) == sorted({5, 6, 9, *([] if own is None else [own])})
-
-
-def test_a_batch_that_does_not_fit_is_halved() -> None:
-    done: list[list[int]] = []
-
-    def compute(where: np.ndarray) -> None:
-        if len(where) > 2:
-            raise torch.OutOfMemoryError
-        done.append(where.tolist())
-
-    assert run_batches([4] * 7, 28, compute) < 28
-    assert sorted(i for where in done for i in where) == list(range(7))
-    with pytest.raises(RuntimeError, match="other"):
-        run_batches([1], 1, lambda where: (_ for _ in ()).throw(RuntimeError("other")))
