@@ -96,8 +96,9 @@ class Extractor:
 
         def compute(where: NDArray[np.int64]) -> None:
             pending.append((where, self._compute([rows[i] for i in where])))
-            if len(pending) > 1:
-                self._fetch(found, *pending.popleft())
+            while len(pending) > 1:
+                self._fetch(found, *pending[0])  # taken off only then: an error here must not lose it
+                pending.popleft()
             on_batch(len(where), int(sum(lengths[i] for i in where)))
 
         self.budget_tokens = run_batches(lengths, self.budget_tokens, compute)
