@@ -45,6 +45,7 @@ FLAGS = {
     "train": "--train",
     "score": "--score",
     "n": "-n",
+    "tokens": "--tokens-of",
     "pool": "--pool or --feature",
     "domain": "--domain or --feature",
 }

@@ -137,6 +137,15 @@ TrustRemoteCode = Annotated[
     bool,
     typer.Option("--trust-remote-code", help="Run Python code that the model's folder brings; the spec says so."),
 ]
+TokensOf = Annotated[
+    str | None,
+    typer.Option(
+        "--tokens-of",
+        help="How lengths are counted: as in these features of the pool, or whole rows by the tokenizer of this model.",
+        metavar="FEATURE|MODEL",
+        show_default="features that the score was made from, else the pool's only ones",
+    ),
+]
 BatchTokens = Annotated[
     int | None, typer.Option(min=1, help="Tokens of a batch; default: what fits.", show_default="auto")
 ]

@@ -100,6 +100,7 @@ def score(
             help="random: draw rows as long, in tokens, as this data set's or selection's.", show_default="any length"
         ),
     ] = None,
+    tokens_of: o.TokensOf = None,
     combine: Annotated[
         list[str] | None,
         typer.Option(help="Instead of a method: the mean rank of these scores; repeat it.", show_default="none"),
@@ -160,6 +161,7 @@ def score(
             k=k,
             seed=seed,
             match_length=match_length,
+            tokens_of=tokens_of,
             on_error=on_error.value,
             progress=output.progress,
         )

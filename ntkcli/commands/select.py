@@ -84,6 +84,7 @@ def select(
     max_tokens: Annotated[
         int | None, typer.Option(min=1, help="Only rows of at most so many tokens.", show_default="any")
     ] = None,
+    tokens_of: o.TokensOf = None,
     dedup: Annotated[
         str | None,
         typer.Option(
@@ -156,6 +157,7 @@ def select(
             must_include=tuple(must_include or ()),
             against=tuple(against or ()),
             leaks=leaks.value,
+            tokens_of=tokens_of,
         ),
         feature=feature,
         domain=domain or (),

@@ -13,7 +13,7 @@ import store
 from ntkcli.data import DataFile, Row
 from ntkcli.errors import UsageError
 from ntkcli.selection.duplicates import first_of_each
-from ntkcli.steps.score_inputs import texts_of, token_counts
+from ntkcli.steps.score_inputs import texts_of
 
 Rows = NDArray[np.int64]
 DATA_SUFFIXES = (".jsonl", ".jsonl.gz")
@@ -56,11 +56,9 @@ def listed_rows(dataset: store.Artefact, paths: Sequence[str | Path], *, option:
     return np.array(sorted(found), dtype=np.int64)
 
 
-def keep_lengths(
-    eligible: Eligible, stored: store.Store, data: str, *, min_tokens: int | None, max_tokens: int | None
-) -> None:
-    """Leave only rows with a known length in tokens inside the bounds, both included."""
-    tokens = token_counts(stored, data)[eligible.rows]
+def keep_lengths(eligible: Eligible, lengths: Rows, *, min_tokens: int | None, max_tokens: int | None) -> None:
+    """Leave only rows with a length in tokens inside the bounds, both included; `lengths` (n,) of the whole pool."""
+    tokens = lengths[eligible.rows]
     if min_tokens is not None:
         eligible.keep(tokens >= min_tokens, "--min-tokens")
         tokens = tokens[tokens >= min_tokens]

@@ -60,6 +60,7 @@ def score(
     k: int | None = None,
     seed: int = 0,
     match_length: str | None = None,
+    tokens_of: str | None = None,
     on_error: OnError = "fail",
     progress: Progress | None = None,
 ) -> ScoreResult:
@@ -71,7 +72,8 @@ def score(
     features on all sides (default ntk, for less loss; less takes several; words and random take none); `rows` keeps to
     a selection of the pool; `k` is for votes and rds (default 0.5% of the pool, at least 10), `seed` for dsir and
     random. Several domains, or `group_by="source"`, make groups: a score each, joined by `across` (max, mean).
-    `match_length` names a data set or a selection whose lengths in tokens random rows shall have.
+    `match_length` names a data set or a selection whose lengths in tokens random rows shall have; they are counted as
+    `ntkcli.steps.lengths` settles it, or by `tokens_of`: features of the pool, or a model.
 
     Raises:
         store.MissingArtefactError, store.IncompleteError: features are missing or not finished.
@@ -86,6 +88,7 @@ def score(
         centre=centre,
         k=k,
         match_length=match_length,
+        tokens_of=tokens_of,
         across=across,
         group_by=group_by,
         domains=len(domains),
@@ -103,7 +106,15 @@ def score(
         only, selection = selected_rows(stored, rows, dataset=dataset)
         parents[selection.name] = spec["rows"] = selection.fingerprint
     if method == "random":
-        job = random_job(stored, dataset, only, seed=seed, match_length=match_length)
+        job = random_job(
+            stored,
+            dataset,
+            only,
+            seed=seed,
+            match_length=match_length,
+            tokens_of=tokens_of,
+            known=stored.find(f"scores/{store.check_name(name, '--name')}"),
+        )
     elif method == "less":
         job = less_job(
             stored,
@@ -207,6 +218,7 @@ def _check_options(
     centre: bool,
     k: int | None,
     match_length: str | None,
+    tokens_of: str | None,
     across: str,
     group_by: str | None,
     domains: int,
@@ -226,6 +238,8 @@ def _check_options(
     ):
         if given and method not in methods:
             raise UsageError(f"{option} means nothing to --method {method}.", f"It is for {', '.join(methods)}.")
+    if tokens_of is not None and match_length is None:
+        raise UsageError("--tokens-of says how lengths are counted, and nothing here has one.", "Give --match-length.")
 
 
 def _create(

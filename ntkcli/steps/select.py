@@ -72,6 +72,8 @@ def select(
     stored = open_store(store_path)
     scores = stored.get(f"scores/{store.check_name(score, '--score')}")
     stored.check_parents(scores)
+    path = f"selections/{store.check_name(name, '--name')}"
+    known = stored.find(path)
     request = resolve_request(
         stored,
         scores,
@@ -81,9 +83,8 @@ def select(
         limits=constraints or Constraints(),
         progress=progress,
         how={"feature": feature, "domains": domain, "centre": centre},
+        known=known,
     )
-    path = f"selections/{store.check_name(name, '--name')}"
-    known = stored.find(path)
     removed: dict[str, int] = {}
     if known is not None and known.complete:
         spec = request.spec()

@@ -95,9 +95,11 @@ def counts_of(artefact: store.Artefact, rows: Rows | None) -> Counts:
     return Counts(length, status) if rows is None else Counts(length[rows], status[rows])
 
 
-def count(rows: Iterable[Row | BadRow], model: ModelIdentity, *, thinking: bool | None) -> Counts:
-    """The counts of these rows, not kept."""
-    encoder = _encoder(model, thinking)
+def count(
+    rows: Iterable[Row | BadRow], model: ModelIdentity, *, thinking: bool | None, max_length: int | None = None
+) -> Counts:
+    """The counts of these rows, not kept; before any cut, or cut at `max_length`."""
+    encoder = _encoder(model, thinking, max_length or _NO_LIMIT)
     return _counts([_count(row, encoder) for row in rows])
 
 
@@ -137,10 +139,10 @@ def _name(dataset: store.Artefact, spec: dict[str, Any]) -> str:
     return f"tokens/{dataset.name.partition('/')[2]}/{store.fingerprint(spec)[:_DIGITS]}"
 
 
-def _encoder(model: ModelIdentity, thinking: bool | None) -> Encoder:
+def _encoder(model: ModelIdentity, thinking: bool | None, max_length: int = _NO_LIMIT) -> Encoder:
     from ntkcli.engine.models import load_tokenizer
 
-    return Encoder(load_tokenizer(model), max_length=_NO_LIMIT, thinking=thinking)
+    return Encoder(load_tokenizer(model), max_length=max_length, thinking=thinking)
 
 
 def _fill(
