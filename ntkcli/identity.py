@@ -29,6 +29,9 @@ TOKENIZER_FILES = (
 )
 """All that can change which tokens a text becomes; missing ones count as missing."""
 
+CONVERTED_FILES = ("vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tekken.json")
+"""What a fast tokenizer is made of where there is no tokenizer.json."""
+
 _ADAPTER_VALUES = (
     "r",
     "lora_alpha",
@@ -133,7 +136,8 @@ def resolve_model(reference: str, *, trust_remote_code: bool = False) -> ModelId
             f"--model {reference}: the folder has a config.json but no *.safetensors weights.",
             "Give the folder that has them; pickled weights (*.bin) are not loaded, convert them first.",
         )
-    tokenizer = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    names = TOKENIZER_FILES if (folder / "tokenizer.json").is_file() else (*TOKENIZER_FILES, *CONVERTED_FILES)
+    tokenizer = [folder / name for name in names if (folder / name).is_file()]
     spec = {
         "weights": _digest_files(weights),
         "config": _digest_json(folder / "config.json", drop=("_name_or_path", "transformers_version")),
@@ -219,7 +223,7 @@ def _download(reference: str, *, code: bool) -> Path:
             "Give a model folder, a GGUF file or a Hub id (org/name).",
         )
     try:
-        patterns = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt"]
+        patterns = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt", *CONVERTED_FILES]
         patterns += ["*.py"] if code else []
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:

@@ -29,6 +29,18 @@ def test_another_template_is_another_tokenizer(model_dir: Path, tmp_path: Path) 
     assert before["weights"] == after["weights"]
 
 
+@pytest.mark.parametrize("name", ["vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tekken.json"])
+def test_a_vocabulary_counts_where_the_tokenizer_is_made_of_it(name: str, model_dir: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "m"
+    shutil.copytree(model_dir, copy)
+    (copy / name).write_text("a")
+    assert resolve_model(str(copy)).spec == resolve_model(str(model_dir)).spec  # tokenizer.json is read, not this
+    (copy / "tokenizer.json").unlink()
+    before = resolve_model(str(copy)).spec["tokenizer"]
+    (copy / name).write_text("bc")
+    assert resolve_model(str(copy)).spec["tokenizer"] != before
+
+
 def test_a_changed_file_gets_a_new_digest(tmp_path: Path) -> None:
     path = tmp_path / "weights"
     path.write_bytes(b"one")

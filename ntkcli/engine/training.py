@@ -24,6 +24,7 @@ import store
 from ntkcli.engine import checkpoints
 from ntkcli.engine.adapters import attach_adapter, linear_layers
 from ntkcli.engine.checkpoints import RunState, newest_checkpoint
+from ntkcli.engine.environment import without_settings
 from ntkcli.engine.extract import default_batch_tokens
 from ntkcli.engine.models import LoadedModel
 from ntkcli.engine.moments import write_moments
@@ -100,7 +101,7 @@ def train_adapter(
     )
     resume = newest_checkpoint(folder / "checkpoints", at_most=resume_at_most)
     state = (checkpoints.read_state(resume) if resume else None) or RunState(options.batch_tokens)
-    with _quiet(), _deterministic(loaded.device):
+    with _quiet(), _deterministic(loaded.device), without_settings():
         model = _with_adapter(loaded, options)
         arguments = _arguments(loaded, options, folder / "checkpoints", n_steps=len(steps))
         pad_id = loaded.tokenizer.pad_token_id or 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -80,8 +81,9 @@ def make_plan(
         raise UsageError("--dry-run can't tell what tasks of lm_eval take.", "Leave it out for these.")
     if normalise not in NORMALISATIONS or max_new_tokens < 1:
         raise UsageError(f"--normalise must be one of {', '.join(NORMALISATIONS)}; --max-new-tokens 1 or more.")
-    settings = ScorerSettings(normalise, max_new_tokens, AnswerPattern(answer_pattern) if answer_pattern else None)
+    pattern = AnswerPattern(answer_pattern) if answer_pattern else None
     identity = resolve_model(model, trust_remote_code=trust_remote_code)
+    settings = ScorerSettings(normalise, max_new_tokens, pattern, generation_end(identity))
     stored = open_store(store_path, create=create)
     items = load_tasks(
         [str(kept_data(stored, path)) for path in task],
@@ -108,6 +110,23 @@ def make_plan(
     for artefact in known.values():  # one eval is one table: same base model, same items, same settings
         require_spec(artefact, {**spec, "adapter": artefact.spec["adapter"]})
     return Plan(stored, name, identity, items, settings, adapters, parents, spec, known)
+
+
+def generation_end(identity: ModelIdentity) -> tuple[Any, ...]:
+    """The `eos_token_id` of the model's generation_config.json as (value,), () where config.json says the same.
+
+    It ends answers, and of the two files only config.json is in the model's digests.
+    """
+    path = identity.folder / "generation_config.json"
+    if identity.gguf or not path.is_file():
+        return ()
+    try:
+        own = json.loads(path.read_bytes()).get("eos_token_id")
+    except (ValueError, AttributeError) as error:
+        raise UsageError(f"--model {identity.reference}: {path} is not a JSON object.", "Restore it.") from error
+    config = json.loads((identity.folder / "config.json").read_bytes())
+    usual = config.get("eos_token_id", (config.get("text_config") or {}).get("eos_token_id"))
+    return () if own == usual else (own,)
 
 
 def check_baseline(plan: Plan, baseline: str | None) -> None:

@@ -28,6 +28,8 @@ class ScorerSettings:
     normalise: str = "sum"
     max_new_tokens: int = 128
     answer_pattern: AnswerPattern | None = None
+    end_of_text: tuple[Any, ...] = ()
+    """What generation_config.json says of `eos_token_id`, as (value,), where config.json says something else."""
 
     def spec(self, scorers: Sequence[str]) -> dict[str, Any]:
         """What of the settings changes a value under these scorers, for the spec."""
@@ -38,6 +40,8 @@ class ScorerSettings:
         if "generate" in scorers:
             pattern = self.answer_pattern.text if self.answer_pattern else None
             spec["generate"] = {"max_new_tokens": self.max_new_tokens, "answer_pattern": pattern}
+            if self.end_of_text:
+                spec["generate"]["eos_token_id"] = self.end_of_text[0]
         return spec
 
 
