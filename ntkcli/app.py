@@ -82,6 +82,7 @@ for _verb in (
     "eval",
     "arms",
     "run",
+    "split",
     "tasks",
     "info",
     "rm",

@@ -132,6 +132,11 @@ def content_id(content: Content) -> str:
     return hashlib.sha256(_canonical(content)).hexdigest()[:_CONTENT_ID_DIGITS]
 
 
+def content_digest(row: Row) -> str:
+    """64 hex digits that depend on nothing but what the model sees of the row: not on its id or label."""
+    return hashlib.sha256(_ENCODE(_plain(row)).encode()).hexdigest()
+
+
 def canonical_row(row: Row) -> bytes:
     """The row as canonical JSON, the same for every file format, column name and key order."""
     return _ENCODE([row.row_id, row.source, *_plain(row)]).encode()

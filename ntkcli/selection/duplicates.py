@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,11 +51,20 @@ class NearDuplicates:
 
     def find(self, text: str) -> int | None:
         """The first text added, by number, that this is a near-duplicate of, or None."""
+        return next(self.like(text), None)
+
+    def like(self, text: str, *, skip: Callable[[int], bool] = lambda _: False) -> Iterator[int]:
+        """All texts added, by number and ascending, that this is a near-duplicate of.
+
+        Those that `skip` is true of are passed over; it is asked right before a comparison.
+        """
         shingles = gram_hashes(normalised(text), SHINGLE_WORDS)
         seen: set[int] = set()
         for key in self._keys(shingles):
             seen.update(self._buckets.get(key, ()))
-        return next((i for i in sorted(seen) if _jaccard(self._shingles[i], shingles) >= NEAR), None)
+        for i in sorted(seen):
+            if not skip(i) and _jaccard(self._shingles[i], shingles) >= NEAR:
+                yield i
 
     def add(self, text: str) -> None:
         """Remember a text; it gets the next number."""

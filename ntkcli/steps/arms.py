@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import glob
 import io
 import json
 import math
@@ -15,11 +16,13 @@ from typing import Any, Final
 import store
 from ntkcli.data import DataFile
 from ntkcli.data.stdin import STDIN
-from ntkcli.data.tasks import for_evaluation, names_task
+from ntkcli.data.tasks import find_task, for_evaluation, names_task
 from ntkcli.errors import UsageError
+from ntkcli.progress import Progress
 from ntkcli.statistics import ArmScore
 from ntkcli.steps.arms_plan import Plan
 from ntkcli.steps.inputs import open_store
+from ntkcli.steps.overlap import Overlap, overlap
 
 COLUMNS: Final = (
     "task", "arm", "seeds", "rows", "tokens", "items", "value", "low", "high", "spread",
@@ -75,6 +78,41 @@ def check_data(plan: Plan, *, domain_split: str | None, pool_split: str | None) 
     if (Path(plan.store) / "store.json").exists():
         known = open_store(plan.store).find(f"datasets/{plan.prefix}pool")
     return plan.fitted(sum(1 for _ in file.records()) if known is None else known.n)
+
+
+def check_overlap(plan: Plan, *, domain_split: str | None, allow: bool, progress: Progress) -> dict[str, Overlap]:
+    """Of each task whose rows are on this machine: which of its items are rows of the domain, with a note of it.
+
+    UsageError if some are, word for word, unless `allow`: every arm trains on the domain.
+    """
+    found: dict[str, Overlap] = {}
+    if not is_local(plan.domain):
+        return found
+    domain = DataFile(plan.domain, split=domain_split)
+    for task in plan.tasks:
+        place = task.partition("=")[2] if _is_named(task) else task
+        if not is_local(place):
+            continue
+        found[task] = each = overlap(domain, DataFile(for_evaluation(place)))
+        if each.exact or each.near:
+            progress.note(
+                f"{task}: {each.exact} of {each.items} items are rows of the domain, {each.near} nearly, such as "
+                + ", ".join(each.places)
+            )
+        if each.exact and not allow:
+            raise UsageError(
+                f"--task {task}: {each.exact} of its {each.items} items are rows of --domain {plan.domain}, such as "
+                f"{each.places[0]}.",
+                "Split them (`ntksel split`), or give --allow-overlap.",
+            )
+    return found
+
+
+def is_local(reference: str) -> bool:
+    """Whether its rows are on this machine: nothing is fetched for a comparison."""
+    if names_task(reference):
+        return bool(place := find_task(reference).path) and Path(place).exists()
+    return Path(reference).exists() or glob.has_magic(reference)
 
 
 def test_files(tasks: Sequence[str]) -> tuple[str, ...]:

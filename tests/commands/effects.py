@@ -237,7 +237,7 @@ EFFECTS: dict[str, dict[str, tuple[Case, ...]]] = {
         "export": (Shown("--export {items.jsonl}"), Shown("--export {totals.json}")),
     },
 }
-NO_ARTEFACTS = ("explain", "info", "tasks", "rm")
+NO_ARTEFACTS = ("explain", "info", "tasks", "rm", "split")
 """Verbs that make nothing that is kept under a fingerprint."""
 CHAINS: dict[str, dict[str, str]] = {
     "arms": {
@@ -274,6 +274,7 @@ CHAINS: dict[str, dict[str, str]] = {
         "name": "--name others",
         "prefix": "--prefix p-",
         "store": "",
+        "allow_overlap": "",
         "export": "",
         "recipe": "",
         "dry_run": "",
