@@ -40,9 +40,13 @@ def exact_key(text: str) -> str:
 
 
 class NearDuplicates:
-    """Texts seen so far, by MinHash bands; a meeting in a band is checked by the exact Jaccard similarity."""
+    """Texts seen so far, by MinHash bands; a meeting in a band is checked by the exact Jaccard similarity.
 
-    def __init__(self) -> None:
+    Shingles whose hashes are `ignored` don't count. A text that has no others is like no text.
+    """
+
+    def __init__(self, *, ignored: Hashes | None = None) -> None:
+        self._ignored = ignored
         self._shingles: list[Hashes] = []
         self._buckets: dict[tuple[int, bytes], list[int]] = {}
         draw = np.random.default_rng(0)
@@ -58,7 +62,7 @@ class NearDuplicates:
 
         Those that `skip` is true of are passed over; it is asked right before a comparison.
         """
-        shingles = gram_hashes(normalised(text), SHINGLE_WORDS)
+        shingles = self._of(text)
         seen: set[int] = set()
         for key in self._keys(shingles):
             seen.update(self._buckets.get(key, ()))
@@ -68,10 +72,14 @@ class NearDuplicates:
 
     def add(self, text: str) -> None:
         """Remember a text; it gets the next number."""
-        shingles = gram_hashes(normalised(text), SHINGLE_WORDS)
+        shingles = self._of(text)
         for key in self._keys(shingles):
             self._buckets.setdefault(key, []).append(len(self._shingles))
         self._shingles.append(shingles)
+
+    def _of(self, text: str) -> Hashes:
+        shingles = gram_hashes(normalised(text), SHINGLE_WORDS)
+        return shingles if self._ignored is None else np.setdiff1d(shingles, self._ignored, assume_unique=True)
 
     def _keys(self, shingles: Hashes) -> Iterator[tuple[int, bytes]]:
         if not len(shingles):

@@ -7,13 +7,20 @@ from __future__ import annotations
 
 import re
 import unicodedata
+import zlib
 from collections.abc import Sequence
 
-from ntkcli.selection.duplicates import NearDuplicates, exact_key, normalised
+import numpy as np
+
+from ntkcli.selection.duplicates import SHINGLE_WORDS, Hashes, NearDuplicates, exact_key, gram_hashes, normalised
 from ntkcli.selection.partition import Components
 
 PROMPT_WORDS = 8
 """Words from which equal prompts are one question, whatever the answers; shorter ones ("Summarise:") may be common."""
+TEMPLATE_SHARE, TEMPLATE_ROWS = 0.5, 10
+"""Of the rows, and rows at least, that more than so many share a run of words in: it is the template of all of them."""
+SAMPLE_ROWS = 10_000
+"""Rows that a template is found in."""
 _UNSPACED = re.compile(r"([\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff])")
 """Letters of scripts that put no spaces between words: each counts as a word."""
 
@@ -38,11 +45,24 @@ def prompt_key(prompt: str | None) -> str | None:
     return " ".join(words) if len(words) >= PROMPT_WORDS else None
 
 
+def template_of(texts: Sequence[str]) -> Hashes:
+    """The shingles (sorted hashes) of the words that most of these comparable texts share; the order does not matter.
+
+    Instructions around a short text would make all rows near-duplicates of each other.
+    """
+    chosen = sorted(texts, key=lambda text: (zlib.crc32(text.encode()), text))[:SAMPLE_ROWS]
+    found = [gram_hashes(normalised(text), SHINGLE_WORDS) for text in chosen]
+    hashes, counts = np.unique(np.concatenate([np.zeros(0, dtype=np.uint64), *found]), return_counts=True)
+    common: Hashes = hashes[counts > max(TEMPLATE_ROWS, TEMPLATE_SHARE * len(chosen))]
+    return common
+
+
 def join_alike(found: Components, texts: Sequence[str], prompts: Sequence[str | None]) -> None:
     """Join rows with the same words, near-duplicates (and theirs, and so on), and rows with the same long prompt."""
     first: dict[str, int] = {}
     prompt_of: dict[str, int] = {}
-    index, rows = NearDuplicates(), list[int]()
+    plain_texts = [comparable(text) for text in texts]
+    index, rows = NearDuplicates(ignored=template_of(plain_texts)), list[int]()
     for row, (text, prompt) in enumerate(zip(texts, prompts, strict=True)):
         if (question := prompt_key(prompt)) is not None:
             found.join(row, prompt_of.setdefault(question, row))
@@ -50,7 +70,7 @@ def join_alike(found: Components, texts: Sequence[str], prompts: Sequence[str | 
         if known != row:
             found.join(row, known)
             continue
-        plain = comparable(text)
+        plain = plain_texts[row]
         for number in index.like(plain, skip=lambda i, row=row: found.same(rows[i], row)):  # type: ignore[misc]
             found.join(row, rows[number])
         index.add(plain)
@@ -63,9 +83,10 @@ class Known:
     def __init__(self, texts: Sequence[str], prompts: Sequence[str | None]) -> None:
         self._exact = {key_of(text) for text in texts}
         self._prompts = {key for prompt in prompts if (key := prompt_key(prompt)) is not None}
-        self._near = NearDuplicates()
-        for text in texts:
-            self._near.add(comparable(text))
+        plain_texts = [comparable(text) for text in texts]
+        self._near = NearDuplicates(ignored=template_of(plain_texts))
+        for text in plain_texts:
+            self._near.add(text)
 
     def has(self, text: str) -> bool:
         """Whether one of them has the same words."""

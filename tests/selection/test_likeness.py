@@ -75,6 +75,24 @@ def test_joined_rows_are_those_of_all_pairs() -> None:
             assert (labels[order.index(a)] == labels[order.index(b)]) == (truth[a] == truth[b])
 
 
+TEMPLATE = "Read the text and answer with one word from the list that was given to you above as shortly as you can: "
+
+
+def test_a_template_makes_no_duplicates() -> None:
+    """Texts behind a long instruction: different ones are apart, near-duplicates together."""
+    draw = random.Random(3)
+    bodies = [" ".join(f"w{draw.randrange(500)}" for _ in range(30)) for _ in range(20)]
+    bodies.append(bodies[4] + " more")
+    short = [f"item {i} {i * i}" for i in range(20)]
+    for texts in (bodies, short):
+        found = Components(len(texts))
+        join_alike(found, [TEMPLATE * 3 + text for text in texts], [None] * len(texts))
+        assert len(set(found.labels())) == 20
+    known = Known([TEMPLATE * 3 + text for text in bodies], [None] * len(bodies))
+    assert known.is_near(TEMPLATE * 3 + bodies[2] + " again", None)
+    assert not known.is_near(TEMPLATE * 3 + " ".join(f"x{i}" for i in range(30)), None)
+
+
 def test_short_prompts_join_nothing() -> None:
     found = Components(2)
     join_alike(found, ["Summarise: red", "Summarise: blue"], ["Summarise:", "Summarise:"])
