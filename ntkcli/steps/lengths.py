@@ -20,8 +20,8 @@ from ntkcli.data.encoding import VERSION as ENCODER_VERSION
 from ntkcli.errors import IncompleteError, NtkselError, UsageError
 from ntkcli.identity import ModelIdentity, resolve_model
 from ntkcli.progress import Progress, Silent
-from ntkcli.steps.inputs import data_file, rows_in_order
-from ntkcli.steps.tokens import count, count_tokens
+from ntkcli.steps.shared.inputs import data_file, rows_in_order
+from ntkcli.steps.shared.token_counts import count, count_tokens
 from store.layout import is_name
 
 Rows = NDArray[np.int64]

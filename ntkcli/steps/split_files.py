@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import store
 from ntkcli.data import DataFile
-from ntkcli.data.compression import COMPRESSED
+from ntkcli.data.formats.compression import COMPRESSED
 from ntkcli.errors import UsageError
 
 _INFINITE: Final = "\0infinite"

@@ -10,14 +10,14 @@ import pytest
 
 import store
 from ntkcli.data import DataFile, Encoder, Row
-from ntkcli.engine.models import load_tokenizer
+from ntkcli.engine.models.loading import load_tokenizer
 from ntkcli.errors import IncompleteError, UsageError
 from ntkcli.identity import resolve_model
-from ntkcli.steps.featurize import featurize
-from ntkcli.steps.inputs import open_store
+from ntkcli.steps.features.featurize import featurize
 from ntkcli.steps.lengths import Encoding, lengths, settle_encoding
-from ntkcli.steps.score import combine, score
-from ntkcli.steps.select import Constraints, select
+from ntkcli.steps.scores.score import combine, score
+from ntkcli.steps.selections.select import Constraints, select
+from ntkcli.steps.shared.inputs import open_store
 from tests.conftest import prompt_rows, write_rows
 
 CUT = 40
