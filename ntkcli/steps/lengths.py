@@ -20,7 +20,8 @@ from ntkcli.data.encoding import VERSION as ENCODER_VERSION
 from ntkcli.errors import IncompleteError, NtkselError, UsageError
 from ntkcli.identity import ModelIdentity, resolve_model
 from ntkcli.progress import Progress, Silent
-from ntkcli.steps.shared.inputs import data_file, rows_in_order
+from ntkcli.steps.shared.datasets import data_file
+from ntkcli.steps.shared.row_sets import rows_in_order
 from ntkcli.steps.shared.token_counts import count, count_tokens
 from store.layout import is_name
 

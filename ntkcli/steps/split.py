@@ -23,7 +23,7 @@ from ntkcli.progress import Progress, Silent
 from ntkcli.selection.likeness import join_alike
 from ntkcli.selection.partition import Components, assign
 from ntkcli.steps.overlap import prompt_of, words_of
-from ntkcli.steps.shared.inputs import rows_in_order
+from ntkcli.steps.shared.row_sets import rows_in_order
 from ntkcli.steps.split_files import check_targets, targets, write_all
 
 VERSION: Final = 1
