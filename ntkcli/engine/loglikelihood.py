@@ -138,7 +138,7 @@ def _forward(loaded: LoadedModel, packs: list[_Pack]) -> list[tuple[float, bool]
 
 def _log_probabilities(loaded: LoadedModel, hidden_ND: Tensor, tokens_N: Tensor) -> list[tuple[float, bool]]:
     """The log-probability of each token and if it is the highest; logits of at most `LOGIT_BYTES` stand at once."""
-    block = max(1, LOGIT_BYTES // (4 * head_of(loaded.model).out_features))
+    block = max(1, LOGIT_BYTES // (4 * len(head_of(loaded.model).weight)))
     found: list[tuple[float, bool]] = []
     for start in range(0, len(tokens_N), block):
         logits_NV = head_logits(loaded.model, hidden_ND[start : start + block])

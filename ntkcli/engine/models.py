@@ -161,12 +161,25 @@ def decoder_of(model: Any) -> nn.Module:
 
 
 def head_of(model: Any) -> nn.Linear:
-    """The output layer: hidden states to logits."""
+    """The output layer: hidden states to logits. With an adapter on it, the layer that computes with the adapter.
+
+    Of one that was trained whole (`modules_to_save`), its trained weights.
+    """
     head = model.get_output_embeddings()
-    if not isinstance(head, nn.Linear) or not head.weight.is_floating_point():
-        kind = f"{type(head).__name__} of {head.weight.dtype}" if isinstance(head, nn.Linear) else type(head).__name__
+    if hasattr(head, "modules_to_save"):
+        head = head.modules_to_save[head.active_adapter] if head.active_adapters else head.original_module
+    bare = head
+    while not isinstance(bare, nn.Linear) and (below := _below(bare)) is not None:
+        bare = below
+    if not isinstance(bare, nn.Linear) or not bare.weight.is_floating_point():
+        kind = f"{type(bare).__name__} of {bare.weight.dtype}" if isinstance(bare, nn.Linear) else type(bare).__name__
         raise UsageError(f"{type(model).__name__}: its output layer is a {kind}, not a linear layer of floats.")
-    return head
+    return head  # type: ignore[no-any-return]  # peft's layers have what a linear one has
+
+
+def _below(module: Any) -> Any:
+    """The layer that one of peft's stands on, or None."""
+    return getattr(module, "base_layer", None) or getattr(module, "original_module", None)
 
 
 _FORMS: WeakKeyDictionary[nn.Module, HeadForm] = WeakKeyDictionary()

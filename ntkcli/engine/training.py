@@ -22,7 +22,8 @@ import torch
 
 import store
 from ntkcli.engine import checkpoints
-from ntkcli.engine.adapters import attach_adapter, linear_layers
+from ntkcli.engine.adapters import linear_layers
+from ntkcli.engine.attach import attach_adapter
 from ntkcli.engine.checkpoints import RunState, newest_checkpoint
 from ntkcli.engine.extract import default_batch_tokens
 from ntkcli.engine.models import LoadedModel
