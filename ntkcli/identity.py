@@ -39,6 +39,23 @@ _ADAPTER_VALUES = (
     "use_dora",
 )
 """What of `adapter_config.json` changes the adapted model; the rest is a record of how it was trained."""
+_ADAPTER_VARIANTS = (
+    "init_lora_weights",
+    "lora_bias",
+    "alpha",
+    "target_parameters",
+    "layer_replication",
+    "trainable_token_indices",
+    "use_qalora",
+    "qalora_group_size",
+    "use_bdlora",
+    "kasa_config",
+    "monteclora_config",
+    "velora_config",
+)
+"""What else changes it where it is given: left out where it has no effect, so that plain adapters' digests stay."""
+_HARMLESS_STARTS = ("gaussian", "eva", "orthogonal")
+"""Of `init_lora_weights`: values that only the first A and B depend on."""
 
 
 EXACT: ContextVar[bool] = ContextVar("EXACT", default=False)
@@ -159,6 +176,7 @@ def resolve_adapter(reference: str, *, adapters: Path, option: str = "--adapter"
         if config.is_file() and weights.is_file():
             values = json.loads(config.read_text(encoding="utf-8"))
             kept = {key: values[key] for key in _ADAPTER_VALUES if key in values}
+            kept |= {key: values[key] for key in _ADAPTER_VARIANTS if _changes_model(key, values.get(key), values)}
             spec = {"weights": digest_file(weights), "config": store.fingerprint(kept)}
             return AdapterIdentity(folder, spec, _base_weights(folder))
     raise UsageError(
@@ -166,6 +184,14 @@ def resolve_adapter(reference: str, *, adapters: Path, option: str = "--adapter"
         "and adapter_model.safetensors.",
         "Make one with `ntksel finetune`, or give the folder of a PEFT adapter.",
     )
+
+
+def _changes_model(key: str, value: Any, values: dict[str, Any]) -> bool:
+    if key == "init_lora_weights":  # some are subtracted from the base model's weights at every load
+        return isinstance(value, str) and value.lower() not in _HARMLESS_STARTS
+    if key == "qalora_group_size":
+        return bool(values.get("use_qalora"))
+    return bool(value)
 
 
 def refuse_other_base(adapter: AdapterIdentity, model: ModelIdentity) -> None:

@@ -50,8 +50,8 @@ def attach_adapter(model: Any, adapter: AdapterIdentity, *, trainable: bool = Fa
     """
     from peft import PeftModel
 
-    _refuse_unusable(adapter)
     devices = {p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"}
+    _refuse_unusable(adapter, on_cuda=bool(devices))
     with warnings.catch_warnings(record=True) as caught, torch.random.fork_rng(sorted(devices)):
         warnings.simplefilter("always")
         torch.manual_seed(_SEED)
@@ -174,31 +174,47 @@ def _write_tokens(model: nn.Module) -> None:
             setattr(model.get_submodule(parent), last, bare)
 
 
-def _refuse_unusable(adapter: AdapterIdentity) -> None:
+def _refuse_unusable(adapter: AdapterIdentity, *, on_cuda: bool) -> None:
     """UsageError for an adapter whose model can't be had by attaching it."""
-    from peft import PeftConfig
-
-    path = adapter.folder / "adapter_config.json"
+    path, where = adapter.folder / "adapter_config.json", f"The adapter {adapter.folder}"
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        known = PeftConfig.from_pretrained(str(adapter.folder))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UsageError(f"{path}: peft can't read it: {str(error).splitlines()[0][:200]}.") from error
-    kind, initial = str(values.get("peft_type")), str(values.get("init_lora_weights", "")).lower()
-    where = f"The adapter {adapter.folder}"
-    if known.is_prompt_learning or kind == "XLORA":
-        raise UsageError(
-            f"{where} is a {kind} adapter: its effect is not in the model's layers. It is not supported.",
-            "Give a LoRA adapter.",
-        )
+    except ValueError as error:
+        raise UsageError(f"{path} is not JSON: {error}.", "Copy the adapter again.") from error
     for option, what in _OUTSIDE.items():
         if values.get(option):
             raise UsageError(f"{where} {what}, by its {option}; that is not supported.", "Give a plain LoRA adapter.")
+    initial = str(values.get("init_lora_weights", "")).lower()
+    if initial == "loftq" and not on_cuda:
+        raise UsageError(
+            f"{where} began from loftq, for which peft quantises the base model's weights again at every load, on CUDA "
+            "alone.",
+            "Give --device cuda.",
+        )
     if initial.startswith(_LOST_BASES):
         raise UsageError(
             f"{where} began from {initial}, which changes the base model's weights in a way that its files don't hold.",
             "Save it by peft's save_pretrained(..., path_initial_model_for_weight_conversion=...). If --model is the "
             'changed base itself, write "init_lora_weights": true in its adapter_config.json.',
+        )
+    _refuse_outside_the_layers(adapter, str(values.get("peft_type")))
+
+
+def _refuse_outside_the_layers(adapter: AdapterIdentity, kind: str) -> None:
+    from peft import PeftConfig
+
+    try:
+        known = PeftConfig.from_pretrained(str(adapter.folder))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UsageError(
+            f"{adapter.folder / 'adapter_config.json'}: peft can't read it: {str(error).splitlines()[0][:200]}",
+            "Give an adapter that peft's save_pretrained wrote.",
+        ) from error
+    if known.is_prompt_learning or kind == "XLORA":
+        raise UsageError(
+            f"The adapter {adapter.folder} is a {kind} adapter: its effect is not in the model's layers. It is not "
+            "supported.",
+            "Give a LoRA adapter.",
         )
 
 

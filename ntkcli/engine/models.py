@@ -21,11 +21,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from ntkcli.engine.devices import DTYPES, pick_device
 from ntkcli.engine.heads import HeadForm, read_head
 from ntkcli.errors import UsageError
 from ntkcli.identity import ModelIdentity, converted_folder
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,31 +35,6 @@ class LoadedModel:
     tokenizer: Any
     device: torch.device
     dtype: torch.dtype
-
-
-def pick_device(name: str) -> torch.device:
-    """The device for `auto` (the first CUDA device, else the CPU), `cpu`, `cuda` or `cuda:i`.
-
-    Raises:
-        UsageError: CUDA was asked for and isn't there.
-    """
-    if name == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(f"--device {name}: no such device.", "Give auto, cpu, cuda or cuda:0.") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        found = torch.cuda.device_count()
-        raise UsageError(f"--device {name}: this machine shows {found} CUDA devices.", "Give --device cpu or auto.")
-    return device
-
-
-def pick_dtype(name: str, device: torch.device) -> str:
-    """The name of the compute dtype for `auto`: bfloat16 where CUDA has it, else float32."""
-    if name != "auto":
-        return name
-    return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
 
 
 def load_tokenizer(identity: ModelIdentity) -> Any:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ntkcli.engine.adapters import linear_layers
+from ntkcli.engine.devices import DTYPES, pick_device, pick_dtype
 from ntkcli.engine.extract import default_batch_tokens
-from ntkcli.engine.models import DTYPES, LoadedModel, model_config, pick_device, pick_dtype
+from ntkcli.engine.models import LoadedModel, model_config
 from ntkcli.identity import ModelIdentity
 
 

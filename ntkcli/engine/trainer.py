@@ -18,6 +18,7 @@ from ntkcli.engine import checkpoints
 from ntkcli.engine.batches import plan_batches
 from ntkcli.engine.checkpoints import RunState
 from ntkcli.engine.training_loss import StepLoss, collate, not_finite
+from ntkcli.engine.training_mode import train_without_chance
 from ntkcli.errors import NtkselError, UsageError
 from ntkcli.progress import Progress
 
@@ -69,7 +70,7 @@ def make_trainer(
 
         def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
             del num_items_in_batch
-            model.train()
+            train_without_chance(model)
             where = inputs.pop("where")
             batch = self._prepare_inputs(inputs)
             total: Tensor = self.loss.backward(batch, self.accelerator.backward)

@@ -25,6 +25,7 @@ from ntkcli.engine import checkpoints
 from ntkcli.engine.adapters import linear_layers
 from ntkcli.engine.attach import attach_adapter
 from ntkcli.engine.checkpoints import RunState, newest_checkpoint
+from ntkcli.engine.devices import train_on
 from ntkcli.engine.extract import default_batch_tokens
 from ntkcli.engine.models import LoadedModel
 from ntkcli.engine.moments import write_moments
@@ -168,7 +169,7 @@ def _arguments(loaded: LoadedModel, options: TrainingOptions, checkpoints: Path,
         use_cpu=not on_cuda,
         dataloader_pin_memory=on_cuda,
     )
-    arguments._n_gpu = min(1, arguments.n_gpu)  # never nn.DataParallel, which would change the batch size
+    train_on(arguments, loaded.device)
     return arguments
 
 

@@ -14,7 +14,7 @@ from ntkcli.identity import AdapterIdentity, ModelIdentity, refuse_other_base, r
 if TYPE_CHECKING:
     from ntkcli.engine.training import TrainingOptions
 
-VERSION = 2
+VERSION = 3
 """Of the training, in every spec: goes up when the same settings would give other weights."""
 EPOCHS, RANK, TARGET_MODULES = 3, 16, "all-linear"
 SCHEDULES = ("cosine", "linear", "constant")
