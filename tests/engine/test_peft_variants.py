@@ -16,8 +16,11 @@ from ntkcli.engine.attach import attach_adapter, weight_hashes
 from ntkcli.engine.evaluation import Evaluator
 from ntkcli.engine.extract import embedding_extractor
 from ntkcli.engine.models import load_model
+from ntkcli.engine.trainer import TrainingRows
+from ntkcli.engine.training import TrainingOptions, train_adapter
 from ntkcli.errors import SpecError, UsageError
 from ntkcli.identity import AdapterIdentity, resolve_adapter, resolve_model
+from ntkcli.progress import Silent
 from tests.conftest import save_model
 from tests.engine.kit import assert_equal, make_engine, make_rows
 
@@ -220,6 +223,41 @@ def test_every_order_of_the_three_that_change_the_base(shelf: Shelf) -> None:
             evaluator.use(shelf.adapter(name, tied=False), model)
             found = np.array(evaluator.logliks([[row] for row in items]))[:, 0]
             np.testing.assert_allclose(found, alone[name], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["pissa", "bias_all", "lora_bias", "both_whole", "some_tokens", "repeated_blocks", "dora", "head", "embedding"],
+)
+def test_training_goes_on_from_what_peft_computes(shelf: Shelf, name: str, tmp_path: Path) -> None:
+    """The loss of the first step is that of peft's model, and what is saved evaluates as peft loads it."""
+    model, items = shelf.models[False], rows()
+    options = TrainingOptions(
+        learning_rate=1e-2, batch_size=len(items), rank=4, alpha=8, target_modules="", seed=0, checkpoint_steps=10,
+        batch_tokens=64, epochs=3, init=shelf.adapter(name, tied=False),
+    )  # fmt: skip
+    losses: list[float] = []
+    train_adapter(
+        load_model(model, dtype="float32", device="cpu"),
+        TrainingRows(items, [str(i) for i in range(len(items))]),
+        options=options,
+        folder=tmp_path,
+        on_step=lambda step: losses.append(step.loss),
+        progress=Silent(),
+        resume_at_most=0,
+    )
+    from peft import PeftModel
+
+    supervised = sum(int(row.supervised.sum()) for row in items)
+    expected = -sum(likelihoods(shelf.peft_model(name, tied=False), items)) / supervised
+    assert losses[0] == pytest.approx(expected, rel=1e-4)
+    base = load_model(model, dtype="float32", device="cpu").model
+    torch.manual_seed(0)
+    trained = likelihoods(PeftModel.from_pretrained(base, str(tmp_path)).eval(), items)
+    evaluator = Evaluator(load_model(model, dtype="float32", device="cpu"), None, batch_tokens=64)  # type: ignore[arg-type]
+    evaluator.use(resolve_adapter(str(tmp_path), adapters=tmp_path), model)
+    np.testing.assert_allclose(np.array(evaluator.logliks([[row] for row in items]))[:, 0], trained, rtol=1e-4)
+    assert -sum(trained) / supervised < expected
 
 
 def test_what_can_t_be_had_from_its_files_is_refused_by_name(shelf: Shelf, tmp_path: Path) -> None:
