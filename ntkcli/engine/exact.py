@@ -16,6 +16,7 @@ from ntkcli.engine.extract import GradientSettings, adapted_layers, default_batc
 from ntkcli.engine.gradients import GradientEngine
 from ntkcli.engine.models import LoadedModel
 from ntkcli.engine.projections import AgainstMean
+from ntkcli.engine.rope import length_classes
 from ntkcli.identity import AdapterIdentity, ModelIdentity
 
 
@@ -37,6 +38,7 @@ class ExactScorer:
         self._engine = GradientEngine(loaded, layers, projection=self._mean, probes=self._probes)
         self._positions = "targets" if settings.kind == "loss" else settings.positions
         self._budget = batch_tokens or default_batch_tokens(loaded, backward=True)
+        self._classes = length_classes(loaded.model.config)
         self._learned = 0
 
     def learn(self, rows: Sequence[Encoded]) -> None:
@@ -52,7 +54,7 @@ class ExactScorer:
 
     def _run(self, rows: Sequence[Encoded]) -> NDArray[np.float64]:
         scores = np.zeros(len(rows))
-        for where in plan_batches([len(row) for row in rows], self._budget):
+        for where in plan_batches([len(row) for row in rows], self._budget, self._classes):
             self._mean.probe = 0
             for k, (part_B1, _) in enumerate(
                 self._engine.each_probe([rows[i] for i in where], positions=self._positions)

@@ -21,6 +21,7 @@ from ntkcli.engine.gradients import GradientEngine
 from ntkcli.engine.models import LoadedModel
 from ntkcli.engine.probes import LogitProbe, LossProbe
 from ntkcli.engine.projections import make_projection
+from ntkcli.engine.rope import LengthClasses, length_classes
 from ntkcli.identity import AdapterIdentity, ModelIdentity
 
 CPU_BATCH_TOKENS = 1024
@@ -78,7 +79,9 @@ class Extractor:
         dim: int,
         layer_names: Sequence[str],
         budget_tokens: int,
+        classes: LengthClasses | None = None,
     ) -> None:
+        self._classes = classes
         self._compute, self.dim, self._layer_names = compute, dim, list(layer_names)
         self.budget_tokens = budget_tokens
 
@@ -101,7 +104,7 @@ class Extractor:
                 pending.popleft()
             on_batch(len(where), int(sum(lengths[i] for i in where)))
 
-        self.budget_tokens = run_batches(lengths, self.budget_tokens, compute)
+        self.budget_tokens = run_batches(lengths, self.budget_tokens, compute, self._classes)
         for last in pending:
             self._fetch(found, *last)
         return found
@@ -144,7 +147,13 @@ def gradient_extractor(
         return found.sketch, found.norm, found.layer_norms
 
     budget = batch_tokens or default_batch_tokens(loaded, backward=True)
-    return Extractor(compute, dim=projection.dim, layer_names=engine.layer_names, budget_tokens=budget)
+    return Extractor(
+        compute,
+        dim=projection.dim,
+        layer_names=engine.layer_names,
+        budget_tokens=budget,
+        classes=length_classes(loaded.model.config),
+    )
 
 
 def adapted_layers(
@@ -186,7 +195,8 @@ def embedding_extractor(
 
     dim = int(loaded.model.config.get_text_config().hidden_size)
     budget = batch_tokens or default_batch_tokens(loaded, backward=False)
-    return Extractor(compute, dim=dim, layer_names=[], budget_tokens=budget)
+    classes = length_classes(loaded.model.config)
+    return Extractor(compute, dim=dim, layer_names=[], budget_tokens=budget, classes=classes)
 
 
 def default_batch_tokens(loaded: LoadedModel, *, backward: bool) -> int:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ntkcli.data.encoding import Encoded
 from ntkcli.engine.batches import run_batches
 from ntkcli.engine.models import LoadedModel
+from ntkcli.engine.rope import length_classes
 
 
 def generate_greedily(
@@ -35,7 +36,14 @@ def generate_greedily(
             end = next((at for at, token in enumerate(tokens) if token in stops), len(tokens))
             answers[i] = tokens[:end]
 
-    budget = run_batches([len(prompt) + max_new_tokens for prompt in prompts], budget_tokens, compute)
+    by_length = length_classes(loaded.model.config)
+
+    def classes(totals: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+        # A longer prompt beside it would take a shorter one over the limit some tokens too early.
+        found = np.asarray(totals, dtype=np.int64)
+        return found * 0 if by_length is None else np.where(by_length(found) > 0, found, 0)
+
+    budget = run_batches([len(prompt) + max_new_tokens for prompt in prompts], budget_tokens, compute, classes)
     return answers, budget
 
 

@@ -2,7 +2,8 @@
 
 The choices of an item are branches of one sequence: [prompt | choice 1 | choice 2 | ...], where each branch sees
 the prompt and itself and counts its positions on from the prompt. The result is that of separate
-sequences at a fraction of the tokens. Models with sliding windows or their own masks get one sequence a choice.
+sequences at a fraction of the tokens. Models with sliding windows, their own masks or positions that depend on the
+length (`engine.rope`) get one sequence a choice.
 
 Legend: B packed sequences, Q their longest, D hidden size, V vocabulary.
 """
@@ -21,6 +22,7 @@ from torch import Tensor
 from ntkcli.data.encoding import Encoded
 from ntkcli.engine.batches import run_batches
 from ntkcli.engine.models import LoadedModel, decoder_of, head_logits, head_of
+from ntkcli.engine.rope import length_classes
 
 LOGIT_BYTES = 256 << 20
 """Of float32 logits at once: 440 tokens at a vocabulary of 152,000."""
@@ -51,8 +53,10 @@ class Likelihoods:
 
 def choice_logliks(loaded: LoadedModel, items: Sequence[Sequence[Encoded]], *, budget_tokens: int) -> Likelihoods:
     """How likely each choice is after its prompt; `items[i][c]` is the row encoded with choice c as its answer."""
-    share = shares_prefixes(loaded.model)
-    packs = [pack for i, choices in enumerate(items) for pack in _pack(i, choices, share=share)]
+    classes = length_classes(loaded.model.config)
+    share = classes is None and shares_prefixes(loaded.model)
+    whole = classes is not None
+    packs = [pack for i, choices in enumerate(items) for pack in _pack(i, choices, share=share, whole=whole)]
     sums = [np.zeros(len(choices)) for choices in items]
     greedy = [np.ones(len(choices), dtype=np.bool_) for choices in items]
 
@@ -63,7 +67,7 @@ def choice_logliks(loaded: LoadedModel, items: Sequence[Sequence[Encoded]], *, b
             sums[item][choice] += value
             greedy[item][choice] &= best
 
-    budget = run_batches([len(pack.ids) for pack in packs], budget_tokens, compute)
+    budget = run_batches([len(pack.ids) for pack in packs], budget_tokens, compute, classes)
     return Likelihoods(sums, greedy, budget)
 
 
@@ -74,7 +78,7 @@ def shares_prefixes(model: Any) -> bool:
     return not getattr(config, "sliding_window", None) and all(kind == "full_attention" for kind in layers)
 
 
-def _pack(item: int, choices: Sequence[Encoded], *, share: bool) -> list[_Pack]:
+def _pack(item: int, choices: Sequence[Encoded], *, share: bool, whole: bool = False) -> list[_Pack]:
     starts = [int(np.argmax(choice.supervised)) for choice in choices]
     prefix = min(starts)
     first = choices[0].ids[:prefix]
@@ -82,11 +86,12 @@ def _pack(item: int, choices: Sequence[Encoded], *, share: bool) -> list[_Pack]:
     if share and same and prefix > 0:
         return [_join(item, list(enumerate(choices)), prefix)]
     return [
-        _join(item, [(c, choice)], max(1, start)) for c, (choice, start) in enumerate(zip(choices, starts, strict=True))
+        _join(item, [(c, choice)], max(1, start), whole=whole)
+        for c, (choice, start) in enumerate(zip(choices, starts, strict=True))
     ]
 
 
-def _join(item: int, choices: list[tuple[int, Encoded]], prefix: int) -> _Pack:
+def _join(item: int, choices: list[tuple[int, Encoded]], prefix: int, *, whole: bool = False) -> _Pack:
     ids, positions, branch = (
         [choices[0][1].ids[:prefix]],
         [np.arange(prefix)],
@@ -95,7 +100,8 @@ def _join(item: int, choices: list[tuple[int, Encoded]], prefix: int) -> _Pack:
     scores, offset = [], prefix
     for number, (c, choice) in enumerate(choices, start=1):
         supervised = np.flatnonzero(choice.supervised[prefix:])
-        tail = int(supervised.max(initial=0))  # the last supervised token predicts nothing, nor does what follows it
+        # The last supervised token predicts nothing, nor does what follows it; it counts where the length does.
+        tail = len(choice) - prefix if whole else int(supervised.max(initial=0))
         ids.append(choice.ids[prefix : prefix + tail])
         positions.append(prefix + np.arange(tail))
         branch.append(np.full(tail, number))

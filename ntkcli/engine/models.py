@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ntkcli.engine.devices import DTYPES, pick_device
 from ntkcli.engine.heads import HeadForm, read_head
+from ntkcli.engine.rope import forget_lengths
 from ntkcli.errors import UsageError
 from ntkcli.identity import ModelIdentity, converted_folder
 
@@ -102,6 +103,7 @@ def load_model(identity: ModelIdentity, *, dtype: str, device: str) -> LoadedMod
         _keep_differentiable(model)
     else:
         model.to(place)
+    forget_lengths(model)
     head_form(model)  # refuses here what could not be right later
     return LoadedModel(model, load_tokenizer(identity), place, DTYPES[dtype])
 

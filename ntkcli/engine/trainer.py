@@ -17,6 +17,7 @@ from ntkcli.data.encoding import Encoded
 from ntkcli.engine import checkpoints
 from ntkcli.engine.batches import plan_batches
 from ntkcli.engine.checkpoints import RunState
+from ntkcli.engine.rope import length_classes
 from ntkcli.engine.training_loss import StepLoss, collate, not_finite
 from ntkcli.engine.training_mode import train_without_chance
 from ntkcli.errors import NtkselError, UsageError
@@ -105,7 +106,8 @@ def make_trainer(
     trainer.loss = StepLoss(
         model.get_base_model(), budget_tokens=state.budget_tokens, autocast=trainer.accelerator.autocast
     )
-    batches = plan_batches([len(row) for row in data.held_out], state.budget_tokens)
+    classes = length_classes(model.get_base_model().config)
+    batches = plan_batches([len(row) for row in data.held_out], state.budget_tokens, classes)
     held_out = [collate([data.held_out[i] for i in where], pad_id) for where in batches]
     trainer.remove_callback(PrinterCallback)  # prints to stdout
     return trainer

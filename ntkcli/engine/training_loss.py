@@ -19,6 +19,7 @@ from torch import Tensor
 from ntkcli.data.encoding import Encoded
 from ntkcli.engine.batches import out_of_memory
 from ntkcli.engine.models import decoder_of, head_logits
+from ntkcli.engine.rope import LengthClasses, length_classes
 from ntkcli.errors import NtkselError
 
 IGNORED = -100
@@ -44,6 +45,7 @@ class StepLoss:
     ) -> None:
         self._model, self._decoder, self._autocast = model, decoder_of(model), autocast
         self.budget_tokens = budget_tokens
+        self._classes = length_classes(model.config)
 
     def backward(self, batch: dict[str, Tensor], backward: Callable[[Tensor], object]) -> Tensor:
         """The step's loss, detached; `backward` is called with each piece's share of it.
@@ -92,7 +94,7 @@ class StepLoss:
         labels = batch["labels"]
         count = (labels[:, 1:] != IGNORED).sum().clamp(min=1)
         total = torch.zeros((), device=labels.device)
-        for group, length in like_lengths(batch["attention_mask"].sum(dim=1), self.budget_tokens):
+        for group, length in like_lengths(batch["attention_mask"].sum(dim=1), self.budget_tokens, self._classes):
             loss = self._sum(batch, group, length)[0] / count
             backward(loss)
             total += loss.detach()
@@ -106,20 +108,23 @@ class StepLoss:
             return completion_loss(self._model, output.last_hidden_state, labels)
 
 
-def like_lengths(lengths_B: Tensor, budget_tokens: int | None = None) -> list[tuple[Tensor, int]]:
+def like_lengths(
+    lengths_B: Tensor, budget_tokens: int | None = None, classes: LengthClasses | None = None
+) -> list[tuple[Tensor, int]]:
     """The rows of a step in groups of like length, each with its longest: computed apart, they need little padding.
 
     A group ends where a row is shorter than `SHORTEST_SHARE` of its longest, or where it would hold more than
-    `budget_tokens` padded tokens (a single row may).
+    `budget_tokens` padded tokens (a single row may), or where the next row is of another of the `classes`.
     """
     order = torch.argsort(lengths_B, descending=True, stable=True)
     sorted_lengths = lengths_B[order].tolist()
+    kinds = [0] * len(order) if classes is None else classes(sorted_lengths).tolist()
     groups: list[tuple[Tensor, int]] = []
     start = 0
     for i in range(1, len(order) + 1):
         longest = sorted_lengths[start]
         full = budget_tokens is not None and (i - start + 1) * longest > budget_tokens
-        if i == len(order) or full or sorted_lengths[i] < SHORTEST_SHARE * longest:
+        if i == len(order) or full or kinds[i] != kinds[start] or sorted_lengths[i] < SHORTEST_SHARE * longest:
             groups.append((order[start:i], int(longest)))
             start = i
     return groups

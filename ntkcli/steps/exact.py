@@ -14,6 +14,7 @@ from ntkcli.errors import SpecError, UsageError
 from ntkcli.identity import resolve_adapter, resolve_model
 from ntkcli.progress import Progress
 from ntkcli.scoring.features import Rows
+from ntkcli.steps.feature_settings import VERSION
 from ntkcli.steps.inputs import data_file, rows_in_order
 
 if TYPE_CHECKING:
@@ -66,6 +67,11 @@ def _load(features: store.Artefact) -> tuple[ExactScorer, Encoder]:
     spec = features.spec
     if spec["kind"] == "embed":
         raise UsageError(f"{features.name} are embeddings; exact is a score of gradients.", "Give --feature ntk.")
+    if spec["version"] != VERSION:
+        raise SpecError(
+            f"{features.name} were made by another version of ntksel, whose gradients may be others.",
+            "Featurize again under another --feature.",
+        )
     model = resolve_model(features.attrs["model"], trust_remote_code="remote_code" in spec["model"])
     reference = features.attrs["adapter"]
     adapter = resolve_adapter(reference, adapters=features.path) if reference else None

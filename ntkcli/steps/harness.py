@@ -20,7 +20,7 @@ from ntkcli.steps.evaluation_plan import HARNESS, find_runs, require_baseline
 from ntkcli.steps.evaluation_summary import HARNESS_SCORER, EvaluateResult, summarise
 from ntkcli.steps.inputs import note_conversion, open_store, require_spec, settle_dtype
 
-VERSION = 1
+VERSION = 2
 """Of this way of evaluating, in every spec."""
 PART_ROWS = 4096
 """Items of a part; a run is computed as a whole, because the harness makes its metrics at the end."""
