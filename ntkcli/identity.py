@@ -162,6 +162,24 @@ def resolve_model(reference: str, *, trust_remote_code: bool = False) -> ModelId
     return identity
 
 
+def embedding_rows(identity: ModelIdentity) -> int | None:
+    """Rows of the model's embedding table, if its tokenizer has tokens beyond; by its files, else None."""
+    config, tokenizer = (_read_json(identity.folder / name) for name in ("config.json", "tokenizer.json"))
+    rows = config.get("vocab_size", (config.get("text_config") or {}).get("vocab_size"))
+    added = [token.get("id") for token in tokenizer.get("added_tokens") or ()]
+    vocabulary = (tokenizer.get("model") or {}).get("vocab") or ()
+    tokens = max([len(vocabulary), *(number + 1 for number in added if isinstance(number, int))])
+    return rows if identity.gguf is None and isinstance(rows, int) and tokens > rows else None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
 def resolve_adapter(reference: str, *, adapters: Path, option: str = "--adapter") -> AdapterIdentity:
     """The adapter of a run in this store (`adapters/<run>`), else the one in a folder of that name.
 
@@ -217,11 +235,7 @@ def _base_weights(folder: Path) -> str | None:
 
 
 def _names_code(path: Path) -> bool:
-    try:
-        values = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return False
-    return isinstance(values, dict) and bool(values.get("auto_map"))
+    return bool(_read_json(path).get("auto_map"))
 
 
 def _digest_files(paths: list[Path]) -> str:

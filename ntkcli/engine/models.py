@@ -53,7 +53,22 @@ def load_tokenizer(identity: ModelIdentity) -> Any:
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    _fit_tokens(tokenizer, model_config(identity))
     return tokenizer
+
+
+def _fit_tokens(tokenizer: Any, config: Any) -> None:
+    """Keep a tokenizer to its model's embedding table: a padding token beyond it gives way, the encoder knows its size.
+
+    What stands at the padding changes no value, so that any token will do.
+    """
+    rows = getattr(config.get_text_config(), "vocab_size", None)
+    if not isinstance(rows, int) or not any(number >= rows for number in tokenizer.get_vocab().values()):
+        return
+    tokenizer.embedding_rows = rows
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= rows:
+        has_end = tokenizer.eos_token_id is not None and tokenizer.eos_token_id < rows
+        tokenizer.pad_token = tokenizer.eos_token if has_end else tokenizer.convert_ids_to_tokens(0)
 
 
 def model_config(identity: ModelIdentity) -> Any:

@@ -16,7 +16,7 @@ from ntkcli.steps.evaluation_plan import HARNESS, Plan, check_baseline, make_pla
 from ntkcli.steps.evaluation_summary import EvaluateResult, summarise
 from ntkcli.steps.feature_arrays import refuse_without_room
 from ntkcli.steps.inputs import note_conversion, open_store
-from ntkcli.steps.item_scores import item_arrays, refuse_unusable, score_part
+from ntkcli.steps.item_scores import item_arrays, refuse_long_items, refuse_unusable, score_part
 
 if TYPE_CHECKING:
     from ntkcli.engine.evaluation import Evaluator
@@ -176,6 +176,7 @@ def _load(
     encoder = Encoder(load_tokenizer(plan.identity), max_length=max_length, thinking=thinking)
     if on_error == "fail":
         refuse_unusable(plan.items, encoder)
+    refuse_long_items(plan.items, encoder, plan.identity, plan.settings.max_new_tokens)
     loaded = load_model(plan.identity, dtype=str(plan.spec["dtype"]), device=device)
     return Evaluator(loaded, encoder, batch_tokens=batch_tokens)
 

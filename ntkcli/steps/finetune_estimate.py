@@ -66,6 +66,7 @@ def estimate_finetune(
     """What `ntkcli.steps.finetune.finetune` with these arguments would take. Writes nothing and loads no weights."""
     del name, progress  # change nothing of it
     from ntkcli.engine.checkpoints import copies_on_disk
+    from ntkcli.engine.limits import refuse_too_long
     from ntkcli.engine.models import load_tokenizer
     from ntkcli.engine.size import training_size
     from ntkcli.engine.speed import operations_per_second
@@ -85,6 +86,7 @@ def estimate_finetune(
     every = sum(one.rows for one in lengths)
     if not every:
         raise DataError(f"--train {', '.join(train)}: no row has an answer to learn.", "Give rows with completions.")
+    refuse_too_long(identity, max(one.longest for one in lengths), "The longest row")
     mean = sum(one.rows * one.mean for one in lengths) / every
     held_out = max(1, round(settings.hold_out * every)) if settings.hold_out else 0
     rows = round(every - held_out)

@@ -88,10 +88,12 @@ def evaluate_harness(
                 continue
         from ntkcli.engine.evaluation import Evaluator
         from ntkcli.engine.harness import run_harness
+        from ntkcli.engine.limits import refuse_too_long
         from ntkcli.engine.models import load_model
 
         if evaluator is None:
             note_conversion(identity, progress)
+            refuse_too_long(identity, max_length, "An item as long as --max-length")
             loaded = load_model(identity, dtype=str(spec["dtype"]), device=device)
             evaluator = Evaluator(loaded, Encoder(loaded.tokenizer, max_length=max_length), batch_tokens=batch_tokens)
         evaluator.use(adapter, identity)

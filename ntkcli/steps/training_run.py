@@ -62,6 +62,7 @@ class TrainingRun:
     ) -> None:  # fmt: skip
         """Load, train, seal."""
         from ntkcli.engine.checkpoints import drop_older
+        from ntkcli.engine.limits import refuse_too_long
         from ntkcli.engine.models import load_model, load_tokenizer
         from ntkcli.engine.steps import plan_steps
         from ntkcli.engine.training import pick_batch_tokens
@@ -72,6 +73,8 @@ class TrainingRun:
         )
         settings = self.settings
         data = encode_training(self.sets, encoder, seed=settings.seed, hold_out=settings.hold_out, on_error=on_error)
+        longest = max(range(len(data.rows)), key=lambda i: len(data.rows[i]))
+        refuse_too_long(self.model, len(data.rows[longest]), data.names[longest])
         steps = plan_steps(
             [len(data.rows[i]) for i in data.train],
             batch_size=settings.batch_size,
