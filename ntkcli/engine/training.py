@@ -24,6 +24,7 @@ import store
 from ntkcli.engine import checkpoints
 from ntkcli.engine.adapters import linear_layers
 from ntkcli.engine.attach import attach_adapter
+from ntkcli.engine.beside import round_once
 from ntkcli.engine.checkpoints import RunState, newest_checkpoint
 from ntkcli.engine.devices import train_on
 from ntkcli.engine.extract import default_batch_tokens
@@ -188,7 +189,9 @@ def _with_adapter(loaded: LoadedModel, options: TrainingOptions) -> Any:
         task_type="CAUSAL_LM",
     )
     torch.manual_seed(options.seed)  # peft draws A
-    return get_peft_model(loaded.model, config)
+    model = get_peft_model(loaded.model, config)
+    round_once(model)
+    return model
 
 
 @contextmanager
