@@ -90,7 +90,24 @@ def evaluate(
     columns: o.Columns = None,
     split: o.Split = None,
     thinking: o.ThinkingOption = None,
-    trust_remote_code: o.TrustRemoteCode = False,
+    num_fewshot: Annotated[
+        int | None,
+        typer.Option(min=0, help="lm_eval: examples before each question.", show_default="each task's own"),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="lm_eval: only the first items of each task.", show_default="all")
+    ] = None,
+    apply_chat_template: Annotated[
+        bool,
+        typer.Option("--apply-chat-template", help="lm_eval: prompts by the model's chat template, examples as turns."),
+    ] = False,
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option(
+            "--trust-remote-code",
+            help="Run Python code that the model's folder or a task's YAML file brings; the spec says so.",
+        ),
+    ] = False,
     per_class: Annotated[
         bool, typer.Option("--per-class", help="Also tables of classes, where all items have the same choices.")
     ] = False,
@@ -141,6 +158,9 @@ def evaluate(
     result = step.evaluate(
         store,
         **arguments,
+        num_fewshot=num_fewshot,
+        limit=limit,
+        apply_chat_template=apply_chat_template,
         baseline=baseline,
         batch_tokens=batch_tokens,
         export=export,

@@ -25,6 +25,10 @@ PART_ROWS = 64
 """Items of a part: what a kill can lose, some seconds to a minute."""
 
 
+MAX_NEW_TOKENS = 128
+"""Of an answer, where nothing else is asked for."""
+
+
 def evaluate(
     store_path: str | Path,
     *,
@@ -35,7 +39,7 @@ def evaluate(
     retain: Sequence[str | Path] = (),
     scorer: str = "auto",
     normalise: str = "sum",
-    max_new_tokens: int = 128,
+    max_new_tokens: int = MAX_NEW_TOKENS,
     answer_pattern: str | None = None,
     baseline: str | None = None,
     max_length: int = 1024,
@@ -46,6 +50,9 @@ def evaluate(
     columns: Mapping[str, str] | None = None,
     split: str | None = None,
     thinking: bool | None = None,
+    num_fewshot: int | None = None,
+    limit: int | None = None,
+    apply_chat_template: bool = False,
     trust_remote_code: bool = False,
     export: str | Path | None = None,
     progress: Progress | None = None,
@@ -57,7 +64,8 @@ def evaluate(
     answer); `auto` is `choices` where rows have choices, else `generate`. `retain` are tasks of general ability.
     Runs `x.s0`, `x.s1` are seeds of the arm `x`; all arms are compared with the `baseline` arm, by default the first.
     `export` writes every item (.jsonl). `columns`, `split`: `ntkcli.data.DataFile`, for every task; `thinking`:
-    `ntkcli.data.Encoder`.
+    `ntkcli.data.Encoder`. `num_fewshot`, `limit` (items of each task) and `apply_chat_template` are of tasks
+    `lm_eval:NAME`.
 
     Raises:
         UsageError, DataError: a run, a task or an item can't be used.
@@ -68,6 +76,16 @@ def evaluate(
     if any(str(each).startswith(HARNESS) for each in (*task, *retain)):
         from ntkcli.steps.harness import evaluate_harness
 
+        _refuse_given(
+            "Tasks of lm_eval do not take",
+            scorer=(scorer, "auto"),
+            normalise=(normalise, "sum"),
+            max_new_tokens=(max_new_tokens, MAX_NEW_TOKENS),
+            answer_pattern=(answer_pattern, None),
+            columns=(columns or None, None),
+            split=(split, None),
+            on_error=(on_error, "fail"),
+        )
         return evaluate_harness(
             store_path,
             model=model,
@@ -76,14 +94,24 @@ def evaluate(
             retain=[str(each) for each in retain],
             name=name,
             baseline=baseline,
+            num_fewshot=num_fewshot,
+            limit=limit,
+            apply_chat_template=apply_chat_template,
             max_length=max_length,
             dtype=dtype,
             device=device,
             batch_tokens=batch_tokens,
+            thinking=thinking,
             trust_remote_code=trust_remote_code,
             export=export,
             progress=progress,
         )
+    _refuse_given(
+        "Only tasks of lm_eval take",
+        num_fewshot=(num_fewshot, None),
+        limit=(limit, None),
+        apply_chat_template=(apply_chat_template, False),
+    )
     plan = make_plan(
         store_path,
         model=model,
@@ -129,6 +157,13 @@ def evaluate(
 
         write_export(export, artefacts, plan.items, result, spec=plan.spec, model=plan.identity.reference)
     return result
+
+
+def _refuse_given(why: str, **options: tuple[object, object]) -> None:
+    """UsageError for the first option whose value is not its default: (value, default) by name."""
+    for name, (value, default) in options.items():
+        if value != default:
+            raise UsageError(f"{why} --{name.replace('_', '-')}.", "Leave the option out.")
 
 
 def summary(store_path: str | Path, *, name: str, runs: Sequence[str], baseline: str | None = None) -> EvaluateResult:
