@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from tests.conftest import WORDS, choice_rows, prompt_rows, write_rows
 
@@ -59,13 +60,11 @@ aggregate_metric_list:
 KINDS = {"choices": CHOICES, "more": CHOICES, "written": WRITTEN, "likelihood": LIKELIHOOD, "rolling": ROLLING}
 
 
-def rows_of(kind: str) -> list[dict[str, Any]]:
-    """12 questions of `choices` and `brier`, 5 of `more`, 4 of `written`; texts of many lengths else."""
-    if kind in ("choices", "brier"):
-        return choice_rows(12)
-    if kind == "more":
-        return choice_rows(5, seed=8)
-    if kind == "written":
+def rows_of(kind: str, text: str) -> list[dict[str, Any]]:
+    """12 questions with choices, 5 of `more`; 4 to be answered in writing; texts of many lengths else."""
+    if "multiple_choice" in text:
+        return choice_rows(5, seed=8) if kind == "more" else choice_rows(12)
+    if "generate_until" in text:
         return prompt_rows(4)
     draw = random.Random(1)
     long = {"prompt": " ".join(draw.choices(WORDS, k=40)), "completion": " a longer answer", "id": "long"}
@@ -74,8 +73,8 @@ def rows_of(kind: str) -> list[dict[str, Any]]:
 
 def write_task(folder: Path, kind: str, text: str, **data: Path) -> Path:
     """`own_<kind>.yaml` with its rows beside it; `data` takes the place of test rows."""
-    test = data.get("data") or write_rows(folder / f"{kind}.jsonl", rows_of(kind))
-    examples = write_rows(folder / f"{kind}-train.jsonl", rows_of(kind)[::-1])
+    test = data.get("data") or write_rows(folder / f"{kind}.jsonl", rows_of(kind, text))
+    examples = write_rows(folder / f"{kind}-train.jsonl", rows_of(kind, text)[::-1])
     path = folder / f"own_{kind}.yaml"
     path.write_text(HEAD.format(name=f"own_{kind}", data=test, examples=examples) + text, encoding="utf-8")
     return path
@@ -96,7 +95,8 @@ def by_the_harness(model: Any, folder: Path, names: list[str], **options: Any) -
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(include_path=str(folder), include_defaults=False)
-    found: dict[str, Any] = simple_evaluate(
-        model=model, tasks=names, task_manager=manager, bootstrap_iters=0, **options
-    )
+    with patch("lm_eval.evaluator.add_env_info"):  # seconds of looking around, for a report of the machine
+        found: dict[str, Any] = simple_evaluate(
+            model=model, tasks=names, task_manager=manager, bootstrap_iters=0, **options
+        )
     return found
