@@ -105,6 +105,7 @@ def load_harness_tasks(
             groups |= own_groups
             names += [*own_tasks, *own_groups] if place >= len(wanted) else []
         for name, task in tasks.items():
+            _refuse_kinds(task)
             require_metric(task)
             with user_errors(name):
                 _require_examples(task, options)
@@ -182,6 +183,17 @@ class _Managers:
                 "Give the file a name in .yaml and the group a name of its own.",
             )
         return manager, group, path
+
+
+def _refuse_kinds(task: Any) -> None:
+    """UsageError for tasks that this program does not run."""
+    if getattr(task, "UNSAFE_CODE", False):
+        raise UsageError(
+            f"--task lm_eval:{task.task_name} runs code that the model has written, which ntksel never does.",
+            "Leave the task out, or run it with lm_eval in a sandbox.",
+        )
+    if getattr(task, "MULTIMODAL", False):
+        raise UsageError(f"--task lm_eval:{task.task_name} shows pictures or sound.", "Choose a task of text.")
 
 
 def shots_of(task: Any, options: TaskOptions) -> int:

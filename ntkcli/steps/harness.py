@@ -80,22 +80,22 @@ def evaluate_harness(
     from ntkcli.engine.harness_tasks import TaskOptions, load_harness_tasks
 
     options = TaskOptions(num_fewshot, limit, apply_chat_template)
-    wanted, retained = ([each.removeprefix(HARNESS) for each in references] for references in (task, retain))
-    tasks = load_harness_tasks(wanted, retained, options, trust=trust_remote_code)
-    for note in tasks.notes:
-        progress.note(note)
     spec: dict[str, Any] = {
         "version": VERSION,
         "model": identity.spec,
         "encoder": encoder_spec(max_length, thinking),
-        "tasks": tasks.digests,
         **options.spec(),
         "scorer": HARNESS_SCORER,
         "lm_eval": harness_version,
         "dtype": settle_dtype(dtype, device, next(iter(known.values()), None)),
     }
-    for artefact in known.values():  # one eval is one table: same base model, same tasks, same settings
-        require_spec(artefact, {**spec, "adapter": artefact.spec["adapter"]})
+    _require_table(known, spec)  # other options than before: said before tasks are looked up, whose digests follow them
+    wanted, retained = ([each.removeprefix(HARNESS) for each in references] for references in (task, retain))
+    tasks = load_harness_tasks(wanted, retained, options, trust=trust_remote_code)
+    for note in tasks.notes:
+        progress.note(note)
+    spec["tasks"] = tasks.digests
+    _require_table(known, spec)
     order = [str(each) for each in next(iter(known.values())).attrs["tasks"]] if known else list(tasks.tasks)
     artefacts: dict[str, store.Artefact] = {}
     evaluator: Any = None
@@ -141,6 +141,13 @@ def known_runs(stored: store.Store, name: str) -> dict[str, store.Artefact]:
         for artefact in stored.artefacts(store.Kind.EVAL)
         if artefact.name.startswith(f"evals/{name}/")
     }
+
+
+def _require_table(known: Mapping[str, store.Artefact], spec: dict[str, Any]) -> None:
+    """Refuse settings that another run of the eval does not have: one eval is one table."""
+    for artefact in known.values():
+        kept = {key: artefact.spec[key] for key in ("adapter", "tasks") if key not in spec}
+        require_spec(artefact, {**kept, **spec})
 
 
 def _harness_version() -> str:

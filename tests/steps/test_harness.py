@@ -151,8 +151,9 @@ def test_groups_directions_and_averages(tmp_path: Path, model_dir: Path, adapter
     again = {**arguments, "task": arguments["task"][:1], "retain": [arguments["task"][1], *arguments["retain"]]}
     assert evaluate(tmp_path / "s", **again).retained == ("own_rolling", "own_brier"), "no value depends on it"
     for changed in ({"limit": 3}, {"num_fewshot": 1}, {"apply_chat_template": True}, {"max_length": 300}):
-        with pytest.raises(store.SpecDiffersError):
-            evaluate(tmp_path / "s", **{**arguments, **changed, "run": ["base"], "name": "h"})
+        with pytest.raises(store.SpecDiffersError, match=f"{next(iter(changed))} was") as refused:
+            evaluate(tmp_path / "s", **{**arguments, **changed, "run": ["base"]})
+        assert "tasks" not in str(refused.value), "which are the same"
     (tmp_path / "b").mkdir()
     shutil.copytree(adapter, tmp_path / "b" / "other")
     with pytest.raises(store.SpecDiffersError, match="limit"):  # another run of the same table

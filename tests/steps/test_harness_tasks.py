@@ -150,6 +150,11 @@ def test_refused_by_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refused(r"own_choices is among the others already", task, folder / "own_group.yaml")
     refused(r"12 .*examples|13 few-shot examples are wanted, and it has 12.*--num-fewshot 12", task, num_fewshot=13)
     refused(r"metrics of own_bleu \(bleu\) are not of single items", write_task(folder, "bleu", BLEU))
+    refused(
+        r"own_unsafe runs code that the model has written",
+        write_task(folder, "unsafe", CHOICES + "unsafe_code: true\n"),
+    )
+    refused(r"own_image shows pictures", write_task(folder, "image", CHOICES + "doc_to_image: prompt\n"))
     lost = write_task(folder, "lost", CHOICES, data=folder / "gone.jsonl")
     refused(r"own_lost.yaml: lm_eval can't run it.*data can be reached", lost)
     lost.write_text(CHOICES + "task: own_lost\ndataset_path: nobody/no_such_data\ntest_split: test\n")
