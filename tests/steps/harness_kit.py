@@ -13,6 +13,7 @@ HEAD = """task: {name}
 dataset_path: json
 dataset_kwargs:
   data_files: {{test: {data}, train: {examples}}}
+  cache_dir: {cache}
 test_split: test
 fewshot_split: train
 """
@@ -76,7 +77,9 @@ def write_task(folder: Path, kind: str, text: str, **data: Path) -> Path:
     test = data.get("data") or write_rows(folder / f"{kind}.jsonl", rows_of(kind, text))
     examples = write_rows(folder / f"{kind}-train.jsonl", rows_of(kind, text)[::-1])
     path = folder / f"own_{kind}.yaml"
-    path.write_text(HEAD.format(name=f"own_{kind}", data=test, examples=examples) + text, encoding="utf-8")
+    path.write_text(
+        HEAD.format(name=f"own_{kind}", data=test, examples=examples, cache=folder / "cache") + text, encoding="utf-8"
+    )
     return path
 
 

@@ -128,7 +128,9 @@ def test_a_function_of_lm_evals_own_is_trusted(folder: Path) -> None:
         {"ind": 1, "activity_label": "A", "ctx_a": "a", "ctx_b": "b", "ctx": "a b", "endings": ["c", "d"], "label": "0"}
     ]
     data = write_rows(folder / "hella.jsonl", rows)
-    files = json.dumps({"data_files": {"train": str(data), "validation": str(data)}})
+    files = json.dumps(
+        {"data_files": {"train": str(data), "validation": str(data)}, "cache_dir": str(folder / "cache")}
+    )
     own.write_text(f"include: {include}\ntask: own_hella\ndataset_path: json\ndataset_kwargs: {files}\n")
     assert digests(own).keys() == {"own_hella"}
 
