@@ -42,6 +42,8 @@ FLAGS = {
     "tasks": "--task",
     "generate.max_new_tokens": "--max-new-tokens",
     "generate.answer_pattern": "--answer-pattern",
+    "generate.eos_token_id": "--model",
+    "eos_token_id": "--model",
     "train": "--train",
     "score": "--score",
     "n": "-n",

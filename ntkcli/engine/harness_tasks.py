@@ -66,6 +66,11 @@ class HarnessTasks:
     digests: dict[str, str]
     notes: tuple[str, ...]
 
+    @property
+    def generates(self) -> bool:
+        """Whether a task has answers written."""
+        return any(task.OUTPUT_TYPE == "generate_until" for task in self.tasks.values())
+
     def averaged(self) -> dict[str, dict[str, Any]]:
         """The groups that have a value of their own: their `tasks`, and whether these count by their size."""
         return {

@@ -12,6 +12,7 @@ from ntkcli.data.files import OnError
 from ntkcli.errors import UsageError
 from ntkcli.progress import Progress, Silent
 from ntkcli.statistics import Difference
+from ntkcli.steps.environment import begin, model_environment
 from ntkcli.steps.evaluation_plan import HARNESS, Plan, check_baseline, make_plan
 from ntkcli.steps.evaluation_summary import EvaluateResult, summarise
 from ntkcli.steps.feature_arrays import refuse_without_room
@@ -150,6 +151,8 @@ def evaluate(
             note_conversion(plan.identity, progress)
             evaluator = _load(plan, device, max_length, batch_tokens, thinking, on_error)
         evaluator.use(adapter, plan.identity)
+        generates = "generate" in plan.items.scorers
+        begin(artefact, model_environment(plan.identity, evaluator.loaded, generates=generates), progress)
         _run(artefact, plan, evaluator, progress)
     result = summarise(artefacts, name=name, baseline=baseline, items=plan.items)
     if export is not None:

@@ -14,6 +14,7 @@ from ntkcli.errors import SpecError, UsageError
 from ntkcli.identity import resolve_adapter, resolve_model
 from ntkcli.progress import Progress
 from ntkcli.scoring.features import Rows
+from ntkcli.steps.environment import begin, model_environment
 from ntkcli.steps.inputs import data_file, rows_in_order
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ def fill_exact(
     Raises:
         SpecError: the model or the adapter is no longer where the features were made from, or has changed.
     """
-    scorer, encoder = _load(features)
+    scorer, encoder, now = _load(features)
+    begin(score, now, progress)
     wanted = np.ones(pool.n, dtype=np.bool_) if only is None else np.isin(np.arange(pool.n), only)
     pending = score.pending()
     progress.start(score.name, total=domain.n + score.n, unit="rows", done=score.rows_done())
@@ -59,7 +61,7 @@ def fill_exact(
         progress.advance(len(rows), tokens=sum(len(row) for row in encoded if row is not None))
 
 
-def _load(features: store.Artefact) -> tuple[ExactScorer, Encoder]:
+def _load(features: store.Artefact) -> tuple[ExactScorer, Encoder, dict[str, Any]]:
     from ntkcli.engine.exact import ExactScorer
     from ntkcli.engine.models import load_model
 
@@ -77,7 +79,8 @@ def _load(features: store.Artefact) -> tuple[ExactScorer, Encoder]:
     loaded = load_model(model, dtype=spec["dtype"], device="auto")
     scorer = ExactScorer(loaded, model=model, adapter=adapter, settings=_settings(spec))
     written = spec["encoder"]
-    return scorer, Encoder(loaded.tokenizer, max_length=written["max_length"], thinking=written.get("thinking"))
+    encoder = Encoder(loaded.tokenizer, max_length=written["max_length"], thinking=written.get("thinking"))
+    return scorer, encoder, model_environment(model, loaded)
 
 
 def _settings(spec: dict[str, Any]) -> GradientSettings:

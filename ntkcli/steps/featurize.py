@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from ntkcli.data.files import OnError
 from ntkcli.identity import AdapterIdentity, ModelIdentity, resolve_adapter, resolve_model
 from ntkcli.progress import Progress, Silent
 from ntkcli.steps.adam_state import adam_state
+from ntkcli.steps.environment import begin, model_environment
 from ntkcli.steps.feature_arrays import default_part_rows, feature_arrays, refuse_without_room, row_bytes
 from ntkcli.steps.feature_loop import FeatureLoop
 from ntkcli.steps.feature_settings import DEFAULT_POSITIONS, FeatureSettings, check_choices, check_numbers
@@ -144,7 +145,7 @@ def featurize(
     note_conversion(identity, progress)
     if known is None or chosen is None:  # of a selection they are not kept, and were told when it began
         _settle(stored, dataset, file, identity, chosen, shard, thinking, on_error, progress)
-    extractor, encoder = _load(identity, adapter_identity, settings, device, batch_tokens, known)
+    extractor, encoder, now = _load(identity, adapter_identity, settings, device, batch_tokens, known)
     n_rows = dataset.n if chosen is None else len(chosen)
     vectors = "embedding" if kind == "embed" else "sketch"
     arrays = feature_arrays(vectors, extractor.dim, store_dtype, some_rows=chosen is not None)
@@ -163,6 +164,8 @@ def featurize(
         extractor.budget_tokens = artefact.plan["batch_tokens"]  # another writer may have been first
     pending = artefact.pending(shard)
     refuse_without_room(artefact, pending)
+    if pending:
+        begin(artefact, now, progress)
     work = FeatureLoop(artefact, file, chosen, dataset.read("status"), encoder, extractor, on_error, progress, vectors)
     planned = extractor.budget_tokens
     computed, tokens = work.run(pending)
@@ -213,7 +216,7 @@ def _load(
     device: str,
     batch_tokens: int | None,
     known: store.Artefact | None,
-) -> tuple[Extractor, Encoder]:
+) -> tuple[Extractor, Encoder, dict[str, Any]]:
     from ntkcli.engine import extract
     from ntkcli.engine.models import load_model
 
@@ -233,7 +236,7 @@ def _load(
         extractor = extract.gradient_extractor(
             loaded, model=model, adapter=adapter, settings=settings.gradient(), batch_tokens=budget
         )
-    return extractor, encoder
+    return extractor, encoder, model_environment(model, loaded)
 
 
 def _result(artefact: store.Artefact, *, computed: int, tokens: int) -> FeaturizeResult:

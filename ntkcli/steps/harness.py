@@ -14,8 +14,9 @@ import numpy as np
 import store
 from ntkcli.data import Encoder
 from ntkcli.errors import UsageError
-from ntkcli.identity import resolve_model
+from ntkcli.identity import end_of_text_spec, resolve_model
 from ntkcli.progress import Progress
+from ntkcli.steps.environment import begin, model_environment
 from ntkcli.steps.evaluation_export import check_export
 from ntkcli.steps.evaluation_plan import HARNESS, find_runs, require_baseline
 from ntkcli.steps.evaluation_summary import HARNESS_SCORER, EvaluateResult, summarise
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 VERSION = 2
 """Of this way of evaluating, in every spec."""
+OF_TASKS = ("adapter", "tasks", "eos_token_id")
+"""Fields of the spec that are known last."""
 PART_ROWS = 4096
 """Items of a part; a run is computed as a whole, because the harness makes its metrics at the end."""
 
@@ -60,17 +63,7 @@ def evaluate_harness(
     Raises:
         UsageError: lm_eval is not installed, doesn't know a task, or other tasks are among them.
     """
-    store.check_name(name, "--name")
-    if not run or not task:
-        raise UsageError("There is nothing to evaluate.", "Give at least one --run and one --task.")
-    if other := [each for each in (*task, *retain) if not each.startswith(HARNESS)]:
-        raise UsageError(
-            f"--task {other[0]} and tasks of lm_eval can't be in one eval.", "Give each kind a --name of its own."
-        )
-    if thinking is not None and not apply_chat_template:
-        raise UsageError("--thinking is a setting of the chat template.", "Give --apply-chat-template with it.")
-    if export is not None:
-        check_export(export)
+    _check_call(name, run, [*task, *retain] if task else [], thinking if not apply_chat_template else None, export)
     harness_version = _harness_version()
     identity = resolve_model(model, trust_remote_code=trust_remote_code)
     stored = open_store(store_path, create=True)
@@ -94,7 +87,7 @@ def evaluate_harness(
     tasks = load_harness_tasks(wanted, retained, options, trust=trust_remote_code)
     for note in tasks.notes:
         progress.note(note)
-    spec["tasks"] = tasks.digests
+    spec |= {"tasks": tasks.digests} | (end_of_text_spec(identity) if tasks.generates else {})
     _require_table(known, spec)
     order = [str(each) for each in next(iter(known.values())).attrs["tasks"]] if known else list(tasks.tasks)
     artefacts: dict[str, store.Artefact] = {}
@@ -114,7 +107,7 @@ def evaluate_harness(
         if evaluator is None:
             note_conversion(identity, progress)
             loaded = load_model(identity, dtype=str(spec["dtype"]), device=device)
-            _require_template(loaded.tokenizer, options.apply_chat_template, model)
+            _require_template(loaded.tokenizer, apply_chat_template, model)
             evaluator = Evaluator(loaded, Encoder(loaded.tokenizer, max_length=max_length), batch_tokens=batch_tokens)
         evaluator.use(adapter, identity)
         progress.note(f"evals/{name}/{run_name}: {', '.join(order)} by lm_eval")
@@ -128,10 +121,30 @@ def evaluate_harness(
             trust=trust_remote_code,
         )
         place = f"evals/{name}/{run_name}"
-        artefacts[run_name] = _write(stored, place, own, parents[run_name], order, results, tasks)
+        artefacts[run_name] = artefact = _create(stored, place, own, parents[run_name], order, results, tasks)
+        now = model_environment(identity, evaluator.loaded, "lm_eval", "datasets", generates=tasks.generates)
+        begin(artefact, now, progress)
+        _write(artefact, order, results)
     if export is not None:
         _export(Path(export).expanduser(), artefacts)
     return summarise(artefacts, name=name, baseline=baseline)
+
+
+def _check_call(
+    name: str, run: Sequence[str], task: Sequence[str], bare_thinking: bool | None, export: str | Path | None
+) -> None:
+    """UsageError for options that contradict each other."""
+    store.check_name(name, "--name")
+    if not run or not task:
+        raise UsageError("There is nothing to evaluate.", "Give at least one --run and one --task.")
+    if other := [each for each in task if not each.startswith(HARNESS)]:
+        raise UsageError(
+            f"--task {other[0]} and tasks of lm_eval can't be in one eval.", "Give each kind a --name of its own."
+        )
+    if bare_thinking is not None:
+        raise UsageError("--thinking is a setting of the chat template.", "Give --apply-chat-template with it.")
+    if export is not None:
+        check_export(export)
 
 
 def known_runs(stored: store.Store, name: str) -> dict[str, store.Artefact]:
@@ -146,7 +159,7 @@ def known_runs(stored: store.Store, name: str) -> dict[str, store.Artefact]:
 def _require_table(known: Mapping[str, store.Artefact], spec: dict[str, Any]) -> None:
     """Refuse settings that another run of the eval does not have: one eval is one table."""
     for artefact in known.values():
-        kept = {key: artefact.spec[key] for key in ("adapter", "tasks") if key not in spec}
+        kept = {key: artefact.spec[key] for key in OF_TASKS if key in artefact.spec and key not in spec}
         require_spec(artefact, {**kept, **spec})
 
 
@@ -176,7 +189,7 @@ def _kept(found: store.Artefact, tasks: HarnessTasks) -> store.Artefact:
     return found
 
 
-def _write(
+def _create(
     stored: store.Store,
     name: str,
     spec: Mapping[str, Any],
@@ -185,14 +198,13 @@ def _write(
     run: HarnessRun,
     tasks: HarnessTasks,
 ) -> store.Artefact:
-    """The items' main metrics, task by task in the eval's order, and the harness's totals as an attribute."""
-    items = [run.items[task] for task in order]
-    artefact = stored.create(
+    """The artefact of a run, with the harness's totals as an attribute; its items are not written yet."""
+    return stored.create(
         name,
         kind=store.Kind.EVAL,
         spec=spec,
         parents=parents,
-        n=sum(len(each.value) for each in items),
+        n=sum(len(run.items[task].value) for task in order),
         part_rows=PART_ROWS,
         arrays={
             "value": store.ArraySpec("float64"),
@@ -208,6 +220,11 @@ def _write(
             "results": _as_json(run.results),
         },
     )
+
+
+def _write(artefact: store.Artefact, order: Sequence[str], run: HarnessRun) -> None:
+    """The items' main metrics, task by task in the eval's order."""
+    items = [run.items[task] for task in order]
     value = np.concatenate([each.value for each in items])
     finite = np.isfinite(value)
     cut = [(task, doc) in run.truncated for task, each in zip(order, items, strict=True) for doc in each.doc_ids]
@@ -222,7 +239,6 @@ def _write(
     for part in artefact.pending():
         start, stop = artefact.part_bounds(part)
         artefact.write_part(part, {key: values[start:stop] for key, values in arrays.items()})
-    return artefact
 
 
 def _as_json(value: Any) -> Any:

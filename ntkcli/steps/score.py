@@ -16,6 +16,7 @@ from ntkcli.progress import Progress, Silent
 from ntkcli.scoring.features import Rows, Wide
 from ntkcli.scoring.groups import across_groups, combine_by_rank
 from ntkcli.steps import exact
+from ntkcli.steps.environment import begin, environment
 from ntkcli.steps.feature_arrays import refuse_without_room
 from ntkcli.steps.inputs import DATASET_PART_ROWS, data_name, open_store, selected_rows, write_rows
 from ntkcli.steps.less import less_job
@@ -25,6 +26,8 @@ VERSION = 1
 """Of the scores, in every spec: goes up when the same features would give other scores."""
 BY_FEATURES = ("votes", "mean", "cosine", "max", "rds", "less")
 BY_WORDS = ("bm25", "dsir")
+PACKAGES = {"bm25": ("bm25s",)}
+"""Optional packages that a method computes with, by name."""
 METHODS = (*BY_FEATURES, "exact", *BY_WORDS, "random")
 
 
@@ -148,6 +151,7 @@ def score(
             progress=progress,
         )
     else:
+        begin(artefact, environment(*PACKAGES.get(method, ())), progress)
         progress.start(artefact.name, total=job.total, unit="rows")
         _write(artefact, *job.compute(), across=across)
     progress.stop()
@@ -180,6 +184,7 @@ def combine(
     if artefact.complete:
         progress.note(f"{artefact.name} is finished already")
     else:
+        begin(artefact, environment(), progress)
         values = [each.read("score").astype(np.float64) for each in found]
         _write(artefact, combine_by_rank(values), None, across="max")
     return _result(artefact, "combine")

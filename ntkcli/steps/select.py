@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 import store
 from ntkcli.progress import Progress, Silent
+from ntkcli.steps.environment import begin, environment
 from ntkcli.steps.explain import write_explanations
 from ntkcli.steps.export import Format, export_rows, export_scores
 from ntkcli.steps.inputs import DATASET_PART_ROWS, open_store, require_spec, write_rows
@@ -19,6 +20,9 @@ from ntkcli.steps.select_request import Constraints, Request, Rows, resolve_requ
 from ntkcli.steps.select_rows import choose_rows
 
 __all__ = ["Constraints", "SelectResult", "select"]
+
+PACKAGES = {"ot": ("POT", "scipy")}
+"""Optional packages that a method computes with, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +100,7 @@ def select(
         artefact = known
     else:
         rows, gains, removed = choose_rows(request, name, progress)
-        artefact = _write(request, path, rows, gains)
+        artefact = _write(request, path, rows, gains, progress)
     if export is not None:
         export_rows(stored, request.dataset, artefact, Path(export), schema=schema)
         progress.note(f"wrote {export}")
@@ -117,7 +121,7 @@ def select(
     )
 
 
-def _write(request: Request, path: str, rows: Rows, gains: NDArray[np.float64]) -> store.Artefact:
+def _write(request: Request, path: str, rows: Rows, gains: NDArray[np.float64], progress: Progress) -> store.Artefact:
     arrays = {"row": store.ArraySpec("int64"), "score": store.ArraySpec("float32")}
     values = {"row": rows, "score": request.scores.read("score")[rows]}
     if request.method != "top":
@@ -134,6 +138,7 @@ def _write(request: Request, path: str, rows: Rows, gains: NDArray[np.float64]) 
         arrays=arrays,
         attrs={"data": request.data},
     )
+    begin(artefact, environment(*PACKAGES.get(request.method, ())), progress)
     write_rows(artefact, values)
     return artefact
 

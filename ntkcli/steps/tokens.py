@@ -22,6 +22,7 @@ from ntkcli.data.files import OnError
 from ntkcli.data.problems import BAD_KEPT, each, refusal, unusable
 from ntkcli.identity import ModelIdentity
 from ntkcli.progress import Progress, Silent
+from ntkcli.steps.environment import begin, environment
 from ntkcli.steps.inputs import rows_in_order
 
 PART_ROWS: Final = 1 << 14
@@ -81,6 +82,7 @@ def count_tokens(
         attrs={"model": model.reference},
     )
     if not artefact.complete:
+        begin(artefact, environment("transformers", "tokenizers"), progress)
         status, encoder = dataset.read("status"), _encoder(model, thinking)
         progress.start(f"tokens of {dataset.name}", total=artefact.n, unit="rows", done=artefact.rows_done())
         for whose in (shard, (0, 1)):  # own parts first, then what is left of the others'

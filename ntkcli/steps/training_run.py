@@ -20,6 +20,7 @@ from ntkcli.errors import BusyError
 from ntkcli.identity import BASE_RECORD, ModelIdentity
 from ntkcli.progress import Progress
 from ntkcli.steps import seal
+from ntkcli.steps.environment import begin, model_environment
 from ntkcli.steps.model_card import CardSet, model_card
 from ntkcli.steps.training_course import Course, arrays
 from ntkcli.steps.training_rows import TrainingData, TrainingSet, encode_training
@@ -122,6 +123,7 @@ class TrainingRun:
         at_most = artefact.part_bounds(pending[0])[0] if pending else artefact.n
         resumed = newest_checkpoint(self.folder / "checkpoints", at_most=at_most)
         done = 0 if resumed is None else steps_of(resumed)
+        begin(artefact, model_environment(self.model, loaded), self.progress, unfinished=resumed is not None)
         self.progress.start(artefact.name, total=artefact.n, unit="steps", done=done)
         rows = TrainingRows(
             [data.rows[i] for i in data.train],
