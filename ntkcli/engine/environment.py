@@ -6,8 +6,8 @@ import platform
 
 import torch
 
-from ntkcli.engine.generation import stop_tokens
-from ntkcli.engine.models import LoadedModel
+from ntkcli.engine.evaluation.generation import stop_tokens
+from ntkcli.engine.models.loading import LoadedModel
 
 
 def device_and_attention(loaded: LoadedModel) -> dict[str, str]:

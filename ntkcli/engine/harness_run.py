@@ -18,8 +18,8 @@ from lm_eval.api import model as lm_eval_model
 from lm_eval.api import task as lm_eval_task
 from lm_eval.evaluator import evaluate
 
-from ntkcli.engine.evaluation import Evaluator
-from ntkcli.engine.harness import HarnessModel
+from ntkcli.engine.evaluation.evaluator import Evaluator
+from ntkcli.engine.evaluation.lm_eval import HarnessModel
 from ntkcli.engine.harness_code import templates_in_a_sandbox
 from ntkcli.engine.harness_metrics import ItemValues, item_values
 from ntkcli.engine.harness_tasks import SEED, HarnessTasks, TaskOptions, user_errors

@@ -16,7 +16,7 @@ from ntkcli.identity import ModelIdentity
 from ntkcli.progress import Progress
 
 if TYPE_CHECKING:
-    from ntkcli.engine.models import LoadedModel
+    from ntkcli.engine.models.loading import LoadedModel
 
 ATTRIBUTE: Final = "environments"
 """A list: what an artefact began under, then each other that it went on under."""

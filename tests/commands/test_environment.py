@@ -13,11 +13,13 @@ import pytest
 
 import store
 from ntkcli.engine.environment import device_and_attention
-from ntkcli.engine.models import load_model
+from ntkcli.engine.models.loading import load_model
 from ntkcli.identity import resolve_model
 from ntkcli.progress import Silent
-from ntkcli.steps import environment, exact, score, select
-from ntkcli.steps.inputs import open_store
+from ntkcli.steps import environment
+from ntkcli.steps.scores import exact, score
+from ntkcli.steps.selections import select
+from ntkcli.steps.shared.inputs import open_store
 from tests.commands.conftest import Cli
 from tests.conftest import choice_rows, prompt_rows, write_rows
 from tests.steps.harness_kit import CHOICES, write_task
@@ -72,14 +74,15 @@ def commands(folder: Path, model: Path) -> dict[str, list[str | Path]]:
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scores and selections in parts of four rows, which have one for a hundred thousand else."""
-    from ntkcli.steps import harness, tokens
+    from ntkcli.steps.evaluation import lm_eval
+    from ntkcli.steps.shared import token_counts
 
     monkeypatch.setattr(score, "DATASET_PART_ROWS", 4)
     monkeypatch.setattr(select, "DATASET_PART_ROWS", 4)
     monkeypatch.setattr(exact, "PART_ROWS", 4)
-    monkeypatch.setattr(tokens, "PART_ROWS", 4)
-    monkeypatch.setattr(importlib.import_module("ntkcli.steps.evaluate"), "PART_ROWS", 4)
-    monkeypatch.setattr(harness, "PART_ROWS", 2)
+    monkeypatch.setattr(token_counts, "PART_ROWS", 4)
+    monkeypatch.setattr(importlib.import_module("ntkcli.steps.evaluation.evaluate"), "PART_ROWS", 4)
+    monkeypatch.setattr(lm_eval, "PART_ROWS", 2)
 
 
 def artefact_of(kept: store.Store, name: str) -> store.Artefact:

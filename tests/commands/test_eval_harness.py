@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ntkcli.engine import models
-from ntkcli.steps.inputs import open_store
+from ntkcli.engine.models import loading
+from ntkcli.steps.shared.inputs import open_store
 from tests.commands.conftest import Cli
 from tests.steps.harness_kit import CHOICES, write_task
 
@@ -30,7 +30,7 @@ def test_on_the_command_line(cli: Cli, tmp_path: Path, model_dir: Path, monkeypa
         "encoder": {**spec["encoder"], "thinking": False},
     }
     assert spec["lm_eval"] == version("lm_eval")
-    monkeypatch.setattr(models, "load_model", None)
+    monkeypatch.setattr(loading, "load_model", None)
     assert "finished already" in cli("eval", tmp_path / "s", *words, *options).err
     other = cli("eval", tmp_path / "s", *words, *options, "--limit", "4")
     assert other.code == 12

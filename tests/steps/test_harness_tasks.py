@@ -14,7 +14,7 @@ from ntkcli.engine import harness_tasks
 from ntkcli.engine.harness_code import PACKAGE
 from ntkcli.engine.harness_tasks import TaskOptions, load_harness_tasks
 from ntkcli.errors import NtkselError
-from ntkcli.steps.evaluate import evaluate
+from ntkcli.steps.evaluation.evaluate import evaluate
 from tests.conftest import choice_rows, write_rows
 from tests.steps.harness_kit import BRIER, CHOICES, LIKELIHOOD, WRITTEN, write_task, write_tasks
 
