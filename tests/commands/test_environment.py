@@ -19,7 +19,7 @@ from ntkcli.progress import Silent
 from ntkcli.steps import environment
 from ntkcli.steps.scores import exact, score
 from ntkcli.steps.selections import select
-from ntkcli.steps.shared.inputs import open_store
+from ntkcli.steps.shared.stores import open_store
 from tests.commands.conftest import Cli
 from tests.conftest import choice_rows, prompt_rows, write_rows
 from tests.steps.harness_kit import CHOICES, write_task

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ntkcli.engine.models import loading
-from ntkcli.steps.shared.inputs import open_store
+from ntkcli.steps.shared.stores import open_store
 from tests.commands.conftest import Cli
 from tests.steps.harness_kit import CHOICES, write_task
 

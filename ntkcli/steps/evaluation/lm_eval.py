@@ -20,7 +20,8 @@ from ntkcli.steps.environment import begin, model_environment
 from ntkcli.steps.evaluation.export import check_export
 from ntkcli.steps.evaluation.plan import HARNESS, find_runs, require_baseline
 from ntkcli.steps.evaluation.summary import HARNESS_SCORER, EvaluateResult, summarise
-from ntkcli.steps.shared.inputs import encoder_spec, note_conversion, open_store, require_spec, settle_dtype
+from ntkcli.steps.shared.model_settings import encoder_spec, note_conversion, settle_dtype
+from ntkcli.steps.shared.stores import open_store, require_spec
 
 if TYPE_CHECKING:
     from ntkcli.engine.harness_run import HarnessRun

@@ -20,7 +20,7 @@ from ntkcli.engine.harness_tasks import TaskOptions, load_harness_tasks
 from ntkcli.identity import resolve_adapter, resolve_model
 from ntkcli.progress import Silent
 from ntkcli.steps.evaluation.evaluate import evaluate
-from ntkcli.steps.shared.inputs import open_store
+from ntkcli.steps.shared.stores import open_store
 from tests.commands.test_eval import make_adapter
 from tests.steps.harness_kit import BRIER, by_the_harness, write_task, write_tasks
 
