@@ -120,7 +120,7 @@ def evaluate(
         refuse_without_room(artefact, artefact.pending(), instead="")
         if evaluator is None:
             note_conversion(plan.identity, progress)
-            evaluator = _load(plan, device, max_length, batch_tokens, thinking, on_error)
+            evaluator = _load(plan, device, max_length, batch_tokens, thinking, on_error, progress)
         evaluator.use(adapter, plan.identity)
         _run(artefact, plan, evaluator, progress)
     result = summarise(artefacts, name=name, baseline=baseline, items=plan.items)
@@ -167,13 +167,21 @@ def _create(plan: Plan, run: str) -> store.Artefact:
 
 
 def _load(
-    plan: Plan, device: str, max_length: int, batch_tokens: int | None, thinking: bool | None, on_error: OnError
+    plan: Plan,
+    device: str,
+    max_length: int,
+    batch_tokens: int | None,
+    thinking: bool | None,
+    on_error: OnError,
+    progress: Progress,
 ) -> Evaluator:
     """The base model; before its weights are loaded, items that can't be encoded are refused unless they may be."""
     from ntkcli.engine.evaluation import Evaluator
     from ntkcli.engine.models import load_model, load_tokenizer
 
     encoder = Encoder(load_tokenizer(plan.identity), max_length=max_length, thinking=thinking)
+    if encoder.form:
+        progress.note(encoder.form)
     if on_error == "fail":
         refuse_unusable(plan.items, encoder)
     loaded = load_model(plan.identity, dtype=str(plan.spec["dtype"]), device=device)

@@ -10,6 +10,7 @@ import numpy as np
 
 import store
 from ntkcli.data import BadRow, Encoded, Encoder, Row, RowError
+from ntkcli.data.encoding import VERSION as ENCODER_VERSION
 from ntkcli.errors import SpecError, UsageError
 from ntkcli.identity import resolve_adapter, resolve_model
 from ntkcli.progress import Progress
@@ -66,6 +67,12 @@ def _load(features: store.Artefact) -> tuple[ExactScorer, Encoder]:
     spec = features.spec
     if spec["kind"] == "embed":
         raise UsageError(f"{features.name} are embeddings; exact is a score of gradients.", "Give --feature ntk.")
+    if spec["encoder"]["version"] != ENCODER_VERSION:
+        raise SpecError(
+            f"{features.name} are of rows encoded in another way than today (version {spec['encoder']['version']}, now "
+            f"{ENCODER_VERSION}).",
+            "Featurize again under another --feature.",
+        )
     model = resolve_model(features.attrs["model"], trust_remote_code="remote_code" in spec["model"])
     reference = features.attrs["adapter"]
     adapter = resolve_adapter(reference, adapters=features.path) if reference else None

@@ -148,6 +148,8 @@ def featurize(
     n_rows = dataset.n if chosen is None else len(chosen)
     vectors = "embedding" if kind == "embed" else "sketch"
     arrays = feature_arrays(vectors, extractor.dim, store_dtype, some_rows=chosen is not None)
+    if encoder.form:
+        progress.note(encoder.form)
     artefact = stored.create(
         artefact_name,
         kind=store.Kind.FEATURES,

@@ -132,8 +132,8 @@ def texts_of(stored: store.Store, data: str, rows: Rows | None) -> Callable[[], 
 
 
 def text_of(row: Row) -> str:
-    """What the row says: its turns' contents, joined by line feeds."""
-    return "\n".join(message.content for message in row.messages)
+    """What the row says: its turns, joined by line feeds."""
+    return "\n".join(message.text for message in row.messages)
 
 
 def token_counts(stored: store.Store, data: str) -> Rows:

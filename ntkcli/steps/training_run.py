@@ -70,6 +70,8 @@ class TrainingRun:
         encoder = Encoder(
             load_tokenizer(self.model), max_length=encoding["max_length"], thinking=encoding.get("thinking")
         )
+        if encoder.form:
+            self.progress.note(encoder.form)
         settings = self.settings
         data = encode_training(self.sets, encoder, seed=settings.seed, hold_out=settings.hold_out, on_error=on_error)
         steps = plan_steps(
