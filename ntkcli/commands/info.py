@@ -90,9 +90,8 @@ def _show_rows(output: Output, found: Preview) -> None:
         output.say(f"\n{' '.join(word for word in (row.place, row.row_id, row.source) if word)}: {about}")
         output.marked([(piece.text, piece.supervised) for piece in row.pieces])
     if found.rows_cut:
-        output.say(
-            f"\n{found.rows_cut} of {len(found.rows)} rows longer than --max-length; {found.turns_dropped} turns left out"
-        )
+        turns = f"; {found.turns_dropped} turns left out" if found.turns_dropped else ""
+        output.say(f"\n{found.rows_cut} of {len(found.rows)} rows cut to --max-length{turns}")
 
 
 def _show_store(output: Output, store: Path, *, verify: bool, repair: bool) -> int:

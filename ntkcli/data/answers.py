@@ -5,6 +5,7 @@ Nothing is guessed: a place that isn't sure is a RowError. Characters only. Read
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -123,21 +124,18 @@ class _Finder:
         return first, limit
 
     def _end_of_calls(self, content: str, called: Sequence[str], at: int) -> int:
-        """Where the turn of these calls ends: with what ends a turn of text, else with the next special token."""
-        for text in (content, *called):
-            at = self._find(text, at)
-            if at < 0:
+        """Where the turn of these calls ends: with what ends a turn of text, else where the text up to it does."""
+        for pattern in (re.escape(content), *(rf"(?<!\w){re.escape(name)}(?!\w)" for name in called)):
+            found = re.compile(pattern).search(self.whole, at)
+            if found is None or self._find(found[0], found.start()) != found.start():
                 raise self._refused(f"the rendered text lacks the tool calls of turn {self.turn + 1}")
-            at += len(text)
-        limit = self.stop if self.bounded else len(self.whole)
+            at = found.end()
         mark = self._mark()
-        if mark and (found := self.whole.find(mark, at, limit)) >= 0:
-            return found + len(mark)
-        if end := self.renderer.special.search(self.whole, at, limit):
-            return end.end()
-        if self.bounded:
-            return limit
-        raise self._refused(f"the end of turn {self.turn + 1} can't be found")
+        if mark and (end := self.whole.find(mark, at, self.stop)) >= 0:
+            return end + len(mark)
+        if not self.bounded:
+            raise self._refused(f"the end of turn {self.turn + 1} can't be found")
+        return max(at, len(self.whole[: self.stop].rstrip()))
 
     def _mark(self) -> str:
         """What ends a turn of text in the place of this one: "" if nothing special does."""

@@ -29,7 +29,7 @@ def is_learned(item: dict[str, Any], where: str, *, assistant: bool) -> bool:
     if not assistant and True in found.values():
         key = next(iter(found))
         raise RowError(f"{where} has {key!r} set: only turns of the assistant are trained on; set it to 0 there")
-    return False not in found.values()
+    return not assistant or False not in found.values()
 
 
 def _mark(value: Any, key: str, where: str) -> bool:

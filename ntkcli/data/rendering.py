@@ -67,10 +67,10 @@ class Renderer:
         """What becomes of a thought that the template opens where an answer begins, in words; "" if it opens none."""
         if not self.opens_thought:
             return ""
-        form = "the chat template opens a thought before an answer to be written, and finished answers have none: "
+        form = "the chat template opens a thought (<think>) before a new answer, and finished answers have none: "
         if self._cuts_thought:
-            return f"{form}answers are supervised, and written, without it"
-        return f"{form}answers are supervised without it, and written with it (--thinking off: without it)"
+            return f"{form}answers are supervised and generated without it"
+        return f"{form}answers are supervised without it, and generated with it (--thinking off: without it)"
 
     def text(
         self, messages: Sequence[Message], *, tools: str = "", generation: bool = False, switched: bool = True
