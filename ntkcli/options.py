@@ -130,7 +130,9 @@ Split = Annotated[
 ThinkingOption = Annotated[
     Thinking | None,
     typer.Option(
-        "--thinking", help="Switch a chat template's thinking (Qwen 3) on or off.", show_default="the template's own"
+        "--thinking",
+        help="Switch a chat template's thinking on or off, also of one that only opens a thought (DeepSeek R1).",
+        show_default="the template's own",
     ),
 ]
 TrustRemoteCode = Annotated[

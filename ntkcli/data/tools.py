@@ -43,10 +43,12 @@ def read_tools(raw: RAW) -> str:
 
 
 def for_template(calls: str, *, as_text: bool = False) -> list[dict[str, Any]]:
-    """The calls as a template takes them; `as_text` with arguments in JSON, which some templates want."""
+    """The calls as a template takes them; `as_text` with arguments in JSON, which some templates and tables want."""
     found = []
     for call in json.loads(calls):
-        arguments = json.dumps(call["arguments"], ensure_ascii=False) if as_text else call["arguments"]
+        arguments = call["arguments"]
+        if as_text and isinstance(arguments, dict):
+            arguments = json.dumps(arguments, ensure_ascii=False)
         one = {"type": "function", "function": {"name": call["name"], "arguments": arguments}}
         found.append({**one, "id": call["id"]} if "id" in call else one)
     return found
