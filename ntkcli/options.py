@@ -100,7 +100,12 @@ Model = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:I.")]
 DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="Number format; auto: bfloat16 on CUDA, else float32.")]
-MaxLength = Annotated[int, typer.Option(min=3, help="Longest row in tokens; of longer ones the oldest turns go, then the beginning of the prompt.")]
+MaxLength = Annotated[
+    int,
+    typer.Option(
+        min=3, help="Longest row in tokens; longer ones lose their oldest turns, else the prompt's beginning."
+    ),
+]
 OnErrorOption = Annotated[
     OnError,
     typer.Option("--on-error", help="Bad rows: stop before anything is written, or leave them out (exit 3)."),
