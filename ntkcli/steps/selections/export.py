@@ -18,7 +18,7 @@ import store
 from ntkcli.data import Message, Row, pick
 from ntkcli.data import tools as calls_format
 from ntkcli.errors import DataError, UsageError
-from ntkcli.steps.shared.inputs import data_file
+from ntkcli.steps.shared.datasets import data_file
 
 Format = Literal["own", "messages", "alpaca", "prompt-completion"]
 Record = dict[str, Any]
