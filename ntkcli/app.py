@@ -140,10 +140,23 @@ def _explain(error: Exception) -> tuple[str, int]:
         where = f" {error.filename}" if error.filename else ""
         text = f"{error.strerror or error}{where}. What was recorded is safe: mend it and run the same command again."
         return text, ExitCode.FAILURE
+    if _out_of_memory(error):
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200].removesuffix(".")
+        fix = "Give --dtype bfloat16 or a smaller model, or use a machine with more memory."
+        return f"Out of memory: {reason}. What was recorded is safe. {fix}", ExitCode.FAILURE
     return _explain_store(error) or (
         f"{type(error).__name__}: {error}. This is a bug in ntksel; run again with -v for the traceback.",
         ExitCode.FAILURE,
     )
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out where no smaller batch helps: while a model was loaded, or a table was read."""
+    if isinstance(error, RuntimeError) and "torch" in sys.modules:  # whoever raised it has torch
+        from ntkcli.engine.memory import out_of_memory
+
+        return out_of_memory(error)
+    return isinstance(error, MemoryError)
 
 
 def _explain_store(error: Exception) -> tuple[str, int] | None:

@@ -111,9 +111,19 @@ def score(
     n: Annotated[
         int | None, typer.Option("-n", min=1, help="--compare: how many top rows.", show_default="a tenth")
     ] = None,
+    dtype: Annotated[
+        o.Dtype, typer.Option("--dtype", help="exact: number format; auto: the features' own.")
+    ] = o.Dtype.AUTO,
+    device: Annotated[str, typer.Option(help="exact: auto, cpu, cuda or cuda:I.")] = "auto",
+    batch_tokens: Annotated[
+        int | None, typer.Option(min=1, help="exact: tokens of a batch.", show_default="auto: what fits")
+    ] = None,
     on_error: Annotated[
         o.OnError,
-        typer.Option("--on-error", help="Bad rows of a NAME=FILE: stop, or leave them out (exit 3)."),
+        typer.Option(
+            "--on-error",
+            help="Bad rows of a NAME=FILE, and rows whose values are not finite: stop, or leave them out (exit 3).",
+        ),
     ] = o.OnError.FAIL,
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -160,6 +170,9 @@ def score(
             k=k,
             seed=seed,
             match_length=match_length,
+            dtype=dtype.value,
+            device=device,
+            batch_tokens=batch_tokens,
             on_error=on_error.value,
             progress=output.progress,
         )

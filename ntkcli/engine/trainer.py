@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,14 @@ from torch import Tensor
 
 from ntkcli.data.encoding import Encoded
 from ntkcli.engine import checkpoints
-from ntkcli.engine.batches import plan_batches
 from ntkcli.engine.checkpoints import RunState
+from ntkcli.engine.memory import DoesNotFitError
 from ntkcli.engine.training_loss import StepLoss, collate, not_finite
-from ntkcli.errors import NtkselError, UsageError
+from ntkcli.errors import UsageError
 from ntkcli.progress import Progress
+
+TOO_LONG = "Give --gradient-checkpointing, a shorter --max-length or --dtype bfloat16."
+"""What helps where a row does not fit in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +42,12 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class TrainingRows:
-    """Rows to train on (repeats allowed), a name of each for messages, and rows held out to judge by."""
+    """Rows to train on (repeats allowed) and rows held out to judge by, with a name of each for messages."""
 
     rows: Sequence[Encoded]
     names: Sequence[str]
     held_out: Sequence[Encoded] = ()
+    held_out_names: Sequence[str] = ()
 
 
 def make_trainer(
@@ -71,11 +76,13 @@ def make_trainer(
             del num_items_in_batch
             model.train()
             where = inputs.pop("where")
+            names = [data.names[i] for i in where]
             batch = self._prepare_inputs(inputs)
-            total: Tensor = self.loss.backward(batch, self.accelerator.backward)
+            with _naming(names):
+                total: Tensor = self.loss.backward(batch, self.accelerator.backward)
             number, loss = self.state.global_step, float(total)
             if not math.isfinite(loss):
-                raise not_finite(number, loss, [data.names[i] for i in where], self.loss.rows(batch))
+                raise not_finite(f"The loss of step {number}", loss, names, self.loss.rows(batch))
             rate = float(self.optimizer.param_groups[0]["lr"])
             self.now = Step(number, loss, rate, sum(len(data.rows[i]) for i in where))
             return total
@@ -86,9 +93,16 @@ def make_trainer(
             return 0
 
         def held_out_loss(self) -> float:
-            """Mean loss over the supervised tokens of the rows held out."""
+            """Mean loss over the supervised tokens of the rows held out. NtkselError, naming rows, if not finite."""
             self.model.eval()
-            return float(np.float32(self.loss.mean(held_out, self.args.device)))  # as the store keeps it
+            how = {"pad_id": pad_id, "device": self.args.device}
+            with _naming(data.held_out_names):
+                loss: float = self.loss.mean(data.held_out, **how)
+            if not math.isfinite(loss):
+                each = [self.loss.mean([row], **how) for row in data.held_out]
+                what = f"The held-out loss after step {self.now.number}"
+                raise not_finite(what, loss, data.held_out_names, each)
+            return float(np.float32(loss))  # as the store keeps it
 
     try:
         trainer = CompletionTrainer(model=model, args=arguments, train_dataset=list(data.rows))
@@ -104,10 +118,17 @@ def make_trainer(
     trainer.loss = StepLoss(
         model.get_base_model(), budget_tokens=state.budget_tokens, autocast=trainer.accelerator.autocast
     )
-    batches = plan_batches([len(row) for row in data.held_out], state.budget_tokens)
-    held_out = [collate([data.held_out[i] for i in where], pad_id) for where in batches]
     trainer.remove_callback(PrinterCallback)  # prints to stdout
     return trainer
+
+
+@contextmanager
+def _naming(names: Sequence[str]) -> Iterator[None]:
+    """A row of these that does not fit in memory is named."""
+    try:
+        yield
+    except DoesNotFitError as error:
+        raise error.named(names[error.row], TOO_LONG) from error
 
 
 def method_of(config: Any) -> str:
@@ -150,15 +171,10 @@ def make_watcher(
 
         def on_save(self, args: Any, trainer_state: Any, control: Any, **_: Any) -> None:
             del control
-            state.budget_tokens = trainer.loss.budget_tokens
+            state.budget_tokens = trainer.loss.budget.tokens
             checkpoints.mark_whole(Path(args.output_dir) / f"checkpoint-{trainer_state.global_step}", state)
 
         def _judge(self, step: Step, folder: Path, control: Any) -> None:
-            if not math.isfinite(step.held_out_loss):
-                raise NtkselError(
-                    f"The held-out loss after step {step.number} is {step.held_out_loss}: training has diverged.",
-                    "Lower --lr, or give --dtype float32; then give the run another --name.",
-                )
             if save_best and (state.best_loss is None or step.held_out_loss < state.best_loss):
                 state.best_step, state.best_loss, state.worse = step.number + 1, step.held_out_loss, 0
                 checkpoints.keep_best(folder, step.number + 1, save_best)

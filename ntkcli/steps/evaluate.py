@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 import store
 from ntkcli.data import Encoder
 from ntkcli.data.files import OnError
@@ -17,6 +19,7 @@ from ntkcli.steps.evaluation_summary import EvaluateResult, summarise
 from ntkcli.steps.feature_arrays import refuse_without_room
 from ntkcli.steps.inputs import note_conversion, open_store
 from ntkcli.steps.item_scores import item_arrays, refuse_unusable, score_part
+from ntkcli.steps.non_finite import settle_non_finite
 
 if TYPE_CHECKING:
     from ntkcli.engine.evaluation import Evaluator
@@ -122,7 +125,7 @@ def evaluate(
             note_conversion(plan.identity, progress)
             evaluator = _load(plan, device, max_length, batch_tokens, thinking, on_error)
         evaluator.use(adapter, plan.identity)
-        _run(artefact, plan, evaluator, progress)
+        _run(artefact, plan, evaluator, on_error, progress)
     result = summarise(artefacts, name=name, baseline=baseline, items=plan.items)
     if export is not None:
         from ntkcli.steps.evaluation_export import write_export
@@ -180,12 +183,16 @@ def _load(
     return Evaluator(loaded, encoder, batch_tokens=batch_tokens)
 
 
-def _run(artefact: store.Artefact, plan: Plan, evaluator: Evaluator, progress: Progress) -> None:
+def _run(artefact: store.Artefact, plan: Plan, evaluator: Evaluator, on_error: OnError, progress: Progress) -> None:
     """Compute the pending parts of one run, whose adapter is in use."""
+    run = artefact.name.rpartition("/")[2]
     progress.start(artefact.name, total=artefact.n, unit="items", done=artefact.rows_done())
     for part in artefact.pending():
         bounds = artefact.part_bounds(part)
         arrays, tokens = score_part(plan.items, bounds, evaluator, plan.settings)
+        bad = np.flatnonzero(arrays["status"] == store.RowStatus.NON_FINITE)
+        rows = [plan.items.rows[bounds[0] + i] for i in bad]
+        settle_non_finite(f"values under {run}", rows, on_error=on_error, progress=progress)
         artefact.write_part(part, arrays)
         progress.advance(bounds[1] - bounds[0], tokens=tokens)
     progress.stop()

@@ -18,7 +18,7 @@ from ntkcli.steps.inputs import encoder_spec, kept_data, open_store, require_spe
 from ntkcli.steps.item_scores import ScorerSettings
 from ntkcli.steps.tasks import Items, load_tasks
 
-VERSION = 1
+VERSION = 2
 """Of the evaluation, in every spec: goes up when the same items would get other values."""
 BASE = "base"
 """The run that is the model without any adapter."""

@@ -156,20 +156,20 @@ def featurize(
         n=n_rows,
         part_rows=part_rows or default_part_rows(kind, n_rows, row_bytes(arrays)),
         arrays=arrays,
-        plan={"batch_tokens": extractor.budget_tokens},
+        plan={"batch_tokens": extractor.budget.tokens},
         attrs={"model": identity.reference, "adapter": str(adapter_identity.folder) if adapter_identity else None},
     )
     if batch_tokens is None:
-        extractor.budget_tokens = artefact.plan["batch_tokens"]  # another writer may have been first
+        extractor.budget.tokens = artefact.plan["batch_tokens"]  # another writer may have been first
     pending = artefact.pending(shard)
     refuse_without_room(artefact, pending)
     work = FeatureLoop(artefact, file, chosen, dataset.read("status"), encoder, extractor, on_error, progress, vectors)
-    planned = extractor.budget_tokens
+    planned = extractor.budget.tokens
     computed, tokens = work.run(pending)
-    if extractor.budget_tokens < planned:
+    if extractor.budget.tokens < planned:
         progress.note(
-            f"memory ran out: batches went from {planned} to {extractor.budget_tokens} tokens; "
-            f"--batch-tokens {extractor.budget_tokens} begins there"
+            f"memory ran out: batches went from {planned} to {extractor.budget.tokens} tokens; "
+            f"--batch-tokens {extractor.budget.tokens} begins there"
         )
     return _result(artefact, computed=computed, tokens=tokens)
 

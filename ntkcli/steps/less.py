@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import store
 from ntkcli.errors import UsageError
@@ -82,9 +83,13 @@ def less_job(
             total += weight * cosine_scores(point.reader, each, centre=centre)
         return total, None
 
+    def measured() -> NDArray[np.bool_]:
+        every: NDArray[np.bool_] = np.logical_and.reduce([point.reader.measured() for point in found])
+        return every
+
     used = [artefact for point, each in zip(found, sides, strict=True) for artefact in (point.side, *each)]
     rows = sum(point.side.n for point in found) * (1 + centre)
-    return Job(spec, {artefact.name: artefact.fingerprint for artefact in used}, compute, total=rows)
+    return Job(spec, {artefact.name: artefact.fingerprint for artefact in used}, compute, total=rows, measured=measured)
 
 
 def _checkpoint(

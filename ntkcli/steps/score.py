@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import store
 from ntkcli.data.files import OnError
@@ -17,14 +18,24 @@ from ntkcli.scoring.features import Rows, Wide
 from ntkcli.scoring.groups import across_groups, combine_by_rank
 from ntkcli.steps import exact
 from ntkcli.steps.feature_arrays import refuse_without_room
-from ntkcli.steps.inputs import DATASET_PART_ROWS, data_name, open_store, selected_rows, write_rows
+from ntkcli.steps.inputs import (
+    DATASET_PART_ROWS,
+    data_file,
+    data_name,
+    open_store,
+    rows_in_order,
+    selected_rows,
+    write_rows,
+)
 from ntkcli.steps.less import less_job
-from ntkcli.steps.score_jobs import features_job, random_job, words_job
+from ntkcli.steps.non_finite import settle_non_finite
+from ntkcli.steps.score_jobs import Job, features_job, random_job, words_job
 
 VERSION = 1
 """Of the scores, in every spec: goes up when the same features would give other scores."""
 BY_FEATURES = ("votes", "mean", "cosine", "max", "rds", "less")
 BY_WORDS = ("bm25", "dsir")
+FIX = "Score by --method cosine, which leaves lengths out, or give --on-error skip to leave these rows out."
 METHODS = (*BY_FEATURES, "exact", *BY_WORDS, "random")
 
 
@@ -60,6 +71,9 @@ def score(
     k: int | None = None,
     seed: int = 0,
     match_length: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    batch_tokens: int | None = None,
     on_error: OnError = "fail",
     progress: Progress | None = None,
 ) -> ScoreResult:
@@ -71,11 +85,14 @@ def score(
     features on all sides (default ntk, for less loss; less takes several; words and random take none); `rows` keeps to
     a selection of the pool; `k` is for votes and rds (default 0.5% of the pool, at least 10), `seed` for dsir and
     random. Several domains, or `group_by="source"`, make groups: a score each, joined by `across` (max, mean).
-    `match_length` names a data set or a selection whose lengths in tokens random rows shall have.
+    `match_length` names a data set or a selection whose lengths in tokens random rows shall have. `dtype` (auto: the
+    features'), `device` and `batch_tokens` are for exact, which computes. With on_error "skip" rows whose values are
+    not finite get no score.
 
     Raises:
         store.MissingArtefactError, store.IncompleteError: features are missing or not finished.
         SpecError: the sides' features were not made alike, or don't cover the rows.
+        NtkselError: rows' values are not finite, with on_error "fail"; names them.
     """
     progress = progress or Silent()
     domains = [domain] if isinstance(domain, str) else list(domain or ())
@@ -90,6 +107,7 @@ def score(
         group_by=group_by,
         domains=len(domains),
         features=len(features),
+        computes=dtype != "auto" or device != "auto" or batch_tokens is not None,
     )
     files = [name for name, equals, _ in (each.partition("=") for each in (pool, *domains)) if equals]
     stored = open_store(store_path, create=bool(files))
@@ -132,8 +150,11 @@ def score(
         )
     if "groups" in job.spec:
         job.spec["groups"]["across"] = across
-    part_rows = exact.PART_ROWS if method == "exact" else DATASET_PART_ROWS
-    artefact = _create(stored, name, spec | job.spec, parents | job.parents, dataset, part_rows=part_rows)
+    if method == "exact":
+        side = stored.get(f"features/{pool}/{features[0]}")
+        known = stored.find(f"scores/{store.check_name(name, '--name')}")
+        job.spec |= exact.exact_spec(side, known, dtype=dtype)
+    artefact = _create(stored, name, spec | job.spec, parents | job.parents, dataset, exact_ones=method == "exact")
     refuse_without_room(artefact, artefact.pending(), instead="")
     if artefact.complete:
         progress.note(f"{artefact.name} is finished already")
@@ -141,19 +162,53 @@ def score(
         exact.fill_exact(
             stored,
             artefact,
-            features=stored.get(f"features/{pool}/{features[0]}"),
+            features=side,
             pool=dataset,
             domain=stored.get(f"datasets/{domains[0]}"),
             only=only,
+            device=device,
+            batch_tokens=batch_tokens,
+            on_error=on_error,
             progress=progress,
         )
     else:
-        progress.start(artefact.name, total=job.total, unit="rows")
-        _write(artefact, *job.compute(), across=across)
+        _fill(stored, artefact, dataset, job, across=across, on_error=on_error, progress=progress)
     progress.stop()
-    status = (stored.get(f"datasets/{each}").read("status") for each in files)
-    skipped = sum(int((each >= store.RowStatus.UNREADABLE).sum()) for each in status)
+    skipped = _left_out(artefact, job) + sum(_unusable(stored.get(f"datasets/{each}")) for each in files)
     return replace(_result(artefact, method), skipped=skipped)
+
+
+def _fill(
+    stored: store.Store,
+    artefact: store.Artefact,
+    dataset: store.Artefact,
+    job: Job,
+    *,
+    across: str,
+    on_error: OnError,
+    progress: Progress,
+) -> None:
+    """Compute the scores and write them. NtkselError if rows have features and no finite score, unless left out."""
+    progress.start(artefact.name, total=job.total, unit="rows")
+    found, ties = job.compute()
+    scores = _one_score(found, across=across)
+    bad = np.flatnonzero(job.measured() & ~np.isfinite(scores))
+    if len(bad):
+        rows = list(rows_in_order(data_file(stored, dataset), bad, dataset.read("status")))
+        settle_non_finite("scores", rows, on_error=on_error, progress=progress, fix=FIX)
+        scores[bad] = np.nan
+    _write(artefact, scores, ties)
+
+
+def _left_out(artefact: store.Artefact, job: Job) -> int:
+    """How many rows have no score because a value is not finite."""
+    if "status" in artefact.arrays:
+        return exact.skipped_rows(artefact)
+    return int((job.measured() & np.isnan(artefact.read("score"))).sum())
+
+
+def _unusable(dataset: store.Artefact) -> int:
+    return int((dataset.read("status") >= store.RowStatus.UNREADABLE).sum())
 
 
 def combine(
@@ -181,7 +236,7 @@ def combine(
         progress.note(f"{artefact.name} is finished already")
     else:
         values = [each.read("score").astype(np.float64) for each in found]
-        _write(artefact, combine_by_rank(values), None, across="max")
+        _write(artefact, _one_score(combine_by_rank(values), across="max"), None)
     return _result(artefact, "combine")
 
 
@@ -211,6 +266,7 @@ def _check_options(
     group_by: str | None,
     domains: int,
     features: int,
+    computes: bool,
 ) -> None:
     if method not in METHODS:
         raise UsageError(f"--method {method} is not known.", f"Give one of: {', '.join(METHODS)}.")
@@ -223,6 +279,7 @@ def _check_options(
         ("a second --feature", features > 1, ("less",)),
         ("-k", k is not None, ("votes", "rds")),
         ("--match-length", match_length is not None, ("random",)),
+        ("--dtype, --device or --batch-tokens", computes, ("exact",)),
     ):
         if given and method not in methods:
             raise UsageError(f"{option} means nothing to --method {method}.", f"It is for {', '.join(methods)}.")
@@ -235,25 +292,34 @@ def _create(
     parents: dict[str, str],
     dataset: store.Artefact,
     *,
-    part_rows: int = DATASET_PART_ROWS,
+    exact_ones: bool = False,
 ) -> store.Artefact:
+    arrays = {"score": store.ArraySpec("float32"), "similarity": store.ArraySpec("float32")}
+    if exact_ones:
+        arrays["status"] = store.ArraySpec("uint8", attrs=store.status_attrs())
     return stored.create(
         f"scores/{store.check_name(name, '--name')}",
         kind=store.Kind.SCORE,
         spec=spec,
         parents=parents,
         n=dataset.n,
-        part_rows=part_rows,
-        arrays={"score": store.ArraySpec("float32"), "similarity": store.ArraySpec("float32")},
+        part_rows=exact.PART_ROWS if exact_ones else DATASET_PART_ROWS,
+        arrays=arrays,
         attrs={"data": dataset.name.partition("/")[2]},
     )
 
 
-def _write(artefact: store.Artefact, found: Wide, ties: Wide | None, *, across: str) -> None:
+def _one_score(found: Wide, *, across: str) -> NDArray[np.float32]:
+    """A score for each row, of the groups' (n, groups), as it is kept: what float32 can't hold is infinite."""
     if found.ndim == 2:
         found = found[:, 0] if found.shape[1] == 1 else across_groups(found, how=across)
+    with np.errstate(over="ignore"):
+        return found.astype(np.float32)
+
+
+def _write(artefact: store.Artefact, scores: NDArray[np.float32], ties: Wide | None) -> None:
     ties = np.full(artefact.n, np.nan) if ties is None else ties
-    write_rows(artefact, {"score": found.astype(np.float32), "similarity": ties.astype(np.float32)})
+    write_rows(artefact, {"score": scores, "similarity": ties.astype(np.float32)})
 
 
 def _result(artefact: store.Artefact, method: str) -> ScoreResult:

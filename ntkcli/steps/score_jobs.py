@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import store
 from ntkcli.errors import DataError, UsageError
@@ -27,12 +28,16 @@ Found = tuple[Wide, Wide | None]
 
 @dataclass(slots=True)
 class Job:
-    """What a method needs: its part of the spec, its parents, the work and how many rows it reads."""
+    """What a method needs: its part of the spec, its parents, the work and how many rows it reads.
+
+    `measured` gives the rows that have features and so must get a finite score, (n,); none for other methods.
+    """
 
     spec: dict[str, Any]
     parents: dict[str, str]
     compute: Callable[[], Found]
     total: int = 0
+    measured: Callable[[], NDArray[np.bool_] | np.bool_] = np.bool_
 
 
 def features_job(
@@ -72,7 +77,7 @@ def features_job(
         return _by_features(method, reader, readers, centre=centre, k=k or 0)
 
     passes = (1 if method in ("mean", "cosine") else len(groups)) + centre
-    return Job(spec, parents, compute, total=side.n * passes)
+    return Job(spec, parents, compute, total=side.n * passes, measured=reader.measured)
 
 
 def _by_features(method: str, pool: FeatureReader, groups: Sequence[FeatureReader], *, centre: bool, k: int) -> Found:

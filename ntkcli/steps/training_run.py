@@ -127,6 +127,7 @@ class TrainingRun:
             [data.rows[i] for i in data.train],
             [data.names[i] for i in data.train],
             [data.rows[i] for i in data.held_out],
+            [data.names[i] for i in data.held_out],
         )
         course = Course(artefact)
         taken = train_adapter(

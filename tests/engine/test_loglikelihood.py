@@ -10,6 +10,7 @@ import torch
 
 from ntkcli.data.encoding import Encoded
 from ntkcli.engine.loglikelihood import choice_logliks, shares_prefixes
+from ntkcli.engine.memory import TokenBudget
 from tests.engine.kit import load
 
 
@@ -38,8 +39,9 @@ ITEMS = [
 @pytest.mark.parametrize("budget", [1, 64, 4096])
 def test_equal_to_plain_forwards(name: str, budget: int) -> None:
     loaded = load(name)
-    found = choice_logliks(loaded, ITEMS, budget_tokens=budget)
-    assert found.budget_tokens == budget
+    planned = TokenBudget(budget)
+    found = choice_logliks(loaded, ITEMS, budget=planned)
+    assert planned.tokens == budget
     for choices, values, greedy in zip(ITEMS, found.sums, found.greedy, strict=True):
         for row, value, best in zip(choices, values, greedy, strict=True):
             with torch.no_grad():
@@ -52,14 +54,14 @@ def test_equal_to_plain_forwards(name: str, budget: int) -> None:
 
 
 def test_which_models_share_prefixes() -> None:
-    assert shares_prefixes(load("llama").model)
-    assert not shares_prefixes(load("gemma2_softcap").model)
+    assert shares_prefixes(load("llama"))
+    assert not shares_prefixes(load("gemma2_softcap"))
 
 
 def test_choices_cut_at_different_places_do_not_share() -> None:
     """Truncation may leave choices of one item with other prompts: each is then a sequence of its own."""
     rows = [item(6, [2], 0)[0], item(5, [2], 9)[0]]
     loaded = load("llama")
-    together = choice_logliks(loaded, [rows], budget_tokens=4096).sums[0]
-    alone = [choice_logliks(loaded, [[row]], budget_tokens=4096).sums[0][0] for row in rows]
+    together = choice_logliks(loaded, [rows], budget=TokenBudget(4096)).sums[0]
+    alone = [choice_logliks(loaded, [[row]], budget=TokenBudget(4096)).sums[0][0] for row in rows]
     np.testing.assert_allclose(together, alone, atol=1e-5)

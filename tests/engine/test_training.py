@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ntkcli.engine.checkpoints import RunState, mark_whole, newest_checkpoint
+from ntkcli.engine.memory import DoesNotFitError
 from ntkcli.engine.models import LoadedModel, decoder_of, head_form
 from ntkcli.engine.training_loss import (
     SHORTEST_SHARE,
@@ -23,7 +24,6 @@ from ntkcli.engine.training_loss import (
     like_lengths,
     not_finite,
 )
-from ntkcli.errors import NtkselError
 from tests.engine.kit import load, make_rows
 
 
@@ -128,22 +128,23 @@ def test_out_of_memory_halves_what_is_computed_at_a_time() -> None:
     handle = decoder_of(loaded.model).register_forward_pre_hook(refuse_much, with_kwargs=True)
     found = loss.backward(batch, lambda part: part.backward())
     assert seen == [48, 24, 24, 12, 12, 12, 11]
-    assert loss.budget_tokens == 12
+    assert loss.budget.tokens == 12
     torch.testing.assert_close(found, expected.detach(), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(weight.grad, expected_grad, rtol=1e-4, atol=1e-6)
     handle.remove()
     handle = decoder_of(loaded.model).register_forward_pre_hook(
         lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory"))
     )
-    with pytest.raises(NtkselError, match=r"A row of 12 tokens does not fit in memory.*--gradient-checkpointing"):
+    with pytest.raises(DoesNotFitError, match=r"A row of 12 tokens does not fit in memory") as refused:
         loss.backward(batch, lambda part: part.backward())
+    assert refused.value.tokens == 12
     handle.remove()
 
 
 def test_an_error_names_the_rows_that_make_it() -> None:
     names = [f"d.jsonl line {i} (id x{i})" for i in range(8)]
-    some = str(not_finite(3, math.nan, names, [1.0, math.nan] + [1.0] * 6))
+    some = str(not_finite("The loss of step 3", math.nan, names, [1.0, math.nan] + [1.0] * 6))
     assert some.startswith("The loss of step 3 is nan: only 1 of its 8 rows make it so: d.jsonl line 1 (id x1). Take")
-    every = str(not_finite(3, math.inf, names, [math.inf] * 8))
+    every = str(not_finite("The loss of step 3", math.inf, names, [math.inf] * 8))
     assert "line 0 (id x0)" in every
     assert "line 4 (id x4) and 3 more. Lower --lr" in every
