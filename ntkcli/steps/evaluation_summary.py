@@ -122,14 +122,15 @@ def summarise(
 
 
 def _refuse_if_not_finite(task: str, status: Mapping[str, NDArray[np.uint8]]) -> None:
-    """NtkselError if a task has no item left because a run's values are not finite; names the run."""
-    for run, codes in status.items():
-        bad = int((codes == store.RowStatus.NON_FINITE).sum())
-        if bad:
-            raise NtkselError(
-                f"No item of {task} can be compared: under {run} the values of {bad} of {len(codes)} are not finite.",
-                f"Leave --run {run} out and give another --name, or give --dtype float32.",
-            )
+    """NtkselError if a task has no item left because values are not finite; names the run that has most of these."""
+    bad = {run: int((codes == store.RowStatus.NON_FINITE).sum()) for run, codes in status.items()}
+    worst = max(bad, key=bad.__getitem__)
+    if bad[worst]:
+        raise NtkselError(
+            f"No item of {task} can be compared: under {worst} the values of {bad[worst]} of {len(status[worst])} are "
+            "not finite.",
+            f"Leave --run {worst} out and give another --name, or give --dtype float32.",
+        )
 
 
 def _scorers(artefact: store.Artefact, tasks: Sequence[str]) -> dict[str, str]:
