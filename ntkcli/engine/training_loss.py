@@ -157,7 +157,7 @@ class _BlockedLoss(torch.autograd.Function):
     def forward(
         ctx: Any, model: Any, block: int, wanted: bool, labels_N: Tensor, hidden_ND: Tensor, *weights: Tensor
     ) -> Tensor:
-        """The loss. Gradients are made 1,024 times as large and divided in float32: in float16 they would underflow."""
+        """The loss. Gradients are made larger and divided in float32: in float16 they would underflow."""
         total = torch.zeros((), device=hidden_ND.device)
         hidden_grads: list[Tensor] = []
         weight_grads = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
@@ -167,10 +167,11 @@ class _BlockedLoss(torch.autograd.Function):
                 loss = _cross_entropy(model, part_ND, labels_N[start : start + block])
             total += loss.detach()
             if wanted:
-                first, *others = torch.autograd.grad(_UNDERFLOW * loss, [part_ND, *weights])
+                above = torch.full_like(loss, _LARGER)
+                first, *others = torch.autograd.grad(loss, [part_ND, *weights], above)
                 hidden_grads.append(_undone(first))
                 for summed, gradient in zip(weight_grads, others, strict=True):
-                    summed.add_(gradient.float() / _UNDERFLOW)
+                    summed.add_(gradient.float() / _LARGER)
         ctx.dtypes = [hidden_ND.dtype, *(weight.dtype for weight in weights)]
         ctx.save_for_backward(*([torch.cat(hidden_grads)] if wanted else []), *weight_grads)
         return total
@@ -182,13 +183,13 @@ class _BlockedLoss(torch.autograd.Function):
         return (None, None, None, None, *found)
 
 
-_UNDERFLOW = 1024.0
-"""A power of two, so that it changes no digit."""
+_LARGER = 64.0
+"""A power of two, so that it changes no digit; what the Trainer's scaled gradients come to in steps of 1,000 tokens."""
 
 
 def _undone(gradient: Tensor) -> Tensor:
     """Without the factor; float16 becomes float32, to hold what is below its smallest number."""
-    return (gradient.float() if gradient.dtype == torch.float16 else gradient) / _UNDERFLOW
+    return (gradient.float() if gradient.dtype == torch.float16 else gradient) / _LARGER
 
 
 def collate(rows: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:

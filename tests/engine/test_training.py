@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ntkcli.engine import training_loss
 from ntkcli.engine.checkpoints import RunState, mark_whole, newest_checkpoint
 from ntkcli.engine.memory import DoesNotFitError
-from ntkcli.engine.models import LoadedModel, decoder_of, head_form
+from ntkcli.engine.models import LoadedModel, decoder_of, head_form, head_of
 from ntkcli.engine.training_loss import (
     SHORTEST_SHARE,
     StepLoss,
@@ -43,6 +44,38 @@ def test_loss_and_gradient_are_the_models_own(name: str) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     for a, b in zip(torch.autograd.grad(found, weights), expected_grads, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("trained_head", [False, True])
+def test_blocks_of_logits_give_the_same_loss_and_gradients(
+    dtype: torch.dtype, trained_head: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Equal to rounding, also where the gradient is tiny; and no block holds more than it may."""
+    loaded = load("gemma2_softcap" if dtype == torch.float32 else "llama", dtype)
+    labels = collate(make_rows([30, 4, 25]), pad_id=0)["labels"]
+    head = head_of(loaded.model)
+    head.weight.requires_grad_(trained_head)
+    torch.manual_seed(0)
+    hidden = torch.randn(*labels.shape, head.in_features, dtype=dtype, requires_grad=True)
+    wanted = [hidden, *([head.weight] if trained_head else [])]
+    whole, count = completion_loss(loaded.model, hidden, labels)
+    expected = torch.autograd.grad(whole / 5000, wanted)
+    largest: list[int] = []
+    head.register_forward_hook(lambda _, __, output: largest.append(len(output)))
+    monkeypatch.setattr(training_loss, "LOGIT_BYTES", 4 * 97 * 3)  # three tokens at a time
+    found, same_count = completion_loss(loaded.model, hidden, labels)
+    gradients = torch.autograd.grad(found / 5000, wanted)
+    assert same_count == count > 9
+    assert max(largest) == 3
+    assert len(largest) == -(-count // 3), "nothing is computed twice"
+    torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-5)
+    close = {"rtol": 1e-4, "atol": 1e-8} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 2e-6}
+    for a, b in zip(gradients, expected, strict=True):
+        assert a.dtype == b.dtype
+        torch.testing.assert_close(a, b, **close)
+    with torch.no_grad():
+        torch.testing.assert_close(completion_loss(loaded.model, hidden, labels)[0], whole, rtol=1e-5, atol=1e-5)
 
 
 def test_collate_supervises_answers_only() -> None:
