@@ -103,7 +103,11 @@ DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="Number format; auto
 MaxLength = Annotated[int, typer.Option(min=3, help="Longest row in tokens; longer prompts lose their beginning.")]
 OnErrorOption = Annotated[
     OnError,
-    typer.Option("--on-error", help="Bad rows: stop before anything is written, or leave them out (exit 3)."),
+    typer.Option(
+        "--on-error",
+        help="Bad rows: stop before anything is written, or leave them out (exit 3). featurize, eval: also rows whose "
+        "values are not finite, when they are met.",
+    ),
 ]
 Data = Annotated[
     str,

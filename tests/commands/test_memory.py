@@ -1,4 +1,4 @@
-"""A machine without memory for more than some tokens: the same numbers in smaller batches, and a row too long is named."""
+"""A machine with room for some tokens only: the same numbers in smaller batches, and a row too long is named."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_a_held_out_row_that_does_not_fit_is_named(
     assert "(id 0-" in ran.error_line
 
 
-@pytest.mark.parametrize("error", [*ERRORS.values(), lambda: MemoryError()])
+@pytest.mark.parametrize("error", [*ERRORS.values(), MemoryError])
 def test_memory_that_runs_out_anywhere_else_is_no_bug(
     error: Any, cli: Cli, tmp_path: Path, model: Path, write_jsonl: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,9 +166,7 @@ def test_memory_that_runs_out_anywhere_else_is_no_bug(
     assert "bug" not in ran.error_line
 
 
-def test_exact_takes_device_dtype_and_batch_tokens(
-    cli: Cli, tmp_path: Path, model: Path, write_jsonl: Writer
-) -> None:
+def test_exact_takes_device_dtype_and_batch_tokens(cli: Cli, tmp_path: Path, model: Path, write_jsonl: Writer) -> None:
     """The dtype is the features' own unless another is asked for, which is in the spec; others refuse the options."""
     path = tmp_path / "s"
     for i, name in enumerate("dp"):

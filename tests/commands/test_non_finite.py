@@ -47,9 +47,7 @@ SECOND = "d.jsonl line 8 (id 0-7)"
 
 
 @pytest.mark.parametrize("kind", ["ntk", "loss", "embed"])
-def test_featurize(
-    kind: str, cli: Cli, tmp_path: Path, poisoned: Path, plain: Path, write_jsonl: Writer
-) -> None:
+def test_featurize(kind: str, cli: Cli, tmp_path: Path, poisoned: Path, plain: Path, write_jsonl: Writer) -> None:
     rows = poison(prompt_rows(12))
     data, others = write_jsonl("d.jsonl", rows), write_jsonl("e.jsonl", clean(rows))
     path, options = tmp_path / "s", ["--kind", kind, *(["--dim", "64"] if kind != "embed" else [])]
@@ -80,8 +78,8 @@ def test_exact(cli: Cli, tmp_path: Path, poisoned: Path, plain: Path, write_json
     sides = {"d": poison(prompt_rows(10, seed=0)), "p": poison(prompt_rows(20, seed=1))}
     path = tmp_path / "s"
     for model, keep in ((poisoned, list), (plain, clean)):
-        for name, rows in sides.items():
-            name = f"{name}{'' if keep is list else '0'}"
+        for side, rows in sides.items():
+            name = side if keep is list else f"{side}0"
             data = write_jsonl(f"{name}.jsonl", keep(rows))
             options = ["--model", model, "--kind", "ntk", "--dim", "64", "--on-error", "skip"]
             assert cli("featurize", path, "--data", data, "--name", name, *options).code == (3 if keep is list else 0)
