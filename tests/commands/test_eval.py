@@ -14,8 +14,8 @@ import pytest
 import zarr
 
 import store
-from ntkcli.engine.evaluation import Evaluator
-from ntkcli.steps.inputs import open_store
+from ntkcli.engine.evaluation.evaluator import Evaluator
+from ntkcli.steps.shared.inputs import open_store
 from tests.commands.conftest import Cli
 from tests.conftest import Writer, choice_rows, prompt_rows
 

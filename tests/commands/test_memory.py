@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from ntkcli.steps.inputs import open_store
+from ntkcli.steps.shared.inputs import open_store
 from tests.broken import ERRORS, limit_memory, plain_model
 from tests.commands.conftest import Cli
 from tests.conftest import Writer, choice_rows, prompt_rows
@@ -158,7 +158,7 @@ def test_memory_that_runs_out_anywhere_else_is_no_bug(
     def load(*_: Any, **__: Any) -> None:
         raise error()
 
-    monkeypatch.setattr("ntkcli.engine.models.load_model", load)
+    monkeypatch.setattr("ntkcli.engine.models.loading.load_model", load)
     ran = cli("featurize", tmp_path / "s", *featurize(model, write_jsonl("d.jsonl", prompt_rows(3)), "d"))
     assert ran.code == 1
     assert ran.error_line.startswith("error: Out of memory: ")

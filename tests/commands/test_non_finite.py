@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import store
-from ntkcli.steps.inputs import open_store
+from ntkcli.steps.shared.inputs import open_store
 from tests.broken import plain_model, poisoned_model
 from tests.commands.conftest import Cli, Ran
 from tests.conftest import Writer, choice_rows, prompt_rows
@@ -176,7 +176,7 @@ def test_runs_are_compared_on_items_that_are_finite_under_all(
     cli: Cli, tmp_path: Path, plain: Path, write_jsonl: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each run has an item of its own that is not finite; a run without any finite item is refused by name."""
-    from ntkcli.engine.evaluation import Evaluator
+    from ntkcli.engine.evaluation.evaluator import Evaluator
     from tests.commands.test_eval import make_adapter
 
     runs = [make_adapter(tmp_path / name, plain, i) for i, name in enumerate(("a", "b"))]
@@ -213,7 +213,7 @@ def test_runs_are_compared_on_items_that_are_finite_under_all(
 
 def test_rows_held_out_are_named(cli: Cli, tmp_path: Path, poisoned: Path, write_jsonl: Writer) -> None:
     """Half of the rows are poisoned, so that some are held out; none of those trained on is."""
-    from ntkcli.engine import trainer
+    from ntkcli.engine.training import trainer
 
     rows = prompt_rows(12)
     data = write_jsonl("d.jsonl", rows)
@@ -225,7 +225,7 @@ def test_rows_held_out_are_named(cli: Cli, tmp_path: Path, poisoned: Path, write
         return real(model, arguments, given, *more, **how)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ntkcli.engine.training.make_trainer", spy)
+        patch.setattr("ntkcli.engine.training.train.make_trainer", spy)
         assert cli("finetune", tmp_path / "s", *options).code == 0
     number = int(held[0].rpartition("-")[2].removesuffix(")"))
     rows[number]["prompt"] = "z" + rows[number]["prompt"][1:]
