@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from ntkcli.steps.shared.inputs import open_store
+from ntkcli.steps.shared.stores import open_store
 from tests.broken import ERRORS, limit_memory, plain_model
 from tests.commands.conftest import Cli
 from tests.conftest import Writer, choice_rows, prompt_rows

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import store
-from ntkcli.steps.shared.inputs import open_store
+from ntkcli.steps.shared.stores import open_store
 from tests.broken import plain_model, poisoned_model
 from tests.commands.conftest import Cli, Ran
 from tests.conftest import Writer, choice_rows, prompt_rows

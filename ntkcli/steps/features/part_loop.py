@@ -18,7 +18,7 @@ from ntkcli.data.files import OnError
 from ntkcli.errors import DataError
 from ntkcli.progress import Progress
 from ntkcli.steps.non_finite import name_of, settle_non_finite
-from ntkcli.steps.shared.inputs import rows_in_order
+from ntkcli.steps.shared.row_sets import rows_in_order
 
 if TYPE_CHECKING:
     from ntkcli.engine.features.extract import Extractor, Vectors
