@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ntkcli.engine.models import model_config
+from ntkcli.engine.models.loading import model_config
 from ntkcli.errors import UsageError
 from ntkcli.identity import ModelIdentity
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from ntkcli.data.encoding import Encoded
-from ntkcli.engine.adapters import AdaptedLayer, apply_adapter, load_adapter
 from ntkcli.engine.attach import weight_hashes
 from ntkcli.engine.beside import product_with, weight_of
-from ntkcli.engine.evaluation import Evaluator
-from ntkcli.engine.exact import ExactScorer
-from ntkcli.engine.extract import GradientSettings
-from ntkcli.engine.models import decoder_of, load_model
+from ntkcli.engine.evaluation.evaluator import Evaluator
+from ntkcli.engine.features.exact import ExactScorer
+from ntkcli.engine.features.extract import GradientSettings
+from ntkcli.engine.models.adapters import AdaptedLayer, apply_adapter, load_adapter
+from ntkcli.engine.models.loading import decoder_of, load_model
 from ntkcli.identity import AdapterIdentity, ModelIdentity, resolve_adapter, resolve_model
 from tests.conftest import make_tokenizer, save_model
 from tests.engine.kit import make_engine, make_rows

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from ntkcli.data.encoding import Encoded
-from ntkcli.engine.adapters import load_adapter
 from ntkcli.engine.attach import attach_adapter, weight_hashes
-from ntkcli.engine.evaluation import Evaluator
-from ntkcli.engine.extract import embedding_extractor
-from ntkcli.engine.models import load_model
-from ntkcli.engine.trainer import TrainingRows
-from ntkcli.engine.training import TrainingOptions, train_adapter
+from ntkcli.engine.evaluation.evaluator import Evaluator
+from ntkcli.engine.features.extract import embedding_extractor
+from ntkcli.engine.models.adapters import load_adapter
+from ntkcli.engine.models.loading import load_model
+from ntkcli.engine.training.train import TrainingOptions, train_adapter
+from ntkcli.engine.training.trainer import TrainingRows
 from ntkcli.errors import SpecError, UsageError
 from ntkcli.identity import AdapterIdentity, resolve_adapter, resolve_model
 from ntkcli.progress import Silent

@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from ntkcli.data.encoding import Encoded
-from ntkcli.engine.adapters import fresh_adapter
 from ntkcli.engine.batches import plan_batches
-from ntkcli.engine.exact import ExactScorer
-from ntkcli.engine.extract import Extractor, GradientSettings, embedding_extractor, gradient_extractor
-from ntkcli.engine.generation import generate_greedily
-from ntkcli.engine.loglikelihood import choice_logliks
-from ntkcli.engine.models import LoadedModel, load_model
+from ntkcli.engine.evaluation.generation import generate_greedily
+from ntkcli.engine.evaluation.loglikelihood import choice_logliks
+from ntkcli.engine.features.exact import ExactScorer
+from ntkcli.engine.features.extract import Extractor, GradientSettings, embedding_extractor, gradient_extractor
+from ntkcli.engine.models.adapters import fresh_adapter
+from ntkcli.engine.models.loading import LoadedModel, load_model
 from ntkcli.engine.rope import length_classes
-from ntkcli.engine.training_loss import StepLoss, collate
+from ntkcli.engine.training.loss import StepLoss, collate
 from ntkcli.identity import ModelIdentity, resolve_model
 from tests.conftest import make_tokenizer
 from tests.engine.kit import make_rows

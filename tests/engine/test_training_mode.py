@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ntkcli.engine.models import LoadedModel, decoder_of, head_form
-from ntkcli.engine.trainer import TrainingRows
-from ntkcli.engine.training import TrainingOptions, train_adapter
-from ntkcli.engine.training_loss import StepLoss, collate
+from ntkcli.engine.models.loading import LoadedModel, decoder_of, head_form
+from ntkcli.engine.training.loss import StepLoss, collate
+from ntkcli.engine.training.train import TrainingOptions, train_adapter
+from ntkcli.engine.training.trainer import TrainingRows
 from ntkcli.engine.training_mode import train_without_chance
 from ntkcli.progress import Silent
 from tests.conftest import make_tokenizer
