@@ -20,7 +20,7 @@ from ntkcli.engine.attach import attach_adapter, fold, merge_floats, refuse_unco
 from ntkcli.engine.beside import is_conv1d, is_plain, weight_of
 from ntkcli.engine.gradients.sketch import hash_u64
 from ntkcli.engine.models.loading import LoadedModel, decoder_of, head_of
-from ntkcli.errors import UsageError
+from ntkcli.errors import UsageError, SpecError
 from ntkcli.identity import AdapterIdentity, ModelIdentity, refuse_other_base
 
 

@@ -1,8 +1,8 @@
 """Fine-tune a LoRA adapter with peft on transformers' Trainer, resumable from its last whole checkpoint.
 
 The Trainer does the loop, the optimiser, the schedule and the checkpoints. Ours are the steps, planned before training
-begins (`ntkcli.engine.training.step_plan`), and the loss, computed without logits where nothing is supervised and with little
-padding (`ntkcli.engine.training.loss`).
+begins (`ntkcli.engine.training.step_plan`), and the loss, computed without logits where nothing is supervised and
+with little padding (`ntkcli.engine.training.loss`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import store
 from ntkcli.engine.attach import attach_adapter
 from ntkcli.engine.devices import train_on
 from ntkcli.engine.features.extract import default_batch_tokens
-from ntkcli.engine.models.adapters import linear_layers
+from ntkcli.engine.models.adapters import linear_layers, attach_adapter
 from ntkcli.engine.models.loading import LoadedModel
 from ntkcli.engine.training import checkpoints
 from ntkcli.engine.training.checkpoints import RunState, newest_checkpoint

@@ -303,6 +303,7 @@ def settle_dtype(dtype: str, device: str, known: store.Artefact | None) -> str:
     if dtype != "auto":
         return dtype
     from ntkcli.engine.devices import pick_device, pick_dtype
+    from ntkcli.engine.models.loading import pick_device, pick_dtype
 
     return pick_dtype(dtype, pick_device(device))
 

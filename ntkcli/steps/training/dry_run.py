@@ -63,7 +63,7 @@ def estimate_finetune(
     match_tokens: str | None = None, max_tokens: int | None = None, name: str = "", progress: object = None,
     **settings_given: Any,
 ) -> FinetuneEstimate:  # fmt: skip
-    """What `ntkcli.steps.training.finetune.finetune` with these arguments would take. Writes nothing and loads no weights."""
+    """What `ntkcli.steps.training.finetune` with these arguments would take. Writes nothing and loads no weights."""
     del name, progress  # change nothing of it
     from ntkcli.engine.limits import refuse_too_long
     from ntkcli.engine.models.loading import load_tokenizer
