@@ -13,7 +13,7 @@ import torch
 from ntkcli.app import run
 from ntkcli.engine.limits import position_limit
 from ntkcli.errors import ExitCode
-from ntkcli.steps.shared.inputs import open_store
+from ntkcli.steps.shared.stores import open_store
 from tests.conftest import Writer, choice_rows, make_tokenizer, prompt_rows, save_model
 from tests.engine import zoo
 

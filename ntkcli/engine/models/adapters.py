@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from ntkcli.engine.attach import attach_adapter, fold, merge_floats, refuse_uncovered
 from ntkcli.engine.beside import is_conv1d, is_plain, weight_of
-from ntkcli.engine.gradients.sketch import hash_u64
+from ntkcli.engine.hashing import hash_u64
 from ntkcli.engine.models.loading import LoadedModel, decoder_of, head_of
-from ntkcli.errors import UsageError, SpecError
+from ntkcli.errors import SpecError, UsageError
 from ntkcli.identity import AdapterIdentity, ModelIdentity, refuse_other_base
 
 

@@ -24,7 +24,7 @@ import store
 from ntkcli.engine.attach import attach_adapter
 from ntkcli.engine.devices import train_on
 from ntkcli.engine.features.extract import default_batch_tokens
-from ntkcli.engine.models.adapters import linear_layers, attach_adapter
+from ntkcli.engine.models.adapters import attach_adapter, linear_layers
 from ntkcli.engine.models.loading import LoadedModel
 from ntkcli.engine.training import checkpoints
 from ntkcli.engine.training.checkpoints import RunState, newest_checkpoint
@@ -32,9 +32,9 @@ from ntkcli.engine.training.moments import write_moments
 from ntkcli.engine.training.step_plan import plan_steps
 from ntkcli.engine.training.trainer import Step, TrainingRows, make_trainer, make_watcher
 from ntkcli.errors import NtkselError, UsageError
-from ntkcli.formatting import human_bytes
 from ntkcli.identity import AdapterIdentity
 from ntkcli.progress import Progress
+from ntkcli.units import human_bytes
 from store import atomic
 
 OPTIMIZER = "optimizer.safetensors"
