@@ -19,7 +19,9 @@ from ntkcli.steps.features.arrays import refuse_without_room
 from ntkcli.steps.scores import exact
 from ntkcli.steps.scores.less import less_job
 from ntkcli.steps.scores.methods import features_job, random_job, words_job
-from ntkcli.steps.shared.inputs import DATASET_PART_ROWS, data_name, open_store, selected_rows, write_rows
+from ntkcli.steps.shared.datasets import data_name
+from ntkcli.steps.shared.row_sets import selected_rows
+from ntkcli.steps.shared.stores import DATASET_PART_ROWS, open_store, write_rows
 
 VERSION = 1
 """Of the scores, in every spec: goes up when the same features would give other scores."""
