@@ -15,7 +15,8 @@ from typing import Any, Final
 import store
 from ntkcli.data import DataFile
 from ntkcli.data.stdin import STDIN
-from ntkcli.data.tasks.reference import for_evaluation, names_task
+from ntkcli.data.tasks.reference import names_task
+from ntkcli.data.tasks.source import for_evaluation
 from ntkcli.errors import UsageError
 from ntkcli.statistics import ArmScore
 from ntkcli.steps.pipelines.arms_plan import Plan

@@ -12,7 +12,7 @@ import numpy as np
 import store
 from ntkcli.data import DataFile, Scan, scan, stdin
 from ntkcli.data.files import OnError
-from ntkcli.data.sources import names_data
+from ntkcli.data.find_source import names_data
 from ntkcli.errors import SpecError, UsageError
 from ntkcli.identity import EXACT
 from ntkcli.steps.shared.stores import DATASET_PART_ROWS

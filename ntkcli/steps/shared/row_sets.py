@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import store
 from ntkcli.data import BadRow, DataFile, Row, scan, stdin
 from ntkcli.data.files import OnError
-from ntkcli.data.sources import names_data
+from ntkcli.data.find_source import names_data
 from ntkcli.errors import SpecError, UsageError
 from ntkcli.steps.shared.datasets import data_file, kept_data
 
