@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from contextvars import copy_context
-from importlib import import_module
 from typing import Annotated
 
 import typer
 
 from ntkcli import __version__
+from ntkcli.commands import arms, demo, explain, featurize, finetune, info, rm, score, select, tasks
+from ntkcli.commands import eval as evaluation
+from ntkcli.commands import run as recipe
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode, NtkselError, parsing_message
 from ntkcli.signals import listen
@@ -72,21 +74,8 @@ def _root(
         raise typer.Exit
 
 
-for _verb in (
-    "featurize",
-    "score",
-    "select",
-    "explain",
-    "finetune",
-    "eval",
-    "arms",
-    "run",
-    "tasks",
-    "info",
-    "rm",
-    "demo",
-):
-    import_module(f"ntkcli.commands.{_verb}").add_to(app)
+for _verb in (featurize, score, select, explain, finetune, evaluation, arms, recipe, tasks, info, rm, demo):
+    _verb.add_to(app)
 
 
 def main(arguments: list[str] | None = None) -> None:

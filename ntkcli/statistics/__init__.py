@@ -5,13 +5,12 @@
 Read `comparison` first.
 """
 
+from ntkcli.statistics.arm_scores import ArmScore, Difference
 from ntkcli.statistics.arms import group_seeds
 from ntkcli.statistics.classification import Classification, ClassScore, classify
 from ntkcli.statistics.comparison import (
     AVERAGE,
-    ArmScore,
     Comparison,
-    Difference,
     TaskItems,
     compare_arms,
     holm,
