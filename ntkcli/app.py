@@ -137,16 +137,18 @@ def _explain(error: Exception) -> tuple[str, int]:
 
 def _explain_store(error: Exception) -> tuple[str, int] | None:
     import store  # numpy with it, which `--help` need not wait for
+    from ntkcli.steps.shared.commands import message
 
     if not isinstance(error, store.StoreError):
         return None
     if isinstance(error, store.SpecDiffersError):
         flags = ", ".join(sorted({flag_of(difference.field) for difference in error.differences}))
-        return f"{error} ({flags})." if flags else f"{error}.", ExitCode.SPEC_DIFFERS
+        said = message(error)
+        return f"{said} ({flags})." if flags else f"{said}.", ExitCode.SPEC_DIFFERS
     codes = {
         store.NameInvalidError: ExitCode.USAGE,
         store.NoStoreError: ExitCode.INCOMPLETE,
         store.IncompleteError: ExitCode.INCOMPLETE,
         store.MissingArtefactError: ExitCode.INCOMPLETE,
     }
-    return f"{error}.", codes.get(type(error), ExitCode.FAILURE)
+    return f"{message(error)}.", codes.get(type(error), ExitCode.FAILURE)
