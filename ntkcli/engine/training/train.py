@@ -28,7 +28,7 @@ from ntkcli.engine.training import checkpoints
 from ntkcli.engine.training.checkpoints import RunState, newest_checkpoint
 from ntkcli.engine.training.moments import write_moments
 from ntkcli.engine.training.step_plan import plan_steps
-from ntkcli.engine.training.trainer import Step, TrainingRows, make_trainer, make_watcher
+from ntkcli.engine.training.trainer import Step, TrainingRows, checkpoint_callback, make_trainer
 from ntkcli.errors import NtkselError, UsageError
 from ntkcli.identity import AdapterIdentity
 from ntkcli.progress import Progress
@@ -111,7 +111,7 @@ def train_adapter(
             _save_moments(trainer, work)
 
         trainer.add_callback(
-            make_watcher(
+            checkpoint_callback(
                 trainer,
                 on_step=on_step,
                 progress=progress,

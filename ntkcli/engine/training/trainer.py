@@ -1,4 +1,4 @@
-"""transformers' Trainer with the loss of `ntkcli.engine.training.loss`, planned steps, and a watcher of its course."""
+"""transformers' Trainer with the loss of `ntkcli.engine.training.loss`, planned steps and a callback."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def method_of(config: Any) -> str:
     return str(getattr(method, "value", method))
 
 
-def make_watcher(
+def checkpoint_callback(
     trainer: Any,
     *,
     on_step: Callable[[Step], None],
@@ -133,7 +133,7 @@ def make_watcher(
 
     state: RunState = trainer.course
 
-    class Watcher(TrainerCallback):  # type: ignore[misc]  # untyped base
+    class CheckpointCallback(TrainerCallback):  # type: ignore[misc]  # untyped base
         """Comes after the Trainer's own callback, which has decided by then whether to save."""
 
         def on_step_end(self, args: Any, trainer_state: Any, control: Any, **_: Any) -> None:
@@ -168,4 +168,4 @@ def make_watcher(
                 state.stopped = True
                 control.should_training_stop = control.should_save = True
 
-    return Watcher()
+    return CheckpointCallback()

@@ -16,8 +16,8 @@ from ntkcli.progress import Progress, Silent
 from ntkcli.scoring.features import Rows, Wide
 from ntkcli.scoring.groups import across_groups
 from ntkcli.steps.scores import exact
-from ntkcli.steps.scores.less import less_job
-from ntkcli.steps.scores.methods import features_job, random_job, words_job
+from ntkcli.steps.scores.less import plan_less
+from ntkcli.steps.scores.methods import plan_by_features, plan_by_words, plan_random
 from ntkcli.steps.shared.datasets import data_name
 from ntkcli.steps.shared.disk_room import refuse_without_room
 from ntkcli.steps.shared.row_sets import selected_rows
@@ -105,9 +105,9 @@ def score(
         only, selection = selected_rows(stored, rows, dataset=dataset)
         parents[selection.name] = spec["rows"] = selection.fingerprint
     if method == "random":
-        job = random_job(stored, dataset, only, seed=seed, match_length=match_length)
+        plan = plan_random(stored, dataset, only, seed=seed, match_length=match_length)
     elif method == "less":
-        job = less_job(
+        plan = plan_less(
             stored,
             dataset,
             only,
@@ -118,9 +118,9 @@ def score(
             progress=progress,
         )
     elif method in BY_WORDS:
-        job = words_job(stored, dataset, only, method=method, domains=domains, group_by=group_by, seed=seed)
+        plan = plan_by_words(stored, dataset, only, method=method, domains=domains, group_by=group_by, seed=seed)
     else:
-        job = features_job(
+        plan = plan_by_features(
             stored,
             dataset,
             only,
@@ -132,10 +132,10 @@ def score(
             k=k,
             on_block=progress.advance,
         )
-    if "groups" in job.spec:
-        job.spec["groups"]["across"] = across
+    if "groups" in plan.spec:
+        plan.spec["groups"]["across"] = across
     part_rows = exact.PART_ROWS if method == "exact" else DATASET_PART_ROWS
-    artefact = create_score(stored, name, spec | job.spec, parents | job.parents, dataset, part_rows=part_rows)
+    artefact = create_score(stored, name, spec | plan.spec, parents | plan.parents, dataset, part_rows=part_rows)
     refuse_without_room(artefact, artefact.pending(), instead="")
     if artefact.complete:
         progress.note(f"{artefact.name} is finished already")
@@ -150,8 +150,8 @@ def score(
             progress=progress,
         )
     else:
-        progress.start(artefact.name, total=job.total, unit="rows")
-        write_score(artefact, *job.compute(), across=across)
+        progress.start(artefact.name, total=plan.total, unit="rows")
+        write_score(artefact, *plan.compute(), across=across)
     progress.stop()
     status = (stored.get(f"datasets/{each}").read("status") for each in files)
     skipped = sum(int((each >= store.RowStatus.UNREADABLE).sum()) for each in status)
