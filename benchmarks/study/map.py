@@ -30,9 +30,9 @@ from environment import describe
 from table import log_loss
 
 from ntkcli.demo import demo_model_path
-from ntkcli.steps.evaluate import evaluate
-from ntkcli.steps.finetune import finetune
-from ntkcli.steps.inputs import open_store
+from ntkcli.steps.evaluation.evaluate import evaluate
+from ntkcli.steps.shared.inputs import open_store
+from ntkcli.steps.training.finetune import finetune
 
 DOMAINS: Final = (32, 8, 128)
 SHARES: Final = (0.05, 0.2, 0.01)
