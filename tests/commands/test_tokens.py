@@ -171,9 +171,7 @@ def test_shards_count_together(
     written: list[int] = []
     real = token_counts._fill
     monkeypatch.setattr(
-        token_counts,
-        "_fill",
-        lambda artefact, pending, *rest: written.append(pending) or real(artefact, pending, *rest),
+        token_counts, "_fill", lambda artefact, rows, *rest: written.append(rows) or real(artefact, rows, *rest)
     )
     found = token_counts.count_tokens(stored, dataset, file, model, shard=(1, 3))
     assert written == [[1, 4, 7], [0, 2, 3, 5, 6]]

@@ -18,7 +18,7 @@ from ntkcli.engine.batches import plan_batches
 from ntkcli.engine.training import checkpoints
 from ntkcli.engine.training.checkpoints import RunState
 from ntkcli.engine.training.loss import StepLoss, collate, not_finite
-from ntkcli.engine.weight_average import WeightAverage
+from ntkcli.engine.training.weight_average import WeightAverage
 from ntkcli.errors import NtkselError, UsageError
 from ntkcli.progress import Progress
 

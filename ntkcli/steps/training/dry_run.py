@@ -64,7 +64,7 @@ def estimate_finetune(
     progress: object = None,
     **settings_given: Any,
 ) -> FinetuneEstimate:  # fmt: skip
-    """What `ntkcli.steps.training.finetune.finetune` with these arguments would take. Writes nothing and loads no weights."""
+    """What `ntkcli.steps.training.finetune` with these arguments would take. Writes nothing and loads no weights."""
     del name, progress  # change nothing of it
     from ntkcli.engine.models.loading import load_tokenizer
     from ntkcli.engine.models.speed import operations_per_second

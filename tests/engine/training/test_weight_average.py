@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ntkcli.engine.weight_average import WeightAverage
+from ntkcli.engine.training.weight_average import WeightAverage
 
 
 def walk(average: WeightAverage, weight: torch.nn.Parameter, steps: range) -> None:
