@@ -31,7 +31,7 @@ from table import log_loss
 
 from ntkcli.demo import demo_model_path
 from ntkcli.steps.evaluation.evaluate import evaluate
-from ntkcli.steps.shared.inputs import open_store
+from ntkcli.steps.shared.stores import open_store
 from ntkcli.steps.training.finetune import finetune
 
 DOMAINS: Final = (32, 8, 128)

@@ -142,7 +142,9 @@ def score(
                 "--combine takes scores that exist, so --method, --domain, --rows and --pool mean nothing to it.",
                 "Leave them out.",
             )
-        result = step.combine(store, scores=combine, name=name, progress=output.progress)
+        from ntkcli.steps.scores.combine import combine as combine_scores
+
+        result = combine_scores(store, scores=combine, name=name, progress=output.progress)
     else:
         if pool is None or method is None:
             raise UsageError("--pool or --method is missing.", "Give both, or --combine SCORE twice.")

@@ -27,13 +27,13 @@ from ntkcli.engine.models.loading import LoadedModel
 from ntkcli.engine.training import checkpoints
 from ntkcli.engine.training.checkpoints import RunState, newest_checkpoint
 from ntkcli.engine.training.moments import write_moments
-from ntkcli.engine.training.step_plan import plan_stages, plan_steps
+from ntkcli.engine.training.step_plan import plan_stages
 from ntkcli.engine.training.trainer import Step, TrainingRows, make_trainer, make_watcher
 from ntkcli.engine.training.weight_average import WeightAverage
 from ntkcli.errors import NtkselError, UsageError
-from ntkcli.formatting import human_bytes
 from ntkcli.identity import AdapterIdentity
 from ntkcli.progress import Progress
+from ntkcli.units import human_bytes
 from store import atomic
 
 OPTIMIZER = "optimizer.safetensors"

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import store
-from ntkcli.data.sources import find_source
-from ntkcli.data.tasks.reference import for_evaluation, names_task
+from ntkcli.data.find_source import find_source
+from ntkcli.data.tasks.reference import names_task
+from ntkcli.data.tasks.source import for_evaluation
 from ntkcli.errors import UsageError
 from ntkcli.steps.pipelines.recipe import Recipe, Step
 
@@ -39,7 +40,7 @@ MAY_BE_FILES: Final = {("featurize", "adapter"), ("finetune", "train"), ("finetu
 NAME_FILES: Final = {("score", "pool"), ("score", "domain")}
 """Options that also take NAME=FILE, which makes the data set NAME."""
 FILES: Final = {("featurize", "data"), ("finetune", "train"), ("eval", "task"), ("eval", "retain"), *NAME_FILES}
-"""Options whose values, where they are no such names, are data: `ntkcli.data.sources`."""
+"""Options whose values, where they are no such names, are data: `ntkcli.data.find_source`."""
 ELSEWHERE: Final = ("lm_eval:", "-")
 """How references begin whose rows are no file of these."""
 

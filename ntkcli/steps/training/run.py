@@ -64,7 +64,7 @@ class TrainingRun:
         """Load, train, seal."""
         from ntkcli.engine.models.loading import load_model, load_tokenizer
         from ntkcli.engine.training.checkpoints import drop_older
-        from ntkcli.engine.training.step_plan import plan_stages, plan_steps
+        from ntkcli.engine.training.step_plan import plan_stages
         from ntkcli.engine.training.train import pick_batch_tokens
 
         encoding = self.spec["encoder"]
