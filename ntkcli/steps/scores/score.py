@@ -69,10 +69,10 @@ def score(
 
     `pool` and `domain` are data sets of the store, or NAME=FILE, which names a file's rows there first (bad ones
     as `on_error` says). Methods:
-    `ntkcli.scoring`, `less` (`ntkcli.steps.scores.less`) and `exact` (`ntkcli.engine.features.exact`). `feature` names
-    the features on all sides (default ntk, for less loss; less takes several; words and random take none); `rows` keeps
-    to a selection of the pool; `k` is for votes and rds (default 0.5% of the pool, at least 10), `seed` for dsir and
-    random. Several domains, or `group_by="source"`, make groups: a score each, joined by `across` (max, mean).
+    `ntkcli.scoring`, `less` (`ntkcli.steps.scores.less`) and `exact` (`ntkcli.engine.features.exact_scores`). `feature`
+    names the features on all sides (default ntk, for less loss; less takes several; words and random take none); `rows`
+    keeps to a selection of the pool; `k` is for votes and rds (default 0.5% of the pool, at least 10), `seed` for dsir
+    and random. Several domains, or `group_by="source"`, make groups: a score each, joined by `across` (max, mean).
     `match_length` names a data set or a selection whose lengths in tokens random rows shall have.
 
     Raises:
