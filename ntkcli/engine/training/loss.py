@@ -1,7 +1,8 @@
 """The loss of a training step, in pieces that fit: rows of like length together, gradients summed piece by piece.
 
-The loss is the mean cross-entropy over all supervised tokens of the step's rows, as transformers' Trainer has it: a sum
-over pieces, divided by the count of the whole step, so that how a step is cut changes rounding only.
+Per token, the loss is the mean cross-entropy over all supervised tokens of the step's rows, as transformers' Trainer
+has it. Per row, it is the mean over rows of each row's own mean, so that a long answer weighs no more than a short one.
+Both are weighted sums over pieces, with weights that depend on the whole step: how a step is cut changes rounding only.
 
 Legend: B rows, T tokens, N supervised tokens, D hidden size, V vocabulary.
 """
@@ -33,7 +34,8 @@ NAMED_ROWS = 5
 class StepLoss:
     """Computes losses of a model's steps, at most `budget_tokens` padded tokens at a time.
 
-    On out-of-memory the budget halves, for good; rows are never cut. `autocast` gives the precision's context.
+    `per_row`: the mean over rows of each row's mean, instead of the mean over all supervised tokens. On out-of-memory
+    the budget halves, for good; rows are never cut. `autocast` gives the precision's context.
     """
 
     def __init__(
@@ -41,11 +43,13 @@ class StepLoss:
         model: Any,
         *,
         budget_tokens: int,
+        per_row: bool = False,
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self._model, self._decoder, self._autocast = model, decoder_of(model), autocast
         self.budget_tokens = budget_tokens
         self._classes = length_classes(model.config)
+        self._per_row = per_row
 
     def backward(self, batch: dict[str, Tensor], backward: Callable[[Tensor], object]) -> Tensor:
         """The step's loss, detached; `backward` is called with each piece's share of it.
@@ -73,39 +77,47 @@ class StepLoss:
         """The mean loss of each row by itself, without gradients."""
         found = []
         with torch.no_grad():
+            weights = 1 / supervised_counts(batch["labels"]).clamp(min=1)
             for i in range(len(batch["input_ids"])):
                 length = int(batch["attention_mask"][i].sum())
-                total, count = self._sum(batch, torch.tensor([i], device=batch["labels"].device), length)
-                found.append(float(total) / max(1, count))
+                found.append(float(self._sum(batch, torch.tensor([i], device=weights.device), length, weights)))
         return found
 
     def mean(self, batches: Sequence[dict[str, Tensor]], device: torch.device) -> float:
-        """The mean loss over the supervised tokens of all batches, without gradients."""
-        total, count = 0.0, 0
+        """The mean loss over the supervised tokens (or the rows) of all batches, without gradients."""
+        total, count = 0.0, 0.0
         with torch.no_grad():
             for batch in batches:
                 placed = {name: x.to(device) for name, x in batch.items()}
                 everyone = torch.arange(len(batch["input_ids"]), device=device)
-                loss, tokens = self._sum(placed, everyone, batch["input_ids"].shape[1])
-                total, count = total + float(loss), count + tokens
-        return total / max(1, count)
+                weights, batch_count = self._weights(placed["labels"])
+                total += float(self._sum(placed, everyone, batch["input_ids"].shape[1], weights))
+                count += float(batch_count)
+        return total / max(1.0, count)
 
     def _backward(self, batch: dict[str, Tensor], backward: Callable[[Tensor], object]) -> Tensor:
         labels = batch["labels"]
-        count = (labels[:, 1:] != IGNORED).sum().clamp(min=1)
+        weights_B, count = self._weights(labels)
         total = torch.zeros((), device=labels.device)
         for group, length in like_lengths(batch["attention_mask"].sum(dim=1), self.budget_tokens, self._classes):
-            loss = self._sum(batch, group, length)[0] / count
+            loss = self._sum(batch, group, length, weights_B) / count.clamp(min=1)
             backward(loss)
             total += loss.detach()
         return total
 
-    def _sum(self, batch: dict[str, Tensor], group: Tensor, length: int) -> tuple[Tensor, int]:
-        """Cross-entropy summed over the supervised tokens of some rows, and their number."""
+    def _weights(self, labels_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """What a supervised token of each row weighs in the sum (B,) float32, and what the sum is divided by."""
+        counts_B = supervised_counts(labels_BT)
+        if self._per_row:
+            return 1 / counts_B.clamp(min=1), (counts_B > 0).sum()
+        return torch.ones_like(counts_B), counts_B.sum()
+
+    def _sum(self, batch: dict[str, Tensor], group: Tensor, length: int, weights_B: Tensor) -> Tensor:
+        """Cross-entropy summed over the supervised tokens of some rows, each times its row's weight."""
         mask, labels = batch["attention_mask"][group, :length], batch["labels"][group, :length]
         with self._autocast():
             output = self._decoder(input_ids=batch["input_ids"][group, :length], attention_mask=mask, use_cache=False)
-            return completion_loss(self._model, output.last_hidden_state, labels)
+            return completion_loss(self._model, output.last_hidden_state, labels, weights_B[group])
 
 
 def like_lengths(
@@ -130,15 +142,20 @@ def like_lengths(
     return groups
 
 
-def completion_loss(model: Any, hidden_BTD: Tensor, labels_BT: Tensor) -> tuple[Tensor, int]:
-    """Cross-entropy summed over the supervised tokens, and their number N.
+def supervised_counts(labels_BT: Tensor) -> Tensor:
+    """Supervised tokens of each row (B,) float32: its labels, without the first position, which nothing predicts."""
+    return (labels_BT[:, 1:] != IGNORED).sum(dim=1).float()
+
+
+def completion_loss(model: Any, hidden_BTD: Tensor, labels_BT: Tensor, weights_B: Tensor) -> Tensor:
+    """Cross-entropy summed over the supervised tokens, each times its row's weight.
 
     The head is applied to their predictors alone: nothing else has logits.
     """
     wanted_BT = labels_BT[:, 1:] != IGNORED
     logits_NV = head_logits(model, hidden_BTD[:, :-1][wanted_BT]).float()
-    total = torch.nn.functional.cross_entropy(logits_NV, labels_BT[:, 1:][wanted_BT], reduction="sum")
-    return total, len(logits_NV)
+    losses_N = torch.nn.functional.cross_entropy(logits_NV, labels_BT[:, 1:][wanted_BT], reduction="none")
+    return (losses_N * weights_B[:, None].expand_as(wanted_BT)[wanted_BT]).sum()
 
 
 def collate(rows: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from ntkcli.steps.shared.datasets import data_file
 from ntkcli.steps.shared.row_sets import rows_in_order
 
 if TYPE_CHECKING:
-    from ntkcli.engine.features.exact import ExactScorer
+    from ntkcli.engine.features.exact_scores import ExactScorer
     from ntkcli.engine.features.extract import GradientSettings
 
 PART_ROWS = 256
@@ -62,7 +62,7 @@ def fill_exact(
 
 
 def _load(features: store.Artefact) -> tuple[ExactScorer, Encoder]:
-    from ntkcli.engine.features.exact import ExactScorer
+    from ntkcli.engine.features.exact_scores import ExactScorer
     from ntkcli.engine.models.loading import load_model
 
     spec = features.spec

@@ -11,13 +11,13 @@ import numpy as np
 
 import store
 from ntkcli.data.files import OnError
-from ntkcli.errors import SpecError, UsageError
+from ntkcli.errors import UsageError
 from ntkcli.progress import Progress, Silent
 from ntkcli.scoring.features import Rows, Wide
-from ntkcli.scoring.groups import across_groups, combine_by_rank
+from ntkcli.scoring.groups import across_groups
 from ntkcli.steps.scores import exact
-from ntkcli.steps.scores.less import less_job
-from ntkcli.steps.scores.methods import features_job, random_job, words_job
+from ntkcli.steps.scores.less import plan_less
+from ntkcli.steps.scores.methods import plan_by_features, plan_by_words, plan_random
 from ntkcli.steps.shared.datasets import data_name
 from ntkcli.steps.shared.disk_room import refuse_without_room
 from ntkcli.steps.shared.row_sets import selected_rows
@@ -69,10 +69,10 @@ def score(
 
     `pool` and `domain` are data sets of the store, or NAME=FILE, which names a file's rows there first (bad ones
     as `on_error` says). Methods:
-    `ntkcli.scoring`, `less` (`ntkcli.steps.scores.less`) and `exact` (`ntkcli.engine.features.exact`). `feature` names
-    the features on all sides (default ntk, for less loss; less takes several; words and random take none); `rows` keeps
-    to a selection of the pool; `k` is for votes and rds (default 0.5% of the pool, at least 10), `seed` for dsir and
-    random. Several domains, or `group_by="source"`, make groups: a score each, joined by `across` (max, mean).
+    `ntkcli.scoring`, `less` (`ntkcli.steps.scores.less`) and `exact` (`ntkcli.engine.features.exact_scores`). `feature`
+    names the features on all sides (default ntk, for less loss; less takes several; words and random take none); `rows`
+    keeps to a selection of the pool; `k` is for votes and rds (default 0.5% of the pool, at least 10), `seed` for dsir
+    and random. Several domains, or `group_by="source"`, make groups: a score each, joined by `across` (max, mean).
     `match_length` names a data set or a selection whose lengths in tokens random rows shall have.
 
     Raises:
@@ -105,9 +105,9 @@ def score(
         only, selection = selected_rows(stored, rows, dataset=dataset)
         parents[selection.name] = spec["rows"] = selection.fingerprint
     if method == "random":
-        job = random_job(stored, dataset, only, seed=seed, match_length=match_length)
+        plan = plan_random(stored, dataset, only, seed=seed, match_length=match_length)
     elif method == "less":
-        job = less_job(
+        plan = plan_less(
             stored,
             dataset,
             only,
@@ -118,9 +118,9 @@ def score(
             progress=progress,
         )
     elif method in BY_WORDS:
-        job = words_job(stored, dataset, only, method=method, domains=domains, group_by=group_by, seed=seed)
+        plan = plan_by_words(stored, dataset, only, method=method, domains=domains, group_by=group_by, seed=seed)
     else:
-        job = features_job(
+        plan = plan_by_features(
             stored,
             dataset,
             only,
@@ -132,10 +132,10 @@ def score(
             k=k,
             on_block=progress.advance,
         )
-    if "groups" in job.spec:
-        job.spec["groups"]["across"] = across
+    if "groups" in plan.spec:
+        plan.spec["groups"]["across"] = across
     part_rows = exact.PART_ROWS if method == "exact" else DATASET_PART_ROWS
-    artefact = _create(stored, name, spec | job.spec, parents | job.parents, dataset, part_rows=part_rows)
+    artefact = create_score(stored, name, spec | plan.spec, parents | plan.parents, dataset, part_rows=part_rows)
     refuse_without_room(artefact, artefact.pending(), instead="")
     if artefact.complete:
         progress.note(f"{artefact.name} is finished already")
@@ -150,57 +150,12 @@ def score(
             progress=progress,
         )
     else:
-        progress.start(artefact.name, total=job.total, unit="rows")
-        _write(artefact, *job.compute(), across=across)
+        progress.start(artefact.name, total=plan.total, unit="rows")
+        write_score(artefact, *plan.compute(), across=across)
     progress.stop()
     status = (stored.get(f"datasets/{each}").read("status") for each in files)
     skipped = sum(int((each >= store.RowStatus.UNREADABLE).sum()) for each in status)
-    return replace(_result(artefact, method), skipped=skipped)
-
-
-def combine(
-    store_path: str | Path, *, scores: Sequence[str], name: str, progress: Progress | None = None
-) -> ScoreResult:
-    """Write `scores/<name>`: the mean rank share of two or more scores of one pool, 1 for the best row.
-
-    Raises:
-        UsageError: fewer than two scores. SpecError: they are of different data sets.
-    """
-    progress = progress or Silent()
-    stored = open_store(store_path)
-    found = scores_of_one_pool(stored, scores, option="--combine")
-    dataset = stored.get(f"datasets/{found[0].attrs['data']}")
-    spec = {
-        "version": VERSION,
-        "method": "combine",
-        "data": dataset.spec["digest"],
-        "rows": None,
-        "scores": sorted(artefact.fingerprint for artefact in found),
-    }
-    parents = {artefact.name: artefact.fingerprint for artefact in (dataset, *found)}
-    artefact = _create(stored, name, spec, parents, dataset)
-    if artefact.complete:
-        progress.note(f"{artefact.name} is finished already")
-    else:
-        values = [each.read("score").astype(np.float64) for each in found]
-        _write(artefact, combine_by_rank(values), None, across="max")
-    return _result(artefact, "combine")
-
-
-def scores_of_one_pool(stored: store.Store, names: Sequence[str], *, option: str) -> list[store.Artefact]:
-    """Two or more scores, current and of the same rows. UsageError or SpecError if they are not."""
-    if len(set(names)) < 2:
-        raise UsageError(f"{option} needs two different scores.", f"Give {option} SCORE twice.")
-    found = [stored.get(f"scores/{store.check_name(name, option)}") for name in names]
-    for artefact in found:
-        stored.check_parents(artefact)
-        if artefact.spec["data"] != found[0].spec["data"]:
-            raise SpecError(
-                f"{artefact.name} scores the data set {artefact.attrs['data']!r}, "
-                f"{found[0].name} {found[0].attrs['data']!r}.",
-                "Give scores of the same pool.",
-            )
-    return found
+    return replace(result_of(artefact, method), skipped=skipped)
 
 
 def _check_options(
@@ -230,7 +185,7 @@ def _check_options(
             raise UsageError(f"{option} means nothing to --method {method}.", f"It is for {', '.join(methods)}.")
 
 
-def _create(
+def create_score(
     stored: store.Store,
     name: str,
     spec: dict[str, Any],
@@ -239,6 +194,7 @@ def _create(
     *,
     part_rows: int = DATASET_PART_ROWS,
 ) -> store.Artefact:
+    """The artefact `scores/<name>`, new or resumed."""
     return stored.create(
         f"scores/{store.check_name(name, '--name')}",
         kind=store.Kind.SCORE,
@@ -251,14 +207,16 @@ def _create(
     )
 
 
-def _write(artefact: store.Artefact, found: Wide, ties: Wide | None, *, across: str) -> None:
+def write_score(artefact: store.Artefact, found: Wide, ties: Wide | None, *, across: str) -> None:
+    """Write scores (n,) or (n, groups), then joined by `across`, and their ties."""
     if found.ndim == 2:
         found = found[:, 0] if found.shape[1] == 1 else across_groups(found, how=across)
     ties = np.full(artefact.n, np.nan) if ties is None else ties
     write_rows(artefact, {"score": found.astype(np.float32), "similarity": ties.astype(np.float32)})
 
 
-def _result(artefact: store.Artefact, method: str) -> ScoreResult:
+def result_of(artefact: store.Artefact, method: str) -> ScoreResult:
+    """What a finished score reports."""
     values = artefact.read("score")
     scored = values[~np.isnan(values)]
     low, high = (float(scored.min()), float(scored.max())) if len(scored) else (float("nan"), float("nan"))
