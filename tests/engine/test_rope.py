@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ntkcli.engine.features.exact import ExactScorer
 
 from ntkcli.data.encoding import Encoded
 from ntkcli.engine.batches import plan_batches
 from ntkcli.engine.evaluation.generation import generate_greedily
 from ntkcli.engine.evaluation.loglikelihood import choice_logliks
-from ntkcli.engine.features.exact import ExactScorer
 from ntkcli.engine.features.extract import Extractor, GradientSettings, embedding_extractor, gradient_extractor
 from ntkcli.engine.models.adapters import fresh_adapter
 from ntkcli.engine.models.loading import LoadedModel, load_model

@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ntkcli.engine.beside import product_with
 from ntkcli.engine.gradients.adam import FactorMoments
 from ntkcli.engine.gradients.projections import Projection
 from ntkcli.engine.gradients.sketch import FactorSketch
 from ntkcli.engine.models.adapters import AdaptedLayer
+from ntkcli.engine.models.beside import product_with
 from ntkcli.errors import UsageError
 
 

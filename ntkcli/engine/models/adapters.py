@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ntkcli.engine.attach import attach_adapter, fold, merge_floats, refuse_uncovered
-from ntkcli.engine.beside import is_conv1d, is_plain, weight_of
 from ntkcli.engine.hashing import hash_u64
+from ntkcli.engine.models.attach import attach_adapter, fold, merge_floats, refuse_uncovered
+from ntkcli.engine.models.beside import is_conv1d, is_plain, weight_of
 from ntkcli.engine.models.loading import LoadedModel, decoder_of, head_of
-from ntkcli.errors import SpecError, UsageError
+from ntkcli.errors import UsageError
 from ntkcli.identity import AdapterIdentity, ModelIdentity, refuse_other_base
 
 

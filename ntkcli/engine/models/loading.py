@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ntkcli.engine.devices import DTYPES, pick_device
+from ntkcli.engine.models.devices import DTYPES, pick_device
 from ntkcli.engine.models.heads import HeadForm, read_head
 from ntkcli.engine.rope import forget_lengths
 from ntkcli.errors import UsageError

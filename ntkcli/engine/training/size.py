@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ntkcli.engine.devices import DTYPES, pick_device, pick_dtype
 from ntkcli.engine.features.extract import default_batch_tokens
 from ntkcli.engine.models.adapters import linear_layers
-from ntkcli.engine.models.loading import DTYPES, LoadedModel, model_config, pick_device, pick_dtype
+from ntkcli.engine.models.devices import DTYPES, pick_device, pick_dtype
+from ntkcli.engine.models.loading import LoadedModel, model_config
 from ntkcli.identity import ModelIdentity
 
 

@@ -21,10 +21,10 @@ from typing import Any
 import torch
 
 import store
-from ntkcli.engine.attach import attach_adapter
-from ntkcli.engine.devices import train_on
 from ntkcli.engine.features.extract import default_batch_tokens
-from ntkcli.engine.models.adapters import attach_adapter, linear_layers
+from ntkcli.engine.models.adapters import linear_layers
+from ntkcli.engine.models.attach import attach_adapter
+from ntkcli.engine.models.devices import train_on
 from ntkcli.engine.models.loading import LoadedModel
 from ntkcli.engine.training import checkpoints
 from ntkcli.engine.training.checkpoints import RunState, newest_checkpoint

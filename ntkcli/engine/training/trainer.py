@@ -19,8 +19,8 @@ from ntkcli.engine.rope import length_classes
 from ntkcli.engine.training import checkpoints
 from ntkcli.engine.training.checkpoints import RunState
 from ntkcli.engine.training.loss import StepLoss, collate, not_finite
+from ntkcli.engine.training.mode import train_without_chance
 from ntkcli.engine.training.weight_average import WeightAverage
-from ntkcli.engine.training_mode import train_without_chance
 from ntkcli.errors import NtkselError, UsageError
 from ntkcli.progress import Progress
 

@@ -89,7 +89,7 @@ def evaluate_harness(
                 continue
         from ntkcli.engine.evaluation.evaluator import Evaluator
         from ntkcli.engine.evaluation.lm_eval import run_harness
-        from ntkcli.engine.limits import refuse_too_long
+        from ntkcli.engine.models.limits import refuse_too_long
         from ntkcli.engine.models.loading import load_model
 
         if evaluator is None:

@@ -79,7 +79,7 @@ def refuse_unusable(items: Items, encoder: Encoder) -> None:
 
 def refuse_long_items(items: Items, encoder: Encoder, model: ModelIdentity, max_new_tokens: int) -> None:
     """UsageError if an item needs more positions than the model has embeddings for."""
-    from ntkcli.engine.limits import position_limit, refuse_no_room, refuse_too_long
+    from ntkcli.engine.models.limits import position_limit, refuse_no_room, refuse_too_long
     from ntkcli.engine.models.loading import model_config
 
     if position_limit(model_config(model), encoder.max_length + max_new_tokens) is None:

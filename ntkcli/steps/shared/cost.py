@@ -61,7 +61,7 @@ def estimate(
 
     From the first of `rows`, or from `counts` of all of them.
     """
-    from ntkcli.engine.limits import refuse_too_long
+    from ntkcli.engine.models.limits import refuse_too_long
     from ntkcli.engine.models.speed import operations_per_second
 
     if counts is None:

@@ -45,6 +45,6 @@ def settle_dtype(dtype: str, device: str, known: store.Artefact | None) -> str:
         return str(known.spec["dtype"])
     if dtype != "auto":
         return dtype
-    from ntkcli.engine.devices import pick_device, pick_dtype
+    from ntkcli.engine.models.devices import pick_device, pick_dtype
 
     return pick_dtype(dtype, pick_device(device))

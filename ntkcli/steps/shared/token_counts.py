@@ -128,7 +128,7 @@ def refuse_long_rows(
     counts: Counts, *, model: ModelIdentity, max_length: int, file: DataFile, rows: Rows | None
 ) -> None:
     """UsageError if the longest row, cut to `max_length`, needs more positions than the model has embeddings for."""
-    from ntkcli.engine.limits import refuse_too_long
+    from ntkcli.engine.models.limits import refuse_too_long
 
     longest = int(counts.length.max(initial=0))
     if longest:

@@ -66,7 +66,7 @@ def estimate_finetune(
 ) -> FinetuneEstimate:  # fmt: skip
     """What `ntkcli.steps.training.finetune` with these arguments would take. Writes nothing and loads no weights."""
     del name, progress  # change nothing of it
-    from ntkcli.engine.limits import refuse_too_long
+    from ntkcli.engine.models.limits import refuse_too_long
     from ntkcli.engine.models.loading import load_tokenizer
     from ntkcli.engine.models.speed import operations_per_second
     from ntkcli.engine.training.checkpoints import copies_on_disk

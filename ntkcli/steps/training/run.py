@@ -62,7 +62,7 @@ class TrainingRun:
         keep_optimizer: bool, parents: Mapping[str, str], attrs: dict[str, Any],
     ) -> None:  # fmt: skip
         """Load, train, seal."""
-        from ntkcli.engine.limits import refuse_too_long
+        from ntkcli.engine.models.limits import refuse_too_long
         from ntkcli.engine.models.loading import load_model, load_tokenizer
         from ntkcli.engine.training.checkpoints import drop_older
         from ntkcli.engine.training.step_plan import plan_stages

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ntkcli.engine.features.exact import ExactScorer
 
 from ntkcli.data.encoding import Encoded
-from ntkcli.engine.attach import weight_hashes
-from ntkcli.engine.beside import product_with, weight_of
 from ntkcli.engine.evaluation.evaluator import Evaluator
-from ntkcli.engine.features.exact import ExactScorer
 from ntkcli.engine.features.extract import GradientSettings
 from ntkcli.engine.models.adapters import AdaptedLayer, apply_adapter, load_adapter
+from ntkcli.engine.models.attach import weight_hashes
+from ntkcli.engine.models.beside import product_with, weight_of
 from ntkcli.engine.models.loading import decoder_of, load_model
 from ntkcli.identity import AdapterIdentity, ModelIdentity, resolve_adapter, resolve_model
 from tests.conftest import make_tokenizer, save_model
@@ -133,7 +133,7 @@ def test_every_engine_computes_with_the_whole_adapter(
         evaluator = Evaluator(loaded, None, batch_tokens=None)  # type: ignore[arg-type]  # encodes nothing here
         evaluator.use(adapter, base)
     else:
-        from ntkcli.engine.attach import attach_adapter
+        from ntkcli.engine.models.attach import attach_adapter
 
         attach_adapter(loaded.model, adapter, trainable=True)
     moved, wanted = [], []

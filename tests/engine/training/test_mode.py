@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 
 from ntkcli.engine.models.loading import LoadedModel, decoder_of, head_form
 from ntkcli.engine.training.loss import StepLoss, collate
+from ntkcli.engine.training.mode import train_without_chance
 from ntkcli.engine.training.train import TrainingOptions, train_adapter
 from ntkcli.engine.training.trainer import TrainingRows
-from ntkcli.engine.training_mode import train_without_chance
 from ntkcli.progress import Silent
 from tests.conftest import make_tokenizer
 from tests.engine import zoo

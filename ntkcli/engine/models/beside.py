@@ -2,7 +2,7 @@
 
 In half precision s·BA must not be merged into W: a change below |W|/256 (bfloat16) or |W|/2048 (float16) vanishes. Nor
 may s·B A x be added to a product that is rounded already, where it vanishes in the same way: of changes of 1e-4·|W| 7%
-are left in bfloat16 (tests/engine/test_half_precision.py). So the update goes into the sums of the product itself.
+are left in bfloat16 (tests/engine/models/test_half_precision.py). So the update goes into the product's own sums.
 
 Legend: x (..., i), W (o, i), A (r, i), B (o, r), s the scale.
 """

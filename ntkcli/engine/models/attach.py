@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ntkcli.engine.beside import is_half, is_vanilla, round_once
+from ntkcli.engine.models.beside import is_half, is_vanilla, round_once
 from ntkcli.errors import SpecError, UsageError
 from ntkcli.identity import AdapterIdentity
 

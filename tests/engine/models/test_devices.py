@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ntkcli.app import run
-from ntkcli.engine.devices import pick_device, pick_dtype, train_on
+from ntkcli.engine.models.devices import pick_device, pick_dtype, train_on
 from ntkcli.errors import UsageError
 
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from ntkcli.data.encoding import Encoded
-from ntkcli.engine.attach import attach_adapter, weight_hashes
 from ntkcli.engine.evaluation.evaluator import Evaluator
 from ntkcli.engine.features.extract import embedding_extractor
 from ntkcli.engine.models.adapters import load_adapter
+from ntkcli.engine.models.attach import attach_adapter, weight_hashes
 from ntkcli.engine.models.loading import load_model
 from ntkcli.engine.training.train import TrainingOptions, train_adapter
 from ntkcli.engine.training.trainer import TrainingRows
