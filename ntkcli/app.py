@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from contextvars import copy_context
-from importlib import import_module
 from typing import Annotated
 
 import typer
 
 from ntkcli import __version__
+from ntkcli.commands import arms, demo, explain, featurize, finetune, info, rm, score, select, tasks
+from ntkcli.commands import eval as evaluation
+from ntkcli.commands import run as recipe
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode, NtkselError, parsing_message
 from ntkcli.signals import listen
@@ -72,21 +74,8 @@ def _root(
         raise typer.Exit
 
 
-for _verb in (
-    "featurize",
-    "score",
-    "select",
-    "explain",
-    "finetune",
-    "eval",
-    "arms",
-    "run",
-    "tasks",
-    "info",
-    "rm",
-    "demo",
-):
-    import_module(f"ntkcli.commands.{_verb}").add_to(app)
+for _verb in (featurize, score, select, explain, finetune, evaluation, arms, recipe, tasks, info, rm, demo):
+    _verb.add_to(app)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -161,16 +150,18 @@ def _out_of_memory(error: Exception) -> bool:
 
 def _explain_store(error: Exception) -> tuple[str, int] | None:
     import store  # numpy with it, which `--help` need not wait for
+    from ntkcli.steps.shared.commands import message
 
     if not isinstance(error, store.StoreError):
         return None
     if isinstance(error, store.SpecDiffersError):
         flags = ", ".join(sorted({flag_of(difference.field) for difference in error.differences}))
-        return f"{error} ({flags})." if flags else f"{error}.", ExitCode.SPEC_DIFFERS
+        said = message(error)
+        return f"{said} ({flags})." if flags else f"{said}.", ExitCode.SPEC_DIFFERS
     codes = {
         store.NameInvalidError: ExitCode.USAGE,
         store.NoStoreError: ExitCode.INCOMPLETE,
         store.IncompleteError: ExitCode.INCOMPLETE,
         store.MissingArtefactError: ExitCode.INCOMPLETE,
     }
-    return f"{error}.", codes.get(type(error), ExitCode.FAILURE)
+    return f"{message(error)}.", codes.get(type(error), ExitCode.FAILURE)

@@ -69,6 +69,13 @@ class Schedule(StrEnum):
     CONSTANT = "constant"
 
 
+class LossPer(StrEnum):
+    """What a training loss is a mean over."""
+
+    TOKEN = "token"  # noqa: S105  # not a password
+    ROW = "row"
+
+
 class StoreDtype(StrEnum):
     """Number formats that features are kept in."""
 

@@ -83,7 +83,9 @@ def score(
         ),
     ] = None,
     rows: Annotated[str | None, typer.Option(help="Only the pool rows of this selection.", show_default="all")] = None,
-    centre: Annotated[bool, typer.Option("--centre", help="Subtract the pool's mean feature from both sides.")] = False,
+    centre: Annotated[
+        bool, typer.Option("--centre", "--center", help="Subtract the pool's mean feature from both sides.")
+    ] = False,
     k: Annotated[
         int | None,
         typer.Option(
@@ -152,7 +154,9 @@ def score(
                 "--combine takes scores that exist, so --method, --domain, --rows and --pool mean nothing to it.",
                 "Leave them out.",
             )
-        result = step.combine(store, scores=combine, name=name, progress=output.progress)
+        from ntkcli.steps.scores.combine import combine as combine_scores
+
+        result = combine_scores(store, scores=combine, name=name, progress=output.progress)
     else:
         if pool is None or method is None:
             raise UsageError("--pool or --method is missing.", "Give both, or --combine SCORE twice.")

@@ -64,6 +64,7 @@ class Encoder:
         self._backend.no_truncation()
         self._backend.no_padding()
         self._n_tokens: int = self._backend.get_vocab_size(with_added_tokens=True)
+        self._rows: int | None = getattr(tokenizer, "embedding_rows", None)  # of a model with fewer than it has tokens
         self._bos_id: int | None = (
             None if tokenizer.bos_token is None else self._backend.token_to_id(tokenizer.bos_token)
         )
@@ -125,6 +126,7 @@ class Encoder:
         ids = np.array(self._backend.encode(text, add_special_tokens=False).ids, dtype=np.int32)
         if self._prepend_bos:
             ids = np.concatenate([np.array([self._bos_id], dtype=np.int32), ids])
+        self._check(ids)
         if not len(ids):
             raise RowError("its prompt has no tokens: nothing to predict from", RowStatus.EMPTY)
         whole = Encoded(ids, np.zeros(len(ids), dtype=np.bool_), truncated=False)
@@ -172,6 +174,16 @@ class Encoder:
         supervised[0] = False
         return Encoded(ids.astype(np.int32), supervised, truncated=False)
 
+    def _check(self, ids: npt.NDArray[np.int32]) -> None:
+        """RowError for a token that the model has no embedding for."""
+        if self._rows is None or not len(ids) or int(ids.max()) < self._rows:
+            return
+        worst = int(ids.max())
+        raise RowError(
+            f"its token {self._backend.id_to_token(worst)!r} is number {worst}, and the model has embeddings for "
+            f"{self._rows}: tokenizer and weights are of two models, or the model was not resized"
+        )
+
     def _token_range(self, offsets: npt.NDArray[np.int64], span: Span) -> tuple[int, int]:
         """The tokens [first, stop) that touch the span: one that straddles its start says a part of it."""
         touching = np.flatnonzero((offsets[:, 0] < span.stop) & (offsets[:, 1] > span.start))
@@ -184,6 +196,8 @@ class Encoder:
 
     def _fit(self, encoded: Sequence[Encoded]) -> list[Encoded]:
         """All of them cut to `max_length` tokens at the same place of their common prompt."""
+        for one in encoded:
+            self._check(one.ids)
         longest = max(len(one) for one in encoded)
         if longest <= self.max_length:
             return list(encoded)

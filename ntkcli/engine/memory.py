@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from ntkcli.engine.batches import plan_batches
+from ntkcli.engine.rope import LengthClasses
 from ntkcli.errors import NtkselError
 
 LOGIT_BYTES = 256 << 20
@@ -67,7 +68,12 @@ class TokenBudget:
         return False
 
 
-def run_batches(lengths: Sequence[int], budget: TokenBudget, compute: Callable[[NDArray[np.int64]], None]) -> None:
+def run_batches(
+    lengths: Sequence[int],
+    budget: TokenBudget,
+    compute: Callable[[NDArray[np.int64]], None],
+    classes: LengthClasses | None = None,
+) -> None:
     """Compute every batch of `plan_batches`; where memory runs out, what is left is planned again for half the tokens.
 
     `compute` must leave nothing behind when it runs out of memory.
@@ -76,12 +82,12 @@ def run_batches(lengths: Sequence[int], budget: TokenBudget, compute: Callable[[
         DoesNotFitError: a row does not fit alone; `row` is its index in `lengths`.
     """
     lengths_N = np.asarray(lengths, dtype=np.int64)
-    left = deque(plan_batches(lengths_N, budget.tokens))
+    left = deque(plan_batches(lengths_N, budget.tokens, classes))
     while left:
         where = left.popleft()
         if not budget.fits(partial(compute, where), where, longest=int(lengths_N[where[0]])):
             rest = np.concatenate([where, *left])
-            left = deque(rest[again] for again in plan_batches(lengths_N[rest], budget.tokens))
+            left = deque(rest[again] for again in plan_batches(lengths_N[rest], budget.tokens, classes))
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -149,7 +149,7 @@ def test_normalisation(cli: Cli, tmp_path: Path, model_dir: Path, files: dict[st
     arrays = zarr.open_group(open_store(tmp_path / "s", create=True).path / "arrays.zarr", mode="r")
     lengths = {"tokens": np.array([4, 5, 13]), "characters": np.array([3, 4, 12])}  # bytes and the end of turn
     for how, length in lengths.items():
-        rest = ["--run", "base", "--task", files["test"], "--normalise", how]
+        rest = ["--run", "base", "--task", files["test"], "--normalize", how]
         call(cli, tmp_path / "s", model_dir, *rest, "--name", how)
         group = arrays[f"evals/{how}/base"]
         assert (group["prediction"][:] == (group["loglik"][:] / length).argmax(axis=1)).all()

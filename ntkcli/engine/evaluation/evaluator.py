@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,8 @@ from ntkcli.engine.evaluation.generation import generate_greedily, longest_conte
 from ntkcli.engine.evaluation.loglikelihood import Likelihoods, choice_logliks, shares_prefixes
 from ntkcli.engine.features.extract import default_batch_tokens
 from ntkcli.engine.memory import TokenBudget
-from ntkcli.engine.models.adapters import attach_adapter
-from ntkcli.engine.models.loading import LoadedModel
+from ntkcli.engine.models.attach import attach_adapter, weight_hashes
+from ntkcli.engine.models.loading import LoadedModel, load_model
 from ntkcli.errors import NtkselError, UsageError, listed
 from ntkcli.identity import AdapterIdentity, ModelIdentity, refuse_other_base
 
@@ -25,18 +26,31 @@ class Evaluator:
     def __init__(self, loaded: LoadedModel, encoder: Encoder, *, batch_tokens: int | None) -> None:
         self.loaded, self.encoder = loaded, encoder
         self._attached: Any = None
+        self._weights: dict[str, Any] | None = None
         self._budget = TokenBudget(batch_tokens or default_batch_tokens(loaded, backward=False))
         shares_prefixes(loaded)  # settled by the bare model, so that it can't differ from run to run
 
     def use(self, adapter: AdapterIdentity | None, model: ModelIdentity) -> None:
-        """Switch to the adapter, or to the bare model for None. Refuses an adapter of another base model."""
+        """Switch to the adapter, or to the bare model for None. Refuses an adapter of another base model.
+
+        The base model is the same bytes for every run. Adapters that leave it changed once they are taken off (modules
+        or biases that were trained whole, initial values that are subtracted from the weights) cost loading it again.
+        """
         if self._attached is not None:
-            self._attached.unload()
-            self._attached = None
+            self._take_off(model)
         if adapter is not None:
             refuse_other_base(adapter, model)
+            if self._weights is None:
+                self._weights = weight_hashes(self.loaded.model)
             self._attached = attach_adapter(self.loaded.model, adapter)
-            self._attached.eval()
+
+    def _take_off(self, model: ModelIdentity) -> None:
+        self._attached.unload()
+        self._attached = None
+        if weight_hashes(self.loaded.model) != self._weights:
+            dtype, device = str(self.loaded.dtype).removeprefix("torch."), str(self.loaded.device)
+            self.loaded = replace(self.loaded, model=None)  # its memory is free before the next one takes it
+            self.loaded = load_model(model, dtype=dtype, device=device)
 
     def logliks(self, items: Sequence[Sequence[Encoded]]) -> list[NDArray[np.float64]]:
         """The `sums` of `loglikelihood.choice_logliks`: NaN for a choice whose likelihood is not finite."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from ntkcli.data.encoding import Encoded
 from ntkcli.engine.memory import TokenBudget, run_batches
 from ntkcli.engine.models.loading import LoadedModel
+from ntkcli.engine.rope import length_classes
 
 
 def generate_greedily(
@@ -47,7 +48,14 @@ def generate_greedily(
             if len(prompts[i]) < len(prompts[where[0]]):
                 padded.add(i)
 
-    run_batches([len(prompt) + max_new_tokens for prompt in prompts], budget, compute)
+    by_length = length_classes(loaded.model.config)
+
+    def classes(totals: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+        # A longer prompt beside it would take a shorter one over the limit some tokens too early.
+        found = np.asarray(totals, dtype=np.int64)
+        return found * 0 if by_length is None else np.where(by_length(found) > 0, found, 0)
+
+    run_batches([len(prompt) + max_new_tokens for prompt in prompts], budget, compute, classes)
     for i in [i for i in padded if answers[i] is None]:  # padding may be to blame, and no answer is lost for its batch
         compute(np.array([i]))
     return answers

@@ -3,7 +3,7 @@
 The choices of an item are branches of one sequence: [prompt | choice 1 | choice 2 | ...], where each branch sees
 the prompt and itself and counts its positions on from the prompt. The result is that of separate
 sequences at a fraction of the tokens. Models that don't take a mask and positions of our own, as one small item tells,
-and models with windows get one sequence a choice.
+and models with windows or with positions that depend on the length (`engine.rope`) get one sequence a choice.
 
 Legend: B packed sequences, Q their longest, D hidden size, V vocabulary.
 """
@@ -24,6 +24,7 @@ from torch import Tensor
 from ntkcli.data.encoding import Encoded
 from ntkcli.engine.memory import LOGIT_BYTES, DoesNotFitError, TokenBudget, out_of_memory, run_batches
 from ntkcli.engine.models.loading import LoadedModel, decoder_of, head_logits, head_of
+from ntkcli.engine.rope import length_classes
 
 PROBE_PROMPT, PROBE_CHOICES = 11, (7, 9, 5, 7)
 """Tokens of the small item that tells whether a model shares prompts: long enough for ALiBi's distances to matter."""
@@ -65,18 +66,19 @@ def choice_logliks(loaded: LoadedModel, items: Sequence[Sequence[Encoded]], *, b
     Raises:
         DoesNotFitError: a choice with its prompt does not fit in memory; `row` is the item's place.
     """
-    share = shares_prefixes(loaded)
+    classes = length_classes(loaded.model.config)
+    share, whole = classes is None and shares_prefixes(loaded), classes is not None
     found = Likelihoods(
         [np.full(len(choices), np.nan) for choices in items],
         [np.zeros(len(choices), dtype=np.bool_) for choices in items],
     )
     padded: set[tuple[int, int]] = set()
-    packs = [pack for i, choices in enumerate(items) for pack in _pack(i, choices, share=share)]
+    packs = [pack for i, choices in enumerate(items) for pack in _pack(i, choices, share=share, whole=whole)]
     while packs:
         packs = _compute(loaded, items, packs, found, padded, budget)
     for i, c in sorted(padded):  # padding, or another choice, may be to blame: no choice is lost for its company
         if not np.isfinite(found.sums[i][c]):
-            _compute(loaded, items, _apart(i, [c], items[i]), found, set(), budget)
+            _compute(loaded, items, _apart(i, [c], items[i], whole=whole), found, set(), budget)
     return found
 
 
@@ -90,6 +92,7 @@ def _compute(
 ) -> list[_Pack]:
     """Compute the packs; returns those that are left where one did not fit and was taken apart into its choices."""
     left = dict(enumerate(packs))
+    classes = length_classes(loaded.model.config)
 
     def compute(where: NDArray[np.int64]) -> None:
         chosen = [packs[j] for j in where]
@@ -109,12 +112,13 @@ def _compute(
             del left[j]
 
     try:
-        run_batches([len(pack.ids) for pack in packs], budget, compute)
+        run_batches([len(pack.ids) for pack in packs], budget, compute, classes)
     except DoesNotFitError as error:
         pack = left.pop(error.row)
         if len(pack.choices) == 1:
             raise DoesNotFitError(pack.item, error.tokens) from error
-        return [*_apart(pack.item, pack.choices, items[pack.item]), *left.values()]
+        apart = _apart(pack.item, pack.choices, items[pack.item], whole=classes is not None)
+        return [*apart, *left.values()]
     return []
 
 
@@ -159,23 +163,26 @@ def _packs_well(loaded: LoadedModel) -> bool:
     return bool(moved.max() < PROBE_TOLERANCE.get(loaded.dtype, 1e-3))
 
 
-def _pack(item: int, choices: Sequence[Encoded], *, share: bool) -> list[_Pack]:
+def _pack(item: int, choices: Sequence[Encoded], *, share: bool, whole: bool = False) -> list[_Pack]:
     prefix = min(int(np.argmax(choice.supervised)) for choice in choices)
     first = choices[0].ids[:prefix]
     same = all(len(choice.ids) > prefix and np.array_equal(choice.ids[:prefix], first) for choice in choices)
     numbers = list(range(len(choices)))
     if share and same and prefix > 0 and len(choices) > 1:
         return [_join(item, numbers, choices, prefix)]
-    return _apart(item, numbers, choices)
+    return _apart(item, numbers, choices, whole=whole)
 
 
-def _apart(item: int, numbers: Sequence[int], choices: Sequence[Encoded]) -> list[_Pack]:
+def _apart(
+    item: int, numbers: Sequence[int], choices: Sequence[Encoded], *, whole: bool = False
+) -> list[_Pack]:
     """One sequence for each of these choices."""
-    return [_join(item, [c], choices, max(1, int(np.argmax(choices[c].supervised)))) for c in numbers]
+    starts = {c: max(1, int(np.argmax(choices[c].supervised))) for c in numbers}
+    return [_join(item, [c], choices, starts[c], whole=whole) for c in numbers]
 
 
-def _join(item: int, numbers: list[int], choices: Sequence[Encoded], prefix: int) -> _Pack:
-    """The first `prefix` tokens once, then a branch for each of the choices with these numbers."""
+def _join(item: int, numbers: list[int], choices: Sequence[Encoded], prefix: int, *, whole: bool = False) -> _Pack:
+    """The first `prefix` tokens once, then a branch for each of the choices with these numbers, `whole` or as needed."""
     ids, positions, branch = (
         [choices[numbers[0]].ids[:prefix]],
         [np.arange(prefix)],
@@ -185,7 +192,8 @@ def _join(item: int, numbers: list[int], choices: Sequence[Encoded], prefix: int
     for number, c in enumerate(numbers, start=1):
         choice = choices[c]
         supervised = np.flatnonzero(choice.supervised[prefix:])
-        tail = int(supervised.max(initial=0))  # the last supervised token predicts nothing, nor does what follows it
+        # The last supervised token predicts nothing, nor does what follows it; it counts where the length does.
+        tail = len(choice) - prefix if whole else int(supervised.max(initial=0))
         ids.append(choice.ids[prefix : prefix + tail])
         positions.append(prefix + np.arange(tail))
         branch.append(np.full(tail, number))
@@ -232,7 +240,7 @@ def _scored_states(loaded: LoadedModel, packs: list[_Pack]) -> tuple[Tensor, Ten
 @torch.inference_mode()
 def _log_probabilities(loaded: LoadedModel, hidden_ND: Tensor, tokens_N: Tensor) -> list[tuple[float, bool]]:
     """The log-probability of each token and if it is the highest; logits of at most `LOGIT_BYTES` stand at once."""
-    block = max(1, LOGIT_BYTES // (4 * head_of(loaded.model).out_features))
+    block = max(1, LOGIT_BYTES // (4 * len(head_of(loaded.model).weight)))
     found: list[tuple[float, bool]] = []
     for start in range(0, len(tokens_N), block):
         logits_NV = head_logits(loaded.model, hidden_ND[start : start + block])

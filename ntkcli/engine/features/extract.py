@@ -21,6 +21,7 @@ from ntkcli.engine.gradients.row_gradients import GradientEngine
 from ntkcli.engine.memory import DoesNotFitError, TokenBudget, run_batches
 from ntkcli.engine.models.adapters import AdaptedLayer, apply_adapter, fresh_adapter, load_adapter, only_layers
 from ntkcli.engine.models.loading import LoadedModel
+from ntkcli.engine.rope import LengthClasses, length_classes
 from ntkcli.identity import AdapterIdentity, ModelIdentity
 
 CPU_BATCH_TOKENS = 1024
@@ -74,7 +75,9 @@ class Extractor:
         dim: int,
         layer_names: Sequence[str],
         budget_tokens: int,
+        classes: LengthClasses | None = None,
     ) -> None:
+        self._classes = classes
         self._compute, self.dim, self._layer_names = compute, dim, list(layer_names)
         self.budget = TokenBudget(budget_tokens)
 
@@ -115,7 +118,7 @@ class Extractor:
             on_batch(len(where), sum(lengths[i] for i in where))
 
         try:
-            run_batches(lengths, self.budget, compute)
+            run_batches(lengths, self.budget, compute, self._classes)
         except DoesNotFitError as error:
             raise DoesNotFitError(int(chosen[error.row]), error.tokens) from error
         for last in pending:
@@ -157,7 +160,13 @@ def gradient_extractor(
         return found.sketch, found.norm, found.layer_norms
 
     budget = batch_tokens or default_batch_tokens(loaded, backward=True)
-    return Extractor(compute, dim=projection.dim, layer_names=engine.layer_names, budget_tokens=budget)
+    return Extractor(
+        compute,
+        dim=projection.dim,
+        layer_names=engine.layer_names,
+        budget_tokens=budget,
+        classes=length_classes(loaded.model.config),
+    )
 
 
 def adapted_layers(
@@ -199,7 +208,8 @@ def embedding_extractor(
 
     dim = int(loaded.model.config.get_text_config().hidden_size)
     budget = batch_tokens or default_batch_tokens(loaded, backward=False)
-    return Extractor(compute, dim=dim, layer_names=[], budget_tokens=budget)
+    classes = length_classes(loaded.model.config)
+    return Extractor(compute, dim=dim, layer_names=[], budget_tokens=budget, classes=classes)
 
 
 def default_batch_tokens(loaded: LoadedModel, *, backward: bool) -> int:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from ntkcli.engine.features.extract import default_batch_tokens
 from ntkcli.engine.models.adapters import linear_layers
-from ntkcli.engine.models.loading import DTYPES, LoadedModel, model_config, pick_device, pick_dtype
+from ntkcli.engine.models.devices import DTYPES, pick_device, pick_dtype
+from ntkcli.engine.models.loading import LoadedModel, model_config
 from ntkcli.identity import ModelIdentity
 
 

@@ -1,4 +1,4 @@
-"""transformers' Trainer with the loss of `ntkcli.engine.training.loss`, planned steps, and a watcher of its course."""
+"""transformers' Trainer with the loss of `ntkcli.engine.training.loss`, planned steps and a callback."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ from torch import Tensor
 
 from ntkcli.data.encoding import Encoded
 from ntkcli.engine.memory import DoesNotFitError
+from ntkcli.engine.rope import length_classes
 from ntkcli.engine.training import checkpoints
 from ntkcli.engine.training.checkpoints import RunState
 from ntkcli.engine.training.loss import StepLoss, collate, not_finite
+from ntkcli.engine.training.mode import train_without_chance
+from ntkcli.engine.training.weight_average import WeightAverage
 from ntkcli.errors import UsageError
 from ntkcli.progress import Progress
 
@@ -42,18 +45,23 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class TrainingRows:
-    """Rows to train on (repeats allowed) and rows held out to judge by, with a name of each for messages."""
+    """Rows to train on (repeats allowed) and rows held out to judge by, with a name of each for messages.
+
+    `stages`: how many of the rows belong to each stage, in order; empty for one stage.
+    """
 
     rows: Sequence[Encoded]
     names: Sequence[str]
     held_out: Sequence[Encoded] = ()
     held_out_names: Sequence[str] = ()
+    stages: Sequence[int] = ()
 
 
 def make_trainer(
-    model: Any, arguments: Any, data: TrainingRows, steps: Sequence[NDArray[np.int64]], *, pad_id: int, state: RunState
-) -> Any:
-    """A Trainer of a peft model that takes these steps in this order."""
+    model: Any, arguments: Any, data: TrainingRows, steps: Sequence[NDArray[np.int64]], *, pad_id: int,
+    state: RunState, per_row: bool = False,
+) -> Any:  # fmt: skip
+    """A Trainer of a peft model that takes these steps in this order; `per_row` as `StepLoss` has it."""
     from transformers import PrinterCallback, Trainer
 
     class CompletionTrainer(Trainer):  # type: ignore[misc]  # untyped base
@@ -74,7 +82,7 @@ def make_trainer(
 
         def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
             del num_items_in_batch
-            model.train()
+            train_without_chance(model)
             where = inputs.pop("where")
             names = [data.names[i] for i in where]
             batch = self._prepare_inputs(inputs)
@@ -116,7 +124,10 @@ def make_trainer(
             "`quantization_config` out of its config.json.",
         ) from error
     trainer.loss = StepLoss(
-        model.get_base_model(), budget_tokens=state.budget_tokens, autocast=trainer.accelerator.autocast
+        model.get_base_model(),
+        budget_tokens=state.budget_tokens,
+        per_row=per_row,
+        autocast=trainer.accelerator.autocast,
     )
     trainer.remove_callback(PrinterCallback)  # prints to stdout
     return trainer
@@ -137,24 +148,25 @@ def method_of(config: Any) -> str:
     return str(getattr(method, "value", method))
 
 
-def make_watcher(
+def checkpoint_callback(
     trainer: Any,
     *,
     on_step: Callable[[Step], None],
     progress: Progress,
     save_best: Callable[[Path], None] | None,
     patience: int | None,
+    average: WeightAverage | None = None,
 ) -> Any:
     """A callback that reports each step, evaluates on the rows held out, and marks each checkpoint whole.
 
     `save_best` writes the adapter into a folder; None if no rows are held out. `patience`: evaluations without a lower
-    loss before training stops.
+    loss before training stops. `average` takes in the weights after every step, and is kept in every checkpoint.
     """
     from transformers import TrainerCallback
 
     state: RunState = trainer.course
 
-    class Watcher(TrainerCallback):  # type: ignore[misc]  # untyped base
+    class CheckpointCallback(TrainerCallback):  # type: ignore[misc]  # untyped base
         """Comes after the Trainer's own callback, which has decided by then whether to save."""
 
         def on_step_end(self, args: Any, trainer_state: Any, control: Any, **_: Any) -> None:
@@ -166,13 +178,18 @@ def make_watcher(
                 step = Step(step.number, step.loss, step.learning_rate, step.tokens, trainer.held_out_loss())
                 self._judge(step, Path(args.output_dir), control)
                 note += f", held out {step.held_out_loss:.3f}"
+            if average is not None:
+                average.add(trainer_state.global_step)
             on_step(step)
             progress.advance(1, tokens=step.tokens, note=note)
 
         def on_save(self, args: Any, trainer_state: Any, control: Any, **_: Any) -> None:
             del control
             state.budget_tokens = trainer.loss.budget.tokens
-            checkpoints.mark_whole(Path(args.output_dir) / f"checkpoint-{trainer_state.global_step}", state)
+            folder = Path(args.output_dir) / f"checkpoint-{trainer_state.global_step}"
+            if average is not None:
+                average.save(folder)
+            checkpoints.mark_whole(folder, state)
 
         def _judge(self, step: Step, folder: Path, control: Any) -> None:
             if save_best and (state.best_loss is None or step.held_out_loss < state.best_loss):
@@ -184,4 +201,4 @@ def make_watcher(
                 state.stopped = True
                 control.should_training_stop = control.should_save = True
 
-    return Watcher()
+    return CheckpointCallback()

@@ -15,7 +15,7 @@ from ntkcli.errors import UsageError
 from ntkcli.progress import Progress, Silent
 from ntkcli.statistics import Difference
 from ntkcli.steps.evaluation.plan import HARNESS, Plan, check_baseline, make_plan
-from ntkcli.steps.evaluation.scorers import item_arrays, refuse_unusable, score_part
+from ntkcli.steps.evaluation.scorers import item_arrays, refuse_long_items, refuse_unusable, score_part
 from ntkcli.steps.evaluation.summary import EvaluateResult, summarise
 from ntkcli.steps.non_finite import settle_non_finite
 from ntkcli.steps.shared.disk_room import refuse_without_room
@@ -180,6 +180,7 @@ def _load(
     encoder = Encoder(load_tokenizer(plan.identity), max_length=max_length, thinking=thinking)
     if on_error == "fail":
         refuse_unusable(plan.items, encoder)
+    refuse_long_items(plan.items, encoder, plan.identity, plan.settings.max_new_tokens)
     loaded = load_model(plan.identity, dtype=str(plan.spec["dtype"]), device=device)
     return Evaluator(loaded, encoder, batch_tokens=batch_tokens)
 

@@ -14,6 +14,7 @@ import store
 from ntkcli.answers import AnswerPattern, exact_match, find_answer, find_choice, token_f1
 from ntkcli.data import BadRow, Encoded, Encoder, Row, RowError
 from ntkcli.data.problems import BAD_KEPT, refusal, unusable
+from ntkcli.identity import ModelIdentity
 from ntkcli.steps.evaluation.items import Items
 from ntkcli.steps.non_finite import name_of
 
@@ -76,6 +77,23 @@ def refuse_unusable(items: Items, encoder: Encoder) -> None:
                 bad.append(unusable(row, error))
     if bad:
         raise refusal(bad[:BAD_KEPT], len(bad))
+
+
+def refuse_long_items(items: Items, encoder: Encoder, model: ModelIdentity, max_new_tokens: int) -> None:
+    """UsageError if an item needs more positions than the model has embeddings for."""
+    from ntkcli.engine.models.limits import position_limit, refuse_no_room, refuse_too_long
+    from ntkcli.engine.models.loading import model_config
+
+    if position_limit(model_config(model), encoder.max_length + max_new_tokens) is None:
+        return
+    for index, row in enumerate(items.rows):
+        longest = max((len(one) for one in encode_item(items, index, encoder)[1]), default=0)
+        if isinstance(row, BadRow) or not longest:
+            continue
+        if items.scorer(index) == "generate":
+            refuse_no_room(model, longest, max_new_tokens, row.place)
+        else:
+            refuse_too_long(model, longest, row.place)
 
 
 def encode_item(items: Items, index: int, encoder: Encoder) -> tuple[int, list[Encoded]]:

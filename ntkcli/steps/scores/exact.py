@@ -18,12 +18,13 @@ from ntkcli.errors import NtkselError, SpecError, UsageError
 from ntkcli.identity import resolve_adapter, resolve_model
 from ntkcli.progress import Progress
 from ntkcli.scoring.features import Rows
+from ntkcli.steps.features.settings import VERSION
 from ntkcli.steps.non_finite import name_of, settle_non_finite
 from ntkcli.steps.shared.datasets import data_file
 from ntkcli.steps.shared.row_sets import rows_in_order
 
 if TYPE_CHECKING:
-    from ntkcli.engine.features.exact import ExactScorer
+    from ntkcli.engine.features.exact_scores import ExactScorer
     from ntkcli.engine.features.extract import GradientSettings
 
 VERSION = 1
@@ -161,7 +162,7 @@ class _Chunk:
 def _load(
     features: store.Artefact, *, dtype: str, device: str, batch_tokens: int | None
 ) -> tuple[ExactScorer, Encoder]:
-    from ntkcli.engine.features.exact import ExactScorer
+    from ntkcli.engine.features.exact_scores import ExactScorer
     from ntkcli.engine.models.loading import load_model
 
     spec = features.spec
@@ -170,6 +171,11 @@ def _load(
     if "adam" in spec:
         raise UsageError(
             f"{features.name} hold Adam's steps; exact is a score of gradients.", "Featurize without --adam."
+        )
+    if spec["version"] != VERSION:
+        raise SpecError(
+            f"{features.name} were made by another version of ntksel, whose gradients may be others.",
+            "Featurize again under another --feature.",
         )
     model = resolve_model(features.attrs["model"], trust_remote_code="remote_code" in spec["model"])
     reference = features.attrs["adapter"]

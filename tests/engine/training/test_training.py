@@ -31,9 +31,8 @@ def test_loss_and_gradient_are_the_models_own(name: str) -> None:
     expected = loaded.model(**batch).loss
     expected_grads = torch.autograd.grad(expected, weights)
     hidden = decoder_of(loaded.model)(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-    total, count = completion_loss(loaded.model, hidden.last_hidden_state, batch["labels"])
-    assert count == (batch["labels"][:, 1:] != -100).sum()
-    found = total / count
+    total = completion_loss(loaded.model, hidden.last_hidden_state, batch["labels"], torch.ones(3))
+    found = total / (batch["labels"][:, 1:] != -100).sum()
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     for a, b in zip(torch.autograd.grad(found, weights), expected_grads, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
@@ -174,3 +173,26 @@ def test_an_error_names_the_rows_that_make_it() -> None:
     every = str(not_finite("The loss of step 3", math.inf, names, [math.inf] * 8))
     assert "line 0 (id x0)" in every
     assert "line 4 (id x4) and 3 more. Lower --lr" in every
+
+
+@pytest.mark.parametrize("budget", [1, 30, 10_000])
+def test_a_loss_per_row_is_the_mean_of_the_rows_own_losses(budget: int) -> None:
+    loaded = load("llama")
+    rows = make_rows([9, 4, 12, 30, 5])
+    for row in rows:
+        row.supervised[:] = np.arange(len(row)) >= (1 if len(row) > 10 else len(row) - 1)
+    weight = next(p for p in decoder_of(loaded.model).parameters() if p.dim() == 2)
+    weight.requires_grad_(True)
+    expected = torch.stack([whole_loss(loaded, collate([row], pad_id=0)) for row in rows]).mean()
+    (expected_grad,) = torch.autograd.grad(expected, [weight])
+    expected = expected.detach()
+    batch = collate(rows, pad_id=0)
+    loss = StepLoss(loaded.model, budget_tokens=budget, per_row=True)
+    found = loss.backward(batch, lambda part: part.backward())  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(found, expected.detach(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(weight.grad, expected_grad, rtol=1e-4, atol=1e-6)
+    pieces = [collate(rows[:2], pad_id=0), collate(rows[2:], pad_id=0)]
+    assert loss.mean(pieces, loaded.device) == pytest.approx(float(expected), rel=1e-5)
+    assert (
+        abs(float(whole_loss(loaded, batch).detach()) - float(expected)) > 1e-4
+    )  # the mean over tokens is another number

@@ -16,6 +16,7 @@ from ntkcli.engine.gradients.projections import AgainstMean
 from ntkcli.engine.gradients.row_gradients import GradientEngine
 from ntkcli.engine.memory import TokenBudget, run_batches
 from ntkcli.engine.models.loading import LoadedModel
+from ntkcli.engine.rope import length_classes
 from ntkcli.identity import AdapterIdentity, ModelIdentity
 
 _Numbers = NDArray[np.float64]
@@ -39,6 +40,7 @@ class ExactScorer:
         self._engine = GradientEngine(loaded, layers, projection=self._mean, probes=self._probes)
         self._positions = "targets" if settings.kind == "loss" else settings.positions
         self.budget = TokenBudget(batch_tokens or default_batch_tokens(loaded, backward=True))
+        self._classes = length_classes(loaded.model.config)
         self._learned = 0
 
     def learn(self, rows: Sequence[Encoded]) -> list[int]:
@@ -58,7 +60,7 @@ class ExactScorer:
             else:
                 again.extend(where.tolist())
 
-        run_batches([len(row) for row in rows], self.budget, compute)
+        run_batches([len(row) for row in rows], self.budget, compute, self._classes)
         mixed, again = sorted(again), []
         for i in mixed:  # of a batch with a row that is not finite: one by one, without padding
             compute(np.array([i]))
@@ -80,7 +82,7 @@ class ExactScorer:
             scores[where] = np.where(np.isfinite(found) & np.isfinite(norms), found, np.nan)
             padded[where] = [len(rows[i]) < len(rows[where[0]]) for i in where]
 
-        run_batches([len(row) for row in rows], self.budget, compute)
+        run_batches([len(row) for row in rows], self.budget, compute, self._classes)
         for i in np.flatnonzero(np.isnan(scores) & padded):  # padding may be to blame
             compute(np.array([i]))
         return scores
