@@ -173,9 +173,7 @@ def _pack(item: int, choices: Sequence[Encoded], *, share: bool, whole: bool = F
     return _apart(item, numbers, choices, whole=whole)
 
 
-def _apart(
-    item: int, numbers: Sequence[int], choices: Sequence[Encoded], *, whole: bool = False
-) -> list[_Pack]:
+def _apart(item: int, numbers: Sequence[int], choices: Sequence[Encoded], *, whole: bool = False) -> list[_Pack]:
     """One sequence for each of these choices."""
     starts = {c: max(1, int(np.argmax(choices[c].supervised))) for c in numbers}
     return [_join(item, [c], choices, starts[c], whole=whole) for c in numbers]

@@ -16,7 +16,7 @@ from ntkcli.data import BadRow, Encoded, Encoder, Row, RowError
 from ntkcli.data.problems import BAD_KEPT, refusal, unusable
 from ntkcli.identity import ModelIdentity
 from ntkcli.steps.evaluation.items import Items
-from ntkcli.steps.non_finite import name_of
+from ntkcli.steps.shared.non_finite import name_of
 
 if TYPE_CHECKING:
     from ntkcli.engine.evaluation.evaluator import Evaluator

@@ -17,7 +17,7 @@ from ntkcli.data import BadRow, DataFile, Encoded, Encoder, Row, RowError
 from ntkcli.data.files import OnError
 from ntkcli.errors import DataError
 from ntkcli.progress import Progress
-from ntkcli.steps.non_finite import name_of, settle_non_finite
+from ntkcli.steps.shared.non_finite import name_of, settle_non_finite
 from ntkcli.steps.shared.row_sets import rows_in_order
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from ntkcli.errors import NtkselError, SpecError, UsageError
 from ntkcli.identity import resolve_adapter, resolve_model
 from ntkcli.progress import Progress
 from ntkcli.scoring.features import Rows
-from ntkcli.steps.features.settings import VERSION
-from ntkcli.steps.non_finite import name_of, settle_non_finite
+from ntkcli.steps.features.settings import VERSION as FEATURE_VERSION
 from ntkcli.steps.shared.datasets import data_file
+from ntkcli.steps.shared.non_finite import name_of, settle_non_finite
 from ntkcli.steps.shared.row_sets import rows_in_order
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def _load(
         raise UsageError(
             f"{features.name} hold Adam's steps; exact is a score of gradients.", "Featurize without --adam."
         )
-    if spec["version"] != VERSION:
+    if spec["version"] != FEATURE_VERSION:
         raise SpecError(
             f"{features.name} were made by another version of ntksel, whose gradients may be others.",
             "Featurize again under another --feature.",

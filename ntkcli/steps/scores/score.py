@@ -16,12 +16,12 @@ from ntkcli.errors import UsageError
 from ntkcli.progress import Progress, Silent
 from ntkcli.scoring.features import Rows, Wide
 from ntkcli.scoring.groups import across_groups
-from ntkcli.steps.non_finite import settle_non_finite
 from ntkcli.steps.scores import exact
 from ntkcli.steps.scores.less import plan_less
-from ntkcli.steps.scores.methods import Job, plan_by_features, plan_by_words, plan_random
+from ntkcli.steps.scores.methods import ScorePlan, plan_by_features, plan_by_words, plan_random
 from ntkcli.steps.shared.datasets import data_file, data_name
 from ntkcli.steps.shared.disk_room import refuse_without_room
+from ntkcli.steps.shared.non_finite import settle_non_finite
 from ntkcli.steps.shared.row_sets import rows_in_order, selected_rows
 from ntkcli.steps.shared.stores import DATASET_PART_ROWS, open_store, write_rows
 
@@ -149,9 +149,7 @@ def score(
         known = stored.find(f"scores/{store.check_name(name, '--name')}")
         plan.spec |= exact.exact_spec(pool_features, known, dtype=dtype)
     exact_ones = method == "exact"
-    artefact = create_score(
-        stored, name, spec | plan.spec, parents | plan.parents, dataset, exact_ones=exact_ones
-    )
+    artefact = create_score(stored, name, spec | plan.spec, parents | plan.parents, dataset, exact_ones=exact_ones)
     refuse_without_room(artefact, artefact.pending(), instead="")
     if artefact.complete:
         progress.note(f"{artefact.name} is finished already")
@@ -159,7 +157,7 @@ def score(
         exact.fill_exact(
             stored,
             artefact,
-            features=side,
+            features=pool_features,
             pool=dataset,
             domain=stored.get(f"datasets/{domains[0]}"),
             only=only,
