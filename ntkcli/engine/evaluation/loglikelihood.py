@@ -180,7 +180,8 @@ def _apart(item: int, numbers: Sequence[int], choices: Sequence[Encoded], *, who
 
 
 def _join(item: int, numbers: list[int], choices: Sequence[Encoded], prefix: int, *, whole: bool = False) -> _Pack:
-    """The first `prefix` tokens once, then a branch for each of the choices with these numbers, `whole` or as needed."""
+    """The first `prefix` tokens once, then a branch for each of the choices with these numbers, `whole` or as
+    needed."""
     ids, positions, branch = (
         [choices[numbers[0]].ids[:prefix]],
         [np.arange(prefix)],

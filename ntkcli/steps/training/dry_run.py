@@ -64,7 +64,8 @@ def estimate_finetune(
     progress: object = None,
     **settings_given: Any,
 ) -> FinetuneEstimate:  # fmt: skip
-    """What `ntkcli.steps.training.finetune.finetune` with these arguments would take. Writes nothing and loads no weights."""
+    """What `ntkcli.steps.training.finetune.finetune` with these arguments would take. Writes nothing and loads no
+    weights."""
     del name, progress  # change nothing of it
     from ntkcli.engine.models.limits import refuse_too_long
     from ntkcli.engine.models.loading import load_tokenizer

@@ -28,7 +28,8 @@ CHECKPOINTS = 10
 
 @dataclass(frozen=True, slots=True)
 class TrainingSettings:
-    """The options of `ntkcli.steps.training.finetune.finetune` that can change a weight, as given: None is a default."""
+    """The options of `ntkcli.steps.training.finetune.finetune` that can change a weight, as given: None is a
+    default."""
 
     epochs: int | None
     max_tokens: int | None

@@ -51,14 +51,16 @@ def test_blocks_of_logits_give_the_same_loss_and_gradients(
     torch.manual_seed(0)
     hidden = torch.randn(*labels.shape, head.in_features, dtype=dtype, requires_grad=True)
     wanted = [hidden, *([head.weight] if trained_head else [])]
-    whole, count = completion_loss(loaded.model, hidden, labels)
+    weights = torch.linspace(0.5, 2, len(labels))
+    count = int((labels[:, 1:] != -100).sum())
+    whole = completion_loss(loaded.model, hidden, labels, weights)
     expected = torch.autograd.grad(whole / 5000, wanted)
     largest: list[int] = []
     head.register_forward_hook(lambda _, __, output: largest.append(len(output)))
     monkeypatch.setattr(loss, "LOGIT_BYTES", 4 * 97 * 3)  # three tokens at a time
-    found, same_count = completion_loss(loaded.model, hidden, labels)
+    found = completion_loss(loaded.model, hidden, labels, weights)
     gradients = torch.autograd.grad(found / 5000, wanted)
-    assert same_count == count > 9
+    assert count > 9
     assert max(largest) == 3
     assert len(largest) == -(-count // 3), "nothing is computed twice"
     torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-5)
@@ -67,7 +69,7 @@ def test_blocks_of_logits_give_the_same_loss_and_gradients(
         assert a.dtype == b.dtype
         torch.testing.assert_close(a, b, **close)
     with torch.no_grad():
-        torch.testing.assert_close(completion_loss(loaded.model, hidden, labels)[0], whole, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(completion_loss(loaded.model, hidden, labels, weights), whole, rtol=1e-5, atol=1e-5)
 
 
 def test_collate_supervises_answers_only() -> None:
@@ -191,8 +193,7 @@ def test_a_loss_per_row_is_the_mean_of_the_rows_own_losses(budget: int) -> None:
     found = loss.backward(batch, lambda part: part.backward())  # type: ignore[no-untyped-call]
     torch.testing.assert_close(found, expected.detach(), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(weight.grad, expected_grad, rtol=1e-4, atol=1e-6)
-    pieces = [collate(rows[:2], pad_id=0), collate(rows[2:], pad_id=0)]
-    assert loss.mean(pieces, loaded.device) == pytest.approx(float(expected), rel=1e-5)
+    assert loss.mean(rows, pad_id=0, device=loaded.device) == pytest.approx(float(expected), rel=1e-5)
     assert (
         abs(float(whole_loss(loaded, batch).detach()) - float(expected)) > 1e-4
     )  # the mean over tokens is another number
