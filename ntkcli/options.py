@@ -69,6 +69,13 @@ class Schedule(StrEnum):
     CONSTANT = "constant"
 
 
+class LossPer(StrEnum):
+    """What a training loss is a mean over."""
+
+    TOKEN = "token"  # noqa: S105  # not a password
+    ROW = "row"
+
+
 class StoreDtype(StrEnum):
     """Number formats that features are kept in."""
 
@@ -108,7 +115,11 @@ MaxLength = Annotated[
 ]
 OnErrorOption = Annotated[
     OnError,
-    typer.Option("--on-error", help="Bad rows: stop before anything is written, or leave them out (exit 3)."),
+    typer.Option(
+        "--on-error",
+        help="Bad rows: stop before anything is written, or leave them out (exit 3). featurize, eval: also rows whose "
+        "values are not finite, when they are met.",
+    ),
 ]
 Data = Annotated[
     str,

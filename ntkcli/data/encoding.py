@@ -79,6 +79,7 @@ class Encoder:
         self._backend.no_truncation()
         self._backend.no_padding()
         self._n_tokens: int = self._backend.get_vocab_size(with_added_tokens=True)
+        self._rows: int | None = getattr(tokenizer, "embedding_rows", None)  # of a model with fewer than it has tokens
         self._bos_id: int | None = (
             None if tokenizer.bos_token is None else self._backend.token_to_id(tokenizer.bos_token)
         )
@@ -218,6 +219,22 @@ class Encoder:
         supervised[0] = False
         return Encoded(ids.astype(np.int32), supervised, truncated=False)
 
+    def _checked(self, rows: list[Encoded]) -> list[Encoded]:
+        """The rows; RowError for a token that the model has no embedding for."""
+        for row in rows:
+            self._check(row.ids)
+        return rows
+
+    def _check(self, ids: npt.NDArray[np.int32]) -> None:
+        """RowError for a token that the model has no embedding for."""
+        if self._rows is None or not len(ids) or int(ids.max()) < self._rows:
+            return
+        worst = int(ids.max())
+        raise RowError(
+            f"its token {self._backend.id_to_token(worst)!r} is number {worst}, and the model has embeddings for "
+            f"{self._rows}: tokenizer and weights are of two models, or the model was not resized"
+        )
+
     def _token_range(self, offsets: npt.NDArray[np.int64], span: Span) -> tuple[int, int]:
         """The tokens [first, stop) that touch the span: one that straddles its start says a part of it."""
         touching = np.flatnonzero((offsets[:, 0] < span.stop) & (offsets[:, 1] > span.start))
@@ -244,7 +261,7 @@ class Encoder:
             return max(map(len, made[number])) <= self.max_length
 
         if fits(0):
-            return made[0]
+            return self._checked(made[0])
         number = bisect_left(range(1, len(views)), True, key=fits) + 1  # each view is about as long or shorter
         if number in made:
             found = made[number]
@@ -252,13 +269,14 @@ class Encoder:
             number = len(views) - 1
             found = (cut or self._cut_alike)(made.get(number) or encoded(views[number]))
         dropped = len(messages) - len(views[number])
-        return [replace(one, truncated=True, dropped_turns=dropped) for one in found]
+        return self._checked([replace(one, truncated=True, dropped_turns=dropped) for one in found])
 
     def _fit_given(self, row: Encoded) -> Encoded:
         """A row of token ids, cut where it is too long: answers are its runs of supervised tokens.
 
         What follows the last answer goes first, then the oldest prompts with their answers.
         """
+        self._check(row.ids)
         if len(row) <= self.max_length:
             return row
         ends = np.flatnonzero(row.supervised & ~np.append(row.supervised[1:], False)) + 1

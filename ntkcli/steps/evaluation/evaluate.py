@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 import store
 from ntkcli.data import Encoder
 from ntkcli.data.files import OnError
@@ -13,10 +15,11 @@ from ntkcli.errors import UsageError
 from ntkcli.progress import Progress, Silent
 from ntkcli.statistics import Difference
 from ntkcli.steps.evaluation.plan import HARNESS, Plan, check_baseline, make_plan
-from ntkcli.steps.evaluation.scorers import item_arrays, refuse_unusable, score_part
+from ntkcli.steps.evaluation.scorers import item_arrays, refuse_long_items, refuse_unusable, score_part
 from ntkcli.steps.evaluation.summary import EvaluateResult, summarise
 from ntkcli.steps.shared.disk_room import refuse_without_room
 from ntkcli.steps.shared.model_settings import note_conversion
+from ntkcli.steps.shared.non_finite import settle_non_finite
 from ntkcli.steps.shared.stores import open_store
 
 if TYPE_CHECKING:
@@ -123,7 +126,7 @@ def evaluate(
             note_conversion(plan.identity, progress)
             evaluator = _load(plan, device, max_length, batch_tokens, thinking, on_error, progress)
         evaluator.use(adapter, plan.identity)
-        _run(artefact, plan, evaluator, progress)
+        _run(artefact, plan, evaluator, on_error, progress)
     result = summarise(artefacts, name=name, baseline=baseline, items=plan.items)
     if export is not None:
         from ntkcli.steps.evaluation.export import write_export
@@ -185,16 +188,21 @@ def _load(
         progress.note(encoder.form)
     if on_error == "fail":
         refuse_unusable(plan.items, encoder)
+    refuse_long_items(plan.items, encoder, plan.identity, plan.settings.max_new_tokens)
     loaded = load_model(plan.identity, dtype=str(plan.spec["dtype"]), device=device)
     return Evaluator(loaded, encoder, batch_tokens=batch_tokens)
 
 
-def _run(artefact: store.Artefact, plan: Plan, evaluator: Evaluator, progress: Progress) -> None:
+def _run(artefact: store.Artefact, plan: Plan, evaluator: Evaluator, on_error: OnError, progress: Progress) -> None:
     """Compute the pending parts of one run, whose adapter is in use."""
+    run = artefact.name.rpartition("/")[2]
     progress.start(artefact.name, total=artefact.n, unit="items", done=artefact.rows_done())
     for part in artefact.pending():
         bounds = artefact.part_bounds(part)
         arrays, tokens = score_part(plan.items, bounds, evaluator, plan.settings)
+        bad = np.flatnonzero(arrays["status"] == store.RowStatus.NON_FINITE)
+        rows = [plan.items.rows[bounds[0] + i] for i in bad]
+        settle_non_finite(f"values under {run}", rows, on_error=on_error, progress=progress)
         artefact.write_part(part, arrays)
         progress.advance(bounds[1] - bounds[0], tokens=tokens)
     progress.stop()

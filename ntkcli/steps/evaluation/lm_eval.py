@@ -21,7 +21,7 @@ from ntkcli.steps.evaluation.summary import HARNESS_SCORER, EvaluateResult, summ
 from ntkcli.steps.shared.model_settings import note_conversion, settle_dtype
 from ntkcli.steps.shared.stores import open_store, require_spec
 
-VERSION = 1
+VERSION = 2
 """Of this way of evaluating, in every spec."""
 PART_ROWS = 4096
 """Items of a part; a run is computed as a whole, because the harness makes its metrics at the end."""
@@ -89,10 +89,12 @@ def evaluate_harness(
                 continue
         from ntkcli.engine.evaluation.evaluator import Evaluator
         from ntkcli.engine.evaluation.lm_eval import run_harness
+        from ntkcli.engine.models.limits import refuse_too_long
         from ntkcli.engine.models.loading import load_model
 
         if evaluator is None:
             note_conversion(identity, progress)
+            refuse_too_long(identity, max_length, "An item as long as --max-length")
             loaded = load_model(identity, dtype=str(spec["dtype"]), device=device)
             evaluator = Evaluator(loaded, Encoder(loaded.tokenizer, max_length=max_length), batch_tokens=batch_tokens)
         evaluator.use(adapter, identity)
