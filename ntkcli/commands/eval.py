@@ -72,7 +72,12 @@ def evaluate(
         Scorer, typer.Option(help="auto: choices where items have them, else generate; loss: perplexity of answers.")
     ] = Scorer.AUTO,
     normalise: Annotated[
-        Normalise, typer.Option(help="choices: log-likelihood as it is, or by tokens or characters of the choice.")
+        Normalise,
+        typer.Option(
+            "--normalise",
+            "--normalize",
+            help="choices: log-likelihood as it is, or by tokens or characters of the choice.",
+        ),
     ] = Normalise.SUM,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="generate: longest answer in tokens.")] = 128,
     answer_pattern: Annotated[

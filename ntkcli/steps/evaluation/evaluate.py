@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 import store
 from ntkcli.data import Encoder
 from ntkcli.data.files import OnError
@@ -14,10 +16,11 @@ from ntkcli.progress import Progress, Silent
 from ntkcli.statistics import Difference
 from ntkcli.steps.environment import begin, model_environment
 from ntkcli.steps.evaluation.plan import HARNESS, Plan, check_baseline, make_plan
-from ntkcli.steps.evaluation.scorers import item_arrays, refuse_unusable, score_part
+from ntkcli.steps.evaluation.scorers import item_arrays, refuse_long_items, refuse_unusable, score_part
 from ntkcli.steps.evaluation.summary import EvaluateResult, summarise
 from ntkcli.steps.shared.disk_room import refuse_without_room
 from ntkcli.steps.shared.model_settings import note_conversion
+from ntkcli.steps.shared.non_finite import settle_non_finite
 from ntkcli.steps.shared.stores import open_store
 
 if TYPE_CHECKING:
@@ -150,11 +153,11 @@ def evaluate(
         refuse_without_room(artefact, artefact.pending(), instead="")
         if evaluator is None:
             note_conversion(plan.identity, progress)
-            evaluator = _load(plan, device, max_length, batch_tokens, thinking, on_error)
+            evaluator = _load(plan, device, max_length, batch_tokens, thinking, on_error, progress)
         evaluator.use(adapter, plan.identity)
         generates = "generate" in plan.items.scorers
         begin(artefact, model_environment(plan.identity, evaluator.loaded, generates=generates), progress)
-        _run(artefact, plan, evaluator, progress)
+        _run(artefact, plan, evaluator, on_error, progress)
     result = summarise(artefacts, name=name, baseline=baseline, items=plan.items)
     if export is not None:
         from ntkcli.steps.evaluation.export import write_export
@@ -206,25 +209,38 @@ def _create(plan: Plan, run: str) -> store.Artefact:
 
 
 def _load(
-    plan: Plan, device: str, max_length: int, batch_tokens: int | None, thinking: bool | None, on_error: OnError
+    plan: Plan,
+    device: str,
+    max_length: int,
+    batch_tokens: int | None,
+    thinking: bool | None,
+    on_error: OnError,
+    progress: Progress,
 ) -> Evaluator:
     """The base model; before its weights are loaded, items that can't be encoded are refused unless they may be."""
     from ntkcli.engine.evaluation.evaluator import Evaluator
     from ntkcli.engine.models.loading import load_model, load_tokenizer
 
     encoder = Encoder(load_tokenizer(plan.identity), max_length=max_length, thinking=thinking)
+    if encoder.form:
+        progress.note(encoder.form)
     if on_error == "fail":
         refuse_unusable(plan.items, encoder)
+    refuse_long_items(plan.items, encoder, plan.identity, plan.settings.max_new_tokens)
     loaded = load_model(plan.identity, dtype=str(plan.spec["dtype"]), device=device)
     return Evaluator(loaded, encoder, batch_tokens=batch_tokens)
 
 
-def _run(artefact: store.Artefact, plan: Plan, evaluator: Evaluator, progress: Progress) -> None:
+def _run(artefact: store.Artefact, plan: Plan, evaluator: Evaluator, on_error: OnError, progress: Progress) -> None:
     """Compute the pending parts of one run, whose adapter is in use."""
+    run = artefact.name.rpartition("/")[2]
     progress.start(artefact.name, total=artefact.n, unit="items", done=artefact.rows_done())
     for part in artefact.pending():
         bounds = artefact.part_bounds(part)
         arrays, tokens = score_part(plan.items, bounds, evaluator, plan.settings)
+        bad = np.flatnonzero(arrays["status"] == store.RowStatus.NON_FINITE)
+        rows = [plan.items.rows[bounds[0] + i] for i in bad]
+        settle_non_finite(f"values under {run}", rows, on_error=on_error, progress=progress)
         artefact.write_part(part, arrays)
         progress.advance(bounds[1] - bounds[0], tokens=tokens)
     progress.stop()

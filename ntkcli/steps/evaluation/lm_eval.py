@@ -103,10 +103,12 @@ def evaluate_harness(
                 continue
         from ntkcli.engine.evaluation.evaluator import Evaluator
         from ntkcli.engine.harness_run import run_harness
+        from ntkcli.engine.models.limits import refuse_too_long
         from ntkcli.engine.models.loading import load_model
 
         if evaluator is None:
             note_conversion(identity, progress)
+            refuse_too_long(identity, max_length, "An item as long as --max-length")
             loaded = load_model(identity, dtype=str(spec["dtype"]), device=device)
             _require_template(loaded.tokenizer, apply_chat_template, model)
             evaluator = Evaluator(loaded, Encoder(loaded.tokenizer, max_length=max_length), batch_tokens=batch_tokens)

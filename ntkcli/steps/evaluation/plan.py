@@ -27,7 +27,7 @@ from ntkcli.steps.shared.datasets import kept_data
 from ntkcli.steps.shared.model_settings import encoder_spec, run_parent, settle_dtype
 from ntkcli.steps.shared.stores import open_store, require_spec
 
-VERSION = 1
+VERSION = 2
 """Of the evaluation, in every spec: goes up when the same items would get other values."""
 BASE = "base"
 """The run that is the model without any adapter."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 import store
 from ntkcli.data import Row
-from ntkcli.errors import UsageError
+from ntkcli.errors import NtkselError, UsageError
 from ntkcli.statistics import (
     ArmScore,
     Classification,
@@ -50,7 +50,8 @@ class RunMeasures:
 class EvaluateResult:
     """The eval's name and baseline; arms against the baseline (`scores`, `sentences`); measures of single runs.
 
-    `retained` are the tasks of general ability. `items` counts those that could be used.
+    `retained` are the tasks of general ability. `items` counts those that could be used under every run: all are
+    compared on the same.
     """
 
     artefact: str
@@ -87,10 +88,13 @@ def summarise(
     scorers = _scorers(first, tasks)
     metrics: Mapping[str, Mapping[str, Any]] = first.attrs.get("metrics", {})
     columns = {run: _read(artefact) for run, artefact in artefacts.items()}
+    status = np.maximum.reduce([read["status"] for read in columns.values()])  # a value may be finite under some runs
     codes = next(iter(columns.values()))["task"]
-    status = np.maximum.reduce([read["status"] for read in columns.values()])  # one run's item without a value: no pair
     usable = status < store.RowStatus.UNREADABLE
     masks = {task: usable & (codes == code) for code, task in enumerate(tasks) if (usable & (codes == code)).any()}
+    for code, task in enumerate(tasks):
+        if task not in masks:
+            _refuse_if_not_finite(task, {run: read["status"][codes == code] for run, read in columns.items()})
     compared = compare_arms(
         {task: _task_items(arms, columns, mask, scorers[task], metrics.get(task, {})) for task, mask in masks.items()},
         baseline=reference,
@@ -119,6 +123,18 @@ def summarise(
         skipped=int((~usable).sum()),
         digests={run: artefact.digest() for run, artefact in artefacts.items()},
     )
+
+
+def _refuse_if_not_finite(task: str, status: Mapping[str, NDArray[np.uint8]]) -> None:
+    """NtkselError if a task has no item left because values are not finite; names the run that has most of these."""
+    bad = {run: int((codes == store.RowStatus.NON_FINITE).sum()) for run, codes in status.items()}
+    worst = max(bad, key=bad.__getitem__)
+    if bad[worst]:
+        raise NtkselError(
+            f"No item of {task} can be compared: under {worst} the values of {bad[worst]} of {len(status[worst])} are "
+            "not finite.",
+            f"Leave --run {worst} out and give another --name, or give --dtype float32.",
+        )
 
 
 def _scorers(artefact: store.Artefact, tasks: Sequence[str]) -> dict[str, str]:

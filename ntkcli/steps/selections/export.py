@@ -15,7 +15,8 @@ from typing import Any, Final, Literal
 import numpy as np
 
 import store
-from ntkcli.data import Row, pick
+from ntkcli.data import Message, Row, pick
+from ntkcli.data import tools as calls_format
 from ntkcli.errors import DataError, UsageError
 from ntkcli.steps.shared.datasets import data_file
 
@@ -155,14 +156,28 @@ def _records(stored: store.Store, dataset: store.Artefact, selection: store.Arte
 
 
 def _messages(row: Row) -> Record:
-    return {"messages": [{"role": message.role, "content": message.content} for message in row.messages]}
+    """All turns, with what they say beside their content, as `ntkcli.data.conversations` reads them."""
+    tools = {"tools": json.loads(row.tools)} if row.tools else {}
+    turns = [_turn(message, learned=i >= row.context) for i, message in enumerate(row.messages)]
+    return {"messages": turns, **tools}
+
+
+def _turn(message: Message, *, learned: bool) -> Record:
+    turn: Record = {"role": message.role, "content": message.content}
+    if message.role == "assistant" and not (learned and message.learned):
+        turn["weight"] = 0
+    if message.calls:
+        turn["tool_calls"] = calls_format.for_template(message.calls, as_text=True)
+    given = {"reasoning_content": message.reasoning, "name": message.name, "tool_call_id": message.call_id}
+    return turn | {key: value for key, value in given.items() if value}
 
 
 def _pair(row: Row, schema: str) -> tuple[str, str, str]:
     """System text, prompt and answer of a row of one exchange. DataError for any other."""
     system = "\n".join(message.content for message in row.messages if message.role == "system")
     turns = [message for message in row.messages if message.role != "system"]
-    if [turn.role for turn in turns] != ["user", "assistant"]:
+    more = row.tools or any(turn.reasoning or turn.calls for turn in turns)
+    if more or [turn.role for turn in turns] != ["user", "assistant"]:
         raise DataError(
             f"--format {schema}: the row {row.row_id!r} (line {row.line}) is no single question and answer.",
             "Give --format messages.",

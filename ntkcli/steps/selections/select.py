@@ -127,7 +127,7 @@ def _write(request: Request, path: str, rows: Rows, gains: NDArray[np.float64], 
     if request.method != "top":
         arrays["gain"] = store.ArraySpec("float32")
         values["gain"] = gains.astype(np.float32)
-    parents = {request.scores.name: request.scores.fingerprint} | (request.sides.parents if request.sides else {})
+    parents = {request.scores.name: request.scores.fingerprint} | (request.features.parents if request.features else {})
     artefact = request.stored.create(
         path,
         kind=store.Kind.SELECTION,

@@ -58,7 +58,8 @@ class TrainingSet:
 class TrainingData:
     """Encoded rows and how to use them: `train` (n,) int64, positions in `rows`, repeats allowed; `held_out` the same.
 
-    `names` say where each row stands; `sets` count rows, with repeats, set by set.
+    `names` say where each row stands; `sets` count rows, with repeats, set by set, and `stages` count those of `train`
+    stage by stage.
     """
 
     rows: Sequence[Encoded]
@@ -67,6 +68,7 @@ class TrainingData:
     held_out: NDArray[np.int64]
     sets: Sequence[int]
     skipped: int
+    stages: Sequence[int] = ()
 
     def counts(self) -> dict[str, Any]:
         """Numbers for the run's attributes and its result."""
@@ -79,7 +81,7 @@ class TrainingData:
         }
 
 
-def parse_train(text: str) -> tuple[str, float]:
+def parse_train(text: str, option: str = "--train") -> tuple[str, float]:
     """`REF` or `REF=N`: the reference, and how often an epoch holds each of its rows.
 
     Raises:
@@ -94,7 +96,7 @@ def parse_train(text: str) -> tuple[str, float]:
         times = math.nan
     if not 0 < times <= MOST_TIMES:
         raise UsageError(
-            f"--train {text}: {number!r} is no weight.",
+            f"{option} {text}: {number!r} is not a valid weight.",
             f"Give a number above 0 and up to {MOST_TIMES}: 0.5 draws half of the rows, 2 takes each twice. To take a "
             "number of rows, select them first (`ntksel select -n`).",
         )
@@ -108,22 +110,25 @@ def resolve_train(
     columns: Mapping[str, str] | None,
     split: str | None,
     on_error: OnError,
+    option: str = "--train",
 ) -> list[TrainingSet]:
-    """What the values of `--train` stand for; without a store, files alone."""
+    """What the values of `--train` (or another `option`) stand for; without a store, files alone."""
     sets = []
     for text in train:
-        reference, times = parse_train(text)
-        rows = resolve_rows(stored, reference, option="--train", columns=columns, split=split, on_error=on_error)
+        reference, times = parse_train(text, option)
+        rows = resolve_rows(stored, reference, option=option, columns=columns, split=split, on_error=on_error)
         sets.append(TrainingSet(rows, times))
     return sets
 
 
 def encode_training(
-    sets: Sequence[TrainingSet], encoder: Encoder, *, seed: int, hold_out: float, on_error: OnError
-) -> TrainingData:
+    sets: Sequence[TrainingSet], encoder: Encoder, *, seed: int, hold_out: float, on_error: OnError,
+    first_stage: int | None = None,
+) -> TrainingData:  # fmt: skip
     """The rows of all sets that have an answer to learn, encoded; a share of them held out.
 
-    Rows are held out by what they hold, so that copies of one are never on both sides.
+    The first `first_stage` sets are a stage of their own, before the others. Rows are held out by what they hold, so
+    that copies of one are never on both sides.
 
     Raises:
         DataError: a row can't be encoded (`on_error` "fail"), or too few are left to train on or to hold out.
@@ -158,7 +163,9 @@ def encode_training(
         )
     held = _held_out(rows, hold_out, seed, labels)
     kept = [use[~np.isin(use, held)] for use in uses]
-    return TrainingData(rows, names, np.concatenate(kept), held, [len(use) for use in kept], skipped)
+    counts = [len(use) for use in kept]
+    stages = () if first_stage is None else (sum(counts[:first_stage]), sum(counts[first_stage:]))
+    return TrainingData(rows, names, np.concatenate(kept), held, counts, skipped, stages)
 
 
 def _encode(encoder: Encoder, row: Row, bad: list[BadRow]) -> Encoded | None:
