@@ -165,8 +165,8 @@ def resolve_model(reference: str, *, trust_remote_code: bool = False) -> ModelId
 def end_of_text_spec(model: ModelIdentity) -> dict[str, list[int]]:
     """What the model's generation_config.json changes in a generated answer: the tokens that end it, for the spec.
 
-    Nothing else of that file is followed (`ntkcli.engine.evaluation.generation`). Where there is none, config.json counts, whose
-    digest is in the spec.
+    Nothing else of that file is followed (`ntkcli.engine.evaluation.generation`). Where there is none, config.json
+    counts, whose digest is in the spec.
     """
     try:
         values = json.loads((model.folder / "generation_config.json").read_text(encoding="utf-8"))

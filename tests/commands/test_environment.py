@@ -12,17 +12,17 @@ from typing import Any
 import pytest
 
 import store
-from ntkcli.engine.environment import device_and_attention
+from ntkcli.engine.models.environment import device_and_attention
 from ntkcli.engine.models.loading import load_model
 from ntkcli.identity import resolve_model
 from ntkcli.progress import Silent
-from ntkcli.steps import environment
 from ntkcli.steps.scores import exact, score
 from ntkcli.steps.selections import select
+from ntkcli.steps.shared import environment
 from ntkcli.steps.shared.stores import open_store
 from tests.commands.conftest import Cli
 from tests.conftest import choice_rows, prompt_rows, write_rows
-from tests.steps.harness_kit import CHOICES, write_task
+from tests.steps.evaluation.lm_eval_kit import CHOICES, write_task
 
 MODEL = ("torch", "transformers", "peft", "tokenizers", "safetensors", "accelerate")
 MADE = {  # verb's artefact → the packages that it passed through, beside ntksel, numpy and zarr

@@ -11,7 +11,7 @@ import pytest
 from ntkcli.engine.models import loading
 from ntkcli.steps.shared.stores import open_store
 from tests.commands.conftest import Cli
-from tests.steps.harness_kit import CHOICES, write_task
+from tests.steps.evaluation.lm_eval_kit import CHOICES, write_task
 
 
 def test_on_the_command_line(cli: Cli, tmp_path: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from lm_eval.models.utils import normalize_gen_kwargs
 
 from ntkcli.data.encoding import Encoded
 from ntkcli.engine.evaluation.evaluator import Evaluator
-from ntkcli.engine.evaluation.generation import stop_tokens
+from ntkcli.engine.models.environment import stop_tokens
 from ntkcli.errors import UsageError
 from ntkcli.progress import Progress
 

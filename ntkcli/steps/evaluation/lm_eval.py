@@ -16,16 +16,16 @@ from ntkcli.data import Encoder
 from ntkcli.errors import UsageError
 from ntkcli.identity import end_of_text_spec, resolve_model
 from ntkcli.progress import Progress
-from ntkcli.steps.environment import begin, model_environment
 from ntkcli.steps.evaluation.export import check_export
 from ntkcli.steps.evaluation.plan import HARNESS, find_runs, require_baseline
 from ntkcli.steps.evaluation.summary import HARNESS_SCORER, EvaluateResult, summarise
+from ntkcli.steps.shared.environment import begin, model_environment
 from ntkcli.steps.shared.model_settings import encoder_spec, note_conversion, settle_dtype
 from ntkcli.steps.shared.stores import open_store, require_spec
 
 if TYPE_CHECKING:
-    from ntkcli.engine.harness_run import HarnessRun
-    from ntkcli.engine.harness_tasks import HarnessTasks
+    from ntkcli.engine.evaluation.lm_eval_run import HarnessRun
+    from ntkcli.engine.evaluation.lm_eval_tasks import HarnessTasks
 
 VERSION = 2
 """Of this way of evaluating, in every spec."""
@@ -71,7 +71,7 @@ def evaluate_harness(
     adapters, parents = find_runs(stored, run, identity)
     require_baseline(list(adapters), baseline)
     known = known_runs(stored, name)
-    from ntkcli.engine.harness_tasks import TaskOptions, load_harness_tasks
+    from ntkcli.engine.evaluation.lm_eval_tasks import TaskOptions, load_harness_tasks
 
     options = TaskOptions(num_fewshot, limit, apply_chat_template)
     spec: dict[str, Any] = {
@@ -102,7 +102,7 @@ def evaluate_harness(
                 artefacts[run_name] = _kept(found, tasks)
                 continue
         from ntkcli.engine.evaluation.evaluator import Evaluator
-        from ntkcli.engine.harness_run import run_harness
+        from ntkcli.engine.evaluation.lm_eval_run import run_harness
         from ntkcli.engine.models.limits import refuse_too_long
         from ntkcli.engine.models.loading import load_model
 

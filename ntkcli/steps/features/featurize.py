@@ -15,17 +15,25 @@ from ntkcli.data import DataFile, Encoder
 from ntkcli.data.files import OnError
 from ntkcli.identity import AdapterIdentity, ModelIdentity, resolve_adapter, resolve_model
 from ntkcli.progress import Progress, Silent
-from ntkcli.steps.environment import begin, model_environment
 from ntkcli.steps.features.adam_moments import adam_state
 from ntkcli.steps.features.arrays import default_part_rows, feature_arrays, row_bytes
 from ntkcli.steps.features.part_loop import FeatureLoop
 from ntkcli.steps.features.settings import DEFAULT_POSITIONS, FeatureSettings, check_choices, check_numbers
 from ntkcli.steps.shared.datasets import register_data
 from ntkcli.steps.shared.disk_room import refuse_without_room
+from ntkcli.steps.shared.environment import begin, model_environment
 from ntkcli.steps.shared.model_settings import note_conversion, run_parent, settle_dtype
 from ntkcli.steps.shared.row_sets import rows_in_order, selected_rows
 from ntkcli.steps.shared.stores import open_store, require_spec
-from ntkcli.steps.shared.token_counts import Counts, count, count_tokens, counts_of, find_counts, refuse_long_rows, settle_problems
+from ntkcli.steps.shared.token_counts import (
+    Counts,
+    count,
+    count_tokens,
+    counts_of,
+    find_counts,
+    refuse_long_rows,
+    settle_problems,
+)
 
 if TYPE_CHECKING:
     from ntkcli.engine.features.extract import Extractor

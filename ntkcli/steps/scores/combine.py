@@ -12,7 +12,7 @@ from ntkcli.errors import SpecError, UsageError
 from ntkcli.progress import Progress, Silent
 from ntkcli.scoring.groups import combine_by_rank
 from ntkcli.steps.scores.score import VERSION, ScoreResult, create_score, one_score, result_of, write_score
-from ntkcli.steps.environment import begin, environment
+from ntkcli.steps.shared.environment import begin, environment
 from ntkcli.steps.shared.stores import open_store
 
 

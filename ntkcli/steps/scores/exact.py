@@ -19,9 +19,9 @@ from ntkcli.errors import NtkselError, SpecError, UsageError
 from ntkcli.identity import resolve_adapter, resolve_model
 from ntkcli.progress import Progress
 from ntkcli.scoring.features import Rows
-from ntkcli.steps.environment import begin, model_environment
 from ntkcli.steps.features.settings import VERSION as FEATURE_VERSION
 from ntkcli.steps.shared.datasets import data_file
+from ntkcli.steps.shared.environment import begin, model_environment
 from ntkcli.steps.shared.non_finite import name_of, settle_non_finite
 from ntkcli.steps.shared.row_sets import rows_in_order
 

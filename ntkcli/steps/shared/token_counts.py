@@ -22,7 +22,7 @@ from ntkcli.data.files import OnError
 from ntkcli.data.problems import BAD_KEPT, each, refusal, unusable
 from ntkcli.identity import ModelIdentity, embedding_rows
 from ntkcli.progress import Progress, Silent
-from ntkcli.steps.environment import begin, environment
+from ntkcli.steps.shared.environment import begin, environment
 from ntkcli.steps.shared.row_sets import rows_in_order
 
 PART_ROWS: Final = 1 << 14

@@ -19,8 +19,8 @@ from ntkcli.data.files import OnError
 from ntkcli.errors import BusyError
 from ntkcli.identity import BASE_RECORD, ModelIdentity
 from ntkcli.progress import Progress
-from ntkcli.steps.environment import begin, model_environment
 from ntkcli.steps.shared import seal
+from ntkcli.steps.shared.environment import begin, model_environment
 from ntkcli.steps.training.log import Course, arrays
 from ntkcli.steps.training.model_card import CardSet, model_card
 from ntkcli.steps.training.rows import TrainingData, TrainingSet, encode_training

@@ -15,14 +15,14 @@ import zarr
 
 import store
 from ntkcli.engine.evaluation.lm_eval import HarnessModel
-from ntkcli.engine.harness_run import run_harness
-from ntkcli.engine.harness_tasks import TaskOptions, load_harness_tasks
+from ntkcli.engine.evaluation.lm_eval_run import run_harness
+from ntkcli.engine.evaluation.lm_eval_tasks import TaskOptions, load_harness_tasks
 from ntkcli.identity import resolve_adapter, resolve_model
 from ntkcli.progress import Silent
 from ntkcli.steps.evaluation.evaluate import evaluate
 from ntkcli.steps.shared.stores import open_store
 from tests.commands.test_eval import make_adapter
-from tests.steps.harness_kit import BRIER, by_the_harness, write_task, write_tasks
+from tests.steps.evaluation.lm_eval_kit import BRIER, by_the_harness, write_task, write_tasks
 
 LENGTH = 256
 """Of a prompt: the longest text of the made data needs more, so there are windows."""

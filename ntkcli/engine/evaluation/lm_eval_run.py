@@ -20,9 +20,9 @@ from lm_eval.evaluator import evaluate
 
 from ntkcli.engine.evaluation.evaluator import Evaluator
 from ntkcli.engine.evaluation.lm_eval import HarnessModel
-from ntkcli.engine.harness_code import templates_in_a_sandbox
-from ntkcli.engine.harness_metrics import ItemValues, item_values
-from ntkcli.engine.harness_tasks import SEED, HarnessTasks, TaskOptions, user_errors
+from ntkcli.engine.evaluation.lm_eval_code import templates_in_a_sandbox
+from ntkcli.engine.evaluation.lm_eval_metrics import ItemValues, item_values
+from ntkcli.engine.evaluation.lm_eval_tasks import SEED, HarnessTasks, TaskOptions, user_errors
 from ntkcli.errors import UsageError
 from ntkcli.progress import Progress
 

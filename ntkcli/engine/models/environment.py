@@ -6,7 +6,6 @@ import platform
 
 import torch
 
-from ntkcli.engine.evaluation.generation import stop_tokens
 from ntkcli.engine.models.loading import LoadedModel
 
 
@@ -23,6 +22,13 @@ def device_name(device: torch.device) -> str:
     if device.type == "cpu":
         return f"cpu {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     return device.type
+
+
+def stop_tokens(loaded: LoadedModel, end_of_turn: int | None) -> list[int]:
+    """What ends an answer: the end of turn of the chat template, the tokenizer's and the model's own end of text."""
+    own = loaded.model.generation_config.eos_token_id if loaded.model.generation_config is not None else None
+    found = [loaded.tokenizer.eos_token_id, end_of_turn, *(own if isinstance(own, list) else [own])]
+    return sorted({int(token) for token in found if token is not None})
 
 
 def generation_settings(loaded: LoadedModel) -> dict[str, object]:

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from ntkcli.engine import harness_tasks
-from ntkcli.engine.harness_code import PACKAGE
-from ntkcli.engine.harness_tasks import TaskOptions, load_harness_tasks
+from ntkcli.engine.evaluation import lm_eval_tasks
+from ntkcli.engine.evaluation.lm_eval_code import PACKAGE
+from ntkcli.engine.evaluation.lm_eval_tasks import TaskOptions, load_harness_tasks
 from ntkcli.errors import NtkselError
 from ntkcli.steps.evaluation.evaluate import evaluate
 from tests.conftest import choice_rows, write_rows
-from tests.steps.harness_kit import BRIER, CHOICES, LIKELIHOOD, WRITTEN, write_task, write_tasks
+from tests.steps.evaluation.lm_eval_kit import BRIER, CHOICES, LIKELIHOOD, WRITTEN, write_task, write_tasks
 
 CODE = "doc_to_text: !function code.text\n"
 ESCAPE = """doc_to_text: "{{ cycler.__init__.__globals__.os.system('touch ' ~ PLACE) }}"\n"""
@@ -164,8 +164,8 @@ def test_refused_by_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blind = write_task(folder, "blind", CHOICES.replace("{{prompt}}", "{{promt}}"))
     refused(r"own_blind.yaml: lm_eval can't run it: UndefinedError: 'promt' is undefined", blind)
 
-    small = harness_tasks.TaskManager(include_path=str(folder), include_defaults=False)
-    monkeypatch.setattr(harness_tasks, "TaskManager", lambda **_: small)  # its own tasks take 20 s to read
+    small = lm_eval_tasks.TaskManager(include_path=str(folder), include_defaults=False)
+    monkeypatch.setattr(lm_eval_tasks, "TaskManager", lambda **_: small)  # its own tasks take 20 s to read
     refused(r"no_such_task: lm_eval has no such task.*lm-eval ls tasks", "no_such_task")
     group = folder / "own_group.yaml"
     group.write_text(group.read_text().replace("own_more", "own_gone"), encoding="utf-8")

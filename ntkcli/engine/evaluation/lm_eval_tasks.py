@@ -23,8 +23,8 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
 import store
-from ntkcli.engine.harness_code import PACKAGE, members_of, read_tree, refuse_code, templates_in_a_sandbox
-from ntkcli.engine.harness_metrics import require_metric
+from ntkcli.engine.evaluation.lm_eval_code import PACKAGE, members_of, read_tree, refuse_code, templates_in_a_sandbox
+from ntkcli.engine.evaluation.lm_eval_metrics import require_metric
 from ntkcli.errors import NtkselError, UsageError
 from ntkcli.identity import digest_file
 

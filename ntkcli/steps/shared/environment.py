@@ -34,7 +34,7 @@ def model_environment(
     identity: ModelIdentity, loaded: LoadedModel, *packages: str, generates: bool = False
 ) -> dict[str, Any]:
     """The same for what a model computes: also device, attention kernel and, where it `generates`, how it does."""
-    from ntkcli.engine.environment import device_and_attention, generation_settings
+    from ntkcli.engine.models.environment import device_and_attention, generation_settings
 
     settings: dict[str, Any] = dict(device_and_attention(loaded))
     if generates:
