@@ -162,6 +162,22 @@ def resolve_model(reference: str, *, trust_remote_code: bool = False) -> ModelId
     return identity
 
 
+def end_of_text_spec(model: ModelIdentity) -> dict[str, list[int]]:
+    """What the model's generation_config.json changes in a generated answer: the tokens that end it, for the spec.
+
+    Nothing else of that file is followed (`ntkcli.engine.evaluation.generation`). Where there is none, config.json
+    counts, whose digest is in the spec.
+    """
+    try:
+        values = json.loads((model.folder / "generation_config.json").read_text(encoding="utf-8"))
+        found = None if model.gguf else values.get("eos_token_id")
+    except (OSError, ValueError, AttributeError):
+        return {}
+    tokens = found if isinstance(found, list) else [found]
+    ids = sorted(token for token in tokens if isinstance(token, int))
+    return {"eos_token_id": ids} if ids else {}
+
+
 def embedding_rows(identity: ModelIdentity) -> int | None:
     """Rows of the model's embedding table, if its tokenizer has tokens beyond; by its files, else None."""
     config, tokenizer = (_read_json(identity.folder / name) for name in ("config.json", "tokenizer.json"))

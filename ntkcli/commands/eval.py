@@ -11,10 +11,10 @@ import typer
 from ntkcli import options as o
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode
-from ntkcli.report import class_tables, comparison_table, estimate_line, measures_table
+from ntkcli.formatting import class_tables, comparison_table, estimate_line, measures_table
 
 if TYPE_CHECKING:
-    from ntkcli.steps.evaluation_summary import EvaluateResult
+    from ntkcli.steps.evaluation.summary import EvaluateResult
 
 EXAMPLE = "ntksel eval med --model ./Llama-3-8B --run base --run mixed --task test.jsonl --name test"
 
@@ -72,7 +72,12 @@ def evaluate(
         Scorer, typer.Option(help="auto: choices where items have them, else generate; loss: perplexity of answers.")
     ] = Scorer.AUTO,
     normalise: Annotated[
-        Normalise, typer.Option(help="choices: log-likelihood as it is, or by tokens or characters of the choice.")
+        Normalise,
+        typer.Option(
+            "--normalise",
+            "--normalize",
+            help="choices: log-likelihood as it is, or by tokens or characters of the choice.",
+        ),
     ] = Normalise.SUM,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="generate: longest answer in tokens.")] = 128,
     answer_pattern: Annotated[
@@ -90,7 +95,24 @@ def evaluate(
     columns: o.Columns = None,
     split: o.Split = None,
     thinking: o.ThinkingOption = None,
-    trust_remote_code: o.TrustRemoteCode = False,
+    num_fewshot: Annotated[
+        int | None,
+        typer.Option(min=0, help="lm_eval: examples before each question.", show_default="each task's own"),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="lm_eval: only the first items of each task.", show_default="all")
+    ] = None,
+    apply_chat_template: Annotated[
+        bool,
+        typer.Option("--apply-chat-template", help="lm_eval: prompts by the model's chat template, examples as turns."),
+    ] = False,
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option(
+            "--trust-remote-code",
+            help="Run Python code that the model's folder or a task's YAML file brings; the spec says so.",
+        ),
+    ] = False,
     per_class: Annotated[
         bool, typer.Option("--per-class", help="Also tables of classes, where all items have the same choices.")
     ] = False,
@@ -107,7 +129,7 @@ def evaluate(
     verbose: o.Verbose = False,
 ) -> int:
     """Evaluate runs on the same items, with intervals and paired tests."""
-    from ntkcli.steps import evaluate as step
+    from ntkcli.steps.evaluation import evaluate as step
 
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
     arguments: dict[str, Any] = {
@@ -130,8 +152,8 @@ def evaluate(
         "trust_remote_code": trust_remote_code,
     }
     if dry_run:
-        from ntkcli.steps.estimate_evaluation import estimate_evaluation
-        from ntkcli.steps.evaluation_plan import check_baseline, make_plan
+        from ntkcli.steps.evaluation.dry_run import estimate_evaluation
+        from ntkcli.steps.evaluation.plan import check_baseline, make_plan
 
         plan = make_plan(store, **arguments)
         check_baseline(plan, baseline)
@@ -141,6 +163,9 @@ def evaluate(
     result = step.evaluate(
         store,
         **arguments,
+        num_fewshot=num_fewshot,
+        limit=limit,
+        apply_chat_template=apply_chat_template,
         baseline=baseline,
         batch_tokens=batch_tokens,
         export=export,

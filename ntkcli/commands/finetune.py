@@ -9,7 +9,7 @@ import typer
 from ntkcli import options as o
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode, UsageError
-from ntkcli.report import finetune_estimate_line, finetune_line
+from ntkcli.formatting import finetune_estimate_line, finetune_line
 
 EXAMPLE = "ntksel finetune med --model ./Llama-3-8B --train domain.jsonl --train picked=0.5 --name mixed"
 
@@ -33,6 +33,15 @@ def finetune(
         ),
     ],
     name: Annotated[str, typer.Option(help="The run's name.", show_default=False)],
+    then: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Rows of a second stage, as in --train; repeatable. The first stage trains on --train alone, for "
+            "--epochs passes, then the second on these for as many, under one learning rate schedule.",
+            show_default="one stage",
+            metavar="REF[=N]",
+        ),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the rows.", show_default="3")] = None,
     max_tokens: Annotated[
         int | None,
@@ -85,6 +94,19 @@ def finetune(
             min=1, help="With --hold-out: stop after this many checkpoints without a lower loss.", show_default="never"
         ),
     ] = None,
+    loss_per: Annotated[
+        o.LossPer,
+        typer.Option(
+            help="What the loss is a mean over: all supervised tokens of a step, or its rows, so that long answers "
+            "weigh no more than short ones."
+        ),
+    ] = o.LossPer.TOKEN,
+    average_weights: Annotated[
+        bool,
+        typer.Option(
+            "--average-weights", help="Keep the mean of the weights after each of the last quarter of the steps."
+        ),
+    ] = False,
     dtype: o.DtypeOption = o.Dtype.AUTO,
     device: o.Device = "auto",
     checkpoint_steps: Annotated[
@@ -104,12 +126,13 @@ def finetune(
     verbose: o.Verbose = False,
 ) -> int:
     """Fine-tune a LoRA adapter; resumes from its last checkpoint."""
-    from ntkcli.steps import finetune as step
+    from ntkcli.steps.training import finetune as step
 
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
     given: dict[str, Any] = {
         "model": model,
         "train": train,
+        "then": then or [],
         "name": name,
         "epochs": epochs,
         "max_tokens": max_tokens,
@@ -127,6 +150,8 @@ def finetune(
         "max_length": max_length,
         "hold_out": hold_out,
         "patience": patience,
+        "loss_per": loss_per.value,
+        "average_weights": average_weights,
         "dtype": dtype.value,
         "device": device,
         "checkpoint_steps": checkpoint_steps,
@@ -141,7 +166,7 @@ def finetune(
     if seed is not None and seeds is not None:
         raise UsageError("--seed and --seeds both say how to draw.", "Give one of them.")
     if dry_run:
-        from ntkcli.steps.finetune_estimate import estimate_finetune
+        from ntkcli.steps.training.dry_run import estimate_finetune
 
         found = estimate_finetune(store, **given, seed=seed or 0)
         output.result(found, line=finetune_estimate_line(found) + (", for each seed" if seeds else ""))

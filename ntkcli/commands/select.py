@@ -109,7 +109,7 @@ def select(
         list[str] | None, typer.Option(help="Data sets to compare with.", show_default="those of the score")
     ] = None,
     centre: Annotated[
-        bool, typer.Option("--centre", help="Compare centred features; a centred score's always are.")
+        bool, typer.Option("--centre", "--center", help="Compare centred features; a centred score's always are.")
     ] = False,
     export: Annotated[
         Path | None,
@@ -133,7 +133,7 @@ def select(
     verbose: o.Verbose = False,
 ) -> int:
     """Select the rows that help most, and export them."""
-    from ntkcli.steps import select as step
+    from ntkcli.steps.selections import select as step
 
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
     if export is None and schema is not Format.OWN:

@@ -5,8 +5,7 @@ Legend: B rows of a batch, T its longest row.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,46 +78,6 @@ def _overhead(budget_tokens: int) -> int:
     A share of the budget: both are fewer tokens the larger the model is.
     """
     return budget_tokens // 16
-
-
-def run_batches(
-    lengths: Sequence[int],
-    budget_tokens: int,
-    compute: Callable[[NDArray[np.int64]], None],
-    classes: LengthClasses | None = None,
-) -> int:
-    """Compute every batch of `plan_batches`; where memory runs out, what is left is planned again for half the tokens.
-
-    Returns the budget for the next call: half of what didn't fit, if anything did not. `compute` must leave nothing
-    behind when it runs out of memory; a row that doesn't fit alone raises.
-    """
-    lengths_N = np.asarray(lengths, dtype=np.int64)
-    left = deque(plan_batches(lengths_N, budget_tokens, classes))
-    while left:
-        where = left.popleft()
-        if _fits(compute, where):
-            continue
-        torch.cuda.empty_cache()  # nothing on a machine without CUDA
-        budget_tokens = max(1, len(where) * int(lengths_N[where[0]]) // 2)
-        rest = np.concatenate([where, *left])
-        left = deque(rest[again] for again in plan_batches(lengths_N[rest], budget_tokens, classes))
-    return budget_tokens
-
-
-def _fits(compute: Callable[[NDArray[np.int64]], None], where: NDArray[np.int64]) -> bool:
-    """Compute a batch; False if it ran out of memory, which is free again once the error is gone."""
-    try:
-        compute(where)
-    except RuntimeError as error:
-        if not out_of_memory(error) or len(where) == 1:
-            raise
-        return False
-    return True
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether the error is that the device, or the machine, has no memory left."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def position_weights(row: Encoded, positions: str) -> NDArray[np.float32]:

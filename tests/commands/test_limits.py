@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from ntkcli.app import run
-from ntkcli.engine.limits import position_limit
+from ntkcli.engine.models.limits import position_limit
 from ntkcli.errors import ExitCode
-from ntkcli.steps.inputs import open_store
+from ntkcli.steps.shared.stores import open_store
 from tests.conftest import Writer, choice_rows, make_tokenizer, prompt_rows, save_model
 from tests.engine import zoo
 

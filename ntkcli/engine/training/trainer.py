@@ -1,0 +1,203 @@
+"""transformers' Trainer with the loss of `ntkcli.engine.training.loss`, planned steps and a callback."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ntkcli.data.encoding import Encoded
+from ntkcli.engine.memory import DoesNotFitError
+from ntkcli.engine.training import checkpoints
+from ntkcli.engine.training.checkpoints import RunState
+from ntkcli.engine.training.loss import StepLoss, collate, not_finite
+from ntkcli.engine.training.mode import train_without_chance
+from ntkcli.engine.training.weight_average import WeightAverage
+from ntkcli.errors import UsageError
+from ntkcli.progress import Progress
+
+TOO_LONG = "Give --gradient-checkpointing, a shorter --max-length or --dtype bfloat16."
+"""What helps where a row does not fit in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One optimiser step, numbered from 0: its mean loss, its learning rate, the tokens in its rows.
+
+    `held_out_loss` after it; NaN where it was not evaluated.
+    """
+
+    number: int
+    loss: float
+    learning_rate: float
+    tokens: int
+    held_out_loss: float = math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRows:
+    """Rows to train on (repeats allowed) and rows held out to judge by, with a name of each for messages.
+
+    `stages`: how many of the rows belong to each stage, in order; empty for one stage.
+    """
+
+    rows: Sequence[Encoded]
+    names: Sequence[str]
+    held_out: Sequence[Encoded] = ()
+    held_out_names: Sequence[str] = ()
+    stages: Sequence[int] = ()
+
+
+def make_trainer(
+    model: Any, arguments: Any, data: TrainingRows, steps: Sequence[NDArray[np.int64]], *, pad_id: int,
+    state: RunState, per_row: bool = False,
+) -> Any:  # fmt: skip
+    """A Trainer of a peft model that takes these steps in this order; `per_row` as `StepLoss` has it."""
+    from transformers import PrinterCallback, Trainer
+
+    class CompletionTrainer(Trainer):  # type: ignore[misc]  # untyped base
+        """Trainer with our steps and loss; remembers loss, rate and tokens of the step under way in `now`."""
+
+        now = Step(0, 0.0, 0.0, 0)
+        course = state
+
+        def get_train_dataloader(self) -> Any:
+            def load(where: list[int]) -> dict[str, Any]:
+                return {**collate([data.rows[i] for i in where], pad_id), "where": where}
+
+            numbers: Any = range(len(data.rows))
+            order = [step.tolist() for step in steps]
+            pin = self.args.dataloader_pin_memory
+            loader: Any = torch.utils.data.DataLoader(numbers, batch_sampler=order, collate_fn=load, pin_memory=pin)
+            return self.accelerator.prepare(loader)
+
+        def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+            del num_items_in_batch
+            train_without_chance(model)
+            where = inputs.pop("where")
+            names = [data.names[i] for i in where]
+            batch = self._prepare_inputs(inputs)
+            with _naming(names):
+                total: Tensor = self.loss.backward(batch, self.accelerator.backward)
+            number, loss = self.state.global_step, float(total)
+            if not math.isfinite(loss):
+                raise not_finite(f"The loss of step {number}", loss, names, self.loss.rows(batch))
+            rate = float(self.optimizer.param_groups[0]["lr"])
+            self.now = Step(number, loss, rate, sum(len(data.rows[i]) for i in where))
+            return total
+
+        def floating_point_ops(self, inputs: Any) -> int:
+            """Not counted: nobody reads it, and walking over all weights costs time at every step."""
+            del inputs
+            return 0
+
+        def held_out_loss(self) -> float:
+            """Mean loss over the supervised tokens of the rows held out. NtkselError, naming rows, if not finite."""
+            self.model.eval()
+            how = {"pad_id": pad_id, "device": self.args.device}
+            with _naming(data.held_out_names):
+                loss: float = self.loss.mean(data.held_out, **how)
+            if not math.isfinite(loss):
+                each = [self.loss.mean([row], **how) for row in data.held_out]
+                what = f"The held-out loss after step {self.now.number}"
+                raise not_finite(what, loss, data.held_out_names, each)
+            return float(np.float32(loss))  # as the store keeps it
+
+    try:
+        trainer = CompletionTrainer(model=model, args=arguments, train_dataset=list(data.rows))
+    except ValueError as error:
+        if "quantiz" not in str(error):
+            raise
+        method = getattr(model.config, "quantization_config", {})
+        raise UsageError(
+            f"The model's config.json says that it is quantised by {method_of(method)}, which can't be trained on.",
+            "Give it in plain floats or quantised by bitsandbytes; if its weights are plain floats already, take "
+            "`quantization_config` out of its config.json.",
+        ) from error
+    trainer.loss = StepLoss(
+        model.get_base_model(),
+        budget_tokens=state.budget_tokens,
+        per_row=per_row,
+        autocast=trainer.accelerator.autocast,
+    )
+    trainer.remove_callback(PrinterCallback)  # prints to stdout
+    return trainer
+
+
+@contextmanager
+def _naming(names: Sequence[str]) -> Iterator[None]:
+    """A row of these that does not fit in memory is named."""
+    try:
+        yield
+    except DoesNotFitError as error:
+        raise error.named(names[error.row], TOO_LONG) from error
+
+
+def method_of(config: Any) -> str:
+    """The name of a quantisation, from the model's configuration of it (an object or a dictionary)."""
+    method = config.get("quant_method") if isinstance(config, dict) else getattr(config, "quant_method", None)
+    return str(getattr(method, "value", method))
+
+
+def checkpoint_callback(
+    trainer: Any,
+    *,
+    on_step: Callable[[Step], None],
+    progress: Progress,
+    save_best: Callable[[Path], None] | None,
+    patience: int | None,
+    average: WeightAverage | None = None,
+) -> Any:
+    """A callback that reports each step, evaluates on the rows held out, and marks each checkpoint whole.
+
+    `save_best` writes the adapter into a folder; None if no rows are held out. `patience`: evaluations without a lower
+    loss before training stops. `average` takes in the weights after every step, and is kept in every checkpoint.
+    """
+    from transformers import TrainerCallback
+
+    state: RunState = trainer.course
+
+    class CheckpointCallback(TrainerCallback):  # type: ignore[misc]  # untyped base
+        """Comes after the Trainer's own callback, which has decided by then whether to save."""
+
+        def on_step_end(self, args: Any, trainer_state: Any, control: Any, **_: Any) -> None:
+            step: Step = trainer.now
+            state.rate_sum += step.learning_rate
+            note = f"loss {step.loss:.3f}"
+            last = trainer_state.global_step == trainer_state.max_steps
+            if save_best and (last or trainer_state.global_step % args.save_steps == 0):
+                step = Step(step.number, step.loss, step.learning_rate, step.tokens, trainer.held_out_loss())
+                self._judge(step, Path(args.output_dir), control)
+                note += f", held out {step.held_out_loss:.3f}"
+            if average is not None:
+                average.add(trainer_state.global_step)
+            on_step(step)
+            progress.advance(1, tokens=step.tokens, note=note)
+
+        def on_save(self, args: Any, trainer_state: Any, control: Any, **_: Any) -> None:
+            del control
+            state.budget_tokens = trainer.loss.budget.tokens
+            folder = Path(args.output_dir) / f"checkpoint-{trainer_state.global_step}"
+            if average is not None:
+                average.save(folder)
+            checkpoints.mark_whole(folder, state)
+
+        def _judge(self, step: Step, folder: Path, control: Any) -> None:
+            if save_best and (state.best_loss is None or step.held_out_loss < state.best_loss):
+                state.best_step, state.best_loss, state.worse = step.number + 1, step.held_out_loss, 0
+                checkpoints.keep_best(folder, step.number + 1, save_best)
+                return
+            state.worse += 1
+            if patience is not None and state.worse >= patience:
+                state.stopped = True
+                control.should_training_stop = control.should_save = True
+
+    return CheckpointCallback()
