@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from ntkcli.data.encoding import Encoded
-from ntkcli.engine.batches import TokenBudget, plan_batches
+from ntkcli.engine.batches import plan_batches
 from ntkcli.engine.evaluation.generation import generate_greedily
 from ntkcli.engine.evaluation.loglikelihood import choice_logliks
 from ntkcli.engine.features.exact_scores import ExactScorer
 from ntkcli.engine.features.extract import Extractor, GradientSettings, embedding_extractor, gradient_extractor
+from ntkcli.engine.memory import TokenBudget
 from ntkcli.engine.models.adapters import fresh_adapter
 from ntkcli.engine.models.loading import LoadedModel, load_model
 from ntkcli.engine.rope import length_classes
