@@ -101,6 +101,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    force: o.Force = False,
     dry_run: o.DryRun = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -144,6 +145,7 @@ def evaluate(
         baseline=baseline,
         batch_tokens=batch_tokens,
         export=export,
+        force=force,
         progress=output.progress,
     )
     if json:

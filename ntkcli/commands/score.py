@@ -115,6 +115,7 @@ def score(
         o.OnError,
         typer.Option("--on-error", help="Bad rows of a NAME=FILE: stop, or leave them out (exit 3)."),
     ] = o.OnError.FAIL,
+    data: o.Moved = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
@@ -161,6 +162,7 @@ def score(
             seed=seed,
             match_length=match_length,
             on_error=on_error.value,
+            data=data or (),
             progress=output.progress,
         )
     output.result(

@@ -92,7 +92,11 @@ def select(
         ),
     ] = None,
     exclude: Annotated[
-        list[Path] | None, typer.Option(help="Never these rows: ids, a line each, or a data file.", show_default="none")
+        list[Path] | None,
+        typer.Option(
+            help="Never these rows: a file of ids, a line each, or a data file of any kind; repeat it.",
+            show_default="none",
+        ),
     ] = None,
     must_include: Annotated[
         list[Path] | None, typer.Option(help="These rows first, in the same forms.", show_default="none")
@@ -125,6 +129,8 @@ def select(
         Path | None,
         typer.Option(help="Write all scores of the pool there, as .parquet.", show_default="no file"),
     ] = None,
+    force: o.Force = False,
+    data: o.Moved = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Write why each row was chosen to the store's reports/.")
     ] = False,
@@ -163,6 +169,8 @@ def select(
         export=export,
         schema=schema.value,
         scores_export=export_scores,
+        force=force,
+        data=data or (),
         explain=explain,
         progress=output.progress,
     )

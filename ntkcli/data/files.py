@@ -13,6 +13,7 @@ import numpy as np
 from ntkcli.data.llamafactory import find_entry
 from ntkcli.data.problems import BAD_KEPT, none_usable
 from ntkcli.data.records import Record
+from ntkcli.data.references import home
 from ntkcli.data.rows import RAW, BadRow, Row, RowError, column_names
 from ntkcli.data.schemas import Schema, detect, known_columns, known_schemas, read_row
 from ntkcli.data.sources import Source, find_source
@@ -34,7 +35,8 @@ class DataFile:
     """
 
     def __init__(self, path: str | Path, *, columns: Mapping[str, str] | None = None, split: str | None = None) -> None:
-        if (entry := find_entry(str(path))) is not None:
+        path = home(path)
+        if (entry := find_entry(path)) is not None:
             path, columns, split = entry.reference, {**entry.columns, **(columns or {})}, split or entry.split
         self.path = Path(path)
         self.columns, self.split = dict(columns or {}), split

@@ -19,6 +19,7 @@ from ntkcli.data.json_array import read_json
 from ntkcli.data.jsonl import read_lines
 from ntkcli.data.llamafactory import is_entry
 from ntkcli.data.records import Reader, Record
+from ntkcli.data.references import home
 from ntkcli.data.stdin import STDIN
 from ntkcli.data.tasks import find_task, names_task
 from ntkcli.errors import DataError, UsageError
@@ -83,6 +84,7 @@ class FileSource:
 
 def find_source(reference: str, *, split: str | None = None) -> Source:
     """The rows that a reference names. UsageError if there are none, or if `split` is needed or makes no sense."""
+    reference = home(reference)
     if names_task(reference):
         from ntkcli.data.task_source import TaskSource  # which finds its own files with this module
 
@@ -105,6 +107,7 @@ def find_source(reference: str, *, split: str | None = None) -> Source:
 
 def names_data(reference: str) -> bool:
     """Whether it can name rows: a file, -, a glob, a Hub id, a task, or an entry of LLaMA-Factory's."""
+    reference = home(reference)
     named = reference == STDIN or glob.has_magic(reference) or is_hub_id(reference)
     named = named or local_config(reference) is not None or is_entry(reference) or names_task(reference)
     return named or Path(reference).exists()

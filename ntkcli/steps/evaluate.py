@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 import store
 from ntkcli.data import Encoder
 from ntkcli.data.files import OnError
+from ntkcli.data.references import split_name
 from ntkcli.errors import UsageError
 from ntkcli.progress import Progress, Silent
 from ntkcli.statistics import Difference
 from ntkcli.steps.evaluation_plan import HARNESS, Plan, check_baseline, make_plan
 from ntkcli.steps.evaluation_summary import EvaluateResult, summarise
 from ntkcli.steps.feature_arrays import refuse_without_room
-from ntkcli.steps.inputs import note_conversion, open_store
+from ntkcli.steps.inputs import is_store, note_conversion, open_store
 from ntkcli.steps.item_scores import item_arrays, refuse_unusable, score_part
+from ntkcli.steps.outputs import Inputs
 
 if TYPE_CHECKING:
     from ntkcli.engine.evaluation import Evaluator
@@ -48,6 +50,7 @@ def evaluate(
     thinking: bool | None = None,
     trust_remote_code: bool = False,
     export: str | Path | None = None,
+    force: bool = False,
     progress: Progress | None = None,
 ) -> EvaluateResult:
     """Write `evals/<name>/<run>` for every run: an adapter of the store, a folder with one, `base`, or an arm's seeds.
@@ -56,8 +59,8 @@ def evaluate(
     included, divided as `normalise` says), `generate` (greedy, compared with the answer) or `loss` (perplexity of the
     answer); `auto` is `choices` where rows have choices, else `generate`. `retain` are tasks of general ability.
     Runs `x.s0`, `x.s1` are seeds of the arm `x`; all arms are compared with the `baseline` arm, by default the first.
-    `export` writes every item (.jsonl). `columns`, `split`: `ntkcli.data.DataFile`, for every task; `thinking`:
-    `ntkcli.data.Encoder`.
+    `export` writes every item (.jsonl) or totals (.json), over a file that is not ours only with `force`.
+    `columns`, `split`: `ntkcli.data.DataFile`, for every task; `thinking`: `ntkcli.data.Encoder`.
 
     Raises:
         UsageError, DataError: a run, a task or an item can't be used.
@@ -82,8 +85,14 @@ def evaluate(
             batch_tokens=batch_tokens,
             trust_remote_code=trust_remote_code,
             export=export,
+            force=force,
             progress=progress,
         )
+    if export is not None:
+        from ntkcli.steps.evaluation_export import check_export
+
+        read = Inputs([split_name(str(each))[1] for each in (*task, *retain)], (model, *run))
+        check_export(export, read, open_store(store_path) if is_store(store_path) else None, force=force)
     plan = make_plan(
         store_path,
         model=model,
@@ -106,10 +115,6 @@ def evaluate(
         create=True,
     )
     check_baseline(plan, baseline)
-    if export is not None:
-        from ntkcli.steps.evaluation_export import check_export
-
-        check_export(export)
     artefacts: dict[str, store.Artefact] = {}
     evaluator: Evaluator | None = None
     for run_name, adapter in plan.adapters.items():
@@ -146,6 +151,8 @@ def compare(store_path: str | Path, *, name: str, run: str, baseline: str) -> Di
 
 
 def _create(plan: Plan, run: str) -> store.Artefact:
+    if plan.stored is None:
+        raise ValueError("a plan without a store is for estimates only")
     retained = [task.name for task in plan.items.tasks if task.retained]
     artefact = plan.stored.create(
         f"evals/{plan.name}/{run}",
@@ -159,6 +166,7 @@ def _create(plan: Plan, run: str) -> store.Artefact:
     attrs: dict[str, Any] = {
         "tasks": [task.name for task in plan.items.tasks],
         "files": [task.file for task in plan.items.tasks if task.file],
+        "inputs": [task.source for task in plan.items.tasks],
         **({"retained": retained} if retained or "retained" in artefact.attrs else {}),
     }
     if any(artefact.attrs.get(key) != value for key, value in attrs.items()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from ntkcli.scoring.features import FeatureReader
 from ntkcli.selection.top import top
 from ntkcli.steps.choose import Candidates, Sides, rows_with_features, sides_of
 from ntkcli.steps.displaced import displaced
-from ntkcli.steps.inputs import open_store
+from ntkcli.steps.inputs import moved_data, open_store
 
 NEAREST = 3
 Rows = NDArray[np.int64]
@@ -62,8 +62,10 @@ class Explanation:
     scores: tuple[ScoreRank, ...]
 
 
-def explain(store_path: str | Path, *, selection: str, row: str) -> Explanation:
+def explain(store_path: str | Path, *, selection: str, row: str, data: Sequence[str] = ()) -> Explanation:
     """Explain one row of the selection's pool, given by its id or else by its number from 0.
+
+    `data` is where the pool's file is now, if it has moved.
 
     Raises:
         UsageError: the pool has no such row.
@@ -71,6 +73,7 @@ def explain(store_path: str | Path, *, selection: str, row: str) -> Explanation:
     stored = open_store(store_path)
     artefact = stored.get(f"selections/{store.check_name(selection, 'SELECTION')}")
     stored.check_parents(artefact)
+    moved_data(stored, data, default=[str(artefact.attrs["data"])])
     ids = stored.get(f"datasets/{artefact.attrs['data']}").read("row_id").tolist()
     if row in ids:
         number = ids.index(row)

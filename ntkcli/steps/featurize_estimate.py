@@ -17,7 +17,7 @@ from ntkcli.identity import ModelIdentity, resolve_model
 from ntkcli.steps.estimate import Estimate, estimate, hidden_size
 from ntkcli.steps.feature_arrays import feature_arrays, row_bytes
 from ntkcli.steps.feature_settings import check_numbers
-from ntkcli.steps.inputs import open_store, read_as_known, rows_in_order, selected_rows
+from ntkcli.steps.inputs import is_store, open_store, read_as_known, rows_in_order, selected_rows
 from ntkcli.steps.tokens import Counts, counts_of, find_counts
 
 
@@ -54,7 +54,7 @@ def estimate_featurize(
         )
     check_numbers(kind=kind, positions=None, probe=probe, probes=probes, shard=(0, 1))
     identity = resolve_model(model, trust_remote_code=trust_remote_code)
-    stored = open_store(store_path) if (Path(store_path) / "store.json").is_file() or rows is not None else None
+    stored = open_store(store_path) if is_store(store_path) or rows is not None else None
     known = stored.find(f"datasets/{store.check_name(name, '--name')}") if stored is not None else None
     with readable(str(data)) as path:
         file, alike = read_as_known(known, path, columns=columns, split=split)

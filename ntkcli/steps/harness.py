@@ -15,10 +15,11 @@ from ntkcli.data import Encoder
 from ntkcli.errors import UsageError
 from ntkcli.identity import resolve_model
 from ntkcli.progress import Progress
-from ntkcli.steps.evaluation_export import check_export
+from ntkcli.steps.evaluation_export import check_export, publish_export
 from ntkcli.steps.evaluation_plan import HARNESS, find_runs, require_baseline
 from ntkcli.steps.evaluation_summary import HARNESS_SCORER, EvaluateResult, summarise
-from ntkcli.steps.inputs import note_conversion, open_store, require_spec, settle_dtype
+from ntkcli.steps.inputs import is_store, note_conversion, open_store, require_spec, settle_dtype
+from ntkcli.steps.outputs import Inputs
 
 VERSION = 1
 """Of this way of evaluating, in every spec."""
@@ -43,6 +44,7 @@ def evaluate_harness(
     batch_tokens: int | None,
     trust_remote_code: bool,
     export: str | Path | None,
+    force: bool,
     progress: Progress,
 ) -> EvaluateResult:
     """Write `evals/<name>/<run>` for every run on tasks `lm_eval:NAME` or `lm_eval:FILE.yaml`; a finished run stands.
@@ -60,7 +62,8 @@ def evaluate_harness(
             f"--task {other[0]} and tasks of lm_eval can't be in one eval.", "Give each kind a --name of its own."
         )
     if export is not None:
-        check_export(export)
+        stored_already = open_store(store_path) if is_store(store_path) else None
+        check_export(export, Inputs((), (model, *run)), stored_already, force=force)
     tasks = [each.removeprefix(HARNESS) for each in references]
     identity = resolve_model(model, trust_remote_code=trust_remote_code)
     stored = open_store(store_path, create=True)
@@ -99,7 +102,7 @@ def evaluate_harness(
         results = run_harness(evaluator, tasks, max_length=max_length, progress=progress)
         artefacts[run_name] = _write(stored, f"evals/{name}/{run_name}", own, parents[run_name], results, len(task))
     if export is not None:
-        _export(Path(export).expanduser(), artefacts)
+        _export(export, artefacts)
     return summarise(artefacts, name=name, baseline=baseline)
 
 
@@ -164,17 +167,16 @@ def _main_values(samples: Sequence[Mapping[str, Any]]) -> list[float]:
     return [float(sample[metric]) for sample in sorted(kept, key=lambda sample: int(sample["doc_id"]))]
 
 
-def _export(file: Path, artefacts: Mapping[str, store.Artefact]) -> None:
+def _export(path: str | Path, artefacts: Mapping[str, store.Artefact]) -> None:
     """The harness's results of the run, by run if there are several (.json); or each item's main metric (.jsonl)."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if file.suffix == ".json":
+    if Path(path).suffix == ".json":
         totals = {run: artefact.attrs["results"] for run, artefact in artefacts.items()}
         document = next(iter(totals.values())) if len(totals) == 1 else totals
-        store.write_bytes(file, json.dumps(document, indent=2).encode() + b"\n")
+        publish_export(path, json.dumps(document, indent=2).encode() + b"\n", artefacts)
         return
     lines = []
     for run, artefact in artefacts.items():
         names = artefact.attrs["tasks"]
         for value, code in zip(artefact.read("value").tolist(), artefact.read("task").tolist(), strict=True):
             lines.append(json.dumps({"run": run, "task": names[code], "value": value}))
-    store.write_bytes(file, "".join(f"{line}\n" for line in lines).encode())
+    publish_export(path, "".join(f"{line}\n" for line in lines).encode(), artefacts)

@@ -11,13 +11,14 @@ import numpy as np
 
 import store
 from ntkcli.data.files import OnError
+from ntkcli.data.references import split_name
 from ntkcli.errors import SpecError, UsageError
 from ntkcli.progress import Progress, Silent
 from ntkcli.scoring.features import Rows, Wide
 from ntkcli.scoring.groups import across_groups, combine_by_rank
 from ntkcli.steps import exact
 from ntkcli.steps.feature_arrays import refuse_without_room
-from ntkcli.steps.inputs import DATASET_PART_ROWS, data_name, open_store, selected_rows, write_rows
+from ntkcli.steps.inputs import DATASET_PART_ROWS, data_name, moved_data, open_store, selected_rows, write_rows
 from ntkcli.steps.less import less_job
 from ntkcli.steps.score_jobs import features_job, random_job, words_job
 
@@ -61,6 +62,7 @@ def score(
     seed: int = 0,
     match_length: str | None = None,
     on_error: OnError = "fail",
+    data: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> ScoreResult:
     """Write `scores/<name>`: one float32 a row of the data set `pool`, NaN where there is none.
@@ -72,6 +74,7 @@ def score(
     a selection of the pool; `k` is for votes and rds (default 0.5% of the pool, at least 10), `seed` for dsir and
     random. Several domains, or `group_by="source"`, make groups: a score each, joined by `across` (max, mean).
     `match_length` names a data set or a selection whose lengths in tokens random rows shall have.
+    `data` says where files of data sets are now (NAME=FILE), if they have moved.
 
     Raises:
         store.MissingArtefactError, store.IncompleteError: features are missing or not finished.
@@ -91,8 +94,9 @@ def score(
         domains=len(domains),
         features=len(features),
     )
-    files = [name for name, equals, _ in (each.partition("=") for each in (pool, *domains)) if equals]
+    files = [name for name, _ in map(split_name, (pool, *domains)) if name is not None]
     stored = open_store(store_path, create=bool(files))
+    moved_data(stored, data, default=[pool])
     pool = data_name(stored, pool, option="--pool", on_error=on_error)
     domains = [data_name(stored, each, option="--domain", on_error=on_error) for each in domains]
     dataset = stored.get(f"datasets/{pool}")

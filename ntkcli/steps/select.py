@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 import store
 from ntkcli.progress import Progress, Silent
+from ntkcli.steps.eligible import Listed
 from ntkcli.steps.explain import write_explanations
-from ntkcli.steps.export import Format, export_rows, export_scores
-from ntkcli.steps.inputs import DATASET_PART_ROWS, open_store, require_spec, write_rows
+from ntkcli.steps.export import Format, check_exports, export_rows, export_scores
+from ntkcli.steps.inputs import DATASET_PART_ROWS, moved_data, open_store, require_spec, write_rows
+from ntkcli.steps.outputs import Inputs
 from ntkcli.steps.select_request import Constraints, Request, Rows, resolve_request
 from ntkcli.steps.select_rows import choose_rows
 
@@ -25,7 +27,8 @@ __all__ = ["Constraints", "SelectResult", "select"]
 class SelectResult:
     """The artefact, its number of rows out of those scored, the lowest score taken, the mix, and the export.
 
-    `removed` counts, when the selection was made just now, the scored rows that each constraint took out.
+    `removed` counts, when the selection was made just now, the scored rows that each constraint took out; `listed` is
+    what the files of `--exclude` and `--must-include` name.
     """
 
     artefact: str
@@ -36,6 +39,7 @@ class SelectResult:
     export: str | None
     digest: str
     removed: dict[str, int] = field(default_factory=dict)
+    listed: tuple[Listed, ...] = ()
 
 
 def select(
@@ -53,6 +57,8 @@ def select(
     export: str | Path | None = None,
     schema: Format = "own",
     scores_export: str | Path | None = None,
+    force: bool = False,
+    data: Sequence[str] = (),
     explain: bool = False,
     progress: Progress | None = None,
 ) -> SelectResult:
@@ -63,7 +69,8 @@ def select(
     that the score was made from, else `feature` and `domain`. Only scored rows are chosen, none twice.
 
     `export` and `schema` are `export_rows`' path and schema, `scores_export` is a parquet file for all scores of the
-    pool; `explain` writes `reports/<name>-why.jsonl`.
+    pool; both are refused before anything is chosen, and replace a file that is not ours only with `force`. `data` is
+    where the pool's file is now, if it has moved. `explain` writes `reports/<name>-why.jsonl`.
 
     Raises:
         UsageError: constraints contradict each other or leave fewer than `n` rows; it says which one, and by how much.
@@ -72,13 +79,17 @@ def select(
     stored = open_store(store_path)
     scores = stored.get(f"scores/{store.check_name(score, '--score')}")
     stored.check_parents(scores)
+    limits = constraints or Constraints()
+    read = Inputs([str(path) for path in (*limits.exclude, *limits.must_include, *limits.against)])
+    check_exports(stored, export, scores_export, read, force=force)
+    moved_data(stored, data, default=[str(scores.attrs["data"])])
     request = resolve_request(
         stored,
         scores,
         method=method,
         n=n,
         exponent=exponent,
-        limits=constraints or Constraints(),
+        limits=limits,
         progress=progress,
         how={"feature": feature, "domains": domain, "centre": centre},
     )
@@ -98,10 +109,10 @@ def select(
         rows, gains, removed = choose_rows(request, name, progress)
         artefact = _write(request, path, rows, gains)
     if export is not None:
-        export_rows(stored, request.dataset, artefact, Path(export), schema=schema)
+        export_rows(stored, request.dataset, artefact, export, schema=schema)
         progress.note(f"wrote {export}")
     if scores_export is not None:
-        export_scores(stored, request.dataset, Path(scores_export))
+        export_scores(stored, request.dataset, scores_export)
         progress.note(f"wrote {scores_export}")
     if explain:
         progress.note(f"wrote {write_explanations(stored, artefact)}")
@@ -114,6 +125,7 @@ def select(
         export=None if export is None else str(export),
         digest=artefact.digest(),
         removed={option: count for option, count in removed.items() if count},
+        listed=request.listed,
     )
 
 

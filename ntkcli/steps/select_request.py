@@ -15,7 +15,7 @@ from ntkcli.errors import UsageError
 from ntkcli.progress import Progress
 from ntkcli.steps.choose import METHODS, Sides, sides_of
 from ntkcli.steps.decontaminate import TestFiles, test_files
-from ntkcli.steps.eligible import listed_rows
+from ntkcli.steps.eligible import Listed, listed_rows
 
 VERSION = 1
 """Of the selectors, in every spec: goes up when the same scores would give other rows."""
@@ -66,6 +66,7 @@ class Request:
     sides: Sides | None
     first: Rows
     excluded: Rows
+    listed: tuple[Listed, ...]
     tests: TestFiles
 
     @property
@@ -119,8 +120,11 @@ def resolve_request(
     if isinstance(n, int) and n < 1:
         raise UsageError(f"-n {n}: there is nothing to select.", "Give -n 1 or more.")
     dataset = stored.get(f"datasets/{scores.attrs['data']}")
-    first = listed_rows(dataset, limits.must_include, option="--must-include", strict=True)
-    excluded = listed_rows(dataset, limits.exclude, option="--exclude", strict=False)
+    first, in_first = listed_rows(dataset, limits.must_include, option="--must-include", strict=True)
+    excluded, in_excluded = listed_rows(dataset, limits.exclude, option="--exclude", strict=False)
+    listed = tuple(each for each in (in_first, in_excluded) if each.ids)
+    for each in listed:
+        progress.note(each.told())
     if len(both := np.intersect1d(first, excluded)):
         row_id = dataset.take("row_id", both[:1])[0]
         raise UsageError(f"The row {row_id!r} is in --must-include and in --exclude.", "Take it out of one.")
@@ -139,6 +143,7 @@ def resolve_request(
         sides=sides_of(stored, scores, **how) if needs_features else None,
         first=first,
         excluded=excluded,
+        listed=listed,
         tests=TestFiles((), given=False) if limits.leaks == "ignore" else test_files(stored, limits.against, progress),
     )
 
