@@ -83,7 +83,9 @@ def score(
         ),
     ] = None,
     rows: Annotated[str | None, typer.Option(help="Only the pool rows of this selection.", show_default="all")] = None,
-    centre: Annotated[bool, typer.Option("--centre", help="Subtract the pool's mean feature from both sides.")] = False,
+    centre: Annotated[
+        bool, typer.Option("--centre", help="Subtract the pool's mean feature from both sides (not with Adam's steps).")
+    ] = False,
     k: Annotated[
         int | None,
         typer.Option(

@@ -40,6 +40,17 @@ def read_conversations(raw: RAW) -> Content:
     return Content(turns)
 
 
+def is_message_list(value: Any) -> bool:
+    """Whether a text is the JSON of a list of messages."""
+    if not isinstance(value, str) or not value.lstrip().startswith("["):
+        return False
+    try:
+        items = json.loads(value)
+    except (ValueError, RecursionError):
+        return False
+    return bool(items) and all(isinstance(item, dict) and ("role" in item or "from" in item) for item in items)
+
+
 def read_message_lists(raw: RAW) -> Content:
     """`prompt` and `completion` as lists of messages; nothing of the prompt is supervised."""
     prompt = _turns(raw["prompt"], "prompt")

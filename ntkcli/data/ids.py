@@ -53,7 +53,7 @@ def listed_ids(reference: str, *, option: str, columns: Mapping[str, str]) -> It
     if reference == STDIN or not (path.exists() or glob.has_magic(str(path))):
         raise UsageError(f"{option} {reference}: no such file.", "Give a file of ids, a line each, or a data file.")
     if path.is_file() and (reader_of(path) is None or _is_one_column(path)):
-        yield from _lines(path, option)
+        yield from _lines(path, option, is_table=reader_of(path) is not None)
         return
     bad: list[str] = []
     for record in find_source(str(path)).records():
@@ -128,7 +128,7 @@ def _without_id(raw: RAW, columns: Mapping[str, str]) -> RAW:
     return type(raw)({name: value for name, value in raw.items() if name not in own})
 
 
-def _lines(path: Path, option: str) -> Iterator[ListedId]:
+def _lines(path: Path, option: str, *, is_table: bool) -> Iterator[ListedId]:
     """A line each, quoted or not; JSON and tables under another name are read as what they are."""
     head = first_bytes(path, "", 8)
     if kind := next((kind for mark, kind in _MARKS.items() if head.startswith(mark)), None):
@@ -150,7 +150,7 @@ def _lines(path: Path, option: str) -> Iterator[ListedId]:
                 if "\0" in line:
                     raise DataError(f"{path} line {place.number} is not text: NUL byte.", "Give ids, a line each.")
                 if forms := _forms(line.removesuffix("\n")):
-                    yield ListedId(forms, maybe_header=place.number == 1)
+                    yield ListedId(forms, maybe_header=place.number == 1 and (is_table or forms[0] in ID_COLUMNS))
         except UnicodeDecodeError as error:
             raise DataError(f"{path} is not UTF-8: {error.reason}.", "Convert it with iconv.") from error
 

@@ -12,7 +12,7 @@ from ntkcli.demo.domain import domain_rows
 from ntkcli.demo.packages import require
 from ntkcli.demo.pool import pool_rows
 from ntkcli.errors import UsageError
-from ntkcli.steps.outputs import is_ours, write_output
+from store import write_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ def write_demo_data(
     """Write train.jsonl, test.jsonl and pool.jsonl into `folder` (made where missing); takes about 6 s.
 
     The same arguments and package versions give the same bytes; a file that already holds them is left alone.
-    UsageError: a package is missing, or holds too few rows.
+    UsageError: a package is missing, or holds too few rows; or a file holds something else, and nothing is written.
     """
     for name, n in (("n_train", n_train), ("n_test", n_test), ("n_pool", n_pool)):
         if n < 1:
@@ -50,11 +50,11 @@ def write_demo_data(
     train_path, test_path, pool_path = (folder / f"{name}.jsonl" for name in ("train", "test", "pool"))
     files = {train_path: _lines(train), test_path: _lines(test), pool_path: _lines(pool)}
     for path, data in files.items():  # all before the first is written
-        if os.path.lexists(path) and not _holds(path, data) and not is_ours(path):
-            raise UsageError(f"{path} exists, and the demo did not make it.", "Give another folder.")
+        if os.path.lexists(path) and not _holds(path, data):
+            raise UsageError(f"{path} exists and holds other rows than the demo's.", "Give another folder.")
     for path, data in files.items():
         if not _holds(path, data):
-            write_output(path, data, {"demo": path.stem})
+            write_bytes(path, data)
     shared = {row["source"] for row in train} & {row["source"] for row in test}
     return DemoData(train_path, test_path, pool_path, len(train), len(test), len(pool), len(shared))
 

@@ -42,18 +42,23 @@ class Eligible:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """How many ids the files of an option list, how many are rows of the pool, and the first `unknown` ones."""
+    """How many ids the files of an option list, how many are rows of the pool, and the first `unknown` ones.
+
+    `headers` are first lines that were taken for a header.
+    """
 
     option: str
     ids: int
     matched: int
     unknown: tuple[str, ...]
+    headers: tuple[str, ...] = ()
 
     def told(self) -> str:
         """What was found, as a sentence: `--exclude: 3 of 5 ids are rows of the pool; unknown: 'a', 'b'`."""
         lack = self.ids - self.matched
         text = f"{self.option}: {self.matched} of {self.ids} ids are rows of the pool"
-        return text if not lack else f"{text}; unknown: {_named(self.unknown, lack)}"
+        text += f"; unknown: {_named(self.unknown, lack)}" if lack else ""
+        return text + (f"; taken as header: {_named(self.headers, len(self.headers))}" if self.headers else "")
 
 
 def listed_rows(
@@ -70,6 +75,7 @@ def listed_rows(
     position = {row_id: i for i, row_id in enumerate(dataset.read("row_id").tolist()) if row_id}
     found: set[int] = set()
     unknown: list[str] = []
+    headers: list[str] = []
     matched = 0
     for path in paths:
         before, lacking = matched, len(unknown)
@@ -78,12 +84,12 @@ def listed_rows(
             if row is not None:
                 found.add(row)
                 matched += 1
-            elif not listed.maybe_header:
-                unknown.append(listed.forms[0])
+            else:
+                (headers if listed.maybe_header else unknown).append(listed.forms[0])
         lacks = unknown[lacking:]
         if lacks and (strict or matched == before):
             raise _unknown(dataset, option, path, lacks, known=matched - before, strict=strict)
-    listed_here = Listed(option, matched + len(unknown), matched, tuple(unknown[:UNKNOWN_KEPT]))
+    listed_here = Listed(option, matched + len(unknown), matched, tuple(unknown[:UNKNOWN_KEPT]), tuple(headers))
     return np.array(sorted(found), dtype=np.int64), listed_here
 
 
