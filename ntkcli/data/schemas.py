@@ -123,8 +123,8 @@ def _read_completion(raw: RAW) -> Content:
         return read_message_lists(raw)
     if isinstance(raw, Untyped) and is_message_list(raw["prompt"]) and is_message_list(raw["completion"]):
         raise RowError(
-            "the columns 'prompt' and 'completion' hold lists of messages as text, and a format without types can't say "
-            "whether they are meant as such: give JSON Lines or parquet, or one column 'messages'"
+            "the columns 'prompt' and 'completion' hold lists of messages as text, and a format without types can't "
+            "say whether they are meant as such: give JSON Lines or parquet, or one column 'messages'"
         )
     return _read_pair(raw, prompt="prompt", completion="completion")
 

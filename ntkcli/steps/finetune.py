@@ -96,7 +96,8 @@ def finetune(
     the learning rate and warm-up of LESS. The other options: `ntkcli.engine.training.TrainingOptions`; of files:
     `ntkcli.data.DataFile`. `data` says where files of data sets are now, if they have moved. `match_tokens` names a run
     of the store: as many tokens as it was trained on. `keep_optimizer` leaves Adam's moments beside the adapter, also
-    of a run that is finished already. `group` is kept as an attribute: runs that differ in nothing but the seed share it.
+    of a run that is finished already. `group` is kept as an attribute, which runs that differ only in the
+    seed share.
 
     Raises:
         UsageError, DataError: a reference, an option or a row can't be used.
