@@ -63,9 +63,8 @@ def select(
         str | None,
         typer.Option(
             "-n",
-            help="How many rows; auto: until a row gains less than 5% of the first. For top the gain is the score above "
-            "the median, which assumes that fewer than half of the rows are worth taking; refused if the scores have no "
-            "elbow.",
+            help="How many rows; auto: until a row gains less than 5% of the first. For top that is its score over the "
+            "median, so fewer than half of the rows may be worth taking; refused if the scores have no elbow.",
             show_default="what --token-budget allows",
         ),
     ] = None,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import store
-from ntkcli.data.ids import listed_ids
+from ntkcli.data.ids import ID_COLUMNS, listed_ids
 from ntkcli.errors import UsageError
 from ntkcli.selection.duplicates import first_of_each
 from ntkcli.steps.score_inputs import texts_of, token_counts
@@ -55,6 +55,8 @@ class Listed:
 
     def told(self) -> str:
         """What was found, as a sentence: `--exclude: 3 of 5 ids are rows of the pool; unknown: 'a', 'b'`."""
+        if not self.ids:
+            return f"{self.option}: the files list no id"
         lack = self.ids - self.matched
         text = f"{self.option}: {self.matched} of {self.ids} ids are rows of the pool"
         text += f"; unknown: {_named(self.unknown, lack)}" if lack else ""
@@ -84,8 +86,10 @@ def listed_rows(
             if row is not None:
                 found.add(row)
                 matched += 1
-            else:
-                (headers if listed.maybe_header else unknown).append(listed.forms[0])
+            elif not listed.maybe_header:
+                unknown.append(listed.forms[0])
+            elif listed.forms[0] not in ID_COLUMNS:
+                headers.append(listed.forms[0])
         lacks = unknown[lacking:]
         if lacks and (strict or matched == before):
             raise _unknown(dataset, option, path, lacks, known=matched - before, strict=strict)

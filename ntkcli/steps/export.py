@@ -257,8 +257,9 @@ def _write_parquet(path: str | Path, table: Any, made: dict[str, Any]) -> None:
 
 def _write_folder(path: str | Path, table: Any, made: dict[str, Any]) -> None:
     """Build the folder next to its place, then put it there as a whole."""
-    from datasets import Dataset
+    from datasets import Dataset, disable_progress_bars
 
+    disable_progress_bars()
     target = output_path(path)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as built:
         folder = Path(built) / target.name

@@ -122,7 +122,8 @@ def resolve_request(
     dataset = stored.get(f"datasets/{scores.attrs['data']}")
     first, in_first = listed_rows(dataset, limits.must_include, option="--must-include", strict=True)
     excluded, in_excluded = listed_rows(dataset, limits.exclude, option="--exclude", strict=False)
-    listed = tuple(each for each in (in_first, in_excluded) if each.ids)
+    given = ((in_first, limits.must_include), (in_excluded, limits.exclude))
+    listed = tuple(found for found, paths in given if paths)
     for each in listed:
         progress.note(each.told())
     if len(both := np.intersect1d(first, excluded)):
