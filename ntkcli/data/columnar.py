@@ -1,7 +1,7 @@
 """Rows of parquet and arrow files, a batch at a time; rows that are passed over are never turned into objects.
 
 Values that JSON lacks become text: times and decimals; bytes become base64; numbers that are not finite become null.
-Maps become objects, or lists of [key, value] where keys repeat or are objects or lists themselves.
+Maps become objects, or lists of {key, value} where keys repeat or are objects or lists themselves.
 """
 
 from __future__ import annotations
@@ -175,11 +175,11 @@ def _typed(value: Any, kind: pa.DataType) -> Any:
 
 
 def _mapped(pairs: list[tuple[Any, Any]]) -> Any:
-    """A map's pairs as an object; as a list of pairs where an object would lose some."""
+    """A map's pairs as an object; as a list of objects with key and value where one object would lose some."""
     keys = [key if isinstance(key, str) else json.dumps(key) for key, _ in pairs]
     if len(set(keys)) == len(keys) and not any(isinstance(key, list | dict) for key, _ in pairs):
         return dict(zip(keys, (item for _, item in pairs), strict=True))
-    return [[key, item] for key, item in pairs]
+    return [{"key": key, "value": item} for key, item in pairs]
 
 
 def _of_scalar(scalar: Any) -> Any:  # noqa: PLR0911  (one for each kind of type)

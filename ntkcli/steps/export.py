@@ -87,8 +87,7 @@ def export_rows(
     if named.suffix == ".jsonl":
         write_output(path, json_lines(records), made)
         return
-    table = table_of(records)
-    _check_rows(records, table, file if schema == "own" else None)
+    table = checked_table(records, file if schema == "own" else None)
     (_write_parquet if named.suffix == ".parquet" else _write_folder)(path, table, made)
 
 
@@ -181,12 +180,21 @@ def _records(file: DataFile, selection: store.Artefact, schema: Format) -> list[
     for row in pick(file, rows.tolist()):
         rank = rank_of[row.index]
         extra = {"ntksel_score": float(scores[rank]), "ntksel_rank": rank + 1}
-        records[rank] = {**_FORMATS[schema](row), **extra}
+        records[rank] = {**shaped(row, schema), **extra}
     return records
 
 
-def _check_rows(records: Sequence[Record], table: Any, file: DataFile | None) -> None:
-    """DataError if the table gives back another row than a record is, read as the pool's `file` or by its columns."""
+def shaped(row: Row, schema: Format) -> Record:
+    """A row in a trainer's columns, or in its own. DataError if the schema can't hold it."""
+    return _FORMATS[schema](row)
+
+
+def checked_table(records: Sequence[Record], file: DataFile | None) -> Any:
+    """The records as an arrow table. DataError if it would give back another row than one of them.
+
+    Rows are read as those of the pool's `file`, or by the columns that they have.
+    """
+    table = table_of(records)
     for rank, (record, back) in enumerate(zip(records, read_back(table), strict=True), start=1):
         schema, columns = (file.schema, file.columns) if file else (detect(record), {})
         if schema is None:
@@ -201,6 +209,7 @@ def _check_rows(records: Sequence[Record], table: Any, file: DataFile | None) ->
                 f"A table would give back another row than {row.row_id!r} (rank {rank}): mixed types in a column.",
                 "Export .jsonl, or a trainer's columns by --format.",
             )
+    return table
 
 
 def _messages(row: Row) -> Record:

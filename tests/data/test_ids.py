@@ -139,9 +139,7 @@ def test_unknown_ids_are_told_and_none_known_is_refused(tmp_path: Path) -> None:
     result = select(path, score="r", n=3, name="a", constraints=Constraints(exclude=(tmp_path / "some.csv",)))
     (found,) = result.listed
     assert (found.ids, found.matched, found.unknown, found.headers) == (2, 1, ("nothing",), ("uid",))
-    assert found.told() == (
-        "--exclude: 1 of 2 ids are rows of the pool; unknown: 'nothing'; taken as header: 'uid'"
-    )
+    assert found.told() == ("--exclude: 1 of 2 ids are rows of the pool; unknown: 'nothing'; taken as header: 'uid'")
     (tmp_path / "none.csv").write_text("id\nR-1\nR-2\n")
     for option in ("exclude", "must_include"):
         with pytest.raises(NtkselError, match=r"none of its 2 ids is in the pool 'pool': 'R-1', 'R-2'.*such as 'r-0'"):

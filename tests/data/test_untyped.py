@@ -51,7 +51,7 @@ def test_an_item_means_one_choice_in_every_format(
         first = {**FIRST, "answer": "x"}
     else:
         first = FIRST
-    rows = [first, {**{"completion": None}, **row}]
+    rows = [first, {"completion": None, **row}]
     typed = []
     for name in TYPED:
         formats.WRITERS[name](folder / name, rows)
