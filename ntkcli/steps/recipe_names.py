@@ -52,7 +52,7 @@ def check_names(recipe: Recipe) -> None:
     for number, step in enumerate(recipe.steps):
         known = made.setdefault(home(step.store), _in_store(home(step.store)))
         _check_files(recipe, number, exported, known)
-        exported |= {str(step.values["export"])} if "export" in step.values else set()
+        exported |= {home(str(step.values["export"]))} if "export" in step.values else set()
         known |= {f"datasets/{name}" for name in _named_files(step)}
         for key, name, kinds in _names(step, known):
             if not any(_stands(f"{kind}/{name}", known) for kind in kinds):
@@ -75,7 +75,7 @@ def _check_files(recipe: Recipe, number: int, exported: set[str], known: set[str
         for item in map(str, _items(value) if (step.verb, key) in FILES else []):
             path = _path_of(item, key)
             is_name = (key == "train" and _is_name(path, known)) or ((step.verb, key) in NAME_FILES and path == item)
-            if path in exported or path.startswith(ELSEWHERE) or is_name:
+            if home(path) in exported or path.startswith(ELSEWHERE) or is_name:
                 continue
             try:
                 find_source(for_evaluation(path) if step.verb == "eval" and not split else path, split=split)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ntkcli.data import BadRow, DataFile, Row
 from ntkcli.data.references import split_name, split_weight
 from ntkcli.steps.inputs import open_store
 from tests.commands.conftest import Cli
@@ -82,7 +83,7 @@ def test_equals_signs_in_paths(home: Path, cli: Cli, model_dir: Path) -> None:
         ran = cli(*run, reference, "--name", name)
         assert ran.code == 0, ran.err
         assert json.loads(ran.out)["scores"][0]["task"] == "t"
-    assert cli("info", "--data", "year=2024/x.jsonl").code == 0
+    assert cli("info", "--data", "year=2024/x.jsonl", "--model", model_dir).code == 0
     assert "no selection or data set of that name" in cli(*train, "year=2023/x.jsonl", "--name", "z").error_line
     assert "'many' is no weight" in cli(*train, "year=2024/x.jsonl=many", "--name", "z").error_line
     steps = [
@@ -125,19 +126,20 @@ def test_a_recipe_with_a_byte_order_mark(encoding: str, home: Path, cli: Cli) ->
         assert "iconv" in ran.error_line
 
 
-def test_a_task_file_with_a_byte_order_mark(home: Path, cli: Cli) -> None:
+def test_a_task_file_with_a_byte_order_mark(home: Path, cli: Cli, model_dir: Path) -> None:
     layout = '[[layout]]\nprompt = "{q}"\nchoices = ["yes", "no"]\nanswer = "a"\nlabels = {yes = 0, no = 1}\n'
     (home / "own.toml").write_text(layout, encoding="utf-8-sig")
     write_rows(home / "x.jsonl", [{"q": "Q?", "a": "no"}])
-    assert cli("info", "--data", "own.toml:x.jsonl").code == 0
+    assert cli("info", "--data", "own.toml:x.jsonl", "--model", model_dir).code == 0
 
 
-def test_mmlu_with_a_byte_order_mark_and_bytes_of_latin_1(home: Path, cli: Cli) -> None:
+def test_mmlu_with_a_byte_order_mark_and_bytes_of_latin_1(home: Path) -> None:
     (home / "anatomy_test.csv").write_bytes(b"\xef\xbb\xbfQ?,a,b,c,d,B\n" + b"caf\xe9?,a,b,c,d,A\n")
-    ran = cli("info", "--data", "mmlu-medical:anatomy_test.csv", "--json")
-    assert "Traceback" not in ran.err
-    assert "\ufeff" not in ran.out
-    assert "bug" not in ran.err
+    first, second = DataFile("mmlu-medical:anatomy_test.csv").rows()
+    assert isinstance(first, Row)
+    assert "\ufeff" not in first.messages[0].content
+    assert isinstance(second, BadRow)
+    assert "surrogate" in second.reason
 
 
 def test_a_pool_that_moved(home: Path, cli: Cli, model_dir: Path) -> None:
@@ -203,8 +205,8 @@ def test_home_folders(home: Path, cli: Cli, model_dir: Path, monkeypatch: pytest
     (home / "dataset_info.json").write_text('{"p": {"file_name": "pool.jsonl", "columns": {"prompt": "prompt"}}}')
     monkeypatch.chdir(home / "at")
     for command in (
-        ("info", "--data", "~/pool.jsonl"),
-        ("info", "--data", "~/own.toml:~/t.jsonl"),
+        ("info", "--data", "~/pool.jsonl", "--model", "~/m"),
+        ("info", "--data", "~/own.toml:~/t.jsonl", "--model", "~/m"),
         ("score", "~/med", "--pool", "pool=~/pool.jsonl", "--method", "random", "--name", "r"),
         ("featurize", "~/med", "--data", "~/pool.jsonl", "--name", "pool", "--kind", "embed", "--model", "~/m"),
         ("featurize", "~/new", "--data", "~/p*.jsonl", "--name", "p", "--kind", "embed", "--model", "~/m", "--dry-run"),
@@ -213,7 +215,7 @@ def test_home_folders(home: Path, cli: Cli, model_dir: Path, monkeypatch: pytest
         ("select", "~/med", "--score", "r", "-n", "3", "--name", "q", "--must-include", "~/ids.txt"),
         ("finetune", "~/med", "--model", "~/m", "--train", "~/pool.jsonl=0.5", "--train", "p", "--name", "w", *TINY),
         ("finetune", "~/med", "--model", "~/m", "--train", "p", "--init-adapter", "~/med/adapters/w", "--name", "w2",
-         "--epochs", "1", "--dry-run"),
+         "--epochs", "1"),
         ("eval", "~/med", "--model", "~/m", "--run", "~/med/adapters/w", "--task", "t=~/t.jsonl", "--retain",
          "~/own.toml:~/t.jsonl", "--name", "e", "--export", "~/e/items.jsonl"),
         ("arms", "~/med", "--model", "~/m", "--domain", "~/pool.jsonl", "--task", "t=~/t.jsonl", "--arms", "base",
