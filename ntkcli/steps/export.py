@@ -5,6 +5,7 @@ The manifest beside the file says what it was made of, down to digests and the f
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ from ntkcli.steps.outputs import (
     Inputs,
     check_output,
     checksum,
+    is_ours,
+    manifest_path,
     output_path,
     publish_output,
     replace_folder,
@@ -56,6 +59,14 @@ def check_exports(
         if export is not None and output_path(export) == output_path(scores):
             raise UsageError("--export and --export-scores name one file.", "Give each a name of its own.")
         check_output(scores, option="--export-scores", inputs=inputs, stored=stored, force=force)
+
+
+def is_exported(path: str | Path, selection: store.Artefact | None, schema: Format) -> bool:
+    """Whether the file is this very export already: a finished command that is given again has nothing to write."""
+    if selection is None or not selection.complete or not output_path(path).exists() or not is_ours(path):
+        return False
+    said = json.loads(manifest_path(path).read_bytes())
+    return (said.get("fingerprint"), said.get("format")) == (selection.fingerprint, schema)
 
 
 def export_rows(

@@ -14,7 +14,7 @@ import store
 from ntkcli.progress import Progress, Silent
 from ntkcli.steps.eligible import Listed
 from ntkcli.steps.explain import write_explanations
-from ntkcli.steps.export import Format, check_exports, export_rows, export_scores
+from ntkcli.steps.export import Format, check_exports, export_rows, export_scores, is_exported
 from ntkcli.steps.inputs import DATASET_PART_ROWS, moved_data, open_store, require_spec, write_rows
 from ntkcli.steps.outputs import Inputs
 from ntkcli.steps.select_request import Constraints, Request, Rows, resolve_request
@@ -81,7 +81,10 @@ def select(
     stored.check_parents(scores)
     limits = constraints or Constraints()
     read = Inputs([str(path) for path in (*limits.exclude, *limits.must_include, *limits.against)])
-    check_exports(stored, export, scores_export, read, force=force)
+    path = f"selections/{store.check_name(name, '--name')}"
+    known = stored.find(path)
+    exported = export is not None and is_exported(export, known, schema)
+    check_exports(stored, None if exported else export, scores_export, read, force=force)
     moved_data(stored, data, default=[str(scores.attrs["data"])])
     request = resolve_request(
         stored,
@@ -93,8 +96,6 @@ def select(
         progress=progress,
         how={"feature": feature, "domains": domain, "centre": centre},
     )
-    path = f"selections/{store.check_name(name, '--name')}"
-    known = stored.find(path)
     removed: dict[str, int] = {}
     if known is not None and known.complete:
         spec = request.spec()
@@ -108,7 +109,9 @@ def select(
     else:
         rows, gains, removed = choose_rows(request, name, progress)
         artefact = _write(request, path, rows, gains)
-    if export is not None:
+    if exported:
+        progress.note(f"{export} holds these rows already")
+    elif export is not None:
         export_rows(stored, request.dataset, artefact, export, schema=schema)
         progress.note(f"wrote {export}")
     if scores_export is not None:

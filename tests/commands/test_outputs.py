@@ -228,3 +228,19 @@ def test_arms_keeps_its_inputs(option: str, home: Path, cli: Cli, model_dir: Pat
         with (home / "r.toml").open("a") as file:
             file.write("# my own words\n")
         assert cli(*ARMS, "--model", model_dir, "--recipe", "r.toml").code == 2
+
+
+def test_a_finished_export_that_became_an_input_is_left_as_it_is(home: Path, cli: Cli, model_dir: Path) -> None:
+    """The same commands again, as after a kill: nothing is written and nothing refused; another selection is."""
+    select = ("select", "med", "--score", "r", "--name", "p", "--export", "y.jsonl", "-n")
+    assert cli(*select, "3").code == 0
+    train = ("finetune", "med", "--model", model_dir, "--train", "y.jsonl", "--name", "w", "--epochs", "1")
+    assert cli(*train).code == 0
+    before = (home / "y.jsonl").stat().st_mtime_ns
+    ran = cli(*select, "3")
+    assert ran.code == 0, ran.err
+    assert "holds these rows already" in ran.err
+    assert (home / "y.jsonl").stat().st_mtime_ns == before
+    other = ("select", "med", "--score", "r", "--name", "q", "--export", "y.jsonl", "-n", "4", "--force")
+    assert "it is the input" in cli(*other).error_line
+    assert "it is the input" in cli(*select, "3", "--format", "messages", "--force").error_line
