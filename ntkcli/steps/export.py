@@ -5,7 +5,6 @@ The manifest beside the file says what it was made of, down to digests and the f
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,8 +23,7 @@ from ntkcli.steps.outputs import (
     Inputs,
     check_output,
     checksum,
-    is_ours,
-    manifest_path,
+    manifest_of,
     output_path,
     publish_output,
     replace_folder,
@@ -63,10 +61,12 @@ def check_exports(
 
 def is_exported(path: str | Path, selection: store.Artefact | None, schema: Format) -> bool:
     """Whether the file is this very export already: a finished command that is given again has nothing to write."""
-    if selection is None or not selection.complete or not output_path(path).exists() or not is_ours(path):
+    if selection is None or not selection.complete:
         return False
-    said = json.loads(manifest_path(path).read_bytes())
-    return (said.get("fingerprint"), said.get("format")) == (selection.fingerprint, schema)
+    said = manifest_of(path) or {}
+    if (said.get("fingerprint"), said.get("format")) != (selection.fingerprint, schema):
+        return False
+    return output_path(path).exists() and checksum(output_path(path)) == said.get("sha256")
 
 
 def export_rows(

@@ -78,13 +78,23 @@ def check_output(
             )
 
 
-def is_ours(path: str | Path) -> bool:
-    """Whether a manifest of ours next to the file or folder describes it as it is now, or is there without it."""
+def manifest_of(path: str | Path) -> dict[str, Any] | None:
+    """What a manifest of ours next to a file or folder says; None if there is none."""
     try:
         said = json.loads(manifest_path(path).read_bytes())
     except (OSError, ValueError):
-        return False
-    if not isinstance(said, dict) or not (str(said.get("made_by", "")).startswith("ntksel") or "selection" in said):
+        return None
+    ours = isinstance(said, dict) and (str(said.get("made_by", "")).startswith("ntksel") or "selection" in said)
+    return said if ours else None
+
+
+def is_ours(path: str | Path) -> bool:
+    """Whether a manifest of ours next to the file or folder describes it as it is now, or is there without it.
+
+    Of a command that was killed before it replaced the file, the manifest describes the file before, too.
+    """
+    said = manifest_of(path)
+    if said is None:
         return False
     target = output_path(path)
     return not os.path.lexists(target) or checksum(target) in {said.get("sha256"), *said.get("replaces", [])}
