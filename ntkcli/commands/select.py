@@ -140,7 +140,7 @@ def select(
     verbose: o.Verbose = False,
 ) -> int:
     """Select the rows that help most, and export them."""
-    from ntkcli.steps import select as step
+    from ntkcli.steps.selections import select as step
 
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
     if export is None and schema is not Format.OWN:

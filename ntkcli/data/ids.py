@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from ntkcli.data.columns import renamed
-from ntkcli.data.compression import COMPRESSED, Place, first_bytes, opened, packing_of, without_bom
-from ntkcli.data.delimited import read_csv, read_tsv
+from ntkcli.data.formats.compression import COMPRESSED, Place, first_bytes, opened, packing_of, without_bom
+from ntkcli.data.formats.delimited import read_csv, read_tsv
+from ntkcli.data.formats.records import Record
 from ntkcli.data.problems import BAD_KEPT
-from ntkcli.data.records import Record
 from ntkcli.data.references import home
 from ntkcli.data.rows import RAW, RowError, own_id, what_is
 from ntkcli.data.schemas import detect, known_columns, read_row

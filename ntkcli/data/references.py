@@ -6,7 +6,7 @@ import glob
 import os
 from pathlib import Path
 
-from ntkcli.data.tasks import find_task, names_task
+from ntkcli.data.tasks.reference import find_task, names_task
 from store.layout import is_name
 
 

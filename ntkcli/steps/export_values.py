@@ -140,6 +140,6 @@ def _short(number: int) -> str:
 
 def read_back(table: pa.Table) -> Iterator[Record]:
     """The rows of a table as our reader gives them."""
-    from ntkcli.data.columnar import plain_rows
+    from ntkcli.data.formats.columnar import plain_rows
 
     return (row for batch in table.to_batches() for row in plain_rows(batch))

@@ -12,8 +12,8 @@ import torch
 
 from ntkcli import options
 from ntkcli.errors import UsageError
-from ntkcli.steps.featurize import featurize
-from ntkcli.steps.inputs import open_store
+from ntkcli.steps.features.featurize import featurize
+from ntkcli.steps.shared.inputs import open_store
 from tests.commands.conftest import Cli
 from tests.conftest import Writer, prompt_rows
 

@@ -14,10 +14,10 @@ import pytest
 
 from ntkcli.data.ids import listed_ids
 from ntkcli.errors import NtkselError
-from ntkcli.steps.inputs import open_store, register_data
-from ntkcli.steps.score import score
-from ntkcli.steps.select import Constraints, select
-from tests.data import formats
+from ntkcli.steps.scores.score import score
+from ntkcli.steps.selections.select import Constraints, select
+from ntkcli.steps.shared.inputs import open_store, register_data
+from tests.data.formats import writers
 from tests.scoring.kit import add_data
 
 IDS = ["r-0", "r-1", "17", 'a "b", c']
@@ -64,9 +64,9 @@ def test_every_form_of_a_list(name: str, tmp_path: Path) -> None:
     assert has_all(tmp_path / name), forms(tmp_path / name)
 
 
-@pytest.mark.parametrize("name", list(formats.WRITERS))
+@pytest.mark.parametrize("name", list(writers.WRITERS))
 def test_every_form_of_a_data_file(name: str, tmp_path: Path) -> None:
-    formats.WRITERS[name](tmp_path / name, ROWS)
+    writers.WRITERS[name](tmp_path / name, ROWS)
     assert has_all(tmp_path / name)
 
 
@@ -95,7 +95,7 @@ def test_what_is_no_list_is_refused_with_the_fix(name: str, data: bytes, text: s
 
 
 def test_a_table_under_another_name_is_refused(tmp_path: Path) -> None:
-    formats.parquet(tmp_path / "ids.txt", ROWS)
+    writers.parquet(tmp_path / "ids.txt", ROWS)
     with pytest.raises(NtkselError, match=r"is a parquet file.*Rename"):
         forms(tmp_path / "ids.txt")
 
@@ -154,11 +154,11 @@ def test_rows_without_ids_are_known_by_their_content(tmp_path: Path) -> None:
     path = tmp_path / "s"
     rows = [{"uid": f"u{i}", "prompt": f"Q{i}", "completion": "A"} for i in range(5)]
     file = tmp_path / "pool.jsonl"
-    formats.jsonl(file, rows)
+    writers.jsonl(file, rows)
     stored = open_store(path, create=True)
     register_data(stored, name="content", data=file)
     register_data(stored, name="named", data=file, columns={"id": "uid"})
-    formats.parquet(tmp_path / "two.parquet", rows[:2])
+    writers.parquet(tmp_path / "two.parquet", rows[:2])
     for pool in ("content", "named"):
         score(path, pool=pool, method="random", name=pool)
         result = select(path, score=pool, n=3, name=pool, constraints=Constraints(exclude=(tmp_path / "two.parquet",)))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ntkcli.data import BadRow, DataFile, Row, scan
 from ntkcli.data.rows import canonical_row
 from ntkcli.errors import DataError
-from tests.data import formats
+from tests.data.formats import writers
 
 TYPED = ("data.jsonl", "data.json", "data.parquet", "file.arrow")
 UNTYPED = ("data.csv", "data.tsv", "data.csv.gz")
@@ -54,12 +54,12 @@ def test_an_item_means_one_choice_in_every_format(
     rows = [first, {"completion": None, **row}]
     typed = []
     for name in TYPED:
-        formats.WRITERS[name](folder / name, rows)
+        writers.WRITERS[name](folder / name, rows)
         typed.append(read(folder / name))
     meant = {canonical_row(each) if isinstance(each, Row) else None for each in typed}
     assert len(meant) == 1
     for name in UNTYPED:
-        formats.WRITERS[name](folder / name, rows)
+        writers.WRITERS[name](folder / name, rows)
         found = read(folder / name)
         if isinstance(found, Row):
             (expected,) = meant
@@ -73,7 +73,7 @@ def test_labels_are_the_same_in_every_format(tmp_path_factory: pytest.TempPathFa
     rows = [{"prompt": "Q", "completion": "A", "source": label, "task": task}]
     digests = set()
     for name in (*TYPED, *UNTYPED):
-        formats.WRITERS[name](folder / name, rows)
+        writers.WRITERS[name](folder / name, rows)
         digests.add(scan(DataFile(folder / name), on_error="fail").digest)
     in_text = any(isinstance(each, str) and each.startswith("{") for each in (label, task))
     assert len(digests) == 1 or in_text  # an object or its text: a cell can't say which
@@ -86,17 +86,17 @@ NUMBERS = [
 
 
 def test_a_cell_that_may_mean_two_choices_is_refused_with_the_fix(tmp_path: Path) -> None:
-    formats.delimited(tmp_path / "n.csv", NUMBERS)
+    writers.delimited(tmp_path / "n.csv", NUMBERS)
     with pytest.raises(DataError, match=r"the text of choice 2 and the index of choice 1.*letter \(choice 2 is C\)"):
         scan(DataFile(tmp_path / "n.csv"), on_error="fail")
-    formats.jsonl(tmp_path / "n.jsonl", NUMBERS)
+    writers.jsonl(tmp_path / "n.jsonl", NUMBERS)
     expected = scan(DataFile(tmp_path / "n.jsonl"), on_error="fail").digest
     fixed = [
         [{**row, "answer": "ABCD"[row["answer"]]} for row in NUMBERS],  # type: ignore[index]
         [{**row, "completion": row["choices"][row["answer"]]} for row in NUMBERS],  # type: ignore[index]
     ]
     for rows in fixed:
-        formats.delimited(tmp_path / "fixed.csv", rows)
+        writers.delimited(tmp_path / "fixed.csv", rows)
         assert scan(DataFile(tmp_path / "fixed.csv"), on_error="fail").digest == expected
 
 
@@ -109,7 +109,7 @@ def test_an_empty_completion_cell_is_none(tmp_path: Path) -> None:
 
 def test_messages_in_cells_of_prompt_and_completion_are_refused(tmp_path: Path) -> None:
     pair = [[{"role": "user", "content": "a"}], [{"role": "assistant", "content": "b"}]]
-    formats.delimited(tmp_path / "c.csv", [dict(zip(("prompt", "completion"), pair, strict=True))])
+    writers.delimited(tmp_path / "c.csv", [dict(zip(("prompt", "completion"), pair, strict=True))])
     with pytest.raises(DataError, match=r"lists of messages as text.*JSON Lines or parquet"):
         scan(DataFile(tmp_path / "c.csv"), on_error="fail")
     (tmp_path / "t.jsonl").write_text(json.dumps({"prompt": json.dumps(pair[0]), "completion": "b"}) + "\n")

@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from ntkcli.data import DataFile, Row
 from ntkcli.data.rows import canonical_row
 from ntkcli.errors import DataError, NtkselError
-from ntkcli.steps.export import Format, checked_table, shaped
 from ntkcli.steps.export_values import json_lines
-from ntkcli.steps.inputs import open_store, register_data
-from ntkcli.steps.score import score
-from ntkcli.steps.select import select
-from tests.data import formats
+from ntkcli.steps.scores.score import score
+from ntkcli.steps.selections.export import Format, checked_table, shaped
+from ntkcli.steps.selections.select import select
+from ntkcli.steps.shared.inputs import open_store, register_data
+from tests.data.formats import writers
 from tests.scoring.kit import add_data
 
 SCHEMAS: tuple[Format, ...] = ("messages", "alpaca", "prompt-completion")
@@ -217,7 +217,7 @@ def chats(draw: st.DrawFn) -> dict[str, Any]:
 @given(rows=st.lists(chats(), min_size=1, max_size=3))
 def test_trainers_formats_read_back(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]) -> None:
     folder = tmp_path_factory.mktemp("e")
-    formats.jsonl(folder / "pool.jsonl", rows)
+    writers.jsonl(folder / "pool.jsonl", rows)
     expected = sorted([(m.role, m.content) for m in row.messages] for row in rows_of(folder / "pool.jsonl"))
     for schema in SCHEMAS:
         for name in ("y.jsonl", "y.parquet"):

@@ -1,0 +1,143 @@
+"""Which scored rows may be chosen at all: lists of ids, lengths and repeated texts. Each filter is counted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+import store
+from ntkcli.data.ids import ID_COLUMNS, listed_ids
+from ntkcli.errors import UsageError
+from ntkcli.selection.duplicates import first_of_each
+from ntkcli.steps.scores.sides import texts_of, token_counts
+
+Rows = NDArray[np.int64]
+SHOWN = 5
+"""Ids that a message names."""
+UNKNOWN_KEPT = 20
+"""Ids that name no row, kept for reports."""
+
+
+@dataclass(slots=True)
+class Eligible:
+    """The pool's rows that are left (ascending int64), and how many each option took out, in order."""
+
+    rows: Rows
+    removed: dict[str, int] = field(default_factory=dict)
+
+    def keep(self, mask: NDArray[np.bool_], option: str) -> None:
+        """Leave only the rows where `mask` (over `rows`) holds."""
+        self.removed[option] = self.removed.get(option, 0) + int((~mask).sum())
+        self.rows = self.rows[mask]
+
+    def binding(self) -> str:
+        """What took rows out, for messages: `--dedup exact took 12, --exclude took 3`."""
+        took = [f"{option} took {count}" for option, count in self.removed.items() if count]
+        return ", ".join(took)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """How many ids the files of an option list, how many are rows of the pool, and the first `unknown` ones.
+
+    `headers` are first lines that were taken for a header.
+    """
+
+    option: str
+    ids: int
+    matched: int
+    unknown: tuple[str, ...]
+    headers: tuple[str, ...] = ()
+
+    def told(self) -> str:
+        """What was found, as a sentence: `--exclude: 3 of 5 ids are rows of the pool; unknown: 'a', 'b'`."""
+        if not self.ids:
+            return f"{self.option}: the files list no id"
+        lack = self.ids - self.matched
+        text = f"{self.option}: {self.matched} of {self.ids} ids are rows of the pool"
+        text += f"; unknown: {_named(self.unknown, lack)}" if lack else ""
+        return text + (f"; taken as header: {_named(self.headers, len(self.headers))}" if self.headers else "")
+
+
+def listed_rows(
+    dataset: store.Artefact, paths: Sequence[str | Path], *, option: str, strict: bool
+) -> tuple[Rows, Listed]:
+    """The pool's rows (ascending) that these files name, and the count: `ntkcli.data.ids`.
+
+    Raises:
+        UsageError: a file is missing, names no row of the pool at all or, if `strict`, names one that it doesn't have.
+        DataError: a file can't be read.
+    """
+    if not paths:
+        return np.array([], dtype=np.int64), Listed(option, 0, 0, ())
+    position = {row_id: i for i, row_id in enumerate(dataset.read("row_id").tolist()) if row_id}
+    found: set[int] = set()
+    unknown: list[str] = []
+    headers: list[str] = []
+    matched = 0
+    for path in paths:
+        before, lacking = matched, len(unknown)
+        for listed in listed_ids(str(path), option=option, columns=dataset.attrs.get("columns") or {}):
+            row = next((position[form] for form in listed.forms if form in position), None)
+            if row is not None:
+                found.add(row)
+                matched += 1
+            elif not listed.maybe_header:
+                unknown.append(listed.forms[0])
+            elif listed.forms[0] not in ID_COLUMNS:
+                headers.append(listed.forms[0])
+        lacks = unknown[lacking:]
+        if lacks and (strict or matched == before):
+            raise _unknown(dataset, option, path, lacks, known=matched - before, strict=strict)
+    listed_here = Listed(option, matched + len(unknown), matched, tuple(unknown[:UNKNOWN_KEPT]), tuple(headers))
+    return np.array(sorted(found), dtype=np.int64), listed_here
+
+
+def _unknown(
+    dataset: store.Artefact, option: str, path: str | Path, lacks: Sequence[str], *, known: int, strict: bool
+) -> UsageError:
+    pool = dataset.name.partition("/")[2]
+    example = next((row_id for row_id in dataset.read("row_id").tolist() if row_id), "")
+    if not known:
+        return UsageError(
+            f"{option} {path}: none of its {len(lacks)} ids is in the pool {pool!r}: {_named(lacks, len(lacks))}.",
+            f"Give ids as the pool has them, such as {example!r} (`ntksel select ... --export-scores` lists them all).",
+        )
+    return UsageError(
+        f"{option} {path}: the pool {pool!r} has no row with the id {_named(lacks, len(lacks))}.",
+        "Name rows of the pool only." if strict else "",
+    )
+
+
+def _named(ids: Sequence[str], count: int) -> str:
+    shown = ", ".join(map(repr, ids[:SHOWN]))
+    return shown if count <= SHOWN else f"{shown} and {count - SHOWN} more"
+
+
+def keep_lengths(
+    eligible: Eligible, stored: store.Store, data: str, *, min_tokens: int | None, max_tokens: int | None
+) -> None:
+    """Leave only rows with a known length in tokens inside the bounds, both included."""
+    tokens = token_counts(stored, data)[eligible.rows]
+    if min_tokens is not None:
+        eligible.keep(tokens >= min_tokens, "--min-tokens")
+        tokens = tokens[tokens >= min_tokens]
+    if max_tokens is not None:
+        eligible.keep((tokens <= max_tokens) & (tokens > 0), "--max-tokens")
+
+
+def keep_first_of_repeats(
+    eligible: Eligible, stored: store.Store, data: str, *, near: bool, order: Rows, first: Rows
+) -> None:
+    """Of texts that repeat, leave the one that stands first in `first`, then in `order` (rows, best first).
+
+    All texts of the eligible rows are in memory.
+    """
+    texts = dict(texts_of(stored, data, eligible.rows)())
+    asked = [*first.tolist(), *order[np.isin(order, eligible.rows) & ~np.isin(order, first)].tolist()]
+    kept, _ = first_of_each(((row, texts[row]) for row in asked if row in texts), near=near)
+    eligible.keep(np.isin(eligible.rows, kept), f"--dedup {'minhash' if near else 'exact'}")
