@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from ntkcli.data.columns import renamed
+from ntkcli.data.find_source import find_source
 from ntkcli.data.formats.compression import COMPRESSED, Place, first_bytes, opened, packing_of, without_bom
 from ntkcli.data.formats.delimited import read_csv, read_tsv
 from ntkcli.data.formats.records import Record
+from ntkcli.data.places import reader_of
 from ntkcli.data.problems import BAD_KEPT
 from ntkcli.data.references import home
 from ntkcli.data.rows import RAW, RowError, own_id, what_is
 from ntkcli.data.schemas import detect, known_columns, read_row
-from ntkcli.data.sources import find_source, reader_of
 from ntkcli.data.stdin import STDIN
 from ntkcli.errors import DataError, UsageError
 

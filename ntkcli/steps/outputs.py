@@ -21,8 +21,8 @@ import store
 from ntkcli import __version__
 from ntkcli.data.hub import local_config
 from ntkcli.data.llamafactory import find_entry, is_entry
+from ntkcli.data.places import reader_of
 from ntkcli.data.references import home, split_weight
-from ntkcli.data.sources import reader_of
 from ntkcli.data.tasks.reference import find_task, names_task
 from ntkcli.errors import UsageError
 from store import layout

@@ -10,7 +10,7 @@ import pytest
 
 from ntkcli.data import BadRow, DataFile, Row
 from ntkcli.data.references import split_name, split_weight
-from ntkcli.steps.shared.inputs import open_store
+from ntkcli.steps.shared.stores import open_store
 from tests.commands.conftest import Cli
 from tests.conftest import choice_rows, prompt_rows, write_rows
 

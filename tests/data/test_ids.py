@@ -16,7 +16,8 @@ from ntkcli.data.ids import listed_ids
 from ntkcli.errors import NtkselError
 from ntkcli.steps.scores.score import score
 from ntkcli.steps.selections.select import Constraints, select
-from ntkcli.steps.shared.inputs import open_store, register_data
+from ntkcli.steps.shared.datasets import register_data
+from ntkcli.steps.shared.stores import open_store
 from tests.data.formats import writers
 from tests.scoring.kit import add_data
 

@@ -22,7 +22,8 @@ from ntkcli.steps.export_values import json_lines
 from ntkcli.steps.scores.score import score
 from ntkcli.steps.selections.export import Format, checked_table, shaped
 from ntkcli.steps.selections.select import select
-from ntkcli.steps.shared.inputs import open_store, register_data
+from ntkcli.steps.shared.datasets import register_data
+from ntkcli.steps.shared.stores import open_store
 from tests.data.formats import writers
 from tests.scoring.kit import add_data
 

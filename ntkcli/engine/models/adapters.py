@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ntkcli.engine.gradients.sketch import hash_u64
+from ntkcli.engine.hashing import hash_u64
 from ntkcli.engine.models.loading import LoadedModel, decoder_of, head_of
 from ntkcli.errors import SpecError, UsageError
 from ntkcli.identity import AdapterIdentity, ModelIdentity, refuse_other_base

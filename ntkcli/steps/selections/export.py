@@ -28,7 +28,7 @@ from ntkcli.steps.outputs import (
     replace_folder,
     write_output,
 )
-from ntkcli.steps.shared.inputs import data_file
+from ntkcli.steps.shared.datasets import data_file
 
 Format = Literal["own", "messages", "alpaca", "prompt-completion"]
 Record = dict[str, Any]

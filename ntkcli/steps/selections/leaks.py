@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 import store
 from ntkcli.data import DataFile, Row, scan
+from ntkcli.data.find_source import names_data
 from ntkcli.data.hub import local_config
 from ntkcli.data.references import home, is_there
-from ntkcli.data.sources import names_data
 from ntkcli.data.stdin import STDIN
-from ntkcli.data.tasks.reference import find_task, for_evaluation, names_task
+from ntkcli.data.tasks.reference import find_task, names_task
+from ntkcli.data.tasks.source import for_evaluation
 from ntkcli.errors import UsageError
 from ntkcli.identity import digest_file
 from ntkcli.progress import Progress

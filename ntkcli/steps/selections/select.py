@@ -18,7 +18,8 @@ from ntkcli.steps.selections.export import Format, check_exports, export_rows, e
 from ntkcli.steps.selections.filter_and_choose import choose_rows
 from ntkcli.steps.selections.filters import Listed
 from ntkcli.steps.selections.request import Constraints, Request, Rows, resolve_request
-from ntkcli.steps.shared.inputs import DATASET_PART_ROWS, moved_data, open_store, require_spec, write_rows
+from ntkcli.steps.shared.inputs import moved_data
+from ntkcli.steps.shared.stores import DATASET_PART_ROWS, open_store, require_spec, write_rows
 
 __all__ = ["Constraints", "SelectResult", "select"]
 
