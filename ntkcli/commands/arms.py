@@ -96,6 +96,7 @@ def arms(
         bool | None,
         typer.Option(
             "--centre/--no-centre",
+            "--center/--no-center",
             help="Subtract the pool's mean feature in that score.",
             show_default="the preset's, with its method",
         ),

@@ -114,7 +114,7 @@ def select(
         list[str] | None, typer.Option(help="Data sets to compare with.", show_default="those of the score")
     ] = None,
     centre: Annotated[
-        bool, typer.Option("--centre", help="Compare centred features; a centred score's always are.")
+        bool, typer.Option("--centre", "--center", help="Compare centred features; a centred score's always are.")
     ] = False,
     export: Annotated[
         Path | None,

@@ -26,7 +26,7 @@ _DETECT_ROWS: Final = 100  # a file whose first hundred rows fit no schema has n
 
 
 class DataFile:
-    """Rows under one schema: a file, a folder or glob of files, or a Hub id (`ntkcli.data.sources`).
+    """Rows under one schema: a file, a folder or glob of files, or a Hub id (`ntkcli.data.places`).
 
     Also an entry of LLaMA-Factory's `dataset_info.json`, whose columns and split come second to those given here.
 

@@ -22,7 +22,7 @@ _COLUMNS: Final = {  # theirs → ours
         "system": "system",
         "history": "history",
     },
-    "sharegpt": {"messages": "conversations", "system": "system"},
+    "sharegpt": {"messages": "conversations", "system": "system", "tools": "tools"},
 }
 _IGNORED: Final = {"tools"}
 _NOT_READ: Final = ("num_samples", "folder", "script_url")  # to read more rows than it says would be no service

@@ -28,10 +28,25 @@ _SHOWN_COLUMNS: Final = 12
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn: `role` is "system", "user" or "assistant"."""
+    """One turn: `role` is "system", "user", "assistant" or "tool".
+
+    `learned`: False for an assistant's turn that the row marks as not to be trained on. `reasoning` is the thought
+    before an assistant's answer, `calls` are its tool calls as JSON (`ntkcli.data.tools`); `name` and `call_id` say
+    what a tool's result belongs to.
+    """
 
     role: str
     content: str
+    learned: bool = True
+    reasoning: str = ""
+    calls: str = ""
+    name: str = ""
+    call_id: str = ""
+
+    @property
+    def text(self) -> str:
+        """Everything that the turn says: thought, content and calls, a line each."""
+        return "\n".join(part for part in (self.reasoning, self.content, self.calls) if part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +55,8 @@ class Content:
 
     `choices` are the candidate answers and `answer` is the index of the right one; the last message is then
     `choices[answer]`. The first `context` messages are never supervised. A row that comes as `tokens` has no
-    messages; its `labels`, as many, are -100 where a token is not supervised, else the token.
+    messages; its `labels`, as many, are -100 where a token is not supervised, else the token. `tools` are the
+    functions that the assistant may call, as a JSON list (`ntkcli.data.tools`), "" for none.
     """
 
     messages: tuple[Message, ...]
@@ -49,6 +65,7 @@ class Content:
     context: int = 0
     tokens: tuple[int, ...] = ()
     labels: tuple[int, ...] = ()
+    tools: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +88,7 @@ class Row:
     context: int = 0
     tokens: tuple[int, ...] = ()
     labels: tuple[int, ...] = ()
+    tools: str = ""
     file: str = ""
     unit: str = "line"
 
@@ -180,11 +198,22 @@ def shown(text: str) -> str:
 
 
 def _plain(content: Content | Row) -> list[Any]:
-    messages = [[message.role, message.content] for message in content.messages]
-    plain: list[Any] = [messages, list(content.choices), content.answer]
-    if content.context or content.tokens:  # others keep the digest that they had before there were such rows
+    """Lists of texts and integers. Rows without what came later keep the digest that they had before there was such."""
+    plain: list[Any] = [[_plain_turn(message) for message in content.messages], list(content.choices), content.answer]
+    if content.context or content.tokens or content.tools:
         plain += [content.context, list(content.tokens), list(content.labels)]
-    return plain
+    return [*plain, content.tools] if content.tools else plain
+
+
+def _plain_turn(message: Message) -> list[Any]:
+    later = [
+        0 if message.learned else 1,
+        message.reasoning,
+        message.calls,
+        message.name,
+        message.call_id,
+    ]
+    return [message.role, message.content, *(later if any(later) else [])]
 
 
 def _canonical(content: Content) -> bytes:

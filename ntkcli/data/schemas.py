@@ -90,6 +90,7 @@ def read_row(
         context=content.context,
         tokens=content.tokens,
         labels=content.labels,
+        tools=content.tools,
         file=file,
         unit=unit,
     )
@@ -175,15 +176,15 @@ COMMON: Final = ("id", "row_id", "source", "dataset", "task")
 
 # The order decides where several fit: the richer first.
 SCHEMAS: Final = (
-    Schema("messages", ("messages",), read_messages),
+    Schema("messages", ("messages",), read_messages, ("tools", "functions")),
     Schema(
         "prompt/choices/answer",
         ("prompt", "choices", "answer"),
         partial(_read_choices, prompt="prompt"),
         ("completion",),
     ),
-    Schema("prompt/completion", ("prompt", "completion"), _read_completion),
-    Schema("conversations", ("conversations",), read_conversations, ("system",)),
+    Schema("prompt/completion", ("prompt", "completion"), _read_completion, ("tools", "functions")),
+    Schema("conversations", ("conversations",), read_conversations, ("system", "tools", "functions")),
     Schema("question/choices/answer", ("question", "choices", "answer"), partial(_read_choices, prompt="question")),
     Schema("instruction/output", ("instruction", "output"), _read_alpaca, ("input", "system", "history")),
     Schema("source/rationale/target", ("source", "rationale", "target"), _read_rationale),

@@ -89,29 +89,6 @@ def task_label(reference: str) -> str:
     return find_task(reference).task.name if names_task(reference) else Path(reference).name.split(".")[0]
 
 
-def for_evaluation(reference: str) -> str:
-    """The reference with the split that the task is evaluated on, where it names none and needs one.
-
-    Training data get no such help: their split has to be said.
-    """
-    if not names_task(reference):
-        return reference
-    named = find_task(reference)
-    if named.split or not named.task.split or Path(named.path).is_file():
-        return reference
-    return reference if named.path and _has_one_split(reference) else named.at(named.task.split)
-
-
-def _has_one_split(reference: str) -> bool:
-    from ntkcli.data.find_source import find_source  # which knows tasks by this module
-
-    try:
-        find_source(reference)
-    except UsageError:
-        return False
-    return True
-
-
 @cache
 def known_tasks() -> tuple[str, ...]:
     """The names of the tasks that come with the program."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,14 @@ from ntkcli.answers import AnswerPattern
 from ntkcli.data import stdin
 from ntkcli.data.files import OnError
 from ntkcli.errors import UsageError
-from ntkcli.identity import AdapterIdentity, ModelIdentity, refuse_other_base, resolve_adapter, resolve_model
+from ntkcli.identity import (
+    AdapterIdentity,
+    ModelIdentity,
+    end_of_text_spec,
+    refuse_other_base,
+    resolve_adapter,
+    resolve_model,
+)
 from ntkcli.statistics import group_seeds
 from ntkcli.steps.evaluation.items import Items, load_tasks
 from ntkcli.steps.evaluation.scorers import ScorerSettings
@@ -23,7 +30,7 @@ from ntkcli.steps.shared.inputs import is_store
 from ntkcli.steps.shared.model_settings import encoder_spec, run_parent, settle_dtype
 from ntkcli.steps.shared.stores import open_store, require_spec
 
-VERSION = 1
+VERSION = 2
 """Of the evaluation, in every spec: goes up when the same items would get other values."""
 BASE = "base"
 """The run that is the model without any adapter."""
@@ -110,12 +117,24 @@ def make_plan(
         "model": identity.spec,
         "encoder": encoder_spec(max_length, thinking),
         "tasks": [task.digest for task in items.tasks],
-        **settings.spec(items.scorers),
+        **_with_end_of_text(settings.spec(items.scorers), identity, known.values()),
         "dtype": settle_dtype(dtype, device, next(iter(known.values()), None)),
     }
     for artefact in known.values():  # one eval is one table: same base model, same items, same settings
         require_spec(artefact, {**spec, "adapter": artefact.spec["adapter"]})
     return Plan(stored, name, identity, items, settings, adapters, parents, spec, known)
+
+
+def _with_end_of_text(
+    scoring: dict[str, Any], identity: ModelIdentity, known: Iterable[store.Artefact]
+) -> dict[str, Any]:
+    """The scorers' part of a spec; where answers are written, with the tokens that end one.
+
+    Evals that were begun before these stood in the spec go on without them.
+    """
+    if "generate" in scoring and all("eos_token_id" in one.spec.get("generate", {}) for one in known):
+        scoring["generate"] |= end_of_text_spec(identity)
+    return scoring
 
 
 def check_baseline(plan: Plan, baseline: str | None) -> None:

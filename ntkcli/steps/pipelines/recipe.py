@@ -26,6 +26,8 @@ OWN: Final = ("verb", "store")
 """Keys of a step that are no options."""
 UNIQUE: Final = ("name",)
 """Options that can't be the same for several steps, so no default makes sense for them."""
+SPELLINGS: Final = {"center": "centre", "normalize": "normalise"}
+"""Other spellings of options, as the command line takes them too."""
 EXAMPLE: Final = Path(__file__).resolve().parents[2] / "recipe.toml"
 
 
@@ -258,7 +260,9 @@ def _without(values: Mapping[str, Any], taken: Mapping[str, Any]) -> dict[str, A
 
 
 def _key(key: str) -> str:
-    return key.replace("_", "-")
+    """The option that a key names: `_` counts as `-`, and both spellings of a word are the same."""
+    key = key.replace("_", "-")
+    return SPELLINGS.get(key, key)
 
 
 def _unknown(

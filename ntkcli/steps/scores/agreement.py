@@ -16,7 +16,7 @@ from ntkcli.errors import IncompleteError, UsageError
 from ntkcli.scoring.groups import mean_ranks
 from ntkcli.selection.top import top
 from ntkcli.steps.scores.combine import scores_of_one_pool
-from ntkcli.steps.scores.sides import token_counts
+from ntkcli.steps.scores.inputs import token_counts
 from ntkcli.steps.shared.stores import open_store
 
 TOP_SHARE = 0.1

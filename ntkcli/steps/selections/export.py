@@ -13,21 +13,12 @@ from typing import Any, Final, Literal
 import numpy as np
 
 import store
-from ntkcli.data import DataFile, Row, RowError, pick
+from ntkcli.data import DataFile, Message, Row, RowError, pick, tools as calls_format
 from ntkcli.data.rows import canonical_row
 from ntkcli.data.schemas import detect, read_row
 from ntkcli.errors import DataError, UsageError
 from ntkcli.steps.export_values import json_lines, read_back, table_of
-from ntkcli.steps.outputs import (
-    Inputs,
-    check_output,
-    checksum,
-    manifest_of,
-    output_path,
-    publish_output,
-    replace_folder,
-    write_output,
-)
+from ntkcli.steps.outputs import Inputs, check_output, checksum, manifest_of, output_path, publish_output, replace_folder, write_output
 from ntkcli.steps.shared.datasets import data_file
 
 Format = Literal["own", "messages", "alpaca", "prompt-completion"]
@@ -224,18 +215,32 @@ def checked_table(records: Sequence[Record], file: DataFile | None) -> Any:
 
 
 def _messages(row: Row) -> Record:
-    taught = any(message.role == "assistant" for message in row.messages[: row.context])
-    if not row.messages or taught:
-        why = "holds token ids" if not row.messages else "has answers in its prompt that are not trained on"
-        raise DataError(f"--format messages: the row {row.row_id!r} (line {row.line}) {why}.", "Leave --format out.")
-    return {"messages": [{"role": message.role, "content": message.content} for message in row.messages]}
+    """All turns, with what they say beside their content, as `ntkcli.data.conversations` reads them."""
+    if not row.messages:
+        raise DataError(
+            f"--format messages: the row {row.row_id!r} (line {row.line}) holds token ids.", "Leave --format out."
+        )
+    tools = {"tools": json.loads(row.tools)} if row.tools else {}
+    turns = [_turn(message, learned=i >= row.context) for i, message in enumerate(row.messages)]
+    return {"messages": turns, **tools}
+
+
+def _turn(message: Message, *, learned: bool) -> Record:
+    turn: Record = {"role": message.role, "content": message.content}
+    if message.role == "assistant" and not (learned and message.learned):
+        turn["weight"] = 0
+    if message.calls:
+        turn["tool_calls"] = calls_format.for_template(message.calls, as_text=True)
+    given = {"reasoning_content": message.reasoning, "name": message.name, "tool_call_id": message.call_id}
+    return turn | {key: value for key, value in given.items() if value}
 
 
 def _pair(row: Row, schema: str) -> tuple[str, str, str]:
     """System text, prompt and answer of a row of one exchange. DataError for any other."""
     turns = list(row.messages)
     system = turns.pop(0).content if turns and turns[0].role == "system" and turns[0].content else ""
-    if [turn.role for turn in turns] != ["user", "assistant"]:
+    more = row.tools or any(turn.reasoning or turn.calls for turn in turns)
+    if more or [turn.role for turn in turns] != ["user", "assistant"]:
         raise DataError(
             f"--format {schema}: the row {row.row_id!r} (line {row.line}) is no single question and answer.",
             "Give --format messages.",

@@ -23,7 +23,7 @@ from ntkcli.errors import UsageError
 from ntkcli.identity import digest_file
 from ntkcli.progress import Progress
 from ntkcli.selection.leaks import TestItems
-from ntkcli.steps.scores.sides import text_of, texts_of
+from ntkcli.steps.scores.inputs import text_of, texts_of
 
 VERSION = 1
 """Of the search, in specs of selections that leave leaks out: goes up when it would find others."""

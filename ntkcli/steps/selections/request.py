@@ -15,7 +15,7 @@ from ntkcli.errors import UsageError
 from ntkcli.progress import Progress
 from ntkcli.steps.selections.filters import Listed, listed_rows
 from ntkcli.steps.selections.leaks import TestFiles, test_files
-from ntkcli.steps.selections.selectors import METHODS, Sides, sides_of
+from ntkcli.steps.selections.selectors import METHODS, SelectorFeatures, features_to_compare
 
 VERSION = 1
 """Of the selectors, in every spec: goes up when the same scores would give other rows."""
@@ -63,7 +63,7 @@ class Request:
     auto: bool
     limits: Constraints
     exponent: float
-    sides: Sides | None
+    features: SelectorFeatures | None
     first: Rows
     excluded: Rows
     listed: tuple[Listed, ...]
@@ -78,8 +78,8 @@ class Request:
         """A plain `top` says no more than version 0.1 did, so that its selections are found."""
         said = {
             "exponent": self.exponent if self.method == "coverage" else None,
-            "features": sorted(self.sides.parents.values()) if self.sides else None,
-            "centre": (self.sides.centre or None) if self.sides else None,
+            "features": sorted(self.features.parents.values()) if self.features else None,
+            "centre": (self.features.centre or None) if self.features else None,
             "max_per_source": list(self.limits.max_per_source),
             "min_per_source": list(self.limits.min_per_source),
             "token_budget": self.limits.token_budget,
@@ -106,7 +106,7 @@ def resolve_request(
     progress: Progress,
     how: dict[str, Any],
 ) -> Request:
-    """The request that these options make; `how` are the features to compare, as `sides_of` takes them.
+    """The request that these options make; `how` are the features to compare, as `features_to_compare` takes them.
 
     Raises:
         UsageError: an option is out of range, contradicts another, or names a file or row that there is not.
@@ -141,7 +141,7 @@ def resolve_request(
         auto=n == "auto",
         limits=limits,
         exponent=exponent,
-        sides=sides_of(stored, scores, **how) if needs_features else None,
+        features=features_to_compare(stored, scores, **how) if needs_features else None,
         first=first,
         excluded=excluded,
         listed=listed,

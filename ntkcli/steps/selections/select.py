@@ -18,10 +18,14 @@ from ntkcli.steps.selections.export import Format, check_exports, export_rows, e
 from ntkcli.steps.selections.filter_and_choose import choose_rows
 from ntkcli.steps.selections.filters import Listed
 from ntkcli.steps.selections.request import Constraints, Request, Rows, resolve_request
+from ntkcli.steps.shared.environment import begin, environment
 from ntkcli.steps.shared.inputs import moved_data
 from ntkcli.steps.shared.stores import DATASET_PART_ROWS, open_store, require_spec, write_rows
 
 __all__ = ["Constraints", "SelectResult", "select"]
+
+PACKAGES = {"ot": ("POT", "scipy")}
+"""Optional packages that a method computes with, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +113,7 @@ def select(
         artefact = known
     else:
         rows, gains, removed = choose_rows(request, name, progress)
-        artefact = _write(request, path, rows, gains)
+        artefact = _write(request, path, rows, gains, progress)
     if exported:
         progress.note(f"{export} holds these rows already")
     elif export is not None:
@@ -133,13 +137,13 @@ def select(
     )
 
 
-def _write(request: Request, path: str, rows: Rows, gains: NDArray[np.float64]) -> store.Artefact:
+def _write(request: Request, path: str, rows: Rows, gains: NDArray[np.float64], progress: Progress) -> store.Artefact:
     arrays = {"row": store.ArraySpec("int64"), "score": store.ArraySpec("float32")}
     values = {"row": rows, "score": request.scores.read("score")[rows]}
     if request.method != "top":
         arrays["gain"] = store.ArraySpec("float32")
         values["gain"] = gains.astype(np.float32)
-    parents = {request.scores.name: request.scores.fingerprint} | (request.sides.parents if request.sides else {})
+    parents = {request.scores.name: request.scores.fingerprint} | (request.features.parents if request.features else {})
     artefact = request.stored.create(
         path,
         kind=store.Kind.SELECTION,
@@ -150,6 +154,7 @@ def _write(request: Request, path: str, rows: Rows, gains: NDArray[np.float64]) 
         arrays=arrays,
         attrs={"data": request.data},
     )
+    begin(artefact, environment(*PACKAGES.get(request.method, ())), progress)
     write_rows(artefact, values)
     return artefact
 
