@@ -5,6 +5,7 @@ What a message says beside its content is read too: training marks, thoughts, to
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any, Final
 

@@ -18,7 +18,6 @@ from ntkcli.data.formats.json_array import read_json
 from ntkcli.data.formats.jsonl import read_lines
 from ntkcli.data.formats.records import Reader, Record
 from ntkcli.data.hub import HubSource, configs_of, is_hub_id, local_config
-from ntkcli.data.references import home
 from ntkcli.errors import DataError, UsageError
 
 TEXT_READERS: Final[dict[str, Reader]] = {

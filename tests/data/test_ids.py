@@ -83,7 +83,7 @@ REFUSED: list[tuple[str, bytes, str]] = [
     ("json.txt", b' {"id": "r-0"}\n', r"holds JSON.*Rename it"),
     ("utf16.txt", PLAIN.encode("utf-16"), r"UTF-16.*iconv"),
     ("latin.txt", b"caf\xe9\n", r"not UTF-8.*iconv"),
-    ("packed.txt", gzip.compress(b"r-0\n"), r"is packed.*\.gz"),
+    ("packed.txt", gzip.compress(b"r-0\n", mtime=0), r"is packed.*\.gz"),
     ("zeros.txt", b"r-0\0\n", r"NUL byte"),
 ]
 

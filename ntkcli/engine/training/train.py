@@ -1,8 +1,8 @@
 """Fine-tune a LoRA adapter with peft on transformers' Trainer, resumable from its last whole checkpoint.
 
 The Trainer does the loop, the optimiser, the schedule and the checkpoints. Ours are the steps, planned before training
-begins (`ntkcli.engine.training.step_plan`), and the loss, computed without logits where nothing is supervised and with little
-padding (`ntkcli.engine.training.loss`).
+begins (`ntkcli.engine.training.step_plan`), and the loss, computed without logits where nothing is supervised and
+with little padding (`ntkcli.engine.training.loss`).
 """
 
 from __future__ import annotations

@@ -18,13 +18,12 @@ from ntkcli.statistics import Difference
 from ntkcli.steps.evaluation.plan import HARNESS, Plan, check_baseline, make_plan
 from ntkcli.steps.evaluation.scorers import item_arrays, refuse_long_items, refuse_unusable, score_part
 from ntkcli.steps.evaluation.summary import EvaluateResult, summarise
-from ntkcli.steps.outputs import Inputs
 from ntkcli.steps.shared.disk_room import refuse_without_room
 from ntkcli.steps.shared.environment import begin, model_environment
-from ntkcli.steps.shared.inputs import is_store
 from ntkcli.steps.shared.model_settings import note_conversion
 from ntkcli.steps.shared.non_finite import settle_non_finite
-from ntkcli.steps.shared.stores import open_store
+from ntkcli.steps.shared.outputs import Inputs
+from ntkcli.steps.shared.stores import is_store, open_store
 
 if TYPE_CHECKING:
     from ntkcli.engine.evaluation.evaluator import Evaluator

@@ -16,14 +16,15 @@ from ntkcli.data import Row
 from ntkcli.errors import UsageError
 from ntkcli.steps.evaluation.items import Items
 from ntkcli.steps.evaluation.summary import EvaluateResult, RunMeasures
-from ntkcli.steps.outputs import Inputs, check_output, output_path, write_output
+from ntkcli.steps.shared.outputs import Inputs, check_output, output_path, write_output
 
 HARNESS_NAMES = {"accuracy": "acc", "token_f1": "f1"}
 """Measures that lm-evaluation-harness knows by another name."""
 
 
 def check_export(path: str | Path, inputs: Inputs, stored: store.Store | None, *, force: bool) -> None:
-    """UsageError if the file can't be of a form that is known, or must not be written: `ntkcli.steps.outputs`."""
+    """UsageError if the file can't be of a form that is known, or must not be written:
+    `ntkcli.steps.shared.outputs`."""
     if Path(path).suffix not in (".jsonl", ".json"):
         raise UsageError(f"--export {path}: no known form.", "Give a name in .jsonl (items) or .json (totals).")
     check_output(path, option="--export", inputs=inputs, stored=stored, force=force, parents=True)

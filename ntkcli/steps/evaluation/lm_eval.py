@@ -19,11 +19,10 @@ from ntkcli.progress import Progress
 from ntkcli.steps.evaluation.export import check_export, publish_export
 from ntkcli.steps.evaluation.plan import HARNESS, find_runs, require_baseline
 from ntkcli.steps.evaluation.summary import HARNESS_SCORER, EvaluateResult, summarise
-from ntkcli.steps.outputs import Inputs
 from ntkcli.steps.shared.environment import begin, model_environment
-from ntkcli.steps.shared.inputs import is_store
 from ntkcli.steps.shared.model_settings import encoder_spec, note_conversion, settle_dtype
-from ntkcli.steps.shared.stores import open_store, require_spec
+from ntkcli.steps.shared.outputs import Inputs
+from ntkcli.steps.shared.stores import is_store, open_store, require_spec
 
 if TYPE_CHECKING:
     from ntkcli.engine.evaluation.lm_eval_run import HarnessRun
@@ -139,9 +138,7 @@ def evaluate_harness(
     return summarise(artefacts, name=name, baseline=baseline)
 
 
-def _check_call(
-    name: str, run: Sequence[str], task: Sequence[str], bare_thinking: bool | None
-) -> None:
+def _check_call(name: str, run: Sequence[str], task: Sequence[str], bare_thinking: bool | None) -> None:
     """UsageError for options that contradict each other."""
     store.check_name(name, "--name")
     if not run or not task:

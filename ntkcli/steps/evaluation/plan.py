@@ -26,9 +26,8 @@ from ntkcli.statistics import group_seeds
 from ntkcli.steps.evaluation.items import Items, load_tasks
 from ntkcli.steps.evaluation.scorers import ScorerSettings
 from ntkcli.steps.shared.datasets import kept_data
-from ntkcli.steps.shared.inputs import is_store
 from ntkcli.steps.shared.model_settings import encoder_spec, run_parent, settle_dtype
-from ntkcli.steps.shared.stores import open_store, require_spec
+from ntkcli.steps.shared.stores import is_store, open_store, require_spec
 
 VERSION = 2
 """Of the evaluation, in every spec: goes up when the same items would get other values."""

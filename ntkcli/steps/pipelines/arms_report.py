@@ -20,10 +20,9 @@ from ntkcli.data.tasks.reference import names_task
 from ntkcli.data.tasks.source import for_evaluation
 from ntkcli.errors import UsageError
 from ntkcli.statistics import ArmScore
-from ntkcli.steps.outputs import Inputs, check_output, write_output
 from ntkcli.steps.pipelines.arms_plan import Plan
-from ntkcli.steps.shared.inputs import is_store
-from ntkcli.steps.shared.stores import open_store
+from ntkcli.steps.shared.outputs import Inputs, check_output, write_output
+from ntkcli.steps.shared.stores import is_store, open_store
 
 COLUMNS: Final = (
     "task", "arm", "seeds", "rows", "tokens", "items", "value", "low", "high", "spread",

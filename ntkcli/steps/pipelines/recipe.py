@@ -18,7 +18,7 @@ from typing import Any, Final
 from ntkcli.data.formats.compression import without_bom
 from ntkcli.data.references import home
 from ntkcli.errors import UsageError
-from ntkcli.steps.outputs import write_output
+from ntkcli.steps.shared.outputs import write_output
 
 TOP: Final = ("store", "defaults", "step")
 """What a recipe may hold on top."""

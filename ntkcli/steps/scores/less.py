@@ -62,7 +62,7 @@ def plan_less(
     ]
     weights = _weights(found)
     if centre and found[0].rate is not None:
-        refuse_centre(found[0].side)
+        refuse_centre(found[0].pool_features)
     if found[0].rate is None:
         progress.note(
             f"{found[0].pool_features.name} holds plain gradients, not Adam's steps, so this is LESS with SGD; "

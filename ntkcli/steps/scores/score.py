@@ -20,10 +20,9 @@ from ntkcli.scoring.groups import across_groups
 from ntkcli.steps.scores import exact
 from ntkcli.steps.scores.less import plan_less
 from ntkcli.steps.scores.methods import ScorePlan, plan_by_features, plan_by_words, plan_random
-from ntkcli.steps.shared.datasets import data_file, data_name
+from ntkcli.steps.shared.datasets import data_file, data_name, moved_data
 from ntkcli.steps.shared.disk_room import refuse_without_room
 from ntkcli.steps.shared.environment import begin, environment
-from ntkcli.steps.shared.inputs import moved_data
 from ntkcli.steps.shared.non_finite import settle_non_finite
 from ntkcli.steps.shared.row_sets import rows_in_order, selected_rows
 from ntkcli.steps.shared.stores import DATASET_PART_ROWS, open_store, write_rows

@@ -16,7 +16,7 @@ from ntkcli.scoring.features import FeatureReader
 from ntkcli.selection.top import top
 from ntkcli.steps.selections.selectors import Candidates, SelectorFeatures, features_to_compare, rows_with_features
 from ntkcli.steps.selections.why_not import displaced
-from ntkcli.steps.shared.inputs import moved_data
+from ntkcli.steps.shared.datasets import moved_data
 from ntkcli.steps.shared.stores import open_store
 
 NEAREST = 3

@@ -5,6 +5,7 @@ The manifest beside the file says what it was made of, down to digests and the f
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,13 +14,23 @@ from typing import Any, Final, Literal
 import numpy as np
 
 import store
-from ntkcli.data import DataFile, Message, Row, RowError, pick, tools as calls_format
+from ntkcli.data import DataFile, Message, Row, RowError, pick
+from ntkcli.data import tools as calls_format
 from ntkcli.data.rows import canonical_row
 from ntkcli.data.schemas import detect, read_row
 from ntkcli.errors import DataError, UsageError
-from ntkcli.steps.export_values import json_lines, read_back, table_of
-from ntkcli.steps.outputs import Inputs, check_output, checksum, manifest_of, output_path, publish_output, replace_folder, write_output
+from ntkcli.steps.selections.export_values import json_lines, read_back, table_of
 from ntkcli.steps.shared.datasets import data_file
+from ntkcli.steps.shared.outputs import (
+    Inputs,
+    check_output,
+    checksum,
+    manifest_of,
+    output_path,
+    publish_output,
+    replace_folder,
+    write_output,
+)
 
 Format = Literal["own", "messages", "alpaca", "prompt-completion"]
 Record = dict[str, Any]

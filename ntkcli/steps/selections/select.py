@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 import store
 from ntkcli.progress import Progress, Silent
-from ntkcli.steps.outputs import Inputs
 from ntkcli.steps.selections.explain import write_explanations
 from ntkcli.steps.selections.export import Format, check_exports, export_rows, export_scores, is_exported
 from ntkcli.steps.selections.filter_and_choose import choose_rows
 from ntkcli.steps.selections.filters import Listed
 from ntkcli.steps.selections.request import Constraints, Request, Rows, resolve_request
+from ntkcli.steps.shared.datasets import moved_data
 from ntkcli.steps.shared.environment import begin, environment
-from ntkcli.steps.shared.inputs import moved_data
+from ntkcli.steps.shared.outputs import Inputs
 from ntkcli.steps.shared.stores import DATASET_PART_ROWS, open_store, require_spec, write_rows
 
 __all__ = ["Constraints", "SelectResult", "select"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ import store
 from ntkcli.data import DataFile, Scan, scan, stdin
 from ntkcli.data.files import OnError
 from ntkcli.data.find_source import names_data
+from ntkcli.data.references import home, is_there, split_name
 from ntkcli.errors import SpecError, UsageError
 from ntkcli.identity import EXACT
 from ntkcli.steps.shared.stores import DATASET_PART_ROWS
-from store import atomic
+from store import atomic, layout
 
 
 def kept_data(stored: store.Store | None, reference: str | Path) -> str | Path:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import store
-from ntkcli.data import BadRow, DataFile, Row, scan, stdin
+from ntkcli.data import BadRow, DataFile, Row, scan
 from ntkcli.data.files import OnError
 from ntkcli.data.find_source import names_data
 from ntkcli.errors import SpecError, UsageError
 from ntkcli.steps.shared.datasets import data_file, kept_data
+from store import layout
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 import store
 from ntkcli import __version__
+from ntkcli.data.references import home
+from store import layout
 
 DATASET_PART_ROWS = 1 << 16
 """Rows of a part of a data set, a score or a selection: a few bytes a row, so one part holds most pools."""

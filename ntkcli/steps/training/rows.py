@@ -17,7 +17,7 @@ from ntkcli.data.files import OnError
 from ntkcli.data.problems import BAD_KEPT, refusal, unusable
 from ntkcli.data.references import split_weight
 from ntkcli.errors import DataError, UsageError
-from ntkcli.steps.shared.inputs import data_sets_of, moved_data
+from ntkcli.steps.shared.datasets import data_sets_of, moved_data
 from ntkcli.steps.shared.row_sets import RowSet, resolve_rows
 
 MOST_TIMES = 100

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from ntkcli.data import DataFile, Row
 from ntkcli.data.rows import canonical_row
 from ntkcli.errors import DataError, NtkselError
-from ntkcli.steps.export_values import json_lines
 from ntkcli.steps.scores.score import score
 from ntkcli.steps.selections.export import Format, checked_table, shaped
+from ntkcli.steps.selections.export_values import json_lines
 from ntkcli.steps.selections.select import select
 from ntkcli.steps.shared.datasets import register_data
 from ntkcli.steps.shared.stores import open_store
@@ -235,13 +235,6 @@ def test_trainers_formats_read_back(tmp_path_factory: pytest.TempPathFactory, ro
     ("row", "text"),
     [
         ({"input_ids": [5, 6, 7], "labels": [-100, 6, 7]}, "holds token ids"),
-        (
-            {
-                "prompt": [{"role": r, "content": "x"} for r in ("user", "assistant", "user")],
-                "completion": [{"role": "assistant", "content": "y"}],
-            },
-            "answers in its prompt",
-        ),
     ],
 )
 def test_rows_that_messages_would_change_are_refused(row: dict[str, Any], text: str, tmp_path: Path) -> None:
