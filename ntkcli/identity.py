@@ -130,7 +130,7 @@ def resolve_model(reference: str, *, trust_remote_code: bool = False) -> ModelId
     Raises:
         UsageError: there is no such model, or its folder lacks a configuration or weights.
     """
-    path = Path(reference).expanduser()
+    path = Path(os.path.expanduser(reference))
     if path.suffix == ".gguf":
         if not path.is_file():
             raise UsageError(f"--model {reference}: no such file.", "Give the path of a GGUF file.")
@@ -202,7 +202,7 @@ def resolve_adapter(reference: str, *, adapters: Path, option: str = "--adapter"
     Raises:
         UsageError: neither exists, or the folder holds no PEFT adapter.
     """
-    candidates = [Path(reference).expanduser()]
+    candidates = [Path(os.path.expanduser(reference))]
     if "/" not in reference and os.sep not in reference:
         candidates.insert(0, adapters / reference)
     for folder in candidates:

@@ -161,6 +161,18 @@ BatchTokens = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="The result as one JSON object.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Tracebacks of errors.")]
+Moved = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--data",
+        help="Where the file of a data set is now, if it has moved: NAME=FILE, or FILE for the pool; repeatable.",
+        metavar="[NAME=]FILE",
+        show_default="where it was",
+    ),
+]
+Force = Annotated[
+    bool, typer.Option("--force", help="Write over a file that ntksel did not make; never over an input.")
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Only say what it would take: rows, tokens, disk, memory, time.")
 ]

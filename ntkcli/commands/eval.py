@@ -123,6 +123,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    force: o.Force = False,
     dry_run: o.DryRun = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -169,6 +170,7 @@ def evaluate(
         baseline=baseline,
         batch_tokens=batch_tokens,
         export=export,
+        force=force,
         progress=output.progress,
     )
     if json:

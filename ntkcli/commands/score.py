@@ -84,7 +84,10 @@ def score(
     ] = None,
     rows: Annotated[str | None, typer.Option(help="Only the pool rows of this selection.", show_default="all")] = None,
     centre: Annotated[
-        bool, typer.Option("--centre", "--center", help="Subtract the pool's mean feature from both sides.")
+        bool,
+        typer.Option(
+            "--centre", "--center", help="Subtract the pool's mean feature from both sides (not with Adam's steps)."
+        ),
     ] = False,
     k: Annotated[
         int | None,
@@ -127,6 +130,7 @@ def score(
             help="Bad rows of a NAME=FILE, and rows whose values are not finite: stop, or leave them out (exit 3).",
         ),
     ] = o.OnError.FAIL,
+    data: o.Moved = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
@@ -178,6 +182,7 @@ def score(
             device=device,
             batch_tokens=batch_tokens,
             on_error=on_error.value,
+            data=data or (),
             progress=output.progress,
         )
     output.result(

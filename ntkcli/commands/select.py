@@ -63,7 +63,8 @@ def select(
         str | None,
         typer.Option(
             "-n",
-            help="How many rows; auto: until a row gains less than 5% of the first.",
+            help="How many rows; auto: until a row gains less than 5% of the first. For top that is its score over the "
+            "median, so fewer than half of the rows may be worth taking; refused if the scores have no elbow.",
             show_default="what --token-budget allows",
         ),
     ] = None,
@@ -92,7 +93,11 @@ def select(
         ),
     ] = None,
     exclude: Annotated[
-        list[Path] | None, typer.Option(help="Never these rows: ids, a line each, or a data file.", show_default="none")
+        list[Path] | None,
+        typer.Option(
+            help="Never these rows: a file of ids, a line each, or a data file of any kind; repeat it.",
+            show_default="none",
+        ),
     ] = None,
     must_include: Annotated[
         list[Path] | None, typer.Option(help="These rows first, in the same forms.", show_default="none")
@@ -125,6 +130,8 @@ def select(
         Path | None,
         typer.Option(help="Write all scores of the pool there, as .parquet.", show_default="no file"),
     ] = None,
+    force: o.Force = False,
+    data: o.Moved = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Write why each row was chosen to the store's reports/.")
     ] = False,
@@ -163,6 +170,8 @@ def select(
         export=export,
         schema=schema.value,
         scores_export=export_scores,
+        force=force,
+        data=data or (),
         explain=explain,
         progress=output.progress,
     )

@@ -5,6 +5,7 @@ What a message says beside its content is read too: training marks, thoughts, to
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any, Final
 
@@ -45,6 +46,17 @@ def read_conversations(raw: RAW) -> Content:
     if system is not None and system != "":
         turns = (Message("system", text_of(system, "the column 'system'")), *turns)
     return Content(turns, tools=read_tools(raw))
+
+
+def is_message_list(value: Any) -> bool:
+    """Whether a text is the JSON of a list of messages."""
+    if not isinstance(value, str) or not value.lstrip().startswith("["):
+        return False
+    try:
+        items = json.loads(value)
+    except (ValueError, RecursionError):
+        return False
+    return bool(items) and all(isinstance(item, dict) and ("role" in item or "from" in item) for item in items)
 
 
 def read_message_lists(raw: RAW) -> Content:

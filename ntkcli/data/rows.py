@@ -14,6 +14,11 @@ from store import RowStatus
 
 RAW = dict[str, Any]  # one row as the file has it
 
+
+class Untyped(dict[str, Any]):
+    """A row of a format whose cells are all text: `1` may have been a number or a string, and an empty one nothing."""
+
+
 _ENCODE: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 """Canonical JSON (docs/store-format.md) of lists of texts and integers, in half the time that any JSON takes."""
 _CONTENT_ID_DIGITS: Final = 16  # 64 bits: two of 10^7 rows meet with probability 3e-6
@@ -136,13 +141,26 @@ def source_label(raw: RAW, *, content: tuple[str, ...] = ()) -> str:
     """The first of the columns `source`, `dataset`, `task` that holds a label, else "".
 
     A label is a string or an integer; other values are passed over, because many sets keep an object under
-    `task`. So are columns that are the row's `content`, as `source` is in CoT Collection.
+    `task`, also as the JSON that a format of text has for it. So are columns that are the row's `content`, as `source`
+    is in CoT Collection.
     """
     for column in ("source", "dataset", "task"):
         value = None if column in content else raw.get(column)
-        if value and isinstance(value, str | int) and not isinstance(value, bool):
+        if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+            continue
+        if not (isinstance(raw, Untyped) and _is_json(str(value))):
             return str(value)
     return ""
+
+
+def _is_json(text: str) -> bool:
+    """Whether a cell is a JSON object or list."""
+    if not text.lstrip().startswith(("{", "[")):
+        return False
+    try:
+        return isinstance(json.loads(text), dict | list)
+    except (ValueError, RecursionError):
+        return False
 
 
 def content_id(content: Content) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import store
 from ntkcli.data import Encoder
 from ntkcli.data.files import OnError
+from ntkcli.data.references import split_name
 from ntkcli.errors import UsageError
 from ntkcli.progress import Progress, Silent
 from ntkcli.statistics import Difference
@@ -21,7 +22,8 @@ from ntkcli.steps.shared.disk_room import refuse_without_room
 from ntkcli.steps.shared.environment import begin, model_environment
 from ntkcli.steps.shared.model_settings import note_conversion
 from ntkcli.steps.shared.non_finite import settle_non_finite
-from ntkcli.steps.shared.stores import open_store
+from ntkcli.steps.shared.outputs import Inputs
+from ntkcli.steps.shared.stores import is_store, open_store
 
 if TYPE_CHECKING:
     from ntkcli.engine.evaluation.evaluator import Evaluator
@@ -60,6 +62,7 @@ def evaluate(
     apply_chat_template: bool = False,
     trust_remote_code: bool = False,
     export: str | Path | None = None,
+    force: bool = False,
     progress: Progress | None = None,
 ) -> EvaluateResult:
     """Write `evals/<name>/<run>` for every run: an adapter of the store, a folder with one, `base`, or an arm's seeds.
@@ -68,9 +71,9 @@ def evaluate(
     included, divided as `normalise` says), `generate` (greedy, compared with the answer) or `loss` (perplexity of the
     answer); `auto` is `choices` where rows have choices, else `generate`. `retain` are tasks of general ability.
     Runs `x.s0`, `x.s1` are seeds of the arm `x`; all arms are compared with the `baseline` arm, by default the first.
-    `export` writes every item (.jsonl). `columns`, `split`: `ntkcli.data.DataFile`, for every task; `thinking`:
-    `ntkcli.data.Encoder`. `num_fewshot`, `limit` (items of each task) and `apply_chat_template` are of tasks
-    `lm_eval:NAME`.
+    `export` writes every item (.jsonl) or totals (.json), over a file that is not ours only with `force`.
+    `columns`, `split`: `ntkcli.data.DataFile`, for every task; `thinking`: `ntkcli.data.Encoder`. `num_fewshot`,
+    `limit` (items of each task) and `apply_chat_template` are of tasks `lm_eval:NAME`.
 
     Raises:
         UsageError, DataError: a run, a task or an item can't be used.
@@ -109,6 +112,7 @@ def evaluate(
             thinking=thinking,
             trust_remote_code=trust_remote_code,
             export=export,
+            force=force,
             progress=progress,
         )
     _refuse_given(
@@ -117,6 +121,11 @@ def evaluate(
         limit=(limit, None),
         apply_chat_template=(apply_chat_template, False),
     )
+    if export is not None:
+        from ntkcli.steps.evaluation.export import check_export
+
+        read = Inputs([split_name(str(each))[1] for each in (*task, *retain)], (model, *run))
+        check_export(export, read, open_store(store_path) if is_store(store_path) else None, force=force)
     plan = make_plan(
         store_path,
         model=model,
@@ -139,10 +148,6 @@ def evaluate(
         create=True,
     )
     check_baseline(plan, baseline)
-    if export is not None:
-        from ntkcli.steps.evaluation.export import check_export
-
-        check_export(export)
     artefacts: dict[str, store.Artefact] = {}
     evaluator: Evaluator | None = None
     for run_name, adapter in plan.adapters.items():
@@ -188,6 +193,8 @@ def compare(store_path: str | Path, *, name: str, run: str, baseline: str) -> Di
 
 
 def _create(plan: Plan, run: str) -> store.Artefact:
+    if plan.stored is None:
+        raise ValueError("a plan without a store is for estimates only")
     retained = [task.name for task in plan.items.tasks if task.retained]
     artefact = plan.stored.create(
         f"evals/{plan.name}/{run}",
@@ -201,6 +208,7 @@ def _create(plan: Plan, run: str) -> store.Artefact:
     attrs: dict[str, Any] = {
         "tasks": [task.name for task in plan.items.tasks],
         "files": [task.file for task in plan.items.tasks if task.file],
+        "inputs": [task.source for task in plan.items.tasks],
         **({"retained": retained} if retained or "retained" in artefact.attrs else {}),
     }
     if any(artefact.attrs.get(key) != value for key, value in attrs.items()):

@@ -16,12 +16,13 @@ from ntkcli.data import Encoder
 from ntkcli.errors import UsageError
 from ntkcli.identity import end_of_text_spec, resolve_model
 from ntkcli.progress import Progress
-from ntkcli.steps.evaluation.export import check_export
+from ntkcli.steps.evaluation.export import check_export, publish_export
 from ntkcli.steps.evaluation.plan import HARNESS, find_runs, require_baseline
 from ntkcli.steps.evaluation.summary import HARNESS_SCORER, EvaluateResult, summarise
 from ntkcli.steps.shared.environment import begin, model_environment
 from ntkcli.steps.shared.model_settings import encoder_spec, note_conversion, settle_dtype
-from ntkcli.steps.shared.stores import open_store, require_spec
+from ntkcli.steps.shared.outputs import Inputs
+from ntkcli.steps.shared.stores import is_store, open_store, require_spec
 
 if TYPE_CHECKING:
     from ntkcli.engine.evaluation.lm_eval_run import HarnessRun
@@ -54,6 +55,7 @@ def evaluate_harness(
     thinking: bool | None,
     trust_remote_code: bool,
     export: str | Path | None,
+    force: bool,
     progress: Progress,
 ) -> EvaluateResult:
     """Write `evals/<name>/<run>` for every run on tasks `lm_eval:NAME` or `lm_eval:FILE.yaml`; a finished run stands.
@@ -64,7 +66,10 @@ def evaluate_harness(
     Raises:
         UsageError: lm_eval is not installed, doesn't know a task, or other tasks are among them.
     """
-    _check_call(name, run, [*task, *retain] if task else [], thinking if not apply_chat_template else None, export)
+    _check_call(name, run, [*task, *retain] if task else [], thinking if not apply_chat_template else None)
+    if export is not None:
+        stored_already = open_store(store_path) if is_store(store_path) else None
+        check_export(export, Inputs((), (model, *run)), stored_already, force=force)
     harness_version = _harness_version()
     identity = resolve_model(model, trust_remote_code=trust_remote_code)
     stored = open_store(store_path, create=True)
@@ -129,13 +134,11 @@ def evaluate_harness(
         begin(artefact, now, progress)
         _write(artefact, order, results)
     if export is not None:
-        _export(Path(export).expanduser(), artefacts)
+        _export(export, artefacts)
     return summarise(artefacts, name=name, baseline=baseline)
 
 
-def _check_call(
-    name: str, run: Sequence[str], task: Sequence[str], bare_thinking: bool | None, export: str | Path | None
-) -> None:
+def _check_call(name: str, run: Sequence[str], task: Sequence[str], bare_thinking: bool | None) -> None:
     """UsageError for options that contradict each other."""
     store.check_name(name, "--name")
     if not run or not task:
@@ -146,8 +149,6 @@ def _check_call(
         )
     if bare_thinking is not None:
         raise UsageError("--thinking is a setting of the chat template.", "Give --apply-chat-template with it.")
-    if export is not None:
-        check_export(export)
 
 
 def known_runs(stored: store.Store, name: str) -> dict[str, store.Artefact]:
@@ -258,13 +259,12 @@ def _as_json(value: Any) -> Any:
     return finite(plain)
 
 
-def _export(file: Path, artefacts: Mapping[str, store.Artefact]) -> None:
+def _export(path: str | Path, artefacts: Mapping[str, store.Artefact]) -> None:
     """The harness's results of the run, by run if there are several (.json); or each item's main metric (.jsonl)."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if file.suffix == ".json":
+    if Path(path).suffix == ".json":
         totals = {run: artefact.attrs["results"] for run, artefact in artefacts.items()}
         document = next(iter(totals.values())) if len(totals) == 1 else totals
-        store.write_bytes(file, json.dumps(document, indent=2).encode() + b"\n")
+        publish_export(path, json.dumps(document, indent=2).encode() + b"\n", artefacts)
         return
     lines = []
     for run, artefact in artefacts.items():
@@ -275,4 +275,4 @@ def _export(file: Path, artefacts: Mapping[str, store.Artefact]) -> None:
             task = names[code]
             number = value if math.isfinite(value) else None
             lines.append(json.dumps({"run": run, "task": task, "metric": metrics[task]["metric"], "value": number}))
-    store.write_bytes(file, "".join(f"{line}\n" for line in lines).encode())
+    publish_export(path, "".join(f"{line}\n" for line in lines).encode(), artefacts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 
 import store
 from ntkcli.answers import AnswerPattern
+from ntkcli.data import stdin
 from ntkcli.data.files import OnError
 from ntkcli.errors import UsageError
 from ntkcli.identity import (
@@ -25,7 +27,7 @@ from ntkcli.steps.evaluation.items import Items, load_tasks
 from ntkcli.steps.evaluation.scorers import ScorerSettings
 from ntkcli.steps.shared.datasets import kept_data
 from ntkcli.steps.shared.model_settings import encoder_spec, run_parent, settle_dtype
-from ntkcli.steps.shared.stores import open_store, require_spec
+from ntkcli.steps.shared.stores import is_store, open_store, require_spec
 
 VERSION = 2
 """Of the evaluation, in every spec: goes up when the same items would get other values."""
@@ -40,10 +42,11 @@ NORMALISATIONS = ("sum", "tokens", "characters")
 class Plan:
     """All that an evaluation is made of, checked, before a model is loaded: a run's name → its adapter, None for base.
 
-    `spec` is that of every run, but for its adapter; `known` are the runs of this eval that the store has.
+    `spec` is that of every run, but for its adapter; `known` are the runs of this eval that the store has. `stored` is
+    None where there is no store yet and none was to be made.
     """
 
-    stored: store.Store
+    stored: store.Store | None
     name: str
     identity: ModelIdentity
     items: Items
@@ -91,7 +94,9 @@ def make_plan(
         raise UsageError(f"--normalise must be one of {', '.join(NORMALISATIONS)}; --max-new-tokens 1 or more.")
     settings = ScorerSettings(normalise, max_new_tokens, AnswerPattern(answer_pattern) if answer_pattern else None)
     identity = resolve_model(model, trust_remote_code=trust_remote_code)
-    stored = open_store(store_path, create=create)
+    if not create and stdin.STDIN in map(str, (*task, *retain)):
+        raise UsageError("--dry-run keeps nothing, so what standard input gives would be lost.", "Give a file.")
+    stored = open_store(store_path, create=create) if create or is_store(store_path) else None
     items = load_tasks(
         [str(kept_data(stored, path)) for path in task],
         retain=[str(kept_data(stored, path)) for path in retain],
@@ -103,7 +108,7 @@ def make_plan(
     adapters, parents = find_runs(stored, run, identity)
     known = {
         artefact.name.rpartition("/")[2]: artefact
-        for artefact in stored.artefacts(store.Kind.EVAL)
+        for artefact in (stored.artefacts(store.Kind.EVAL) if stored is not None else ())
         if artefact.name.startswith(f"evals/{name}/")
     }
     spec = {
@@ -146,9 +151,10 @@ def require_baseline(runs: Sequence[str], baseline: str | None) -> None:
 
 
 def find_runs(
-    stored: store.Store, references: Sequence[str], identity: ModelIdentity
+    stored: store.Store | None, references: Sequence[str], identity: ModelIdentity
 ) -> tuple[dict[str, AdapterIdentity | None], dict[str, dict[str, str]]]:
     """Adapter and parents of each run by its name, an arm's seeds one by one; checked to be of this base model."""
+    own = Path(os.devnull) if stored is None else stored.path / "adapters"
     adapters: dict[str, AdapterIdentity | None] = {}
     parents: dict[str, dict[str, str]] = {}
     for reference in (one for given in references for one in _seeds_of(stored, given)):
@@ -160,16 +166,17 @@ def find_runs(
             )
         adapters[name] = None
         if reference != BASE:
-            adapter = resolve_adapter(reference, adapters=stored.path / "adapters", option="--run")
+            adapter = resolve_adapter(reference, adapters=own, option="--run")
             refuse_other_base(adapter, identity)
             adapters[name] = adapter
-        parents[name] = run_parent(stored, None if reference == BASE else reference)  # refuses changed training rows
+        if stored is not None:  # refuses changed training rows
+            parents[name] = run_parent(stored, None if reference == BASE else reference)
     return adapters, parents
 
 
-def _seeds_of(stored: store.Store, reference: str) -> list[str]:
+def _seeds_of(stored: store.Store | None, reference: str) -> list[str]:
     """The run itself; for the name of an arm that is no run, its seeds `NAME.s0`, `NAME.s1`, ... in order."""
-    if "/" in reference or reference == BASE or (stored.path / "adapters" / reference).is_dir():
+    if stored is None or "/" in reference or reference == BASE or (stored.path / "adapters" / reference).is_dir():
         return [reference]
     seed = re.compile(rf"{re.escape(reference)}\.s(\d+)")
     runs = [artefact.name.partition("/")[2] for artefact in stored.artefacts(store.Kind.RUN)]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 import store
 from ntkcli.data.files import OnError
+from ntkcli.data.references import split_name
 from ntkcli.errors import UsageError
 from ntkcli.progress import Progress, Silent
 from ntkcli.scoring.features import Rows, Wide
@@ -19,7 +20,7 @@ from ntkcli.scoring.groups import across_groups
 from ntkcli.steps.scores import exact
 from ntkcli.steps.scores.less import plan_less
 from ntkcli.steps.scores.methods import ScorePlan, plan_by_features, plan_by_words, plan_random
-from ntkcli.steps.shared.datasets import data_file, data_name
+from ntkcli.steps.shared.datasets import data_file, data_name, moved_data
 from ntkcli.steps.shared.disk_room import refuse_without_room
 from ntkcli.steps.shared.environment import begin, environment
 from ntkcli.steps.shared.non_finite import settle_non_finite
@@ -72,6 +73,7 @@ def score(
     device: str = "auto",
     batch_tokens: int | None = None,
     on_error: OnError = "fail",
+    data: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> ScoreResult:
     """Write `scores/<name>`: one float32 a row of the data set `pool`, NaN where there is none.
@@ -84,7 +86,7 @@ def score(
     and random. Several domains, or `group_by="source"`, make groups: a score each, joined by `across` (max, mean).
     `match_length` names a data set or a selection whose lengths in tokens random rows shall have. `dtype` (auto: the
     features'), `device` and `batch_tokens` are for exact, which computes. With on_error "skip" rows whose values are
-    not finite get no score.
+    not finite get no score. `data` says where files of data sets are now (NAME=FILE), if they have moved.
 
     Raises:
         store.MissingArtefactError, store.IncompleteError: features are missing or not finished.
@@ -106,8 +108,9 @@ def score(
         features=len(features),
         computes=dtype != "auto" or device != "auto" or batch_tokens is not None,
     )
-    files = [name for name, equals, _ in (each.partition("=") for each in (pool, *domains)) if equals]
+    files = [name for name, _ in map(split_name, (pool, *domains)) if name is not None]
     stored = open_store(store_path, create=bool(files))
+    moved_data(stored, data, default=[pool])
     pool = data_name(stored, pool, option="--pool", on_error=on_error)
     domains = [data_name(stored, each, option="--domain", on_error=on_error) for each in domains]
     dataset = stored.get(f"datasets/{pool}")

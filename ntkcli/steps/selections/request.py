@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import store
 from ntkcli.errors import UsageError
 from ntkcli.progress import Progress
-from ntkcli.steps.selections.filters import listed_rows
+from ntkcli.steps.selections.filters import Listed, listed_rows
 from ntkcli.steps.selections.leaks import TestFiles, test_files
 from ntkcli.steps.selections.selectors import METHODS, SelectorFeatures, features_to_compare
 
@@ -66,6 +66,7 @@ class Request:
     features: SelectorFeatures | None
     first: Rows
     excluded: Rows
+    listed: tuple[Listed, ...]
     tests: TestFiles
 
     @property
@@ -119,8 +120,12 @@ def resolve_request(
     if isinstance(n, int) and n < 1:
         raise UsageError(f"-n {n}: there is nothing to select.", "Give -n 1 or more.")
     dataset = stored.get(f"datasets/{scores.attrs['data']}")
-    first = listed_rows(dataset, limits.must_include, option="--must-include", strict=True)
-    excluded = listed_rows(dataset, limits.exclude, option="--exclude", strict=False)
+    first, in_first = listed_rows(dataset, limits.must_include, option="--must-include", strict=True)
+    excluded, in_excluded = listed_rows(dataset, limits.exclude, option="--exclude", strict=False)
+    given = ((in_first, limits.must_include), (in_excluded, limits.exclude))
+    listed = tuple(found for found, paths in given if paths)
+    for each in listed:
+        progress.note(each.told())
     if len(both := np.intersect1d(first, excluded)):
         row_id = dataset.take("row_id", both[:1])[0]
         raise UsageError(f"The row {row_id!r} is in --must-include and in --exclude.", "Take it out of one.")
@@ -139,6 +144,7 @@ def resolve_request(
         features=features_to_compare(stored, scores, **how) if needs_features else None,
         first=first,
         excluded=excluded,
+        listed=listed,
         tests=TestFiles((), given=False) if limits.leaks == "ignore" else test_files(stored, limits.against, progress),
     )
 

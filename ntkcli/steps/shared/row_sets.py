@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import store
-from ntkcli.data import BadRow, DataFile, Row, scan, stdin
+from ntkcli.data import BadRow, DataFile, Row, scan
 from ntkcli.data.files import OnError
 from ntkcli.data.find_source import names_data
 from ntkcli.errors import SpecError, UsageError
 from ntkcli.steps.shared.datasets import data_file, kept_data
+from store import layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ def resolve_rows(
     Raises:
         UsageError: it is none of the three; the message lists what the store has.
     """
-    if stored is not None and reference != stdin.STDIN and "/" not in reference and not Path(reference).suffix:
+    if stored is not None and layout.is_name(reference):  # also with a dot; ./picked.v2 is the file of that name
         for place in ("selections", "datasets"):
             if stored.find(f"{place}/{reference}") is not None:
                 return _selection(stored, reference) if place == "selections" else _dataset(stored, reference)

@@ -14,7 +14,7 @@ from pyarrow import parquet
 from ntkcli.data import DataFile, Row
 from ntkcli.errors import NtkselError
 from ntkcli.steps.scores.score import score
-from ntkcli.steps.selections.export import _FORMATS, _write_table
+from ntkcli.steps.selections.export import _FORMATS, _write_parquet, checked_table
 from ntkcli.steps.selections.select import select
 from ntkcli.steps.shared.stores import open_store
 from tests.commands.conftest import Cli, cli
@@ -65,13 +65,12 @@ CHATS = [
 @pytest.mark.parametrize("name", ["chats.jsonl", "chats.parquet"])
 def test_chats_read_back_as_the_same_rows(name: str, tmp_path: Path) -> None:
     """Marks, thoughts, calls, results and functions are a part of the row."""
-    stored = open_store(tmp_path / "s", create=True)
     source = tmp_path / "source.jsonl"
     source.write_text("".join(json.dumps(chat) + "\n" for chat in CHATS))
     rows = [row for row in DataFile(source).rows() if isinstance(row, Row)]
     records = [_FORMATS["messages"](row) for row in rows]
     if name.endswith(".parquet"):
-        _write_table(stored, tmp_path / name, records)
+        _write_parquet(tmp_path / name, checked_table(records, None), {})
     else:
         (tmp_path / name).write_text("".join(json.dumps(record) + "\n" for record in records))
     again = [row for row in DataFile(tmp_path / name).rows() if isinstance(row, Row)]
