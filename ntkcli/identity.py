@@ -42,6 +42,23 @@ _ADAPTER_VALUES = (
     "use_dora",
 )
 """What of `adapter_config.json` changes the adapted model; the rest is a record of how it was trained."""
+_ADAPTER_VARIANTS = (
+    "init_lora_weights",
+    "lora_bias",
+    "alpha",
+    "target_parameters",
+    "layer_replication",
+    "trainable_token_indices",
+    "use_qalora",
+    "qalora_group_size",
+    "use_bdlora",
+    "kasa_config",
+    "monteclora_config",
+    "velora_config",
+)
+"""What else changes it where it is given: left out where it has no effect, so that plain adapters' digests stay."""
+_HARMLESS_STARTS = ("gaussian", "eva", "orthogonal")
+"""Of `init_lora_weights`: values that only the first A and B depend on."""
 
 
 EXACT: ContextVar[bool] = ContextVar("EXACT", default=False)
@@ -116,7 +133,7 @@ def resolve_model(reference: str, *, trust_remote_code: bool = False) -> ModelId
     Raises:
         UsageError: there is no such model, or its folder lacks a configuration or weights.
     """
-    path = Path(reference).expanduser()
+    path = Path(os.path.expanduser(reference))
     if path.suffix == ".gguf":
         if not path.is_file():
             raise UsageError(f"--model {reference}: no such file.", "Give the path of a GGUF file.")
@@ -149,13 +166,47 @@ def resolve_model(reference: str, *, trust_remote_code: bool = False) -> ModelId
     return identity
 
 
+def end_of_text_spec(model: ModelIdentity) -> dict[str, list[int]]:
+    """What the model's generation_config.json changes in a generated answer: the tokens that end it, for the spec.
+
+    Nothing else of that file is followed (`ntkcli.engine.evaluation.generation`). Where there is none, config.json
+    counts, whose digest is in the spec.
+    """
+    try:
+        values = json.loads((model.folder / "generation_config.json").read_text(encoding="utf-8"))
+        found = None if model.gguf else values.get("eos_token_id")
+    except (OSError, ValueError, AttributeError):
+        return {}
+    tokens = found if isinstance(found, list) else [found]
+    ids = sorted(token for token in tokens if isinstance(token, int))
+    return {"eos_token_id": ids} if ids else {}
+
+
+def embedding_rows(identity: ModelIdentity) -> int | None:
+    """Rows of the model's embedding table, if its tokenizer has tokens beyond; by its files, else None."""
+    config, tokenizer = (_read_json(identity.folder / name) for name in ("config.json", "tokenizer.json"))
+    rows = config.get("vocab_size", (config.get("text_config") or {}).get("vocab_size"))
+    added = [token.get("id") for token in tokenizer.get("added_tokens") or ()]
+    vocabulary = (tokenizer.get("model") or {}).get("vocab") or ()
+    tokens = max([len(vocabulary), *(number + 1 for number in added if isinstance(number, int))])
+    return rows if identity.gguf is None and isinstance(rows, int) and tokens > rows else None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
 def resolve_adapter(reference: str, *, adapters: Path, option: str = "--adapter") -> AdapterIdentity:
     """The adapter of a run in this store (`adapters/<run>`), else the one in a folder of that name.
 
     Raises:
         UsageError: neither exists, or the folder holds no PEFT adapter.
     """
-    candidates = [Path(reference).expanduser()]
+    candidates = [Path(os.path.expanduser(reference))]
     if "/" not in reference and os.sep not in reference:
         candidates.insert(0, adapters / reference)
     for folder in candidates:
@@ -163,6 +214,7 @@ def resolve_adapter(reference: str, *, adapters: Path, option: str = "--adapter"
         if config.is_file() and weights.is_file():
             values = json.loads(config.read_text(encoding="utf-8"))
             kept = {key: values[key] for key in _ADAPTER_VALUES if key in values}
+            kept |= {key: values[key] for key in _ADAPTER_VARIANTS if _changes_model(key, values.get(key), values)}
             spec = {"weights": digest_file(weights), "config": store.fingerprint(kept)}
             return AdapterIdentity(folder, spec, _base_weights(folder))
     raise UsageError(
@@ -170,6 +222,14 @@ def resolve_adapter(reference: str, *, adapters: Path, option: str = "--adapter"
         "and adapter_model.safetensors.",
         "Make one with `ntksel finetune`, or give the folder of a PEFT adapter.",
     )
+
+
+def _changes_model(key: str, value: Any, values: dict[str, Any]) -> bool:
+    if key == "init_lora_weights":  # some are subtracted from the base model's weights at every load
+        return isinstance(value, str) and value.lower() not in _HARMLESS_STARTS
+    if key == "qalora_group_size":
+        return bool(values.get("use_qalora"))
+    return bool(value)
 
 
 def refuse_other_base(adapter: AdapterIdentity, model: ModelIdentity) -> None:
@@ -195,11 +255,7 @@ def _base_weights(folder: Path) -> str | None:
 
 
 def _names_code(path: Path) -> bool:
-    try:
-        values = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return False
-    return isinstance(values, dict) and bool(values.get("auto_map"))
+    return bool(_read_json(path).get("auto_map"))
 
 
 def _digest_files(paths: list[Path]) -> str:

@@ -79,12 +79,18 @@ def test_pickled_weights_are_refused(model_dir: Path, tmp_path: Path) -> None:
 
 def test_adapter_digest_ignores_where_its_base_lay(tmp_path: Path) -> None:
     config = {"r": 4, "lora_alpha": 8, "base_model_name_or_path": "/somewhere", "peft_version": "1"}
-    for name, changes in {"a": {}, "b": {"base_model_name_or_path": "/else"}, "c": {"lora_alpha": 9}}.items():
+    changed: dict[str, dict[str, object]] = {
+        "a": {},
+        "b": {"base_model_name_or_path": "/else", "init_lora_weights": "gaussian"},
+        "c": {"lora_alpha": 9},
+        "d": {"init_lora_weights": "pissa"},
+    }
+    for name, changes in changed.items():
         folder = tmp_path / name
         folder.mkdir()
         (folder / "adapter_config.json").write_text(json.dumps({**config, **changes}))
         (folder / "adapter_model.safetensors").write_bytes(b"same")
-    a, b, c = (resolve_adapter(str(tmp_path / name), adapters=tmp_path / "none").spec for name in "abc")
+    a, b, c, d = (resolve_adapter(str(tmp_path / name), adapters=tmp_path / "none").spec for name in "abcd")
     assert a == b
     assert a["weights"] == c["weights"]
-    assert a["config"] != c["config"]
+    assert len({one["config"] for one in (a, c, d)}) == 3  # PiSSA is subtracted from the base at every load

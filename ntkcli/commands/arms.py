@@ -98,6 +98,7 @@ def arms(
         bool | None,
         typer.Option(
             "--centre/--no-centre",
+            "--center/--no-center",
             help="Subtract the pool's mean feature in that score.",
             show_default="the preset's, with its method",
         ),
@@ -134,6 +135,7 @@ def arms(
     recipe: Annotated[
         Path | None, typer.Option(help="Only write the steps as a recipe for `ntksel run`.", show_default="no file")
     ] = None,
+    force: o.Force = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the commands that it stands for.")] = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -146,7 +148,6 @@ def arms(
 
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
     kernel = PRESETS[preset.value]
-    step.check_export(export)
     chosen = tuple(arm.strip() for arm in arms.split(",")) if arms is not None else DEFAULT
     plan = Plan(
         store=str(store),
@@ -173,6 +174,7 @@ def arms(
         pool_data=_given(split=(pool_split, None), on_error=(on_error.value, "fail")),
         evaluation=_given(retain=(list(retain or ()), []), on_error=(on_error.value, "fail")),
     )
+    step.check_outputs(plan, export=export, recipe=recipe, force=force)
     reference = plan.reference(baseline)
     plan = dataclasses.replace(plan, evaluation={**plan.evaluation, "baseline": reference})
     plan = step.check_data(plan, domain_split=domain_split, pool_split=pool_split)

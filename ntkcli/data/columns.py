@@ -16,7 +16,7 @@ def renamed(raw: RAW, columns: Mapping[str, str]) -> RAW:
     if not columns:
         return raw
     taken = set(columns.values())
-    row = {name: value for name, value in raw.items() if name not in taken and name not in columns}
+    row = type(raw)({name: value for name, value in raw.items() if name not in taken and name not in columns})
     for known, own in columns.items():
         found, value = lookup(raw, own)
         if found:

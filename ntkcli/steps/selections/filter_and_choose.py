@@ -11,6 +11,7 @@ from ntkcli.selection.chooser import Chooser, Limits
 from ntkcli.selection.quotas import check_budget, check_quotas, parse_quotas
 from ntkcli.selection.top import top
 from ntkcli.steps.lengths import lengths
+from ntkcli.steps.scores.inputs import token_counts
 from ntkcli.steps.selections.filters import Eligible, keep_first_of_repeats, keep_lengths
 from ntkcli.steps.selections.leaks import find_leaks, write_report
 from ntkcli.steps.selections.request import Request, Rows
@@ -35,8 +36,8 @@ def choose_rows(request: Request, name: str, progress: Progress) -> tuple[Rows, 
     limits = _limits(request, eligible.rows, progress)
     progress.note(f"selecting from {len(eligible.rows)} rows by {request.method}")
     candidates = None
-    if request.sides is not None:
-        candidates = Candidates(request.sides, n=request.dataset.n, rows=eligible.rows, mean_over=scored)
+    if request.features is not None:
+        candidates = Candidates(request.features, n=request.dataset.n, rows=eligible.rows, mean_over=scored)
     chooser = choose(
         request.method,
         limits,
@@ -56,8 +57,8 @@ def _eligible(request: Request, scored: Rows, *, order: Rows, name: str, progres
     limits, stored = request.limits, request.stored
     eligible = Eligible(scored)
     eligible.keep(~np.isin(eligible.rows, request.excluded), "--exclude")
-    if request.sides is not None:
-        have = rows_with_features(request.sides, n=request.dataset.n)
+    if request.features is not None:
+        have = rows_with_features(request.features, n=request.dataset.n)
         eligible.keep(np.isin(eligible.rows, have), "rows without features")
     if request.encoding is not None and (limits.min_tokens is not None or limits.max_tokens is not None):
         tokens = lengths(stored, request.data, request.encoding, eligible.rows, progress=progress)

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 import store
 from ntkcli.selection.duplicates import first_of_each
 from ntkcli.selection.quotas import parse_quotas
-from ntkcli.steps.lengths import SPEC_KEY, Encoding, kept_lengths
-from ntkcli.steps.scores.sides import texts_of
-from ntkcli.steps.selections.selectors import Candidates, Sides, rows_with_features
+from ntkcli.steps.lengths import Encoding, SPEC_KEY, kept_lengths
+from ntkcli.steps.scores.inputs import texts_of, token_counts
+from ntkcli.steps.selections.selectors import Candidates, SelectorFeatures, rows_with_features
 
 Rows = NDArray[np.int64]
 
@@ -26,7 +26,7 @@ class Displaced:
 
 
 def displaced(
-    stored: store.Store, selection: store.Artefact, score: store.Artefact, row: int, sides: Sides | None
+    stored: store.Store, selection: store.Artefact, score: store.Artefact, row: int, features: SelectorFeatures | None
 ) -> Displaced:
     """Of one row that was not chosen: the first constraint that it breaks beside the chosen rows, else its rank."""
     said = selection.spec
@@ -35,9 +35,9 @@ def displaced(
         return Displaced("it has no score", None)
     if (by_length := _length(stored, selection, row)) is not None:
         return by_length
-    if sides is not None and row not in rows_with_features(sides, n=len(values)):
+    if features is not None and row not in rows_with_features(features, n=len(values)):
         return Displaced("it has no features to compare", None)
-    if (like := _like(stored, selection, score, row, sides)) is not None:
+    if (like := _like(stored, selection, score, row, features)) is not None:
         return Displaced(f"--dedup {said['dedup']}: a chosen row is too like it", like)
     if (full := _full(stored, selection, row)) is not None:
         return Displaced("--max-per-source: its source is full; this is the last chosen of it", full)
@@ -68,7 +68,7 @@ def _length(stored: store.Store, selection: store.Artefact, row: int) -> Displac
 
 
 def _like(
-    stored: store.Store, selection: store.Artefact, score: store.Artefact, row: int, sides: Sides | None
+    stored: store.Store, selection: store.Artefact, score: store.Artefact, row: int, features: SelectorFeatures | None
 ) -> int | None:
     """The chosen row that is too like it, by words or by features."""
     dedup, chosen = selection.spec.get("dedup"), selection.read("row")
@@ -77,11 +77,11 @@ def _like(
         asked = [(each, texts[each]) for each in [*chosen.tolist(), row] if each in texts]
         _, repeats = first_of_each(asked, near=dedup == "minhash")
         return dict(repeats).get(row)
-    if dedup is None or sides is None:
+    if dedup is None or features is None:
         return None
     scored = np.flatnonzero(~np.isnan(score.read("score")))
     rows = np.sort(np.append(chosen, row))
-    unit = Candidates(sides, n=score.n, rows=rows, mean_over=scored).unit()
+    unit = Candidates(features, n=score.n, rows=rows, mean_over=scored).unit()
     similar = unit @ unit[np.searchsorted(rows, row)]
     similar[np.searchsorted(rows, row)] = -np.inf
     nearest = int(np.argmax(similar))

@@ -63,24 +63,24 @@ def features_of(
     `pool_by_adam`: the pool's may be Adam's steps for the gradients that the domain's are.
 
     Raises:
-        store.MissingArtefactError: a side has none of that name.
+        store.MissingArtefactError: the pool or a domain has none of that name.
         SpecError: they don't compare; each setting that differs is named.
     """
     if not domains:
         raise UsageError("--domain is missing: this method compares with a domain.", "Give --domain DATA.")
-    pool_side = _side(stored, pool, "--pool", feature)
-    sides = {domain: _side(stored, domain, "--domain", feature) for domain in domains}
+    pool_features = _current(stored, pool, "--pool", feature)
+    domain_features = {domain: _current(stored, domain, "--domain", feature) for domain in domains}
     may_differ = _MAY_DIFFER | {"adam"} if pool_by_adam else _MAY_DIFFER
-    for side in sides.values():
-        alike = [{key: value for key, value in s.spec.items() if key not in may_differ} for s in (pool_side, side)]
+    for each in domain_features.values():
+        alike = [{key: value for key, value in s.spec.items() if key not in may_differ} for s in (pool_features, each)]
         if changed := store.differences(alike[1], alike[0]):
             raise SpecError(
-                f"{pool_side.name} and {side.name} were not made alike, so they don't compare: "
+                f"{pool_features.name} and {each.name} were not made alike, so they don't compare: "
                 + "; ".join(f"{d.field} is {d.new} for the pool and {d.old} for the domain" for d in changed)
                 + ".",
                 "Featurize one of them again with the other's settings, under another --feature.",
             )
-    return pool_side, sides
+    return pool_features, domain_features
 
 
 def covering_reader(
@@ -97,22 +97,24 @@ def covering_reader(
     return reader
 
 
-def _side(stored: store.Store, data: str, option: str, feature: str) -> store.Artefact:
+def _current(stored: store.Store, data: str, option: str, feature: str) -> store.Artefact:
     side = stored.get(f"features/{store.check_name(data, option)}/{store.check_name(feature, '--feature')}")
     stored.check_parents(side)
     return side
 
 
 def group_readers(
-    stored: store.Store, sides: dict[str, store.Artefact], groups: Sequence[Group]
+    stored: store.Store, domain_features: dict[str, store.Artefact], groups: Sequence[Group]
 ) -> list[FeatureReader]:
     """A reader of each group's features. DataError if a group has no row with features."""
     readers = []
     for group in groups:
-        reader = FeatureReader(sides[group.domain], n=stored.get(f"datasets/{group.domain}").n, only=group.rows)
+        reader = FeatureReader(
+            domain_features[group.domain], n=stored.get(f"datasets/{group.domain}").n, only=group.rows
+        )
         if not any(len(block.rows) for block in reader.blocks()):
             raise DataError(
-                f"{sides[group.domain].name} has no row with features in the group {group.label!r}.",
+                f"{domain_features[group.domain].name} has no row with features in the group {group.label!r}.",
                 "Featurize a domain that has some.",
             )
         readers.append(reader)
@@ -133,5 +135,5 @@ def texts_of(stored: store.Store, data: str, rows: Rows | None) -> Callable[[], 
 
 
 def text_of(row: Row) -> str:
-    """What the row says: its turns' contents, joined by line feeds."""
-    return "\n".join(message.content for message in row.messages)
+    """What the row says: its turns, joined by line feeds."""
+    return "\n".join(message.text for message in row.messages)
