@@ -18,8 +18,8 @@ from ntkcli.errors import ExitCode, UsageError
 from ntkcli.kernel_presets import PRESETS
 
 if TYPE_CHECKING:
-    from ntkcli.steps.overlap import Overlap
     from ntkcli.steps.pipelines.arms_plan import Plan
+    from ntkcli.steps.splits.overlap import Overlap
 
 EXAMPLE = (
     "ntksel arms med --model ./Llama-3-8B --domain domain.jsonl --pool pool.jsonl --task test.jsonl -n 9000 "

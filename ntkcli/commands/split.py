@@ -12,7 +12,7 @@ from ntkcli.console import Output
 from ntkcli.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from ntkcli.steps.split import SplitResult
+    from ntkcli.steps.splits.split import SplitResult
 
 EXAMPLES = "ntksel split domain.jsonl --test .2 | ntksel split exam.csv --folds 5 --by author --out folds"
 ANSWERS_SHOWN = 8
@@ -58,7 +58,7 @@ def split(
 ) -> int:
     """Split a data file into train and test, or folds; near-duplicates and groups stay on one side."""
     from ntkcli.data.stdin import STDIN, readable
-    from ntkcli.steps import split as step
+    from ntkcli.steps.splits import split as step
 
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
     if data == STDIN and out is None:

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ntkcli.data import DataFile, Row
-from ntkcli.steps.overlap import overlap
-from ntkcli.steps.split import split
+from ntkcli.steps.splits.overlap import overlap
+from ntkcli.steps.splits.split import split
 from tests.commands.conftest import Cli
 from tests.conftest import WORDS, Writer, choice_rows, prompt_rows, write_rows
 

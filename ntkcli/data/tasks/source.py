@@ -7,7 +7,6 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from ntkcli.data.find_source import find_source
 from ntkcli.data.formats.records import Reader, Record
 from ntkcli.data.places import FileSource, Source, checked_reader, find_place, paths_of_split
 from ntkcli.data.rows import RAW, RowError, column_names

@@ -1,8 +1,8 @@
 """Fine-tune a LoRA adapter with peft on transformers' Trainer, resumable from its last whole checkpoint.
 
 The Trainer does the loop, the optimiser, the schedule and the checkpoints. Ours are the steps, planned before training
-begins (`ntkcli.engine.training.step_plan`), and the loss, computed without logits where nothing is supervised and with little
-padding (`ntkcli.engine.training.loss`).
+begins (`ntkcli.engine.training.step_plan`), and the loss, computed without logits where nothing is supervised and
+with little padding (`ntkcli.engine.training.loss`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from typing import Any
 import torch
 
 import store
-from ntkcli.engine.environment import without_settings
 from ntkcli.engine.features.extract import default_batch_tokens
 from ntkcli.engine.models.adapters import linear_layers
 from ntkcli.engine.models.attach import attach_adapter
@@ -30,6 +29,7 @@ from ntkcli.engine.models.devices import train_on
 from ntkcli.engine.models.loading import LoadedModel
 from ntkcli.engine.training import checkpoints
 from ntkcli.engine.training.checkpoints import RunState, newest_checkpoint
+from ntkcli.engine.training.library_variables import without_settings
 from ntkcli.engine.training.moments import write_moments
 from ntkcli.engine.training.step_plan import plan_stages
 from ntkcli.engine.training.trainer import Step, TrainingRows, checkpoint_callback, make_trainer

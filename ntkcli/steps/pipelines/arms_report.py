@@ -22,10 +22,10 @@ from ntkcli.data.tasks.source import for_evaluation
 from ntkcli.errors import UsageError
 from ntkcli.progress import Progress
 from ntkcli.statistics import ArmScore
-from ntkcli.steps.overlap import Overlap, overlap
 from ntkcli.steps.pipelines.arms_plan import Plan
 from ntkcli.steps.shared.outputs import Inputs, check_output, write_output
 from ntkcli.steps.shared.stores import is_store, open_store
+from ntkcli.steps.splits.overlap import Overlap, overlap
 
 COLUMNS: Final = (
     "task", "arm", "seeds", "rows", "tokens", "items", "value", "low", "high", "spread",
@@ -93,7 +93,7 @@ def check_overlap(plan: Plan, *, domain_split: str | None, allow: bool, progress
         return found
     domain = DataFile(plan.domain, split=domain_split)
     for task in plan.tasks:
-        place = task.partition("=")[2] if _is_named(task) else task
+        place = split_name(task)[1]
         if not is_local(place):
             continue
         found[task] = each = overlap(domain, DataFile(for_evaluation(place)))

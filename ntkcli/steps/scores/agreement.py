@@ -15,9 +15,8 @@ import store
 from ntkcli.errors import NtkselError, UsageError
 from ntkcli.scoring.groups import mean_ranks
 from ntkcli.selection.top import top
-from ntkcli.steps.lengths import kept_lengths, settle_encoding
 from ntkcli.steps.scores.combine import scores_of_one_pool
-from ntkcli.steps.scores.inputs import token_counts
+from ntkcli.steps.shared.lengths import kept_lengths, settle_encoding
 from ntkcli.steps.shared.stores import open_store
 
 TOP_SHARE = 0.1

@@ -17,8 +17,14 @@ from ntkcli.scoring.random import random_scores
 from ntkcli.scoring.similarity import cosine_scores, max_scores, mean_scores
 from ntkcli.scoring.text import bm25_scores, dsir_scores, match_length_scores
 from ntkcli.scoring.votes import vote_scores
-from ntkcli.steps.lengths import Encoding, SPEC_KEY, lengths, settle_encoding
-from ntkcli.steps.scores.inputs import covering_reader, domain_groups, features_of, group_readers, texts_of, token_counts
+from ntkcli.steps.scores.inputs import (
+    covering_reader,
+    domain_groups,
+    features_of,
+    group_readers,
+    texts_of,
+)
+from ntkcli.steps.shared.lengths import SPEC_KEY, Encoding, lengths, settle_encoding
 
 VOTE_SHARE = 0.005
 """Of the pool, what each domain row votes for by default: the paper's 9,000 of 1.8 million."""
@@ -158,7 +164,7 @@ def plan_random(
         known=known,
     )
 
-    def match() -> Found:
+    def match() -> ScoresAndTies:
         target = _target_lengths(stored, parent, data, encoding)
         tokens = lengths(stored, pool, encoding, wanted)
         if not (tokens[wanted] > 0).any():

@@ -10,12 +10,11 @@ from ntkcli.progress import Progress
 from ntkcli.selection.chooser import Chooser, Limits
 from ntkcli.selection.quotas import check_budget, check_quotas, parse_quotas
 from ntkcli.selection.top import top
-from ntkcli.steps.lengths import lengths
-from ntkcli.steps.scores.inputs import token_counts
 from ntkcli.steps.selections.filters import Eligible, keep_first_of_repeats, keep_lengths
 from ntkcli.steps.selections.leaks import find_leaks, write_report
 from ntkcli.steps.selections.request import Request, Rows
 from ntkcli.steps.selections.selectors import Candidates, choose, rows_with_features
+from ntkcli.steps.shared.lengths import lengths
 
 
 def choose_rows(request: Request, name: str, progress: Progress) -> tuple[Rows, NDArray[np.float64], dict[str, int]]:

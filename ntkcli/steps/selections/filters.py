@@ -13,7 +13,7 @@ import store
 from ntkcli.data.ids import ID_COLUMNS, listed_ids
 from ntkcli.errors import UsageError
 from ntkcli.selection.duplicates import first_of_each
-from ntkcli.steps.scores.inputs import texts_of, token_counts
+from ntkcli.steps.scores.inputs import texts_of
 
 Rows = NDArray[np.int64]
 SHOWN = 5

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 import store
 from ntkcli.errors import UsageError
 from ntkcli.progress import Progress
-from ntkcli.steps.lengths import Encoding, SPEC_KEY, settle_encoding
 from ntkcli.steps.selections.filters import Listed, listed_rows
 from ntkcli.steps.selections.leaks import TestFiles, test_files
 from ntkcli.steps.selections.selectors import METHODS, SelectorFeatures, features_to_compare
+from ntkcli.steps.shared.lengths import SPEC_KEY, Encoding, settle_encoding
 
 VERSION = 1
 """Of the selectors, in every spec: goes up when the same scores would give other rows."""

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 import store
 from ntkcli.selection.duplicates import first_of_each
 from ntkcli.selection.quotas import parse_quotas
-from ntkcli.steps.lengths import Encoding, SPEC_KEY, kept_lengths
-from ntkcli.steps.scores.inputs import texts_of, token_counts
+from ntkcli.steps.scores.inputs import texts_of
 from ntkcli.steps.selections.selectors import Candidates, SelectorFeatures, rows_with_features
+from ntkcli.steps.shared.lengths import SPEC_KEY, Encoding, kept_lengths
 
 Rows = NDArray[np.int64]
 

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from ntkcli.engine.environment import without_settings
+from ntkcli.engine.training.library_variables import without_settings
 
 
 def test_hidden_within_and_back_after(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,9 +22,9 @@ from ntkcli.errors import UsageError
 from ntkcli.progress import Progress, Silent
 from ntkcli.selection.likeness import join_alike
 from ntkcli.selection.partition import Components, assign
-from ntkcli.steps.overlap import prompt_of, words_of
 from ntkcli.steps.shared.row_sets import rows_in_order
-from ntkcli.steps.split_files import check_targets, targets, write_all
+from ntkcli.steps.splits.files import check_targets, targets, write_all
+from ntkcli.steps.splits.overlap import prompt_of, words_of
 
 VERSION: Final = 1
 """Of the division, in every order of parts: goes up when the same rows would be divided otherwise."""
