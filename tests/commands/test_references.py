@@ -85,7 +85,7 @@ def test_equals_signs_in_paths(home: Path, cli: Cli, model_dir: Path) -> None:
         assert json.loads(ran.out)["scores"][0]["task"] == "t"
     assert cli("info", "--data", "year=2024/x.jsonl", "--model", model_dir).code == 0
     assert "no selection or data set of that name" in cli(*train, "year=2023/x.jsonl", "--name", "z").error_line
-    assert "'many' is no weight" in cli(*train, "year=2024/x.jsonl=many", "--name", "z").error_line
+    assert "'many' is not a valid weight" in cli(*train, "year=2024/x.jsonl=many", "--name", "z").error_line
     steps = [
         {"verb": "score", "pool": "p=year=2024/x.jsonl", "method": "random", "name": "s"},
         {"verb": "finetune", "model": str(model_dir), "train": "year=2024/x.jsonl=0.5", "name": "g"},
