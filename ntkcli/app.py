@@ -13,6 +13,7 @@ from ntkcli import __version__
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode, NtkselError, parsing_message
 from ntkcli.interrupts import listen
+from ntkcli.notes import show_with
 
 EXIT_CODES = """Exit codes: 0 ok; 1 failure; 2 usage; 3 done, but rows were skipped; 10 no store, or an input is not
 complete; 11 busy; 12 made with other settings; 130 interrupted, run the same command again."""
@@ -64,7 +65,7 @@ def _root(
     ] = False,
 ) -> None:
     if exact_digests:
-        from ntkcli.identity import EXACT  # numpy with it, which `--help` need not wait for
+        from ntkcli.digests import EXACT  # numpy with it, which `--help` need not wait for
 
         EXACT.set(True)
     if version:
@@ -97,9 +98,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command; returns its exit code. Errors are shown as one line on stderr."""
-    output = Output(verbose="-v" in arguments or "--verbose" in arguments)
+    output = Output(
+        quiet="-q" in arguments or "--quiet" in arguments, verbose="-v" in arguments or "--verbose" in arguments
+    )
+    context = copy_context()  # so that --exact-digests, and what was noted, end with the command
+    context.run(show_with, output.progress.note)
     try:
-        code = copy_context().run(app, arguments, standalone_mode=False)  # so that --exact-digests ends with it
+        code = context.run(app, arguments, standalone_mode=False)
     except Exception as error:
         return _report(error, output)
     except KeyboardInterrupt:

@@ -65,13 +65,18 @@ def test_pickled_weights_are_refused(model_dir: Path, tmp_path: Path) -> None:
         resolve_model(str(folder))
 
 
+def empty_weights() -> bytes:
+    """A safetensors file without tensors."""
+    return (2).to_bytes(8, "little") + b"{}"
+
+
 def test_adapter_digest_ignores_where_its_base_lay(tmp_path: Path) -> None:
-    config = {"r": 4, "lora_alpha": 8, "base_model_name_or_path": "/somewhere", "peft_version": "1"}
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "base_model_name_or_path": "/somewhere"}
     for name, changes in {"a": {}, "b": {"base_model_name_or_path": "/else"}, "c": {"lora_alpha": 9}}.items():
         folder = tmp_path / name
         folder.mkdir()
         (folder / "adapter_config.json").write_text(json.dumps({**config, **changes}))
-        (folder / "adapter_model.safetensors").write_bytes(b"same")
+        (folder / "adapter_model.safetensors").write_bytes(empty_weights())
     a, b, c = (resolve_adapter(str(tmp_path / name), adapters=tmp_path / "none").spec for name in "abc")
     assert a == b
     assert a["weights"] == c["weights"]

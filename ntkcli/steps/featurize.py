@@ -217,7 +217,7 @@ def _load(
     from ntkcli.engine import extract
     from ntkcli.engine.models import load_model
 
-    loaded = load_model(model, dtype=settings.dtype, device=device)
+    loaded = load_model(model, dtype=settings.dtype, device=device, with_head=settings.kind != "embed")
     encoder = Encoder(loaded.tokenizer, max_length=settings.max_length, thinking=settings.thinking)
     budget = batch_tokens or (known.plan["batch_tokens"] if known is not None else None)
     if settings.kind == "embed":

@@ -18,7 +18,7 @@ from ntkcli.data.encoding import VERSION as ENCODER_VERSION
 from ntkcli.data.files import OnError
 from ntkcli.data.sources import names_data
 from ntkcli.errors import SpecError, UsageError
-from ntkcli.identity import EXACT, ModelIdentity, converted_folder
+from ntkcli.identity import EXACT, ModelIdentity, converted_folder, is_converted
 from ntkcli.progress import Progress
 from store import atomic
 
@@ -289,8 +289,11 @@ def require_spec(known: store.Artefact, spec: dict[str, Any]) -> None:
 
 def note_conversion(identity: ModelIdentity, progress: Progress) -> None:
     """Say so if loading the model will first convert its GGUF file, which takes a while, once."""
-    if identity.gguf and not converted_folder(identity).is_dir():
-        progress.note(f"converting {identity.gguf}, once; the result is kept in {converted_folder(identity)}")
+    if not identity.gguf:
+        return
+    folder = converted_folder(identity)
+    if folder is not None and not is_converted(folder):
+        progress.note(f"converting {identity.gguf}, once; the result is kept in {folder}")
 
 
 def settle_dtype(dtype: str, device: str, known: store.Artefact | None) -> str:
