@@ -13,6 +13,7 @@ import numpy as np
 import store
 from ntkcli import __version__
 from ntkcli.data import Row
+from ntkcli.digests import home_path
 from ntkcli.errors import UsageError
 from ntkcli.steps.evaluation_summary import EvaluateResult, RunMeasures
 from ntkcli.steps.tasks import Items
@@ -37,7 +38,7 @@ def write_export(
     model: str,
 ) -> None:
     """Write the items of all runs (.jsonl), or totals in the harness's shape (.json), by run if there are several."""
-    file = Path(path).expanduser()
+    file = home_path(path)
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.suffix == ".jsonl":
         lines = (json.dumps(record, ensure_ascii=False, allow_nan=False) for record in item_records(artefacts, items))

@@ -233,6 +233,8 @@ def _load(
         extractor = extract.gradient_extractor(
             loaded, model=model, adapter=adapter, settings=settings.gradient(), batch_tokens=budget
         )
+        if settings.adam is not None:
+            settings.adam.watch.require_unchanged()
     return extractor, encoder
 
 

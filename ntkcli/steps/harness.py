@@ -12,6 +12,7 @@ import numpy as np
 
 import store
 from ntkcli.data import Encoder
+from ntkcli.digests import home_path
 from ntkcli.errors import UsageError
 from ntkcli.identity import resolve_model
 from ntkcli.progress import Progress
@@ -99,7 +100,7 @@ def evaluate_harness(
         results = run_harness(evaluator, tasks, max_length=max_length, progress=progress)
         artefacts[run_name] = _write(stored, f"evals/{name}/{run_name}", own, parents[run_name], results, len(task))
     if export is not None:
-        _export(Path(export).expanduser(), artefacts)
+        _export(home_path(export), artefacts)
     return summarise(artefacts, name=name, baseline=baseline)
 
 

@@ -25,6 +25,9 @@ from store import atomic
 DATASET_PART_ROWS = 1 << 16
 """Rows of a part of a data set, a score or a selection: a few bytes a row, so one part holds most pools."""
 
+_CHECKED_ROWS = 256
+"""Rows read before the file is looked at again: a look at a file takes microseconds, at 1,000 files milliseconds."""
+
 
 def open_store(path: str | Path, *, create: bool = False) -> store.Store:
     """The store at `path`; made there if `create`, else refused when there is none."""
@@ -88,11 +91,12 @@ def register_data(
         data = known.attrs["source"]  # resumed at a terminal
     data = kept_data(stored, data)
     file, alike = read_as_known(known, data, columns=columns, split=split)
-    seen = file.state()
+    seen = file.watch()
     if known is not None and known.complete and alike and _is_known(seen, known):
         _refuse_bad_rows(known, file, on_error)
         return known, file
     found = scan(file, on_error=on_error, folder=stored.tmp_path().parent)
+    file.require_unchanged()
     spec = {"digest": found.digest, "schema": found.schema, "n": found.n}
     if known is not None and known.spec != spec:
         raise SpecError(
@@ -160,7 +164,7 @@ def data_file(stored: store.Store, dataset: store.Artefact) -> DataFile:
     """The file of a data set, checked to hold the same rows still."""
     name = dataset.name.partition("/")[2]
     file = DataFile(dataset.attrs["source"], columns=dataset.attrs.get("columns"), split=dataset.attrs.get("split"))
-    if not _is_known(file.state(), dataset):
+    if not _is_known(file.watch(), dataset):
         register_data(stored, name=name, data=file.reference, on_error="skip")
     return file
 
@@ -208,7 +212,9 @@ def resolve_rows(
     if names_data(reference):
         reference = reference if stored is None else str(kept_data(stored, reference))
         file = DataFile(reference, columns=columns, split=split)
+        file.watch()
         found = scan(file, on_error=on_error)
+        file.require_unchanged()
         return RowSet(reference, {"data": found.digest}, {}, file, None, found.status)
     if stored is None:
         raise UsageError(f"{option} {reference}: no such file, and no store yet.", "Give the path of a data file.")
@@ -268,13 +274,19 @@ def _dataset(stored: store.Store, name: str) -> RowSet:
 def rows_in_order(file: DataFile, rows: NDArray[np.int64] | None, status: NDArray[np.uint8]) -> Iterator[Row | BadRow]:
     """All rows of a file, or those at ascending indices, as a stream; what `status` calls bad is a BadRow.
 
+    DataError if the file is watched and changes on the way.
+
     (A row whose id stands twice reads well by itself; only the scan of the whole file knows.)
     """
-    for row in file.rows(None if rows is None else map(int, rows)):
-        if isinstance(row, Row) and status[row.index] >= store.RowStatus.UNREADABLE:
-            yield BadRow(row.index, row.line, "its id stands twice", int(status[row.index]), "", row.file, row.unit)
-        else:
-            yield row
+    stream = file.rows(None if rows is None else map(int, rows))
+    while some := list(islice(stream, _CHECKED_ROWS)):
+        file.require_unchanged()  # what is handed on was read before, from the file that its digest is of
+        for row in some:
+            if isinstance(row, Row) and status[row.index] >= store.RowStatus.UNREADABLE:
+                code = int(status[row.index])
+                yield BadRow(row.index, row.line, "its id stands twice", code, "", row.file, row.unit)
+            else:
+                yield row
 
 
 def require_spec(known: store.Artefact, spec: dict[str, Any]) -> None:
