@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from ntkcli import __version__
-from ntkcli.console import Output
+from ntkcli.console import Output, print_anything
+from ntkcli.environment import without_library_settings
 from ntkcli.errors import ExitCode, NtkselError, parsing_message
 from ntkcli.interrupts import listen
 from ntkcli.notes import show_with
@@ -93,6 +94,7 @@ for _verb in (
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     listen()
+    print_anything()
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -104,7 +106,8 @@ def run(arguments: list[str]) -> int:
     context = copy_context()  # so that --exact-digests, and what was noted, end with the command
     context.run(show_with, output.progress.note)
     try:
-        code = context.run(app, arguments, standalone_mode=False)
+        with without_library_settings(ranks=False):  # before torch is imported, which reads some at once
+            code = context.run(app, arguments, standalone_mode=False)
     except Exception as error:
         return _report(error, output)
     except KeyboardInterrupt:

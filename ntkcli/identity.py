@@ -15,7 +15,7 @@ from typing import Any
 
 import store
 from ntkcli.digests import EXACT, Watch, cache_dir, digest_file, home_path
-from ntkcli.errors import SpecError, UsageError
+from ntkcli.errors import SpecError, UsageError, require_text
 from ntkcli.model_files import TOKENIZER_FILES, check_adapter, check_model, read_json, refuse_pointer
 
 __all__ = [
@@ -132,6 +132,7 @@ def resolve_model(reference: str, *, trust_remote_code: bool = False) -> ModelId
     Raises:
         UsageError: there is no such model, or a file of it is missing, cut or damaged.
     """
+    require_text(reference)
     path, label, watch = home_path(reference), f"--model {reference}", Watch()
     if path.suffix == ".gguf":
         return _gguf(path, reference, watch)
@@ -170,6 +171,7 @@ def resolve_adapter(reference: str, *, adapters: Path, option: str = "--adapter"
     Raises:
         UsageError: neither exists, the folder holds no PEFT adapter, or a file of it is cut or damaged.
     """
+    require_text(reference)
     candidates = [home_path(reference)]
     if "/" not in reference and os.sep not in reference:
         candidates.insert(0, adapters / reference)

@@ -139,6 +139,7 @@ def arms(
     from ntkcli.steps.arms_plan import DEFAULT, Budget, Plan
     from ntkcli.steps.recipe import as_shell, write_recipe
 
+    o.refuse_ranks("arms")
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
     kernel = PRESETS[preset.value]
     step.check_export(export)

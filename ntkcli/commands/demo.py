@@ -14,6 +14,7 @@ from ntkcli.commands import chain
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode
 from ntkcli.report import comparison_table, verdict
+from ntkcli.seeds import check_seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,8 @@ def demo(
     from ntkcli.demo import pipeline as p
 
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
+    o.refuse_ranks("demo")
+    check_seed("--seed", seed)
     began = time.monotonic()
     model = demo_model_path()
     data = write_demo_data(folder, seed=seed, n_train=p.N_TRAIN, n_test=p.N_TEST, n_pool=p.N_POOL)

@@ -109,6 +109,7 @@ def evaluate(
     """Evaluate runs on the same items, with intervals and paired tests."""
     from ntkcli.steps import evaluate as step
 
+    o.refuse_ranks("eval")
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
     arguments: dict[str, Any] = {
         "model": model,

@@ -21,7 +21,7 @@ from ntkcli.data.llamafactory import is_entry
 from ntkcli.data.records import Reader, Record
 from ntkcli.data.stdin import STDIN
 from ntkcli.data.tasks import find_task, names_task
-from ntkcli.errors import DataError, UsageError
+from ntkcli.errors import DataError, UsageError, require_text
 
 TEXT_READERS: Final[dict[str, Reader]] = {
     ".jsonl": read_lines,
@@ -83,6 +83,7 @@ class FileSource:
 
 def find_source(reference: str, *, split: str | None = None) -> Source:
     """The rows that a reference names. UsageError if there are none, or if `split` is needed or makes no sense."""
+    require_text(reference)
     if names_task(reference):
         from ntkcli.data.task_source import TaskSource  # which finds its own files with this module
 

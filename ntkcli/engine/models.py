@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ntkcli.engine.conversion import converted, require_unchanged
 from ntkcli.engine.heads import HeadForm, read_head
+from ntkcli.environment import without_library_settings
 from ntkcli.errors import NtkselError, UsageError
 from ntkcli.identity import ModelIdentity
 from ntkcli.model_files import reason_of, why_tokenizer_fails
@@ -130,7 +131,12 @@ def load_model(identity: ModelIdentity, *, dtype: str, device: str, with_head: b
     place = pick_device(device)
     folder = _folder(identity)
     quantised = _quantisation(folder)
-    with _quiet_loading(), _remote_code(identity) as trust, _as_usage_error(identity, quantised):
+    with (
+        without_library_settings(),
+        _quiet_loading(),
+        _remote_code(identity) as trust,
+        _as_usage_error(identity, quantised),
+    ):
         model, found = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=DTYPES[dtype],

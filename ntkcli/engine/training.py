@@ -29,6 +29,7 @@ from ntkcli.engine.models import LoadedModel
 from ntkcli.engine.moments import write_moments
 from ntkcli.engine.steps import plan_steps
 from ntkcli.engine.trainer import Step, TrainingRows, make_trainer, make_watcher
+from ntkcli.environment import without_library_settings
 from ntkcli.errors import NtkselError, UsageError
 from ntkcli.identity import AdapterIdentity
 from ntkcli.progress import Progress
@@ -100,7 +101,7 @@ def train_adapter(
     )
     resume = newest_checkpoint(folder / "checkpoints", at_most=resume_at_most)
     state = (checkpoints.read_state(resume) if resume else None) or RunState(options.batch_tokens)
-    with _quiet(), _deterministic(loaded.device):
+    with without_library_settings(), _quiet(), _deterministic(loaded.device):
         model = _with_adapter(loaded, options)
         arguments = _arguments(loaded, options, folder / "checkpoints", n_steps=len(steps))
         pad_id = loaded.tokenizer.pad_token_id or 0
@@ -206,7 +207,7 @@ def _deterministic(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # what cuBLAS needs for it; another size may be other kernels
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:

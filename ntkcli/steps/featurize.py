@@ -15,6 +15,7 @@ from ntkcli.data import DataFile, Encoder
 from ntkcli.data.files import OnError
 from ntkcli.identity import AdapterIdentity, ModelIdentity, resolve_adapter, resolve_model
 from ntkcli.progress import Progress, Silent
+from ntkcli.seeds import check_seed
 from ntkcli.steps.adam_state import adam_state
 from ntkcli.steps.feature_arrays import default_part_rows, feature_arrays, refuse_without_room, row_bytes
 from ntkcli.steps.feature_loop import FeatureLoop
@@ -103,6 +104,8 @@ def featurize(
         kind=kind, positions=positions, pooling=pooling, probe=probe, projection=projection, store_dtype=store_dtype
     )
     check_numbers(kind=kind, positions=positions, probe=probe, probes=probes, shard=shard, adam=adam)
+    check_seed("--seed", seed)
+    check_seed("--adapter-seed", adapter_seed)
     identity = resolve_model(model, trust_remote_code=trust_remote_code)
     stored = open_store(store_path, create=True)
     adapter_identity = resolve_adapter(adapter, adapters=stored.path / "adapters") if adapter else None

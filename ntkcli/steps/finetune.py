@@ -15,6 +15,7 @@ from ntkcli.data.files import OnError
 from ntkcli.errors import UsageError
 from ntkcli.identity import resolve_model
 from ntkcli.progress import Progress, Silent
+from ntkcli.seeds import check_training_seed
 from ntkcli.steps import seal
 from ntkcli.steps.inputs import encoder_spec, note_conversion, open_store, require_spec, run_parent, settle_dtype
 from ntkcli.steps.model_card import command_words
@@ -157,6 +158,8 @@ def finetune_seeds(
     """
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
         raise UsageError(f"--seeds {','.join(map(str, seeds))}: give different whole numbers, 0 or more.")
+    for seed in seeds:
+        check_training_seed("--seeds", seed)
     store.check_name(f"{name}.s{max(seeds)}", "--name")
     return SeedsResult(
         tuple(

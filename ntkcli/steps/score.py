@@ -15,6 +15,7 @@ from ntkcli.errors import SpecError, UsageError
 from ntkcli.progress import Progress, Silent
 from ntkcli.scoring.features import Rows, Wide
 from ntkcli.scoring.groups import across_groups, combine_by_rank
+from ntkcli.seeds import check_seed
 from ntkcli.steps import exact
 from ntkcli.steps.feature_arrays import refuse_without_room
 from ntkcli.steps.inputs import DATASET_PART_ROWS, data_name, open_store, selected_rows, write_rows
@@ -91,6 +92,7 @@ def score(
         domains=len(domains),
         features=len(features),
     )
+    check_seed("--seed", seed)
     files = [name for name, equals, _ in (each.partition("=") for each in (pool, *domains)) if equals]
     stored = open_store(store_path, create=bool(files))
     pool = data_name(stored, pool, option="--pool", on_error=on_error)
