@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from ntkcli.engine.conversion import converted, require_unchanged
 from ntkcli.engine.heads import HeadForm, read_head
+from ntkcli.engine.weights import own_memory, refuse_other_weights
 from ntkcli.environment import without_library_settings
 from ntkcli.errors import NtkselError, UsageError
 from ntkcli.identity import ModelIdentity
@@ -146,7 +146,7 @@ def load_model(identity: ModelIdentity, *, dtype: str, device: str, with_head: b
             ignore_mismatched_sizes=True,  # found out below, with the names
             output_loading_info=True,
         )
-    _refuse_other_weights(model, found, identity, with_head=with_head)
+    refuse_other_weights(model, found, identity, with_head=with_head)
     model.requires_grad_(False)
     model.eval()
     if quantised:
@@ -154,7 +154,7 @@ def load_model(identity: ModelIdentity, *, dtype: str, device: str, with_head: b
     else:
         model.to(place)
         if place.type == "cpu":
-            _own_memory(model)
+            own_memory(model)
     head_form(model)  # refuses here what could not be right later
     require_unchanged(identity, folder)
     return LoadedModel(model, load_tokenizer(identity), place, DTYPES[dtype])
@@ -171,6 +171,11 @@ def _as_usage_error(identity: ModelIdentity, quantised: str = "") -> Iterator[No
         yield
     except NtkselError:
         raise
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise NtkselError(
+            f"{identity.label}: there is not enough memory to load it.",
+            "Give --dtype bfloat16, another --device, or a smaller or quantised model.",
+        ) from error
     except Exception as error:
         if quantised and isinstance(error, ImportError):
             raise UsageError(
@@ -181,56 +186,6 @@ def _as_usage_error(identity: ModelIdentity, quantised: str = "") -> Iterator[No
             f"--model {identity.reference}: transformers can't load it: {reason_of(error)}.",
             "Check its config.json, or give a model that this version of transformers can load.",
         ) from error
-
-
-def _refuse_other_weights(model: nn.Module, found: dict[str, Any], identity: ModelIdentity, *, with_head: bool) -> None:
-    """UsageError if the files and the configuration do not describe the same model.
-
-    transformers would fill what is missing, or of another shape, with random numbers, and drop what is too much.
-    """
-    head = next((name for name, module in model.named_modules() if module is model.get_output_embeddings()), "")  # type: ignore[operator]
-    missing = [name for name in found["missing_keys"] if with_head or name.rpartition(".")[0] != head]
-    mend = "Download config.json and the weights again, both of one version."
-    if shapes := sorted(found["mismatched_keys"], key=str):
-        name, in_file, in_config = shapes[0]
-        raise UsageError(
-            f"{identity.label}: {name} is {tuple(in_file)} in the files and {tuple(in_config)} by config.json"
-            f"{_more(shapes)}.",
-            mend,
-        )
-    if missing:
-        raise UsageError(f"{identity.label}: its files lack {min(missing)}{_more(missing)}.", mend)
-    if dropped := _dropped(model, found["unexpected_keys"]):
-        raise UsageError(
-            f"{identity.label}: its files have {dropped[0]}{_more(dropped)}, which its config.json has no place for.",
-            mend,
-        )
-
-
-def _dropped(model: nn.Module, unexpected: Any) -> list[str]:
-    """Weights in the files, sorted, that belong to a layer like one of the model's: of a block too many, or a bias.
-
-    Others (of an image encoder, of a head for several tokens) transformers leaves out on purpose.
-    """
-    modules = {_NUMBER.sub(".N.", f".{name}.") for name, _ in model.named_modules()}
-    return sorted(
-        key
-        for key in unexpected
-        if key.endswith((".weight", ".bias")) and _NUMBER.sub(".N.", f".{key.rpartition('.')[0]}.") in modules
-    )
-
-
-_NUMBER = re.compile(r"\.\d+(?=\.)")
-
-
-def _more(names: Any) -> str:
-    return f" and {len(names) - 1} more" if len(names) > 1 else ""
-
-
-def _own_memory(model: nn.Module) -> None:
-    """Move the weights out of the files' mapping: else a file that is written to later would change them."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        tensor.data = tensor.data.clone()
 
 
 def _quantisation(folder: Path) -> str:

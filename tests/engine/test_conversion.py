@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from ntkcli import identity, notes
 from ntkcli.engine import conversion
@@ -126,6 +127,16 @@ def test_without_a_cache_it_is_converted_for_this_run(
 def test_what_it_takes_is_reported(gguf: Path, caplog: pytest.LogCaptureFixture) -> None:
     numbers = sum(tensor.numel() for tensor in weights_of(gguf).values())
     assert f"converting tiny.gguf takes {8 * numbers / 2**10:.1f} KiB of memory" in caplog.text
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
+def test_too_little_memory_is_named(model_dir: Path, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", fails)
+    with pytest.raises(NtkselError, match=r"not enough memory to load it\. Give --dtype bfloat16"):
+        load_model(resolve_model(str(model_dir)), dtype="float32", device="cpu")
 
 
 def test_a_disk_without_room_is_named(gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,7 +105,13 @@ def test_what_libraries_read_is_known() -> None:
         for name in re.findall(r"environ(?:\.get)?[\[(]\s*f?\"([A-Z][A-Z0-9_]+)\"", path.read_text(encoding="utf-8"))
     }
     assert len(found) > 5
-    machine = {"OMP_NUM_THREADS", "KMP_AFFINITY", "KMP_BLOCKTIME"}
+    machine = {
+        "OMP_NUM_THREADS",
+        "KMP_AFFINITY",
+        "KMP_BLOCKTIME",
+        "PYTORCH_ENABLE_MPS_FALLBACK",
+        "FOO",
+    }  # FOO: of a docstring
     with pytest.MonkeyPatch.context() as patch:
         for name in found:
             patch.setenv(name, "1")
