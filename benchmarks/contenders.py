@@ -14,14 +14,14 @@ from typing import Any
 import torch
 
 from ntkcli.data.encoding import Encoded
-from ntkcli.engine.adapters import AdaptedLayer, fresh_adapter
 from ntkcli.engine.batches import pad
-from ntkcli.engine.embeddings import EmbeddingEngine
-from ntkcli.engine.gradients import GradientEngine
-from ntkcli.engine.models import LoadedModel, decoder_of
-from ntkcli.engine.probes import LogitProbe, LossProbe
-from ntkcli.engine.projections import make_projection
-from ntkcli.engine.training_loss import collate
+from ntkcli.engine.features.embeddings import EmbeddingEngine
+from ntkcli.engine.gradients.probes import LogitProbe, LossProbe
+from ntkcli.engine.gradients.projections import make_projection
+from ntkcli.engine.gradients.row_gradients import GradientEngine
+from ntkcli.engine.models.adapters import AdaptedLayer, fresh_adapter
+from ntkcli.engine.models.loading import LoadedModel, decoder_of
+from ntkcli.engine.training.loss import collate
 
 Run = Callable[[Sequence[Encoded]], None]
 RANK, DIM = 16, 8192

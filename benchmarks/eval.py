@@ -20,8 +20,8 @@ import numpy as np
 from environment import describe
 
 from ntkcli.data import DataFile, Encoded, Encoder, Row
-from ntkcli.engine.evaluation import Evaluator
-from ntkcli.engine.models import LoadedModel, load_model
+from ntkcli.engine.evaluation.evaluator import Evaluator
+from ntkcli.engine.models.loading import LoadedModel, load_model
 from ntkcli.identity import resolve_model
 
 AGREEMENT = 1e-4

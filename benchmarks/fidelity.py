@@ -24,15 +24,15 @@ from torch import Tensor
 
 from ntkcli.data import DataFile, Encoded, Encoder, Row
 from ntkcli.demo import demo_model_path, write_demo_data
-from ntkcli.engine.adapters import fresh_adapter
 from ntkcli.engine.batches import plan_batches
-from ntkcli.engine.exact import ExactScorer
-from ntkcli.engine.extract import GradientSettings
-from ntkcli.engine.gradients import GradientEngine
-from ntkcli.engine.models import LoadedModel, load_model
-from ntkcli.engine.probes import LogitProbe
-from ntkcli.engine.projections import AgainstMean, make_projection
-from ntkcli.engine.sketch import FactorSketch
+from ntkcli.engine.features.exact import ExactScorer
+from ntkcli.engine.features.extract import GradientSettings
+from ntkcli.engine.gradients.probes import LogitProbe
+from ntkcli.engine.gradients.projections import AgainstMean, make_projection
+from ntkcli.engine.gradients.row_gradients import GradientEngine
+from ntkcli.engine.gradients.sketch import FactorSketch
+from ntkcli.engine.models.adapters import fresh_adapter
+from ntkcli.engine.models.loading import LoadedModel, load_model
 from ntkcli.identity import ModelIdentity, resolve_model
 
 SIZES = (512, 1024, 2048, 4096, 8192, 16384)

@@ -21,11 +21,11 @@ from featurize import make_rows
 
 from ntkcli.data.encoding import Encoded
 from ntkcli.demo import demo_model_path
-from ntkcli.engine.models import LoadedModel, load_model
-from ntkcli.engine.speed import operations_per_second
-from ntkcli.engine.trainer import Step, TrainingRows
-from ntkcli.engine.training import TrainingOptions, pick_batch_tokens, train_adapter
-from ntkcli.engine.training_loss import collate
+from ntkcli.engine.models.loading import LoadedModel, load_model
+from ntkcli.engine.models.speed import operations_per_second
+from ntkcli.engine.training.loss import collate
+from ntkcli.engine.training.train import TrainingOptions, pick_batch_tokens, train_adapter
+from ntkcli.engine.training.trainer import Step, TrainingRows
 from ntkcli.identity import resolve_model
 from ntkcli.progress import Silent
 

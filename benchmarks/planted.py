@@ -30,10 +30,10 @@ from ntkcli.demo import demo_model_path
 from ntkcli.demo.packages import data_folder
 from ntkcli.demo.pool import SOURCES, pool_rows
 from ntkcli.scoring.features import FeatureReader
-from ntkcli.steps.featurize import featurize
-from ntkcli.steps.inputs import open_store, selected_rows
-from ntkcli.steps.score import score
-from ntkcli.steps.select import Constraints, select
+from ntkcli.steps.features.featurize import featurize
+from ntkcli.steps.scores.score import score
+from ntkcli.steps.selections.select import Constraints, select
+from ntkcli.steps.shared.inputs import open_store, selected_rows
 
 FEATURES: dict[str, dict[str, Any]] = {
     "ntk-sum": {"kind": "ntk"},

@@ -23,7 +23,7 @@ import numpy as np
 from environment import describe
 from scipy.stats import spearmanr
 
-from ntkcli import quantisation
+from ntkcli import feature_encoding
 
 RANK = 200
 SHARED = 0.8  # of a row's squared length: gradients share one large component
@@ -46,7 +46,7 @@ def shared(draw: np.random.Generator, n: int, dim: int) -> np.ndarray:
 
 def kept(unit: np.ndarray, dtype: str) -> np.ndarray:
     """The rows as a store gives them back."""
-    return quantisation.decode(quantisation.encode(unit, "sketch", dtype), "sketch").astype(np.float64)
+    return feature_encoding.decode(feature_encoding.encode(unit, "sketch", dtype), "sketch").astype(np.float64)
 
 
 def scores(pool: np.ndarray, domain: np.ndarray, norms: tuple[np.ndarray, np.ndarray]) -> dict[str, np.ndarray]:
@@ -73,7 +73,7 @@ def made(kind: str, args: argparse.Namespace) -> tuple[Sides, Sides]:
 def computed(args: argparse.Namespace) -> tuple[Sides, Sides]:
     """Unit rows and norms of real rows."""
     from ntkcli.data import DataFile
-    from ntkcli.steps.featurize import featurize
+    from ntkcli.steps.features.featurize import featurize
     from store import Store
 
     units, norms = [], []

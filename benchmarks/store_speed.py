@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from environment import describe
 
-from ntkcli.steps.feature_arrays import default_part_rows, feature_arrays
+from ntkcli.steps.features.arrays import default_part_rows, feature_arrays
 from store import Artefact, Store
 
 DIM, POOL = 8192, 1_800_000

@@ -13,8 +13,8 @@ from ntkcli import __version__
 from ntkcli.console import Output, print_anything
 from ntkcli.environment import without_library_settings
 from ntkcli.errors import ExitCode, NtkselError, parsing_message
-from ntkcli.interrupts import listen
 from ntkcli.notes import show_with
+from ntkcli.signals import listen
 
 EXIT_CODES = """Exit codes: 0 ok; 1 failure; 2 usage; 3 done, but rows were skipped; 10 no store, or an input is not
 complete; 11 busy; 12 made with other settings; 130 interrupted, run the same command again."""

@@ -15,7 +15,7 @@ from jacobian_free import output_cosines, trace_kernels
 from kernels import agreement, best_penalty, forms, leave_one_out, ridge
 
 from ntkcli.data.encoding import Encoded
-from ntkcli.engine.adapters import AdaptedLayer
+from ntkcli.engine.models.adapters import AdaptedLayer
 from tests.engine import zoo
 from tests.engine.kit import PlainLora, adapter_layers, load, make_rows
 

@@ -9,7 +9,7 @@ from arms import PRESELECTIONS, REFERENCE
 from plan import Plan
 from scipy import stats
 
-from ntkcli.steps.inputs import open_store, selected_rows
+from ntkcli.steps.shared.inputs import open_store, selected_rows
 
 
 def print_agreement(plans: Sequence[Plan], arms: Sequence[str]) -> None:

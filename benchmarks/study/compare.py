@@ -33,7 +33,7 @@ from setting import FULL, REDUCED, cut_data
 from table import print_tables
 
 from ntkcli.demo import demo_model_path
-from ntkcli.steps.recipe import write_recipe
+from ntkcli.steps.pipelines.recipe import write_recipe
 
 TABLES = {"main": MAIN, "choices": (REFERENCE, *CHOICES)}
 BASELINES = {"main": ("random", "domain-tokens"), "choices": (REFERENCE,)}

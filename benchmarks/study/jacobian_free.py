@@ -24,12 +24,12 @@ from kernels import FORMS, Agreement, Wide, agreement, cosines, forms
 from torch import Tensor
 
 from ntkcli.data import DataFile, Encoded, Encoder, Row
-from ntkcli.engine.adapters import AdaptedLayer, fresh_adapter, load_adapter, only_layers
 from ntkcli.engine.batches import Batch
-from ntkcli.engine.gradients import GradientEngine
-from ntkcli.engine.models import LoadedModel, head_form, head_of, load_model
-from ntkcli.engine.probes import LogitProbe
-from ntkcli.engine.sketch import FactorSketch
+from ntkcli.engine.gradients.probes import LogitProbe
+from ntkcli.engine.gradients.row_gradients import GradientEngine
+from ntkcli.engine.gradients.sketch import FactorSketch
+from ntkcli.engine.models.adapters import AdaptedLayer, fresh_adapter, load_adapter, only_layers
+from ntkcli.engine.models.loading import LoadedModel, head_form, head_of, load_model
 from ntkcli.identity import resolve_adapter, resolve_model
 
 GROUP = 4
@@ -73,7 +73,7 @@ class HiddenProbe:
         self._unit_BD = (u_BD / length).float()
 
     def __call__(self, hidden_BTD: Tensor, batch: Batch) -> Tensor:
-        """As `ntkcli.engine.probes.Probe`."""
+        """As `ntkcli.engine.gradients.probes.Probe`."""
         del hidden_BTD
         return batch.weight[..., None] * self._unit_BD[:, None]
 

@@ -21,9 +21,9 @@ from kernels import Wide, best_penalty, forms, leave_one_out, ridge, stored_kern
 from setting import Cell, Setting
 
 from ntkcli.statistics import accuracy
-from ntkcli.steps.evaluate import evaluate
-from ntkcli.steps.finetune import finetune
-from ntkcli.steps.inputs import open_store
+from ntkcli.steps.evaluation.evaluate import evaluate
+from ntkcli.steps.shared.inputs import open_store
+from ntkcli.steps.training.finetune import finetune
 
 COMPLETION: Final = "Answer"
 FEATURES: Final[dict[str, dict[str, Any]]] = {

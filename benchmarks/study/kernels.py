@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from ntkcli.scoring.features import FeatureReader
-from ntkcli.steps.featurize import featurize
-from ntkcli.steps.inputs import open_store
+from ntkcli.steps.features.featurize import featurize
+from ntkcli.steps.shared.inputs import open_store
 
 Wide = NDArray[np.float64]
 Rows = NDArray[np.int64]

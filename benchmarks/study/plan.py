@@ -10,7 +10,7 @@ from typing import Any
 from arms import ARMS, DRAWN, FEATURES, PAPER, PRESELECTIONS, Options
 from setting import Cell, Setting
 
-from ntkcli.steps.recipe import Step
+from ntkcli.steps.pipelines.recipe import Step
 
 
 @dataclass(frozen=True, slots=True)

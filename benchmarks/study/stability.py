@@ -17,10 +17,10 @@ from typing import Any, Final
 import numpy as np
 from kernels import FORMS, Wide, agreement, forms, stored_kernel
 
-from ntkcli.engine import checkpoints
+from ntkcli.engine.training import checkpoints
 from ntkcli.progress import Silent
-from ntkcli.steps.finetune import finetune
-from ntkcli.steps.inputs import open_store
+from ntkcli.steps.shared.inputs import open_store
+from ntkcli.steps.training.finetune import finetune
 
 STILL: Final = 1e-12
 """A learning rate at which a step leaves every weight as it was, to float32's digits."""

@@ -15,10 +15,10 @@ from ntkcli.commands import chain
 from ntkcli.commands.score import Method
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode, UsageError
-from ntkcli.presets import PRESETS
+from ntkcli.kernel_presets import PRESETS
 
 if TYPE_CHECKING:
-    from ntkcli.steps.arms_plan import Plan
+    from ntkcli.steps.pipelines.arms_plan import Plan
 
 EXAMPLE = (
     "ntksel arms med --model ./Llama-3-8B --domain domain.jsonl --pool pool.jsonl --task test.jsonl -n 9000 "
@@ -27,7 +27,7 @@ EXAMPLE = (
 
 
 class PresetName(StrEnum):
-    """Of `ntkcli.presets`."""
+    """Of `ntkcli.kernel_presets`."""
 
     DEFAULT = "default"
     PAPER = "paper"
@@ -135,9 +135,9 @@ def arms(
     verbose: o.Verbose = False,
 ) -> int:
     """Compare selected rows with everything a reviewer asks for, under one budget, in one resumable command."""
-    from ntkcli.steps import arms as step
-    from ntkcli.steps.arms_plan import DEFAULT, Budget, Plan
-    from ntkcli.steps.recipe import as_shell, write_recipe
+    from ntkcli.steps.pipelines import arms_report as step
+    from ntkcli.steps.pipelines.arms_plan import DEFAULT, Budget, Plan
+    from ntkcli.steps.pipelines.recipe import as_shell, write_recipe
 
     o.refuse_ranks("arms")
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
@@ -203,7 +203,7 @@ def _given(**values: tuple[Any, Any]) -> dict[str, Any]:
 
 
 def _described(plan: Plan) -> dict[str, str]:
-    from ntkcli.steps.arms_plan import ARMS
+    from ntkcli.steps.pipelines.arms_plan import ARMS
 
     return {
         name: ARMS["selected" if name.startswith(f"{plan.prefix}selected") else name.removeprefix(plan.prefix)]

@@ -17,7 +17,7 @@ from ntkcli.console import Output
 from ntkcli.errors import ExitCode, UsageError, parsing_message
 
 if TYPE_CHECKING:
-    from ntkcli.steps.recipe import Recipe, Verb, Vocabulary
+    from ntkcli.steps.pipelines.recipe import Recipe, Verb, Vocabulary
 
 VERBS = ("featurize", "score", "select", "explain", "finetune", "eval")
 """Commands that may be steps: each makes something once and finds it finished the next time."""
@@ -63,7 +63,7 @@ def run_commands(
     The commands' own results go to stdout, to stderr if `results_to_stderr`, or, with `--json`, into what is returned;
     those of the `hidden` verbs, which the caller shows in its own way, go nowhere.
     """
-    from ntkcli.steps.recipe import as_shell
+    from ntkcli.steps.pipelines.recipe import as_shell
 
     done = []
     for i, arguments in enumerate(commands, start=1):
@@ -106,7 +106,7 @@ def _commands() -> dict[str, Any]:
 
 
 def _verb(command: Any) -> Verb:
-    from ntkcli.steps.recipe import Option, Verb
+    from ntkcli.steps.pipelines.recipe import Option, Verb
 
     arguments = tuple(p.name for p in command.params if p.param_type_name == "argument" and p.name != "store")
     options = {}

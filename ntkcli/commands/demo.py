@@ -13,7 +13,7 @@ from ntkcli import options as o
 from ntkcli.commands import chain
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode
-from ntkcli.report import comparison_table, verdict
+from ntkcli.formatting import comparison_table, verdict
 from ntkcli.seeds import check_seed
 
 
@@ -84,8 +84,8 @@ def demo(
 
 def _result(folder: Path, store: Path, picked: Path, commands: list[list[str]], seconds: float) -> DemoResult:
     from ntkcli.demo import pipeline as p
-    from ntkcli.steps.evaluate import compare, summary
-    from ntkcli.steps.recipe import as_shell
+    from ntkcli.steps.evaluation.evaluate import compare, summary
+    from ntkcli.steps.pipelines.recipe import as_shell
 
     verdicts = []
     for baseline in (p.DOMAIN_ONLY, p.RANDOM):

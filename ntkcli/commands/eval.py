@@ -11,10 +11,10 @@ import typer
 from ntkcli import options as o
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode
-from ntkcli.report import class_tables, comparison_table, estimate_line, measures_table
+from ntkcli.formatting import class_tables, comparison_table, estimate_line, measures_table
 
 if TYPE_CHECKING:
-    from ntkcli.steps.evaluation_summary import EvaluateResult
+    from ntkcli.steps.evaluation.summary import EvaluateResult
 
 EXAMPLE = "ntksel eval med --model ./Llama-3-8B --run base --run mixed --task test.jsonl --name test"
 
@@ -107,7 +107,7 @@ def evaluate(
     verbose: o.Verbose = False,
 ) -> int:
     """Evaluate runs on the same items, with intervals and paired tests."""
-    from ntkcli.steps import evaluate as step
+    from ntkcli.steps.evaluation import evaluate as step
 
     o.refuse_ranks("eval")
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
@@ -131,8 +131,8 @@ def evaluate(
         "trust_remote_code": trust_remote_code,
     }
     if dry_run:
-        from ntkcli.steps.estimate_evaluation import estimate_evaluation
-        from ntkcli.steps.evaluation_plan import check_baseline, make_plan
+        from ntkcli.steps.evaluation.dry_run import estimate_evaluation
+        from ntkcli.steps.evaluation.plan import check_baseline, make_plan
 
         plan = make_plan(store, **arguments)
         check_baseline(plan, baseline)

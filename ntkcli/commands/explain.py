@@ -25,7 +25,7 @@ def explain(
     verbose: o.Verbose = False,
 ) -> int:
     """Say why a row was chosen, or why not: its nearest domain rows, its ranks, what it added."""
-    from ntkcli.steps import explain as step
+    from ntkcli.steps.selections import explain as step
 
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
     found = step.explain(store, selection=selection, row=row)

@@ -9,7 +9,7 @@ import typer
 from ntkcli import options as o
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode
-from ntkcli.report import estimate_line
+from ntkcli.formatting import estimate_line
 from ntkcli.seeds import check_seed
 
 EXAMPLE = "ntksel featurize med --data pool.jsonl --name pool --kind ntk --model ./Llama-3-8B --adapter warmup"
@@ -100,13 +100,13 @@ def featurize(
     verbose: o.Verbose = False,
 ) -> int:
     """Compute features of every row: sketched per-example LoRA gradients, or embeddings."""
-    from ntkcli.steps import featurize as step
+    from ntkcli.steps.features import featurize as step
 
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
     check_seed("--seed", seed)
     check_seed("--adapter-seed", adapter_seed)
     if dry_run:
-        from ntkcli.steps.featurize_estimate import estimate_featurize
+        from ntkcli.steps.features.dry_run import estimate_featurize
 
         found = estimate_featurize(
             store,

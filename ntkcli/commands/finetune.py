@@ -9,7 +9,7 @@ import typer
 from ntkcli import options as o
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode, UsageError
-from ntkcli.report import finetune_estimate_line, finetune_line
+from ntkcli.formatting import finetune_estimate_line, finetune_line
 from ntkcli.seeds import check_training_seed
 
 EXAMPLE = "ntksel finetune med --model ./Llama-3-8B --train domain.jsonl --train picked=0.5 --name mixed"
@@ -105,7 +105,7 @@ def finetune(
     verbose: o.Verbose = False,
 ) -> int:
     """Fine-tune a LoRA adapter; resumes from its last checkpoint."""
-    from ntkcli.steps import finetune as step
+    from ntkcli.steps.training import finetune as step
 
     o.refuse_ranks("finetune")
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
@@ -144,7 +144,7 @@ def finetune(
         raise UsageError("--seed and --seeds both say how to draw.", "Give one of them.")
     parsed = None if seeds is None else _parse_seeds(seeds)
     if dry_run:
-        from ntkcli.steps.finetune_estimate import estimate_finetune
+        from ntkcli.steps.training.dry_run import estimate_finetune
 
         found = estimate_finetune(store, **given, seed=seed or 0)
         output.result(found, line=finetune_estimate_line(found) + (", for each seed" if seeds else ""))

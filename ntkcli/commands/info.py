@@ -10,12 +10,12 @@ import typer
 from ntkcli import options as o
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode, UsageError
-from ntkcli.report import human_bytes
+from ntkcli.formatting import human_bytes
 
 if TYPE_CHECKING:
-    from ntkcli.steps.info import StoreInfo
-    from ntkcli.steps.preview import Preview
-    from ntkcli.steps.verify import VerifyResult
+    from ntkcli.steps.upkeep.info import StoreInfo
+    from ntkcli.steps.upkeep.preview import Preview
+    from ntkcli.steps.upkeep.verify import VerifyResult
 
 
 def add_to(app: typer.Typer) -> None:
@@ -59,7 +59,7 @@ def info(
         raise UsageError("--verify and --repair are of a store.", "Give a STORE.")
     if data is None or model is None:
         raise UsageError(f"--data {data}: rows are shown as a model sees them.", "Give its --model too.")
-    from ntkcli.steps.preview import preview
+    from ntkcli.steps.upkeep.preview import preview
 
     found = preview(
         data,
@@ -88,7 +88,7 @@ def _show_rows(output: Output, found: Preview) -> None:
 
 
 def _show_store(output: Output, store: Path, *, verify: bool, repair: bool) -> int:
-    from ntkcli.steps import info as step
+    from ntkcli.steps.upkeep import info as step
 
     found = step.info(store, verify=verify, repair=repair, progress=output.progress)
     if output.as_json:

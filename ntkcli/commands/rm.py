@@ -9,7 +9,7 @@ import typer
 from ntkcli import options as o
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode
-from ntkcli.report import human_bytes
+from ntkcli.formatting import human_bytes
 
 
 def add_to(app: typer.Typer) -> None:
@@ -28,7 +28,7 @@ def rm(
     verbose: o.Verbose = False,
 ) -> int:
     """Remove artefacts from a store; of a run the adapter and its checkpoints as well."""
-    from ntkcli.steps import remove as step
+    from ntkcli.steps.upkeep import remove as step
 
     o.refuse_ranks("rm")
     output = Output(as_json=json, quiet=quiet, verbose=verbose)

@@ -43,8 +43,8 @@ def run_recipe(
     verbose: o.Verbose = False,
 ) -> int:
     """Run the whole pipeline from a recipe; finished steps are skipped, so the same command goes on after a kill."""
-    from ntkcli.steps.recipe import EXAMPLE, as_shell, read_recipe
-    from ntkcli.steps.recipe_names import check_names
+    from ntkcli.steps.pipelines.recipe import EXAMPLE, as_shell, read_recipe
+    from ntkcli.steps.pipelines.recipe_check import check_names
 
     o.refuse_ranks("run")
     output = Output(as_json=json, quiet=quiet, verbose=verbose)

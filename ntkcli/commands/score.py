@@ -120,7 +120,7 @@ def score(
     verbose: o.Verbose = False,
 ) -> int:
     """Score every pool row against the domain, streaming over the pool."""
-    from ntkcli.steps import score as step
+    from ntkcli.steps.scores import score as step
 
     o.refuse_ranks("score")
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
@@ -174,7 +174,7 @@ def score(
 
 
 def _compare(store: Path, names: list[str], n: int | None, output: Output) -> None:
-    from ntkcli.steps.compare import compare_scores
+    from ntkcli.steps.scores.agreement import compare_scores
 
     found = compare_scores(store, scores=names, n=n)
     if output.as_json:

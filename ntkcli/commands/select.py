@@ -133,7 +133,7 @@ def select(
     verbose: o.Verbose = False,
 ) -> int:
     """Select the rows that help most, and export them."""
-    from ntkcli.steps import select as step
+    from ntkcli.steps.selections import select as step
 
     o.refuse_ranks("select")
     output = Output(as_json=json, quiet=quiet, verbose=verbose)

@@ -47,7 +47,7 @@ def tasks(
     verbose: o.Verbose = False,
 ) -> int:
     """List the tasks that `--task NAME[@SPLIT][:PATH]` knows, and where their data come from."""
-    from ntkcli.data.tasks import known_tasks, names_task
+    from ntkcli.data.tasks.reference import known_tasks, names_task
 
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
     if name is not None and not names_task(name):
@@ -66,7 +66,7 @@ def tasks(
 
 
 def _entry(name: str) -> TaskEntry:
-    from ntkcli.data.tasks import find_task
+    from ntkcli.data.tasks.reference import find_task
 
     task = find_task(name).task
     columns = tuple(tuple(layout.columns) for layout in task.layouts)

@@ -18,8 +18,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from ntkcli.data.columnar import table_records
-from ntkcli.data.records import Record
+from ntkcli.data.formats.columnar import table_records
+from ntkcli.data.formats.records import Record
 from ntkcli.errors import UsageError
 from ntkcli.notes import note
 

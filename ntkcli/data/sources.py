@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from ntkcli.data.columnar import read_arrow, read_parquet
-from ntkcli.data.compression import COMPRESSED
-from ntkcli.data.delimited import read_csv, read_tsv
+from ntkcli.data.formats.columnar import read_arrow, read_parquet
+from ntkcli.data.formats.compression import COMPRESSED
+from ntkcli.data.formats.delimited import read_csv, read_tsv
+from ntkcli.data.formats.json_array import read_json
+from ntkcli.data.formats.jsonl import read_lines
+from ntkcli.data.formats.records import Reader, Record
 from ntkcli.data.hub import HubSource, configs_of, is_hub_id, local_config
-from ntkcli.data.json_array import read_json
-from ntkcli.data.jsonl import read_lines
 from ntkcli.data.llamafactory import is_entry
-from ntkcli.data.records import Reader, Record
 from ntkcli.data.stdin import STDIN
-from ntkcli.data.tasks import find_task, names_task
+from ntkcli.data.tasks.reference import find_task, names_task
 from ntkcli.errors import DataError, UsageError, require_text
 
 TEXT_READERS: Final[dict[str, Reader]] = {
@@ -85,7 +85,7 @@ def find_source(reference: str, *, split: str | None = None) -> Source:
     """The rows that a reference names. UsageError if there are none, or if `split` is needed or makes no sense."""
     require_text(reference)
     if names_task(reference):
-        from ntkcli.data.task_source import TaskSource  # which finds its own files with this module
+        from ntkcli.data.tasks.source import TaskSource  # which finds its own files with this module
 
         return TaskSource(find_task(reference), split=split)
     path = Path(reference)

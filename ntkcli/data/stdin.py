@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final
 
-from ntkcli.data.compression import first_bytes, packing_of
+from ntkcli.data.formats.compression import first_bytes, packing_of
 from ntkcli.data.schemas import known_columns
 from ntkcli.errors import DataError, UsageError
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import store
-from ntkcli import quantisation
+from ntkcli import feature_encoding
 
 Floats = NDArray[np.float32]
 Wide = NDArray[np.float64]
@@ -51,7 +51,7 @@ class FeatureReader:
     ) -> None:
         self.artefact, self.n, self._on_block = artefact, n, on_block
         self._vectors = "embedding" if "embedding" in artefact.arrays else "sketch"
-        self._held = [name for name in (self._vectors, quantisation.SCALE) if name in artefact.arrays]
+        self._held = [name for name in (self._vectors, feature_encoding.SCALE) if name in artefact.arrays]
         self.dim = int(artefact.arrays[self._vectors].tail[0])
         self._rows: Rows = artefact.read("row") if "row" in artefact.arrays else np.arange(artefact.n)
         self._keep = np.ones(artefact.n, dtype=np.bool_) if only is None else np.isin(self._rows, only)
@@ -74,7 +74,7 @@ class FeatureReader:
                 held = {name: values[low - start : high - start] for name, values in arrays.items()}
                 if not keep.all():
                     held = {name: values[keep] for name, values in held.items()}
-                unit = quantisation.decode(held, self._vectors)
+                unit = feature_encoding.decode(held, self._vectors)
                 yield Block(self._rows[low:high][keep], unit, self._norm[low:high][keep].astype(np.float64))
             self._on_block(stop - start)
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import zarr
 
-from ntkcli.steps.arms_plan import DEFAULT
+from ntkcli.steps.pipelines.arms_plan import DEFAULT
 from tests.commands.conftest import Cli
 from tests.conftest import Writer, choice_rows, prompt_rows
 

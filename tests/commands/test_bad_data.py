@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tests.commands.conftest import Cli
-from tests.data import test_files, test_formats, test_schemas
+from tests.data import test_files, test_schemas
+from tests.data.formats import test_formats
 
 FILES: dict[
     str, tuple[str, Any, str, int]

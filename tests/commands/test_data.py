@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from ntkcli.steps.inputs import open_store
+from ntkcli.steps.shared.inputs import open_store
 from tests.commands.conftest import Cli
 from tests.conftest import Writer, choice_rows, prompt_rows, save_model
-from tests.data import formats
+from tests.data.formats import writers
 
 ROWS = prompt_rows(12, seed=3)
 OWN = [{"uid": row["id"], "q": row["prompt"], "a": row["completion"]} for row in ROWS]
@@ -26,7 +26,7 @@ def embed(cli: Cli, store: Path, data: Any, model: Path, *more: str, name: str =
 
 def test_formats_give_the_same_features(cli: Cli, tmp_path: Path, model_dir: Path) -> None:
     digests = set()
-    for i, (name, write) in enumerate(formats.WRITERS.items()):
+    for i, (name, write) in enumerate(writers.WRITERS.items()):
         write(tmp_path / name, ROWS)
         found = embed(cli, tmp_path / "s", tmp_path / name, model_dir, name=f"d{i}")
         assert "12 rows of" in found["notes"]
@@ -41,7 +41,7 @@ def test_exports_are_read_back_as_the_same_rows(cli: Cli, tmp_path: Path, model_
     So have the schemas of trainers, which have no place for ids and labels.
     """
     data, store = tmp_path / "d.jsonl", tmp_path / "s"
-    formats.jsonl(data, [row | {"source": "s"} for row in ROWS])
+    writers.jsonl(data, [row | {"source": "s"} for row in ROWS])
     embed(cli, store, data, model_dir)
     assert cli("score", store, "--pool", "d", "--domain", "d", "--method", "random", "--name", "r").code == 0
     assert cli("select", store, "--score", "r", "-n", "5", "--name", "p").code == 0
@@ -58,7 +58,7 @@ def test_exports_are_read_back_as_the_same_rows(cli: Cli, tmp_path: Path, model_
 
 def test_columns_hold_for_later_steps(cli: Cli, tmp_path: Path, model_dir: Path) -> None:
     store, data, picked = tmp_path / "s", tmp_path / "d.parquet", tmp_path / "picked.jsonl"
-    formats.parquet(data, OWN)
+    writers.parquet(data, OWN)
     embed(cli, store, data, model_dir, *COLUMNS)
     again = embed(cli, store, data, model_dir)
     assert (again["rows_done"], again["computed"]) == (12, 0)
@@ -73,7 +73,7 @@ def test_columns_hold_for_later_steps(cli: Cli, tmp_path: Path, model_dir: Path)
 
 def test_a_data_set_refuses_other_columns(cli: Cli, tmp_path: Path, model_dir: Path) -> None:
     data = tmp_path / "d.jsonl"
-    formats.jsonl(data, OWN)
+    writers.jsonl(data, OWN)
     embed(cli, tmp_path / "s", data, model_dir, *COLUMNS)
     ran = cli(
         *("featurize", tmp_path / "s", "--data", data, "--name", "d", "--kind", "embed", "--model", model_dir),
@@ -87,8 +87,8 @@ def test_columns_and_splits_of_files_given_to_finetune_and_eval(cli: Cli, tmp_pa
     folder = tmp_path / "task"
     folder.mkdir()
     items = [{"q": row["prompt"], "options": row["choices"], "key": row["answer"]} for row in choice_rows(6)]
-    formats.delimited(folder / "test.csv", items)
-    formats.delimited(folder / "train.csv", items[:2])
+    writers.delimited(folder / "test.csv", items)
+    writers.delimited(folder / "train.csv", items[:2])
     store, columns = tmp_path / "s", ("--columns", "prompt=q,choices=options,answer=key")
     on = ("--model", model_dir, "--json", *columns)
     ran = cli("finetune", store, "--train", folder, "--split", "train", "--name", "r", "--epochs", "1", *on)
@@ -141,7 +141,7 @@ BAD = [
 def test_bad_data(options: tuple[str, ...], code: int, message: str, cli: Cli, tmp_path: Path, model_dir: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken.parquet").write_bytes(b"PAR1")
-    formats.jsonl(tmp_path / "d.jsonl", ROWS)
+    writers.jsonl(tmp_path / "d.jsonl", ROWS)
     paths = {"EMPTY": tmp_path / "empty", "BROKEN": tmp_path / "broken.parquet", "FILE": tmp_path / "d.jsonl"}
     words = [paths.get(word, word) for word in options]
     ran = cli("featurize", tmp_path / "s", "--name", "d", "--kind", "embed", "--model", model_dir, *words)
@@ -152,7 +152,7 @@ def test_bad_data(options: tuple[str, ...], code: int, message: str, cli: Cli, t
 def test_info_shows_rows_as_the_model_sees_them(cli: Cli, tmp_path: Path, model_dir: Path) -> None:
     data = tmp_path / "d.jsonl"
     hostile = {"prompt": "[red]\x1b[2J", "completion": "yes"}
-    formats.jsonl(data, [*OWN, {"uid": "b", "q": "Q", "a": ""}])
+    writers.jsonl(data, [*OWN, {"uid": "b", "q": "Q", "a": ""}])
     on = ("--data", data, "--model", model_dir)
     ran = cli("info", *on, *COLUMNS, "--rows", "13")
     assert ran.code == 0, ran.err
@@ -162,7 +162,7 @@ def test_info_shows_rows_as_the_model_sees_them(cli: Cli, tmp_path: Path, model_
     assert f"{data} line 13: the column 'completion' is empty" in ran.out
     found = json.loads(cli("info", *on, *COLUMNS, "--rows", "1", "--json").out)
     assert [piece["text"] for piece in found["rows"][0]["pieces"] if piece["supervised"]] == [f"{completion}<|im_end|>"]
-    formats.jsonl(data, [hostile])
+    writers.jsonl(data, [hostile])
     shown = cli("info", *on).out
     assert "[red]\\x1b[2J" in shown  # neither markup nor a terminal's command
 

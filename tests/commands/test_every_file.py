@@ -15,7 +15,7 @@ import pytest
 
 import store
 from ntkcli.app import run
-from ntkcli.steps.verify import VerifyResult, verify
+from ntkcli.steps.upkeep.verify import VerifyResult, verify
 from store.layout import PLACES
 from tests.conftest import choice_rows, prompt_rows, write_rows
 

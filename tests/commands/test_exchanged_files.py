@@ -13,9 +13,9 @@ import pytest
 import torch
 import transformers
 
-from ntkcli.engine.models import load_model
+from ntkcli.engine.models.loading import load_model
 from ntkcli.identity import resolve_model
-from ntkcli.steps.inputs import open_store
+from ntkcli.steps.shared.inputs import open_store
 from tests.commands.conftest import Cli
 from tests.conftest import Writer, prompt_rows, write_rows
 
@@ -133,7 +133,8 @@ def test_data(
     cli: Cli, tmp_path: Path, model: Path, write_jsonl: Writer, verb: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the digest of the rows and their last reading: as many rows, but others."""
-    from ntkcli.steps import inputs, tasks
+    from ntkcli.steps.evaluation import items
+    from ntkcli.steps.shared import inputs
 
     data = write_jsonl("d.jsonl", prompt_rows(3))
     if verb == "exact":
@@ -163,14 +164,14 @@ def test_data_between_two_parts(
     cli: Cli, tmp_path: Path, model: Path, write_jsonl: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows that were read before the exchange may be kept; not one that was read after it."""
-    from ntkcli.steps import inputs
+    from ntkcli.steps.shared import inputs
 
     monkeypatch.setattr(inputs, "_CHECKED_ROWS", 1)
     data = write_jsonl("d.jsonl", prompt_rows(300))
     settings = ["--name", "d", "--kind", "embed", "--model", model, "--part-rows", "2"]
     whole = tmp_path / "whole"
     assert cli("featurize", whole, "--data", data, *settings).code == 0
-    from ntkcli.engine.extract import Extractor
+    from ntkcli.engine.features.extract import Extractor
 
     real, calls = Extractor.vectors, []
 

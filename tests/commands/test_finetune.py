@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import zarr
 
-import ntkcli.engine.training_loss
+import ntkcli.engine.training.loss
 import store
 from tests.commands.conftest import Cli
 from tests.commands.test_full_disk import fill
@@ -254,8 +254,8 @@ def test_a_loss_that_is_not_finite_names_the_rows(
     from tests.conftest import make_tokenizer
 
     tokenizer = make_tokenizer()
-    whole = ntkcli.engine.training_loss.StepLoss._sum
-    monkeypatch.setattr(ntkcli.engine.training_loss.StepLoss, "_sum", poison)
+    whole = ntkcli.engine.training.loss.StepLoss._sum
+    monkeypatch.setattr(ntkcli.engine.training.loss.StepLoss, "_sum", poison)
     ran = cli("finetune", tmp_path / "s", *on)
     assert ran.code == 1
     assert "is nan: only 1 of its 8 rows make it so" in ran.error_line

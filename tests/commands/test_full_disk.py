@@ -93,7 +93,7 @@ def test_a_disk_that_fills_up_while_training(
     train = ["--model", model_dir, "--train", data, "--name", "r", "--epochs", "2", "--rank", "4"]
     filler = fill(small_disk, leave=leave)
     with monkeypatch.context() as patch:
-        patch.setattr("ntkcli.engine.training._refuse_without_room", lambda *_, **__: None)
+        patch.setattr("ntkcli.engine.training.train._refuse_without_room", lambda *_, **__: None)
         ran = cli("finetune", small_disk / "med", *train, "--checkpoint-steps", "1")
     assert ran.code == 1
     assert "No space left on device" in ran.error_line or "The disk could not take a checkpoint" in ran.error_line

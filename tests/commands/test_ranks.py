@@ -12,8 +12,8 @@ import torch
 
 from ntkcli import options
 from ntkcli.errors import UsageError
-from ntkcli.steps.featurize import featurize
-from ntkcli.steps.inputs import open_store
+from ntkcli.steps.features.featurize import featurize
+from ntkcli.steps.shared.inputs import open_store
 from tests.commands.conftest import Cli
 from tests.conftest import Writer, prompt_rows
 
@@ -169,7 +169,7 @@ def test_a_training_by_the_python_interface_waits_for_nobody(
     tmp_path: Path, model_dir: Path, write_jsonl: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """accelerate would open a group of two processes, wait for the other for 30 minutes and ignore Ctrl-C."""
-    from ntkcli.steps.finetune import finetune
+    from ntkcli.steps.training.finetune import finetune
 
     ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29517"}
     for name, value in ranks.items():

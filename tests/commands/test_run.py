@@ -127,7 +127,7 @@ def test_a_killed_recipe_ends_in_the_same_digests(cli: Cli, recipe: Path, tmp_pa
 
 def test_the_printed_commands_do_the_same(cli: Cli, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every command that `--dry-run` prints runs as it stands; behind them the recipe has nothing left to load."""
-    from ntkcli.engine import models
+    from ntkcli.engine.models import loading
 
     shown = cli("run", recipe, "--dry-run").out.splitlines()
     by_hand = []
@@ -136,7 +136,7 @@ def test_the_printed_commands_do_the_same(cli: Cli, recipe: Path, monkeypatch: p
         assert ran.code == 0, ran.err
         result = json.loads(ran.out)
         by_hand.append(result.get("digest", result.get("digests")))
-    monkeypatch.setattr(models, "load_model", None)  # calling it would fail
+    monkeypatch.setattr(loading, "load_model", None)  # calling it would fail
     assert digests(cli("run", recipe, "--json").out) == by_hand
 
 

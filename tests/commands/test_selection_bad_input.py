@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ntkcli.steps.inputs import open_store
-from ntkcli.steps.score import score
+from ntkcli.steps.scores.score import score
+from ntkcli.steps.shared.inputs import open_store
 from tests.commands.conftest import Cli
 from tests.scoring.kit import add_data, add_features, make_store
 

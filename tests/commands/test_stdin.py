@@ -11,7 +11,7 @@ import pytest
 
 from tests.commands.conftest import Cli
 from tests.conftest import choice_rows, prompt_rows
-from tests.data import formats
+from tests.data.formats import writers
 
 ROWS = prompt_rows(12, seed=3)
 
@@ -49,7 +49,7 @@ def featurize(cli: Cli, store: Path, data: Path | str, model: Path) -> dict[str,
     ],
 )
 def test_every_format_comes_by_standard_input(name: str, cli: Cli, tmp_path: Path, model_dir: Path, pipe: Any) -> None:
-    formats.WRITERS[name](tmp_path / name, ROWS)
+    writers.WRITERS[name](tmp_path / name, ROWS)
     pipe((tmp_path / name).read_bytes())
     shown = cli("info", "--data", "-", "--model", model_dir, "--rows", "12", "--json")
     assert shown.code == 0, shown.err
@@ -59,7 +59,7 @@ def test_every_format_comes_by_standard_input(name: str, cli: Cli, tmp_path: Pat
 
 
 def test_rows_are_kept_in_the_store(cli: Cli, tmp_path: Path, model_dir: Path, pipe: Any) -> None:
-    formats.jsonl(tmp_path / "d.jsonl", ROWS)
+    writers.jsonl(tmp_path / "d.jsonl", ROWS)
     data, store = (tmp_path / "d.jsonl").read_bytes(), tmp_path / "s"
     expected = featurize(cli, tmp_path / "of file", tmp_path / "d.jsonl", model_dir)
     pipe(data)
@@ -83,8 +83,8 @@ def test_rows_are_kept_in_the_store(cli: Cli, tmp_path: Path, model_dir: Path, p
 
 def test_finetune_and_eval_take_it(cli: Cli, tmp_path: Path, model_dir: Path, pipe: Any) -> None:
     store = tmp_path / "s"
-    formats.jsonl(tmp_path / "d.jsonl", ROWS)
-    formats.jsonl(tmp_path / "t.jsonl", choice_rows(4))
+    writers.jsonl(tmp_path / "d.jsonl", ROWS)
+    writers.jsonl(tmp_path / "t.jsonl", choice_rows(4))
     pipe((tmp_path / "d.jsonl").read_bytes())
     ran = cli("finetune", store, "--model", model_dir, "--train", "-", "--name", "r", "--epochs", "1", "--json")
     assert ran.code == 0, ran.err
@@ -96,7 +96,7 @@ def test_finetune_and_eval_take_it(cli: Cli, tmp_path: Path, model_dir: Path, pi
 
 
 def test_a_dry_run_keeps_nothing(cli: Cli, tmp_path: Path, model_dir: Path, pipe: Any) -> None:
-    formats.jsonl(tmp_path / "d.jsonl", ROWS)
+    writers.jsonl(tmp_path / "d.jsonl", ROWS)
     pipe((tmp_path / "d.jsonl").read_bytes())
     on = ("--data", "-", "--name", "d", "--kind", "embed", "--model", model_dir)
     ran = cli("featurize", tmp_path / "s", *on, "--dry-run", "--device", "cpu")

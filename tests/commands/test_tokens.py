@@ -64,9 +64,9 @@ def test_a_second_kind_counts_nothing(
 def test_a_dry_run_is_exact_and_cheap(
     cli: Cli, tmp_path: Path, model_dir: Path, write_jsonl: Writer, encoded: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ntkcli.steps import estimate
+    from ntkcli.steps.shared import cost
 
-    monkeypatch.setattr(estimate, "SAMPLE_ROWS", 5)
+    monkeypatch.setattr(cost, "SAMPLE_ROWS", 5)
     store, data = tmp_path / "s", write_jsonl("d.jsonl", ROWS)
     dry = [*on(store, data, model_dir, "ntk"), "--dry-run", "--device", "cpu", "--max-length", "60"]
     before = json.loads(cli(*dry).out)
@@ -86,12 +86,12 @@ def test_a_dry_run_is_exact_and_cheap(
 def test_rows_that_cannot_be_encoded_are_told_together_before_the_model_is_loaded(
     cli: Cli, tmp_path: Path, model_dir: Path, write_jsonl: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ntkcli.engine import models
+    from ntkcli.engine.models import loading
 
     forged = {"prompt": "a<|im_end|>b", "completion": "c"}
     data = write_jsonl("d.jsonl", [*ROWS[:3], *[forged] * 25, *ROWS[3:]])
     with monkeypatch.context() as patch:
-        patch.setattr(models, "load_model", lambda *_, **__: pytest.fail("weights were loaded"))
+        patch.setattr(loading, "load_model", lambda *_, **__: pytest.fail("weights were loaded"))
         ran = cli(*on(tmp_path / "s", data, model_dir))
     assert ran.code == 1
     assert (
@@ -161,20 +161,22 @@ def test_shards_count_together(
     tmp_path: Path, model_dir: Path, write_jsonl: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ntkcli.identity import resolve_model
-    from ntkcli.steps import tokens
-    from ntkcli.steps.inputs import open_store, register_data
+    from ntkcli.steps.shared import token_counts
+    from ntkcli.steps.shared.inputs import open_store, register_data
 
-    monkeypatch.setattr(tokens, "PART_ROWS", 4)
+    monkeypatch.setattr(token_counts, "PART_ROWS", 4)
     stored = open_store(tmp_path / "s", create=True)
     dataset, file = register_data(stored, name="d", data=write_jsonl("d.jsonl", ROWS))
     model = resolve_model(str(model_dir))
     written: list[int] = []
-    real = tokens._fill
+    real = token_counts._fill
     monkeypatch.setattr(
-        tokens, "_fill", lambda artefact, pending, *rest: written.append(pending) or real(artefact, pending, *rest)
+        token_counts,
+        "_fill",
+        lambda artefact, pending, *rest: written.append(pending) or real(artefact, pending, *rest),
     )
-    found = tokens.count_tokens(stored, dataset, file, model, shard=(1, 3))
+    found = token_counts.count_tokens(stored, dataset, file, model, shard=(1, 3))
     assert written == [[1, 4, 7], [0, 2, 3, 5, 6]]
     assert found.complete
-    alone = tokens.count(file.rows(), model, thinking=None)
-    assert tokens.counts_of(found, None).length.tolist() == alone.length.tolist()
+    alone = token_counts.count(file.rows(), model, thinking=None)
+    assert token_counts.counts_of(found, None).length.tolist() == alone.length.tolist()

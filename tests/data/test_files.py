@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ntkcli.data import BadRow, DataFile, Message, Row, pick, scan
 from ntkcli.data import files as files_module
-from ntkcli.data import jsonl as jsonl_module
+from ntkcli.data.formats import jsonl as jsonl_module
 from ntkcli.errors import DataError, UsageError
 from store import RowStatus
 

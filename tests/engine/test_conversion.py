@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from ntkcli import identity, notes
 from ntkcli.engine import conversion
-from ntkcli.engine.models import load_model, model_config
+from ntkcli.engine.models.loading import load_model, model_config
 from ntkcli.errors import NtkselError, UsageError
 from ntkcli.identity import CONVERTED_RECORD, converted_folder, resolve_model
 from store import atomic

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import store
-from ntkcli.steps.inputs import open_store, register_data, write_rows
+from ntkcli.steps.shared.inputs import open_store, register_data, write_rows
 from tests.conftest import prompt_rows
 
 Floats = np.ndarray

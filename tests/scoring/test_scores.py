@@ -14,9 +14,9 @@ import store
 from ntkcli.errors import NtkselError
 from ntkcli.scoring.groups import combine_by_rank, mean_ranks
 from ntkcli.scoring.text import bm25_scores, dsir_scores, gumbel, hashed_counts, match_length_scores
-from ntkcli.steps.inputs import open_store
-from ntkcli.steps.score import combine, score
-from ntkcli.steps.select import Constraints, select
+from ntkcli.steps.scores.score import combine, score
+from ntkcli.steps.selections.select import Constraints, select
+from ntkcli.steps.shared.inputs import open_store
 from tests.scoring.kit import add_data, add_features, cosines, make_store
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ntkcli.environment import without_library_settings
-from ntkcli.steps.featurize import featurize
-from ntkcli.steps.finetune import finetune
+from ntkcli.steps.features.featurize import featurize
+from ntkcli.steps.training.finetune import finetune
 from tests.conftest import Writer, prompt_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft asks for it

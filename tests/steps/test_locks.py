@@ -12,7 +12,7 @@ import pytest
 
 from ntkcli import notes
 from ntkcli.errors import BusyError
-from ntkcli.steps.training_run import alone
+from ntkcli.steps.training.run import alone
 
 
 @pytest.fixture

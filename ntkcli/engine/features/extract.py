@@ -1,0 +1,205 @@
+"""Features of a part of rows, whatever their kind: batches under a token budget, halved when memory runs out."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ntkcli.data.encoding import Encoded
+from ntkcli.engine.batches import run_batches
+from ntkcli.engine.features.embeddings import EmbeddingEngine
+from ntkcli.engine.gradients.adam import load_moments
+from ntkcli.engine.gradients.probes import LogitProbe, LossProbe
+from ntkcli.engine.gradients.projections import make_projection
+from ntkcli.engine.gradients.row_gradients import GradientEngine
+from ntkcli.engine.models.adapters import AdaptedLayer, apply_adapter, fresh_adapter, load_adapter, only_layers
+from ntkcli.engine.models.loading import LoadedModel
+from ntkcli.identity import AdapterIdentity, ModelIdentity
+
+CPU_BATCH_TOKENS = 1024
+"""Enough for matrix products to run at full speed on a CPU: 2,048 take twice the memory and are no faster."""
+_CUDA_SHARE = 0.6
+"""Of the free CUDA memory, what activations may take; the rest is for attention and fragmentation."""
+
+
+@dataclass(frozen=True, slots=True)
+class GradientSettings:
+    """What a gradient feature is made of, in the words of `ntksel featurize`."""
+
+    kind: str
+    positions: str
+    probe: str
+    probes: int
+    projection: str
+    dim: int
+    seed: int
+    layers: str
+    rank: int
+    target_modules: str
+    adapter_seed: int
+    moments: Path | None = None
+    """The warm-up optimiser's, for Adam's directions instead of gradients (`engine.adam`)."""
+
+
+class NonFiniteError(Exception):
+    """Features of the row at `row` (its place in the part) are not finite; `layer` is where it began, or ""."""
+
+    def __init__(self, row: int, layer: str) -> None:
+        super().__init__(row, layer)
+        self.row, self.layer = row, layer
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """`unit` (n, dim) float32 and `norm` (n,) float32, rows as they were given."""
+
+    unit: NDArray[np.float32]
+    norm: NDArray[np.float32]
+
+
+_Result = tuple[Tensor, Tensor, Tensor | None]
+"""Of a batch: unit vectors (B, dim), norms (B,) and, for gradients, the norms of each layer (B, L)."""
+
+
+class Extractor:
+    """Turns parts of encoded rows into vectors of `dim` numbers under a budget of tokens a batch."""
+
+    def __init__(
+        self,
+        compute: Callable[[Sequence[Encoded]], _Result],
+        *,
+        dim: int,
+        layer_names: Sequence[str],
+        budget_tokens: int,
+    ) -> None:
+        self._compute, self.dim, self._layer_names = compute, dim, list(layer_names)
+        self.budget_tokens = budget_tokens
+
+    def vectors(self, rows: Sequence[Encoded], *, on_batch: Callable[[int, int], None]) -> Vectors:
+        """The rows' vectors. `on_batch` is told rows and tokens as batches are done.
+
+        A batch's results are fetched after the next one has been handed to the device, which so never waits.
+
+        Raises:
+            NonFiniteError: a value is not finite. Never clamped.
+        """
+        found = Vectors(np.empty((len(rows), self.dim), dtype=np.float32), np.empty(len(rows), dtype=np.float32))
+        lengths = [len(row) for row in rows]
+        pending: deque[tuple[NDArray[np.int64], _Result]] = deque()
+
+        def compute(where: NDArray[np.int64]) -> None:
+            pending.append((where, self._compute([rows[i] for i in where])))
+            while len(pending) > 1:
+                self._fetch(found, *pending[0])  # taken off only then: an error here must not lose it
+                pending.popleft()
+            on_batch(len(where), int(sum(lengths[i] for i in where)))
+
+        self.budget_tokens = run_batches(lengths, self.budget_tokens, compute)
+        for last in pending:
+            self._fetch(found, *last)
+        return found
+
+    def _fetch(self, found: Vectors, where: NDArray[np.int64], result: _Result) -> None:
+        vectors, norms, layers = result
+        found.unit[where], found.norm[where] = vectors.cpu().numpy(), norms.cpu().numpy()
+        self._refuse_non_finite(where, found.norm[where] + found.unit[where].sum(axis=1), layers)
+
+    def _refuse_non_finite(self, where: NDArray[np.int64], witness: NDArray[np.float32], layers: Tensor | None) -> None:
+        bad = np.flatnonzero(~np.isfinite(witness))
+        if not len(bad):
+            return
+        layer = ""
+        if layers is not None:
+            wrong = torch.nonzero(~torch.isfinite(layers[int(bad[0])]))
+            # Backward runs from the last layer down, so the last wrong one is where it began.
+            layer = self._layer_names[int(wrong[-1])] if len(wrong) else ""
+        raise NonFiniteError(int(where[bad[0]]), layer)
+
+
+def gradient_extractor(
+    loaded: LoadedModel,
+    *,
+    model: ModelIdentity,
+    adapter: AdapterIdentity | None,
+    settings: GradientSettings,
+    batch_tokens: int | None,
+) -> Extractor:
+    """Projected gradients with respect to the given adapter, or a fresh one."""
+    layers = adapted_layers(loaded, model=model, adapter=adapter, settings=settings)
+    projection = make_projection(settings.projection, dim=settings.dim, seed=settings.seed, device=loaded.device)
+    probes = make_probes(loaded, settings)
+    moments = None if settings.moments is None else load_moments(settings.moments, layers, loaded.device)
+    engine = GradientEngine(loaded, layers, projection=projection, probes=probes, seed=settings.seed, moments=moments)
+    positions = "targets" if settings.kind == "loss" else settings.positions
+
+    def compute(rows: Sequence[Encoded]) -> _Result:
+        found = engine.features(rows, positions=positions)
+        return found.sketch, found.norm, found.layer_norms
+
+    budget = batch_tokens or default_batch_tokens(loaded, backward=True)
+    return Extractor(compute, dim=projection.dim, layer_names=engine.layer_names, budget_tokens=budget)
+
+
+def adapted_layers(
+    loaded: LoadedModel, *, model: ModelIdentity, adapter: AdapterIdentity | None, settings: GradientSettings
+) -> list[AdaptedLayer]:
+    """The adapter's layers, merged into the model, restricted to `settings.layers`."""
+    if adapter is not None:
+        found = load_adapter(loaded, adapter, model)
+    else:
+        found = fresh_adapter(
+            loaded.model, rank=settings.rank, target_modules=settings.target_modules, seed=settings.adapter_seed
+        )
+    return only_layers(found, settings.layers)
+
+
+def make_probes(loaded: LoadedModel, settings: GradientSettings) -> list[LogitProbe | LossProbe]:
+    """The loss, or the K directions of the probe."""
+    if settings.kind == "loss":
+        return [LossProbe(loaded.model)]
+    return [LogitProbe(loaded.model, settings.probe, seed=settings.seed, number=k) for k in range(settings.probes)]
+
+
+def embedding_extractor(
+    loaded: LoadedModel,
+    *,
+    model: ModelIdentity,
+    adapter: AdapterIdentity | None,
+    positions: str,
+    pooling: str,
+    batch_tokens: int | None,
+) -> Extractor:
+    """Pooled final hidden states of the model, with the adapter if there is one."""
+    if adapter is not None:
+        apply_adapter(loaded, adapter, model)
+    engine = EmbeddingEngine(loaded, pooling=pooling)
+
+    def compute(rows: Sequence[Encoded]) -> _Result:
+        return *engine.features(rows, positions=positions), None
+
+    dim = int(loaded.model.config.get_text_config().hidden_size)
+    budget = batch_tokens or default_batch_tokens(loaded, backward=False)
+    return Extractor(compute, dim=dim, layer_names=[], budget_tokens=budget)
+
+
+def default_batch_tokens(loaded: LoadedModel, *, backward: bool) -> int:
+    """Tokens a batch that fit: fixed on a CPU, from the free memory on CUDA.
+
+    Activations kept for a backward: about 10 hidden-sized and 4 MLP-sized tensors a layer and token (Llama's block:
+    norms, q/k/v/o, rotary copies; gate, up, their product, silu). A forward alone keeps one layer's.
+    """
+    if loaded.device.type != "cuda":
+        return CPU_BATCH_TOKENS
+    config = loaded.model.config.get_text_config()
+    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    layers = config.num_hidden_layers if backward else 2
+    token_bytes = layers * (10 * config.hidden_size + 4 * inner) * loaded.dtype.itemsize
+    free_bytes, _ = torch.cuda.mem_get_info(loaded.device)
+    return int(min(max(_CUDA_SHARE * free_bytes / token_bytes, 512), 65_536))

@@ -1,0 +1,111 @@
+"""Directions in logit space: where a feature's backward begins, at the cost of no logits for a linear head.
+
+For f = sum_t w_t v·logits_t the gradient at the hidden state of token t is w_t W^T v: a constant vector for a linear
+head. Probes (docs/method.md):
+
+    sum          v = 1, the paper's (arXiv 2511.07380, section 4)
+    rademacher   v = ±1 by hash, the same for every row; E <∇v·f, ∇v·f'> = tr Θ(x, x')   (Hutchinson)
+    centred      v - mean(v): the trace of the kernel that softmax can see; a shift of all logits changes nothing
+
+and for kind `loss` the gradient of the mean cross-entropy, which needs the logits: they are computed in blocks of
+positions that take `LOGIT_BLOCK_BYTES` at most. So are they for heads with a soft cap c·tanh(z/c), under any probe.
+
+Legend: B rows, T tokens, D hidden size, V vocabulary, N positions of a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ntkcli.engine.batches import Batch
+from ntkcli.engine.gradients.sketch import signs
+from ntkcli.engine.models.heads import HeadForm
+from ntkcli.engine.models.loading import head_form, head_of
+
+LOGIT_BLOCK_BYTES = 256 * 2**20
+"""Bound on the float32 logits that are held at once; three such blocks may stand at a time, five with a soft cap."""
+
+Probe = Callable[[Tensor, Batch], Tensor]
+"""(hidden (B, T, D), batch) → gradient of f at the hidden states, (B, T, D) float32.
+
+Divided by the probe's `scale`, so that it is of order one in any dtype.
+"""
+
+
+class LogitProbe:
+    """f = sum_t w_t v·logits_t for one direction v. `scale` was left out of the gradient."""
+
+    def __init__(self, model: Any, name: str, *, seed: int = 0, number: int = 0) -> None:
+        self._head, self._form = head_of(model), head_form(model)
+        self._v_V = direction(name, len(self._head.weight), seed=seed, number=number).to(self._head.weight.device)
+        u_D = _combine(self._head.weight.detach(), self._v_V)
+        length = float(torch.linalg.vector_norm(u_D)) or 1.0
+        self.scale = self._form.factor * length
+        self._unit_D = (u_D / length).float()
+
+    def __call__(self, hidden_BTD: Tensor, batch: Batch) -> Tensor:
+        """See `Probe`."""
+        if self._form.cap is None:
+            return batch.weight[..., None] * self._unit_D
+
+        def slope(z_NV: Tensor, _: Tensor) -> Tensor:
+            return self._v_V * self._form.slope(self._form.logits(z_NV))
+
+        return _through_logits(self._head, self._form, hidden_BTD, batch, slope) / self.scale
+
+
+class LossProbe:
+    """f = sum_t w_t cross-entropy of the next token: kind `loss`."""
+
+    def __init__(self, model: Any) -> None:
+        self._head, self._form, self.scale = head_of(model), head_form(model), 1.0
+
+    def __call__(self, hidden_BTD: Tensor, batch: Batch) -> Tensor:
+        """See `Probe`. The weight of a row's last position must be 0: nothing follows it."""
+
+        def slope(z_NV: Tensor, target_N: Tensor) -> Tensor:
+            logits_NV = self._form.logits(z_NV)
+            gradient_NV = torch.softmax(logits_NV, dim=-1)
+            gradient_NV[torch.arange(len(target_N), device=target_N.device), target_N] -= 1
+            gradient_NV *= self._form.slope(logits_NV)
+            return gradient_NV
+
+        return _through_logits(self._head, self._form, hidden_BTD, batch, slope)
+
+
+def direction(name: str, size: int, *, seed: int, number: int) -> Tensor:
+    """v (V,) float32: a pure function of (name, seed, number, index)."""
+    if name == "sum":
+        return torch.ones(size)
+    v_V = torch.from_numpy(signs(seed, f"probe|{number}", size))
+    return v_V - v_V.mean() if name == "centred" else v_V
+
+
+def _combine(weight_VD: Tensor, v_V: Tensor) -> Tensor:
+    """W^T v (D,) float64, in blocks of rows: no copy of the head."""
+    total = torch.zeros(weight_VD.shape[1], dtype=torch.float64, device=weight_VD.device)
+    for start in range(0, len(v_V), 8192):
+        total += v_V[start : start + 8192].double() @ weight_VD[start : start + 8192].double()
+    return total
+
+
+def _through_logits(
+    head: nn.Linear, form: HeadForm, hidden_BTD: Tensor, batch: Batch, slope: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """w_t W^T slope(z_t, next token) at the positions of nonzero weight, block by block."""
+    weight_VD = head.weight.detach()
+    upstream = torch.zeros(hidden_BTD.shape, dtype=torch.float32, device=hidden_BTD.device)
+    block = max(1, LOGIT_BLOCK_BYTES // (4 * weight_VD.shape[0]))
+    for where, following in zip(torch.split(batch.weighted, block), torch.split(batch.following, block), strict=True):
+        index = where.unbind(dim=1)
+        entering_ND = hidden_BTD[index] if form.before == 1.0 else hidden_BTD[index] * form.before
+        z_NV = (entering_ND @ weight_VD.T).float()
+        if head.bias is not None:
+            z_NV = z_NV + head.bias.detach()
+        gradient_ND = slope(z_NV, following).to(weight_VD.dtype) @ weight_VD
+        upstream[index] = batch.weight[index][:, None] * gradient_ND.float()
+    return upstream

@@ -1,0 +1,108 @@
+"""Per-example LoRA gradients of a function of the logits: batched, without logits, projected as they appear.
+
+One forward of the frozen decoder a batch, and one backward a probe, during which taps on the adapted layers (`taps.py`)
+contract gradients row by row and hand them to the projection. Where the backward begins is the probe's business
+(`probes.py`). Nothing below the lowest adapter and nothing of the embedding table gets a gradient.
+
+K probes make one row: the sum of their projections, each with random signs of its own, over sqrt(K). Products of
+different probes then cancel in the mean, and dot products estimate the mean of the K kernels.
+
+Legend: B rows, T tokens, D hidden size, p size of the projection, L adapted layers, K probes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ntkcli.data.encoding import Encoded
+from ntkcli.engine.batches import final_hidden, pad
+from ntkcli.engine.gradients.adam import FactorMoments
+from ntkcli.engine.gradients.probes import LogitProbe, LossProbe
+from ntkcli.engine.gradients.projections import Projection
+from ntkcli.engine.gradients.sketch import signs
+from ntkcli.engine.gradients.taps import Inputs, LayerTap
+from ntkcli.engine.models.adapters import AdaptedLayer, check_decoder_holds, has_experts
+from ntkcli.engine.models.loading import LoadedModel, decoder_of
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What a batch gives: `sketch` (B, p) float32 of unit gradients, `norm` (B,) float32, `layer_norms` (B, L)."""
+
+    sketch: Tensor
+    norm: Tensor
+    layer_norms: Tensor
+
+
+class GradientEngine:
+    """Computes the features of batches of rows. Owns the model: its adapted layers are tapped for good.
+
+    Memory: the model, activations of one batch, and (B, p) floats; independent of the number of rows.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        layers: Sequence[AdaptedLayer],
+        *,
+        projection: Projection,
+        probes: Sequence[LogitProbe | LossProbe],
+        seed: int = 0,
+        moments: Mapping[str, FactorMoments] | None = None,
+    ) -> None:
+        check_decoder_holds(list(layers), loaded.model)
+        self._loaded = loaded
+        self._decoder = decoder_of(loaded.model)
+        self._projection = projection
+        self._inputs = Inputs(sorts_tokens=has_experts(loaded.model))
+        self._taps = [LayerTap(layer, projection, loaded.dtype, self._inputs) for layer in layers]
+        for tap in self._taps:
+            tap.moments = moments or {}
+        self.layer_names = [layer.name for layer in layers]
+        self._probes = list(probes)
+        self._signs = [
+            torch.from_numpy(signs(seed, f"mix|{k}", projection.dim)).to(loaded.device) for k in range(len(probes))
+        ]
+
+    def features(self, rows: Sequence[Encoded], *, positions: str) -> Features:
+        """Features of the rows, on the model's device; `positions` as in `batches.position_weights`.
+
+        Non-finite values are passed on in `norm` and `layer_norms`: the caller knows the row's name.
+        """
+        parts: list[Tensor] = []
+        squares: list[Tensor] = []
+        for k, (part_Bp, part_BL) in enumerate(self.each_probe(rows, positions=positions)):
+            parts.append(part_Bp * self._signs[k] if len(self._probes) > 1 else part_Bp)
+            squares.append(part_BL)
+        count = len(self._probes)
+        squares_BL = torch.stack(squares).sum(dim=0) / count
+        norm_B = squares_BL.sum(dim=1).sqrt()
+        unit_B = torch.where(norm_B > 0, norm_B, 1.0) * count**0.5
+        return Features(torch.stack(parts).sum(dim=0) / unit_B[:, None], norm_B, squares_BL.sqrt())
+
+    def each_probe(self, rows: Sequence[Encoded], *, positions: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """Probe by probe, from one forward: projected gradients (B, p) and squared norms of each layer (B, L)."""
+        pad_id = self._loaded.tokenizer.pad_token_id or 0
+        batch = pad(rows, positions=positions, pad_id=pad_id, device=self._loaded.device)
+        self._inputs.begin(batch.ids)
+        with torch.enable_grad():
+            hidden_BTD = final_hidden(self._decoder, batch)
+        for k, probe in enumerate(self._probes):
+            upstream_BTD = probe(hidden_BTD.detach(), batch).to(hidden_BTD.dtype)
+            last = k + 1 == len(self._probes)
+            part_Bp, part_BL = self._backward(hidden_BTD, upstream_BTD, keep_graph=not last)
+            yield part_Bp * probe.scale, part_BL * probe.scale**2
+
+    def _backward(self, hidden_BTD: Tensor, upstream_BTD: Tensor, *, keep_graph: bool) -> tuple[Tensor, Tensor]:
+        """One backward: projected gradients (B, p) and squared norms of each layer (B, L)."""
+        total = self._projection.zeros(len(hidden_BTD))
+        for tap in self._taps:
+            tap.begin(total)
+        torch.autograd.backward(hidden_BTD, upstream_BTD, retain_graph=keep_graph)
+        self._inputs.finish()
+        squares_BL = torch.stack([tap.end() for tap in self._taps], dim=1)
+        return self._projection.finish(total), squares_BL

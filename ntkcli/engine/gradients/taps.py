@@ -1,0 +1,231 @@
+"""Taps on adapted layers: each stands in for a layer's forward and contracts per-row gradients in its backward.
+
+A tap sees the layer's input x and the gradient g at its output. Of y = W x + s B (A x), row by row:
+
+    df/dB = s sum_t g_t (A x_t)^T        df/dA = s sum_t (B^T g_t) x_t^T
+
+Both go to the projection as they appear and are forgotten. Layers that read the same x (q, k and v; gate and up) are
+contracted together.
+
+Legend: B rows, T tokens, i inputs, o outputs, d either, r rank, R the ranks of several layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ntkcli.engine.gradients.adam import FactorMoments
+from ntkcli.engine.gradients.projections import Projection
+from ntkcli.engine.gradients.sketch import FactorSketch
+from ntkcli.engine.models.adapters import AdaptedLayer
+from ntkcli.errors import UsageError
+
+
+@dataclass(slots=True)
+class _Total:
+    """What one layer adds to during a backward: the projections of all layers, and its own squared norms (B,)."""
+
+    sketch: Tensor
+    squares: Tensor
+    collected: bool = False
+
+
+class _Input:
+    """What one forward fed to `taps`, and the output gradients that a backward has brought for it so far."""
+
+    def __init__(self) -> None:
+        self.taps: list[LayerTap] = []
+        self._arrived: list[tuple[LayerTap, Tensor]] = []
+        self._x_BTi: Tensor | None = None
+
+    def collect(self, tap: LayerTap, x_BTi: Tensor, g_BTo: Tensor) -> None:
+        """Keep a tap's output gradient; contract when the last one is there."""
+        self._x_BTi = x_BTi
+        self._arrived.append((tap, g_BTo))
+        if len(self._arrived) == len(self.taps):
+            self.contract()
+
+    def contract(self) -> None:
+        """Per-row gradients of the taps that have arrived, handed to each."""
+        x_BTi, arrived = self._x_BTi, self._arrived
+        self._x_BTi, self._arrived = None, []
+        if x_BTi is None:
+            return
+        ranks = [tap.rank for tap, _ in arrived]
+        thin_BTR = x_BTi @ torch.cat([tap.a_in_r for tap, _ in arrived], dim=1)
+        for (tap, g_BTo), thin_BTr in zip(arrived, torch.split(thin_BTR, ranks, dim=2), strict=True):
+            tap.add_b(_bmm_float32(thin_BTr.transpose(1, 2), g_BTo))
+        thins = [(tap, g_BTo @ tap.b_out_r) for tap, g_BTo in arrived if tap.b_out_r is not None]
+        if thins:
+            gradient_BRd = _bmm_float32(torch.cat([thin for _, thin in thins], dim=2).transpose(1, 2), x_BTi)
+            parts = torch.split(gradient_BRd, [tap.rank for tap, _ in thins], dim=1)
+            for (tap, _), part_Brd in zip(thins, parts, strict=True):
+                tap.add_a(part_Brd)
+
+
+class Inputs:
+    """The inputs of one forward, told apart by where they lie in memory: all stay alive until the backward.
+
+    `sorts_tokens`: the model hands tokens to experts, so that a (B·T, i) input may be in any order.
+    """
+
+    def __init__(self, *, sorts_tokens: bool) -> None:
+        self._found: dict[tuple[int, torch.Size, tuple[int, ...]], _Input] = {}
+        self._sorts_tokens = sorts_tokens
+        self.rows, self._tokens = 0, 0
+
+    def begin(self, ids_BT: Tensor) -> None:
+        """Begin the forward of a batch."""
+        self._found, (self.rows, self._tokens) = {}, ids_BT.shape
+
+    def holds_rows(self, x: Tensor) -> bool:
+        """Whether x holds the batch's tokens row by row: (B, T, i), (B, 1, T, i), or (B·T, i) where none are sorted."""
+        if x.numel() != self.rows * self._tokens * x.shape[-1]:
+            return False
+        return len(x) == self.rows if x.dim() > 2 else not self._sorts_tokens
+
+    def by_row(self, x: Tensor) -> Tensor:
+        """(B, T, i)."""
+        return x.reshape(self.rows, self._tokens, x.shape[-1])
+
+    def join(self, tap: LayerTap, x: Tensor) -> _Input:
+        """The input that lies where `x` does, which `tap` reads too."""
+        found = self._found.setdefault((x.data_ptr(), x.shape, x.stride()), _Input())
+        found.taps.append(tap)
+        return found
+
+    def finish(self) -> None:
+        """End a backward: contract those of which some tap took no part in it."""
+        for found in self._found.values():
+            found.contract()
+
+
+class LayerTap:
+    """One adapted layer: stands in for its forward and collects per-row gradients in its backward."""
+
+    def __init__(self, layer: AdaptedLayer, projection: Projection, dtype: torch.dtype, inputs: Inputs) -> None:
+        self.layer, self.inputs, self._projection = layer, inputs, projection
+        self.rank, columns_in = layer.a.shape
+        columns_out = layer.shape[0]
+        self._to_b = projection.factor(f"{layer.name}.lora_B", self.rank, columns_out)
+        # s and the projection's row signs alpha ride on the thin factors, where they cost nothing.
+        self.a_in_r = (layer.scale * self._to_b.alpha[:, None] * layer.a).T.to(dtype).contiguous()
+        self.b_out_r: Tensor | None = None
+        if layer.b is not None:
+            self._to_a = projection.factor(f"{layer.name}.lora_A", self.rank, columns_in)
+            self.b_out_r = (layer.scale * layer.b * self._to_a.alpha).to(dtype).contiguous()
+        self.moments: Mapping[str, FactorMoments] = {}  # by factor: gradients become Adam's directions
+        self._total: _Total | None = None
+        self._anchor = torch.zeros((), requires_grad=True)  # makes the output need a gradient even when x needs none
+        layer.module.forward = self._stand_in(layer, dtype)
+
+    def _stand_in(self, layer: AdaptedLayer, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+        """The layer's forward with the tap in it."""
+        weight, bias = layer.weight, getattr(layer.module, "bias", None)
+        if weight is not None and (layer.merged or layer.b is None):
+            return lambda x: _Tap.apply(self._checked(x), weight, bias, self._anchor, self)  # type: ignore[no-untyped-call]
+        # Its own forward knows what the packed weight stands for, and has its gradient.
+        own: Callable[[Tensor], Tensor] = layer.module.forward
+        if layer.merged or layer.b is None:
+            return lambda x: _Catch.apply(own(x), self._checked(x).detach(), self._anchor, self)  # type: ignore[no-untyped-call]
+        a, b = layer.a.to(dtype), (layer.scale * layer.b).to(dtype)
+        linear = torch.nn.functional.linear
+
+        def beside(x: Tensor) -> Tensor:
+            y = own(x) + linear(linear(x, a), b)
+            return _Catch.apply(y, self._checked(x).detach(), self._anchor, self)  # type: ignore[no-untyped-call, no-any-return]
+
+        return beside
+
+    def _checked(self, x: Tensor) -> Tensor:
+        """The input of the layer, if its rows are the batch's."""
+        if not self.inputs.holds_rows(x):
+            raise UsageError(
+                f"{self.layer.name} is given its tokens without their rows; an adapter there is not supported.",
+                "Leave it out: --target-modules q_proj,k_proj,v_proj,o_proj adapts the attention alone.",
+            )
+        return x
+
+    def begin(self, total: Tensor) -> None:
+        """Collect the next backward into the accumulator `total`."""
+        self._total = _Total(total, torch.zeros(len(total), device=total.device))
+
+    def end(self) -> Tensor:
+        """The squared gradient norm of each row in this layer, (B,) float32."""
+        total, self._total = self._total, None
+        if total is None or not total.collected:
+            raise UsageError(
+                f"{self.layer.name} took no part in the computation: the model uses its weight in another way.",
+                "Leave it out by --target-modules.",
+            )
+        return total.squares
+
+    def collect(self, found: _Input, x: Tensor, g: Tensor) -> None:
+        """One backward's input and output gradient."""
+        if self._total is None or self._total.collected:
+            raise UsageError(f"{self.layer.name} runs twice in one forward; its gradients can't be told apart.")
+        self._total.collected = True
+        found.collect(self, self.inputs.by_row(x), self.inputs.by_row(g))
+
+    def add_b(self, gradient_Brd: Tensor) -> None:
+        """Add the gradient of B, transposed."""
+        self._add(gradient_Brd, self._to_b, "lora_B")
+
+    def add_a(self, gradient_Brd: Tensor) -> None:
+        """Add the gradient of A."""
+        self._add(gradient_Brd, self._to_a, "lora_A")
+
+    def _add(self, gradient_Brd: Tensor, factor: FactorSketch, name: str) -> None:
+        if self._total is not None:
+            if self.moments:
+                gradient_Brd = self.moments[f"{self.layer.name}.{name}"].direction(gradient_Brd, factor.alpha)
+            self._total.squares += torch.linalg.vector_norm(gradient_Brd, dim=(1, 2)).square()
+            self._projection.add(self._total.sketch, gradient_Brd, factor)
+
+
+class _Tap(torch.autograd.Function):
+    """y = x W^T + bias with frozen W; the backward hands (x, dy) to the tap and returns dy W where it is needed."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, anchor: Tensor, tap: LayerTap) -> Tensor:
+        del anchor
+        ctx.save_for_backward(x)
+        ctx.weight, ctx.tap, ctx.input = weight, tap, tap.inputs.join(tap, x)
+        return torch.nn.functional.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, None, None]:
+        (x,) = ctx.saved_tensors
+        ctx.tap.collect(ctx.input, x, grad)
+        return (grad @ ctx.weight if ctx.needs_input_grad[0] else None), None, None, None, None
+
+
+class _Catch(torch.autograd.Function):
+    """The identity on y, the output of a layer with a forward and a backward of its own; (x, dy) go to the tap."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, x: Tensor, anchor: Tensor, tap: LayerTap) -> Tensor:
+        del anchor
+        ctx.save_for_backward(x)
+        ctx.tap, ctx.input = tap, tap.inputs.join(tap, x)
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        (x,) = ctx.saved_tensors
+        ctx.tap.collect(ctx.input, x, grad)
+        return grad, None, None, None
+
+
+def _bmm_float32(left: Tensor, right: Tensor) -> Tensor:
+    """A batched product with float32 sums, whatever the inputs' dtype."""
+    if left.dtype == torch.float32:
+        return torch.bmm(left, right)
+    if left.device.type == "cuda":
+        return torch.bmm(left, right, out_dtype=torch.float32)
+    return torch.bmm(left.float(), right.float())

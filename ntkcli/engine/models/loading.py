@@ -1,0 +1,285 @@
+"""Load a causal language model and its tokenizer, frozen; find its decoder and its head.
+
+Knows nothing of stores or commands. No code from a model's folder is run, unless the identity says that it may be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from ntkcli.engine.conversion import converted, require_unchanged
+from ntkcli.engine.models.heads import HeadForm, read_head
+from ntkcli.engine.weights import own_memory, refuse_other_weights
+from ntkcli.environment import without_library_settings
+from ntkcli.errors import NtkselError, UsageError
+from ntkcli.identity import ModelIdentity
+from ntkcli.model_files import reason_of, why_tokenizer_fails
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A frozen model in evaluation mode, its tokenizer, and where it lives."""
+
+    model: Any
+    tokenizer: Any
+    device: torch.device
+    dtype: torch.dtype
+
+
+def pick_device(name: str) -> torch.device:
+    """The device for `auto` (the first CUDA device, else the CPU), `cpu`, `cuda` or `cuda:i`.
+
+    Raises:
+        UsageError: CUDA was asked for and isn't there.
+    """
+    if name == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"--device {name}: no such device.", "Give auto, cpu, cuda or cuda:0.") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise UsageError(f"--device {name}: this machine shows {found} CUDA devices.", "Give --device cpu or auto.")
+    return device
+
+
+def pick_dtype(name: str, device: torch.device) -> str:
+    """The name of the compute dtype for `auto`: bfloat16 where CUDA has it, else float32."""
+    if name != "auto":
+        return name
+    return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+
+
+def load_tokenizer(identity: ModelIdentity) -> Any:
+    """The model's own tokenizer (a fast one: the encoder needs character offsets).
+
+    Raises:
+        UsageError: a file of it is missing or damaged. NtkselError: one changed since its digest was taken.
+    """
+    from transformers import AutoTokenizer
+
+    folder = _folder(identity)
+    with _remote_code(identity) as trust:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
+        except Exception as error:  # of transformers, tokenizers, sentencepiece or the model's own code
+            if trust or not identity.brings_code:
+                model_config(identity)  # which the tokenizer's class is chosen by, and may be the one that is damaged
+                raise why_tokenizer_fails(folder, error, label=identity.label) from error
+            raise
+    require_unchanged(identity, folder)
+    if not tokenizer.is_fast:
+        raise UsageError(
+            f"--model {identity.reference}: its tokenizer has no fast version, which gives the character offsets "
+            "that the answer mask needs.",
+            "Save one beside the model as tokenizer.json.",
+        )
+    _check_template(tokenizer, identity)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _check_template(tokenizer: Any, identity: ModelIdentity) -> None:
+    """UsageError if the chat template itself is broken, which every row would be blamed for."""
+    from jinja2 import TemplateSyntaxError
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    try:
+        if isinstance(tokenizer.chat_template, str):
+            _compile_jinja_template(tokenizer.chat_template)
+    except TemplateSyntaxError as error:
+        raise UsageError(
+            f"{identity.label}: its chat template is cut or damaged: {reason_of(error)} (line {error.lineno}).",
+            "Download chat_template.jinja or tokenizer_config.json again.",
+        ) from error
+
+
+def model_config(identity: ModelIdentity) -> Any:
+    """The model's configuration, without its weights. UsageError if transformers can't make sense of it."""
+    from transformers import AutoConfig
+
+    with _remote_code(identity) as trust, _as_usage_error(identity):
+        return AutoConfig.from_pretrained(_folder(identity), trust_remote_code=trust)
+
+
+def load_model(identity: ModelIdentity, *, dtype: str, device: str, with_head: bool = True) -> LoadedModel:
+    """The model with every weight frozen, in evaluation mode, on `device` in `dtype` (a key of `DTYPES`).
+
+    A GGUF file is converted once (about 20 s for 135M parameters) and kept in the user's cache. A folder whose weights
+    were quantised by bitsandbytes stays quantised. Without `with_head` the files may lack the output layer, which is
+    then random.
+
+    Raises:
+        UsageError: transformers can't load it; the message carries its reason. NtkselError: a file changed meanwhile.
+    """
+    from transformers import AutoModelForCausalLM
+
+    place = pick_device(device)
+    folder = _folder(identity)
+    quantised = _quantisation(folder)
+    with (
+        without_library_settings(),
+        _quiet_loading(),
+        _remote_code(identity) as trust,
+        _as_usage_error(identity, quantised),
+    ):
+        model, found = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=DTYPES[dtype],
+            use_safetensors=True,
+            device_map={"": place} if quantised else None,
+            trust_remote_code=trust,
+            ignore_mismatched_sizes=True,  # found out below, with the names
+            output_loading_info=True,
+        )
+    refuse_other_weights(model, found, identity, with_head=with_head)
+    model.requires_grad_(False)
+    model.eval()
+    if quantised:
+        _keep_differentiable(model)
+    else:
+        model.to(place)
+        if place.type == "cpu":
+            own_memory(model)
+    head_form(model)  # refuses here what could not be right later
+    require_unchanged(identity, folder)
+    return LoadedModel(model, load_tokenizer(identity), place, DTYPES[dtype])
+
+
+def _folder(identity: ModelIdentity) -> Path:
+    return converted(identity) if identity.gguf else identity.folder
+
+
+@contextlib.contextmanager
+def _as_usage_error(identity: ModelIdentity, quantised: str = "") -> Iterator[None]:
+    """What transformers raises while it loads, as an error of the model: it has no class of its own for these."""
+    try:
+        yield
+    except NtkselError:
+        raise
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise NtkselError(
+            f"{identity.label}: there is not enough memory to load it.",
+            "Give --dtype bfloat16, another --device, or a smaller or quantised model.",
+        ) from error
+    except Exception as error:
+        if quantised and isinstance(error, ImportError):
+            raise UsageError(
+                f"--model {identity.reference}: its weights are quantised by {quantised}, which is not installed here.",
+                "pip install 'ntksel[quantised]'" if quantised == "bitsandbytes" else f"Install {quantised}.",
+            ) from error
+        raise UsageError(
+            f"--model {identity.reference}: transformers can't load it: {reason_of(error)}.",
+            "Check its config.json, or give a model that this version of transformers can load.",
+        ) from error
+
+
+def _quantisation(folder: Path) -> str:
+    """How the folder's weights are quantised, by its configuration (`bitsandbytes`), or ""."""
+    config = json.loads((folder / "config.json").read_bytes())
+    return str((config.get("quantization_config") or {}).get("quant_method", ""))
+
+
+def _keep_differentiable(model: nn.Module) -> None:
+    """Turn off what bitsandbytes does for inference on a CPU alone, and its line for every layer and call.
+
+    It would repack 4-bit weights (AVX-512 with bfloat16) for a kernel that has no backward.
+    """
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]  # typed as a module
+
+
+def decoder_of(model: Any) -> nn.Module:
+    """The part of the model that ends in the final norm: token ids in, hidden states (B, T, D) out.
+
+    Of a model that also sees or hears, the language model alone.
+    """
+    decoder = model.get_decoder()
+    if not isinstance(decoder, nn.Module) or decoder is model:
+        raise UsageError(f"{type(model).__name__} has no decoder apart from its head; it is not supported.")
+    return decoder
+
+
+def head_of(model: Any) -> nn.Linear:
+    """The output layer: hidden states to logits."""
+    head = model.get_output_embeddings()
+    if not isinstance(head, nn.Linear) or not head.weight.is_floating_point():
+        kind = f"{type(head).__name__} of {head.weight.dtype}" if isinstance(head, nn.Linear) else type(head).__name__
+        raise UsageError(f"{type(model).__name__}: its output layer is a {kind}, not a linear layer of floats.")
+    return head
+
+
+_FORMS: WeakKeyDictionary[nn.Module, HeadForm] = WeakKeyDictionary()
+
+
+def head_form(model: Any) -> HeadForm:
+    """What the model does to its output layer's numbers; looked at once a model (`load_model` does)."""
+    if model not in _FORMS:
+        _FORMS[model] = read_head(model, decoder_of(model), head_of(model))
+    return _FORMS[model]
+
+
+def head_logits(model: Any, hidden: Tensor) -> Tensor:
+    """Logits (..., V) float32 from hidden states (..., D)."""
+    form = head_form(model)
+    return form.logits(head_of(model)(hidden if form.before == 1.0 else hidden * form.before).float())
+
+
+@contextlib.contextmanager
+def _remote_code(identity: ModelIdentity) -> Iterator[bool]:
+    """Whether code of the model's may run, always said outright: left open, transformers would ask on a terminal.
+
+    Raises:
+        UsageError: it may not, and can't be loaded without.
+    """
+    refused = UsageError(
+        f"--model {identity.reference}: transformers can't load it without the Python code that it brings.",
+        "Read that code, and give --trust-remote-code if you trust it.",
+    )
+    needs_leave = identity.brings_code and not identity.trust_remote_code
+    if needs_leave and not _is_known(identity):
+        raise refused
+    try:
+        yield identity.trust_remote_code
+    except (OSError, ValueError, KeyError) as error:
+        if needs_leave:
+            raise refused from error
+        raise
+
+
+def _is_known(identity: ModelIdentity) -> bool:
+    """Whether transformers has the model's architecture itself."""
+    from transformers import CONFIG_MAPPING
+
+    config = json.loads((identity.folder / "config.json").read_bytes())
+    return config.get("model_type") in CONFIG_MAPPING
+
+
+@contextlib.contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """No bars and no reports of transformers' own: what is wrong we report ourselves."""
+    from transformers.utils import logging as messages
+
+    messages.disable_progress_bar()
+    before = messages.get_verbosity()
+    messages.set_verbosity_error()
+    try:
+        yield
+    finally:
+        messages.set_verbosity(before)

@@ -1,0 +1,283 @@
+"""Fine-tune a LoRA adapter with peft on transformers' Trainer, resumable from its last whole checkpoint.
+
+The Trainer does the loop, the optimiser, the schedule and the checkpoints. Ours are the steps, planned before training
+begins (`ntkcli.engine.training.step_plan`), and the loss, computed without logits where nothing is supervised and with little
+padding (`ntkcli.engine.training.loss`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import store
+from ntkcli.engine.features.extract import default_batch_tokens
+from ntkcli.engine.models.adapters import attach_adapter, linear_layers
+from ntkcli.engine.models.loading import LoadedModel
+from ntkcli.engine.training import checkpoints
+from ntkcli.engine.training.checkpoints import RunState, newest_checkpoint
+from ntkcli.engine.training.moments import write_moments
+from ntkcli.engine.training.step_plan import plan_steps
+from ntkcli.engine.training.trainer import Step, TrainingRows, make_trainer, make_watcher
+from ntkcli.environment import without_library_settings
+from ntkcli.errors import NtkselError, UsageError
+from ntkcli.formatting import human_bytes
+from ntkcli.identity import AdapterIdentity
+from ntkcli.progress import Progress
+from store import atomic
+
+OPTIMIZER = "optimizer.safetensors"
+"""Beside the adapter, where the optimiser's moments are kept."""
+SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+"""Our names of the learning rate's course after the warm-up → the Trainer's."""
+_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingOptions:
+    """How to train. `alpha` is LoRA's numerator (s = alpha/rank); `checkpoint_steps` the steps between checkpoints.
+
+    One of `epochs` and `max_tokens` is given. `warmup` is a share of the steps. `batch_tokens`: padded tokens computed
+    at a time, a speed setting, as is `gradient_checkpointing`. With rows held out the adapter of the lowest held-out
+    loss is kept, and `patience` evaluations without a lower one stop the training. `init`: the adapter to go on from,
+    whose rank, alpha and modules hold. `keep_optimizer`: leave the optimiser's moments beside the adapter.
+    """
+
+    learning_rate: float
+    batch_size: int
+    rank: int
+    alpha: float
+    target_modules: str
+    seed: int
+    checkpoint_steps: int
+    batch_tokens: int
+    epochs: int | None = None
+    max_tokens: int | None = None
+    schedule: str = "cosine"
+    warmup: float = 0.03
+    gradient_checkpointing: bool = False
+    patience: int | None = None
+    init: AdapterIdentity | None = None
+    keep_optimizer: bool = False
+
+
+def train_adapter(
+    loaded: LoadedModel,
+    data: TrainingRows,
+    *,
+    options: TrainingOptions,
+    folder: Path,
+    on_step: Callable[[Step], None],
+    progress: Progress,
+    resume_at_most: int,
+) -> int:
+    """Train on the rows and leave `adapter_model.safetensors` and `adapter_config.json` in `folder`; returns the steps
+    taken.
+
+    Resumes from the newest whole checkpoint under `folder`/checkpoints of `resume_at_most` steps or fewer. `on_step` is
+    called after every optimiser step, before a checkpoint that contains it. On one machine the weights of an
+    interrupted and resumed training equal those of an unbroken one bit for bit.
+
+    Raises:
+        NtkselError: the loss is not finite; names the step and its rows.
+    """
+    lengths = [len(row) for row in data.rows]
+    steps = plan_steps(
+        lengths,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        epochs=options.epochs,
+        max_tokens=options.max_tokens,
+    )
+    resume = newest_checkpoint(folder / "checkpoints", at_most=resume_at_most)
+    state = (checkpoints.read_state(resume) if resume else None) or RunState(options.batch_tokens)
+    with without_library_settings(), _quiet(), _deterministic(loaded.device):
+        model = _with_adapter(loaded, options)
+        arguments = _arguments(loaded, options, folder / "checkpoints", n_steps=len(steps))
+        pad_id = loaded.tokenizer.pad_token_id or 0
+        trainer = make_trainer(model, arguments, data, steps, pad_id=pad_id, state=state)
+
+        def save_best(work: Path) -> None:
+            _save_adapter(model, work)
+            _save_moments(trainer, work)
+
+        trainer.add_callback(
+            make_watcher(
+                trainer,
+                on_step=on_step,
+                progress=progress,
+                save_best=save_best if data.held_out else None,
+                patience=options.patience,
+            )
+        )
+        if resume is None:
+            copies = checkpoints.copies_on_disk(keep_optimizer=options.keep_optimizer, held_out=bool(data.held_out))
+            _refuse_without_room(model, folder, n_copies=copies)
+        else:
+            progress.note(f"resuming from step {checkpoints.steps_of(resume)}")
+        if not state.stopped:
+            with _full_disk_as_oserror(folder):
+                trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        _publish(trainer, folder, keep_optimizer=options.keep_optimizer)
+        taken: int = checkpoints.steps_of(resume) if resume and state.stopped else trainer.state.global_step
+        return taken
+
+
+def pick_batch_tokens(loaded: LoadedModel) -> int:
+    """Padded tokens of a forward and backward that fit: fixed on a CPU, from the free memory on CUDA."""
+    return default_batch_tokens(loaded, backward=True)
+
+
+def _arguments(loaded: LoadedModel, options: TrainingOptions, checkpoints: Path, *, n_steps: int) -> Any:
+    from transformers import TrainingArguments
+
+    on_cuda = loaded.device.type == "cuda"
+    if loaded.dtype == torch.float16 and not on_cuda:
+        raise UsageError(
+            "--dtype float16: training in it needs CUDA, which has the scaled gradients that keep it from underflow.",
+            "Give --dtype bfloat16 or float32.",
+        )
+    arguments = TrainingArguments(
+        output_dir=str(checkpoints),
+        max_steps=n_steps,
+        learning_rate=options.learning_rate,
+        lr_scheduler_type=SCHEDULES[options.schedule],
+        warmup_steps=math.ceil(options.warmup * n_steps),
+        per_device_train_batch_size=options.batch_size,
+        seed=options.seed,
+        save_steps=options.checkpoint_steps,
+        save_total_limit=2,  # the last whole one stands while the next is written
+        bf16=loaded.dtype == torch.bfloat16,
+        fp16=loaded.dtype == torch.float16,
+        gradient_checkpointing=options.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if options.gradient_checkpointing else None,
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        use_cpu=not on_cuda,
+        dataloader_pin_memory=on_cuda,
+    )
+    arguments._n_gpu = min(1, arguments.n_gpu)  # never nn.DataParallel, which would change the batch size
+    return arguments
+
+
+def _with_adapter(loaded: LoadedModel, options: TrainingOptions) -> Any:
+    """The model with a new adapter, or the one to go on from, its weights float32 whatever the base's are."""
+    from peft import LoraConfig, get_peft_model
+
+    if options.init is not None:
+        return attach_adapter(loaded.model, options.init, trainable=True)
+    linear_layers(loaded.model, options.target_modules)  # refuses names that it lacks, with those it has
+    names = [name.strip() for name in options.target_modules.split(",")]
+    config = LoraConfig(
+        r=options.rank,
+        lora_alpha=options.alpha,
+        target_modules="all-linear" if options.target_modules == "all-linear" else names,
+        task_type="CAUSAL_LM",
+    )
+    torch.manual_seed(options.seed)  # peft draws A
+    return get_peft_model(loaded.model, config)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No log of transformers', no warnings about its and peft's next versions."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
+        yield
+
+
+@contextmanager
+def _deterministic(device: torch.device) -> Iterator[None]:
+    """Only CUDA's reproducible kernels, where it has them; the CPU's are."""
+    if device.type != "cuda":
+        yield
+        return
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # what cuBLAS needs for it; another size may be other kernels
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*deterministic")
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+@contextmanager
+def _full_disk_as_oserror(folder: Path) -> Iterator[None]:
+    """torch and safetensors tell of a failed write in errors of their own; to the user it is one of the disk."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:
+        text = str(error)
+        told = ("PytorchStreamWriter", "unexpected pos", "iostream error", "os error 28", "I/O error")
+        if any(words in text for words in told):
+            raise OSError(
+                None, f"The disk could not take a checkpoint ({text.splitlines()[0][:120]})", str(folder)
+            ) from error
+        raise
+
+
+def _refuse_without_room(model: Any, folder: Path, *, n_copies: int) -> None:
+    """NtkselError if the disk can't take so many copies of the adapter."""
+    needed = 4 * n_copies * sum(p.numel() for p in model.parameters() if p.requires_grad)
+    free = store.free_bytes(folder)
+    if needed > free:
+        raise NtkselError(
+            f"runs/{folder.name} needs {human_bytes(needed)} and the disk of {folder} has {human_bytes(free)} left.",
+            "Make room (`ntksel rm` removes what is in a store), or give a smaller --rank.",
+        )
+
+
+def _save_adapter(model: Any, work: Path) -> None:
+    """The adapter's two files in the folder `work`; the list of modules sorted, so that bytes repeat."""
+    if not all(bool(torch.isfinite(p).all()) for p in model.parameters() if p.requires_grad):
+        raise NtkselError(
+            "The adapter's weights are not finite: training has diverged.",
+            "Lower --lr, or give --dtype float32; then give the run another --name.",
+        )
+    model.save_pretrained(work)
+    path = work / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(config.get("target_modules"), list):
+        config["target_modules"].sort()
+    path.write_bytes(json.dumps(config, indent=2, sort_keys=True).encode())
+
+
+def _save_moments(trainer: Any, work: Path) -> None:
+    steps = trainer.state.global_step
+    optimizer = trainer.optimizer.optimizer  # within accelerate's wrapper
+    rate = trainer.course.rate_sum / steps
+    write_moments(work / OPTIMIZER, trainer.model, optimizer, step=steps, mean_learning_rate=rate)
+
+
+def _publish(trainer: Any, folder: Path, *, keep_optimizer: bool) -> None:
+    """Move the adapter's files into place: the best one's if rows were held out, else the last one's."""
+    best = trainer.course.best_step
+    work = folder / "saving"
+    shutil.rmtree(work, ignore_errors=True)
+    if best is None:
+        _save_adapter(trainer.model, work)
+        if keep_optimizer:
+            _save_moments(trainer, work)
+    source = work if best is None else folder / "checkpoints" / f"best-{best}"
+    for name in [*_ADAPTER_FILES, OPTIMIZER] if keep_optimizer else _ADAPTER_FILES:
+        atomic.write_bytes(folder / name, (source / name).read_bytes())
+    shutil.rmtree(work, ignore_errors=True)

@@ -1,0 +1,164 @@
+"""Results in words and tables, with their uncertainty. Plain strings; `ntkcli.console` shows them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ntkcli.statistics import ArmScore, Classification
+    from ntkcli.steps.evaluation.summary import EvaluateResult
+    from ntkcli.steps.shared.cost import Estimate
+    from ntkcli.steps.training.dry_run import FinetuneEstimate
+    from ntkcli.steps.training.finetune import FinetuneResult
+
+
+Table = tuple[str, list[str], list[list[str]]]
+
+MEASURES = {
+    "accuracy": "accuracy",
+    "exact_match": "exact match",
+    "token_f1": "token F1",
+    "macro_f1": "macro F1",
+    "weighted_f1": "weighted F1",
+    "balanced_accuracy": "balanced accuracy",
+    "missing": "no answer",
+    "nats_per_token": "nats a token",
+    "perplexity": "perplexity",
+}
+"""Measures in the order of the table, by their column's name."""
+NATS = "nats a token"
+_NOT_SHARES = ("nats_per_token", "perplexity")
+
+
+def comparison_table(result: EvaluateResult) -> Table:
+    """Title, columns and rows: each arm's value with its interval, and its paired difference from the baseline."""
+    several = len({score.task for score in result.scores}) > 1
+    seeds = any(len(score.seeds) > 1 for score in result.scores)
+    corrected = any(score.difference and score.difference.p_holm != score.difference.p for score in result.scores)
+    columns = ["run", *(["seeds", "spread"] if seeds else []), "value", "95% interval"]
+    compared = [f"minus {result.baseline}", "95% interval", "p", *(["p (Holm)"] if corrected else [])]
+    columns += compared if result.sentences else []
+    rows = []
+    for score in result.scores:
+        task = f"{score.task} (retained)" if score.task in result.retained else score.task
+        row = [f"{task} · {score.arm}" if several else score.arm]
+        if seeds:
+            row += [str(len(score.seeds)), "" if score.spread is None else _value(score, score.spread)]
+        row += [_value(score, score.value), f"{_value(score, score.low)} to {_value(score, score.high)}"]
+        if score.unit == NATS:
+            row[-2] += f" (perplexity {math.exp(score.value):.2f})"
+        if (found := score.difference) is None:
+            row += [""] * (len(columns) - len(row))
+        else:
+            row += [
+                _value(score, found.value, sign="+"),
+                f"{_value(score, found.low, sign='+')} to {_value(score, found.high, sign='+')}",
+                f"{found.p:.3f}",
+                *([f"{found.p_holm:.3f}"] if corrected else []),
+            ]
+        rows.append(row)
+    units = {"percent" if score.percent else score.unit or "the task's unit" for score in result.scores}
+    return f"{result.artefact}: {result.items} items, in {' and '.join(sorted(units))}", columns, rows
+
+
+def measures_table(result: EvaluateResult) -> Table | None:
+    """Title, columns and rows of all measures run by run; None if there is nothing that `comparison_table` has not."""
+    used = [name for name in MEASURES if any(name in one.measures for one in result.runs)]
+    if used in ([], ["accuracy"], ["exact_match"]):
+        return None
+    several = len({one.task for one in result.runs}) > 1
+    rows = []
+    for one in result.runs:
+        values = [one.measures.get(name) for name in used]
+        cells = [
+            "" if value is None else f"{value:.3f}" if name in _NOT_SHARES else f"{100 * value:.1f}"
+            for name, value in zip(used, values, strict=True)
+        ]
+        rows.append([f"{one.task} · {one.run}" if several else one.run, str(one.n), *cells])
+    return "All measures; shares in percent", ["run", "items", *(MEASURES[name] for name in used)], rows
+
+
+def class_tables(result: EvaluateResult) -> list[Table]:
+    """One table for each run and task whose items have the same choices: precision, recall and F1 by class."""
+    columns = ["class", "precision", "recall", "F1", "items", "predicted"]
+    return [
+        (
+            _class_title(one.task, one.run, one.classes),
+            columns,
+            [
+                [c.name, *(f"{100 * x:.1f}" for x in (c.precision, c.recall, c.f1)), str(c.support), str(c.predicted)]
+                for c in one.classes.classes
+            ],
+        )
+        for one in result.runs
+        if one.classes is not None
+    ]
+
+
+def _class_title(task: str, run: str, found: Classification) -> str:
+    ends = f"{100 * found.macro_f1_low:.1f} to {100 * found.macro_f1_high:.1f}"
+    return f"{task} · {run}: classes, in percent; macro F1 {100 * found.macro_f1:.1f}, 95% {ends}"
+
+
+def _value(score: ArmScore, value: float, *, sign: str = "") -> str:
+    return format(100 * value, f"{sign}.1f") if score.percent else format(value, f"{sign}.3f")
+
+
+def estimate_line(found: Estimate) -> str:
+    """What a step would take, in one line."""
+    about, which = ("", "") if found.sampled == found.rows else ("about ", "sampled ")
+    share = f"{found.truncated} of {found.sampled} {which}rows truncated, {found.unusable} unusable"
+    return (
+        f"{found.step}: {found.rows} rows, {about}{found.tokens:,} tokens (mean {found.mean_tokens:.0f}, 95% "
+        f"{found.p95_tokens:.0f}, longest {found.max_tokens}; {share}); disk {human_bytes(found.disk_bytes)}, weights "
+        f"{human_bytes(found.weight_bytes)}; about {_duration(found.seconds)}"
+    )
+
+
+def finetune_estimate_line(found: FinetuneEstimate) -> str:
+    """What a fine-tuning would take, in one line."""
+    held_out = f" and {found.held_out} held out" if found.held_out else ""
+    share = f"{found.truncated} of {found.sampled} sampled rows truncated, {found.unusable} unusable"
+    return (
+        f"finetune: {found.rows} rows an epoch{held_out}, {found.steps} steps, about {found.tokens:,} tokens (mean "
+        f"{found.mean_tokens:.0f}, longest {found.max_tokens}; {share}); adapter of {found.adapter_parameters:,} "
+        f"weights; memory {human_bytes(found.memory_bytes)} with {found.batch_tokens:,} tokens at a time, disk "
+        f"{human_bytes(found.disk_bytes)}; about {_duration(found.seconds)}"
+    )
+
+
+def finetune_line(run: FinetuneResult) -> str:
+    """A run in one line."""
+    stopped = f" of {run.planned_steps}" if run.steps != run.planned_steps else ""
+    line = (
+        f"{run.artefact}: {run.rows} rows, {run.steps}{stopped} steps, loss {run.first_loss:.3f} to {run.last_loss:.3f}"
+    )
+    if run.held_out_loss is not None:
+        line += f", held out {run.held_out_loss:.3f} after step {run.best_step} on {run.held_out} rows"
+    return f"{line}, {run.truncated} truncated, {run.skipped} skipped; adapter {run.adapter}"
+
+
+def human_bytes(count: float) -> str:
+    """A size in powers of 1024: `1.5 MiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def verdict(run: str, baseline: str, *, value: float, low: float, high: float) -> str:
+    """One plain sentence about a paired difference (in [-1, 1]) and whether it may be noise."""
+    points = f"{100 * abs(value):.1f} points (95% interval {100 * low:+.1f} to {100 * high:+.1f})"
+    if low > 0:
+        return f"{run} beats {baseline} by {points}."
+    if high < 0:
+        return f"{run} is worse than {baseline} by {points}."
+    direction = "above" if value > 0 else "below" if value < 0 else "from"
+    return f"{run} is {points} {direction} {baseline}: the interval holds 0, so this may be noise."
+
+
+def _duration(seconds: float) -> str:
+    minutes = seconds / 60
+    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"

@@ -1,0 +1,191 @@
+"""Evaluate runs on tasks, all on the same items, part by part, and compare them with a baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import store
+from ntkcli.data import Encoder
+from ntkcli.data.files import OnError
+from ntkcli.errors import UsageError
+from ntkcli.progress import Progress, Silent
+from ntkcli.statistics import Difference
+from ntkcli.steps.evaluation.plan import HARNESS, Plan, check_baseline, make_plan
+from ntkcli.steps.evaluation.scorers import item_arrays, refuse_unusable, score_part
+from ntkcli.steps.evaluation.summary import EvaluateResult, summarise
+from ntkcli.steps.features.arrays import refuse_without_room
+from ntkcli.steps.shared.inputs import note_conversion, open_store
+
+if TYPE_CHECKING:
+    from ntkcli.engine.evaluation.evaluator import Evaluator
+
+PART_ROWS = 64
+"""Items of a part: what a kill can lose, some seconds to a minute."""
+
+
+def evaluate(
+    store_path: str | Path,
+    *,
+    model: str,
+    run: Sequence[str],
+    task: Sequence[str | Path],
+    name: str,
+    retain: Sequence[str | Path] = (),
+    scorer: str = "auto",
+    normalise: str = "sum",
+    max_new_tokens: int = 128,
+    answer_pattern: str | None = None,
+    baseline: str | None = None,
+    max_length: int = 1024,
+    dtype: str = "auto",
+    device: str = "auto",
+    batch_tokens: int | None = None,
+    on_error: OnError = "fail",
+    columns: Mapping[str, str] | None = None,
+    split: str | None = None,
+    thinking: bool | None = None,
+    trust_remote_code: bool = False,
+    export: str | Path | None = None,
+    progress: Progress | None = None,
+) -> EvaluateResult:
+    """Write `evals/<name>/<run>` for every run: an adapter of the store, a folder with one, `base`, or an arm's seeds.
+
+    `scorer`, for a task: `choices` (the choice with the highest log-likelihood given the prompt, end of turn
+    included, divided as `normalise` says), `generate` (greedy, compared with the answer) or `loss` (perplexity of the
+    answer); `auto` is `choices` where rows have choices, else `generate`. `retain` are tasks of general ability.
+    Runs `x.s0`, `x.s1` are seeds of the arm `x`; all arms are compared with the `baseline` arm, by default the first.
+    `export` writes every item (.jsonl). `columns`, `split`: `ntkcli.data.DataFile`, for every task; `thinking`:
+    `ntkcli.data.Encoder`.
+
+    Raises:
+        UsageError, DataError: a run, a task or an item can't be used.
+        store.SpecDiffersError: an eval of this name has other tasks or settings.
+        SpecError: an adapter is of another base model, or not whole.
+    """
+    progress = progress or Silent()
+    if any(str(each).startswith(HARNESS) for each in (*task, *retain)):
+        from ntkcli.steps.evaluation.lm_eval import evaluate_harness
+
+        return evaluate_harness(
+            store_path,
+            model=model,
+            run=run,
+            task=[str(each) for each in task],
+            retain=[str(each) for each in retain],
+            name=name,
+            baseline=baseline,
+            max_length=max_length,
+            dtype=dtype,
+            device=device,
+            batch_tokens=batch_tokens,
+            trust_remote_code=trust_remote_code,
+            export=export,
+            progress=progress,
+        )
+    plan = make_plan(
+        store_path,
+        model=model,
+        run=run,
+        task=task,
+        name=name,
+        retain=retain,
+        scorer=scorer,
+        normalise=normalise,
+        max_new_tokens=max_new_tokens,
+        answer_pattern=answer_pattern,
+        max_length=max_length,
+        dtype=dtype,
+        device=device,
+        on_error=on_error,
+        columns=columns,
+        split=split,
+        thinking=thinking,
+        trust_remote_code=trust_remote_code,
+        create=True,
+    )
+    check_baseline(plan, baseline)
+    if export is not None:
+        from ntkcli.steps.evaluation.export import check_export
+
+        check_export(export)
+    artefacts: dict[str, store.Artefact] = {}
+    evaluator: Evaluator | None = None
+    for run_name, adapter in plan.adapters.items():
+        artefact = artefacts[run_name] = _create(plan, run_name)
+        if not artefact.pending():
+            progress.note(f"{artefact.name} is finished already")
+            continue
+        refuse_without_room(artefact, artefact.pending(), instead="")
+        if evaluator is None:
+            note_conversion(plan.identity, progress)
+            evaluator = _load(plan, device, max_length, batch_tokens, thinking, on_error)
+        evaluator.use(adapter, plan.identity)
+        _run(artefact, plan, evaluator, progress)
+    result = summarise(artefacts, name=name, baseline=baseline, items=plan.items)
+    if export is not None:
+        from ntkcli.steps.evaluation.export import write_export
+
+        write_export(export, artefacts, plan.items, result, spec=plan.spec, model=plan.identity.reference)
+    return result
+
+
+def summary(store_path: str | Path, *, name: str, runs: Sequence[str], baseline: str | None = None) -> EvaluateResult:
+    """The result of finished runs of an eval, without tables of classes; the baseline is by default the first."""
+    stored = open_store(store_path)
+    return summarise({run: stored.get(f"evals/{name}/{run}") for run in runs}, name=name, baseline=baseline)
+
+
+def compare(store_path: str | Path, *, name: str, run: str, baseline: str) -> Difference:
+    """How one run of an eval compares with another, on the average of its tasks or its only one."""
+    found = summary(store_path, name=name, runs=[baseline, run]).scores[-1].difference
+    if found is None:
+        raise UsageError(f"{run} can't be compared with itself.", "Give two runs.")
+    return found
+
+
+def _create(plan: Plan, run: str) -> store.Artefact:
+    retained = [task.name for task in plan.items.tasks if task.retained]
+    artefact = plan.stored.create(
+        f"evals/{plan.name}/{run}",
+        kind=store.Kind.EVAL,
+        spec=plan.run_spec(run),
+        parents=plan.parents[run],
+        n=len(plan.items.rows),
+        part_rows=PART_ROWS,
+        arrays=item_arrays(plan.items),
+    )
+    attrs: dict[str, Any] = {
+        "tasks": [task.name for task in plan.items.tasks],
+        "files": [task.file for task in plan.items.tasks if task.file],
+        **({"retained": retained} if retained or "retained" in artefact.attrs else {}),
+    }
+    if any(artefact.attrs.get(key) != value for key, value in attrs.items()):
+        artefact.note(**attrs)  # names may change from call to call: no value depends on them
+    return artefact
+
+
+def _load(
+    plan: Plan, device: str, max_length: int, batch_tokens: int | None, thinking: bool | None, on_error: OnError
+) -> Evaluator:
+    """The base model; before its weights are loaded, items that can't be encoded are refused unless they may be."""
+    from ntkcli.engine.evaluation.evaluator import Evaluator
+    from ntkcli.engine.models.loading import load_model, load_tokenizer
+
+    encoder = Encoder(load_tokenizer(plan.identity), max_length=max_length, thinking=thinking)
+    if on_error == "fail":
+        refuse_unusable(plan.items, encoder)
+    loaded = load_model(plan.identity, dtype=str(plan.spec["dtype"]), device=device)
+    return Evaluator(loaded, encoder, batch_tokens=batch_tokens)
+
+
+def _run(artefact: store.Artefact, plan: Plan, evaluator: Evaluator, progress: Progress) -> None:
+    """Compute the pending parts of one run, whose adapter is in use."""
+    progress.start(artefact.name, total=artefact.n, unit="items", done=artefact.rows_done())
+    for part in artefact.pending():
+        bounds = artefact.part_bounds(part)
+        arrays, tokens = score_part(plan.items, bounds, evaluator, plan.settings)
+        artefact.write_part(part, arrays)
+        progress.advance(bounds[1] - bounds[0], tokens=tokens)
+    progress.stop()

@@ -1,0 +1,127 @@
+"""Tasks of an evaluation: files of items, each with a name, a scorer and a digest, and all their items in a row."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+import store
+from ntkcli.data import BadRow, DataFile, Row, scan
+from ntkcli.data.files import OnError
+from ntkcli.data.tasks.reference import for_evaluation, task_label
+from ntkcli.errors import DataError, UsageError
+from ntkcli.steps.shared.inputs import rows_in_order
+from store.layout import is_name
+
+SCORERS = ("choices", "generate", "loss")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One task: its items' rows, the digest of its file, how they are scored, and whether it is of general ability.
+
+    `file` is the path that `select` looks for leaks of; None if the rows were read with renamed columns or a split.
+    """
+
+    name: str
+    rows: tuple[Row | BadRow, ...]
+    digest: str
+    scorer: str
+    retained: bool
+    file: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """The items of all tasks in a row: `task` (n,) int32 is a position in `tasks`."""
+
+    tasks: tuple[Task, ...]
+    rows: tuple[Row | BadRow, ...]
+    task: NDArray[np.int32]
+
+    def scorer(self, index: int) -> str:
+        """How the item is scored."""
+        return self.tasks[int(self.task[index])].scorer
+
+    @property
+    def scorers(self) -> list[str]:
+        """The scorer of each task."""
+        return [task.scorer for task in self.tasks]
+
+    @property
+    def n_choices(self) -> int:
+        """The most choices that an item has; 0 if none has any."""
+        return max((len(row.choices) for row in self.rows if isinstance(row, Row)), default=0)
+
+
+def load_tasks(
+    references: Sequence[str],
+    *,
+    retain: Sequence[str] = (),
+    scorer: str = "auto",
+    columns: Mapping[str, str] | None = None,
+    split: str | None = None,
+    on_error: OnError = "fail",
+) -> Items:
+    """All items of the tasks: `FILE`, a task of `ntkcli.data.tasks.reference`, or `NAME=` either; else the file names the task.
+
+    `scorer` auto: `choices` for a file whose rows have choices, else `generate`. `columns` and `split` are of every
+    file: `ntkcli.data.DataFile`.
+
+    Raises:
+        UsageError: two tasks have one name, or there is none.
+        DataError: a task has no row that the scorer can use; the message names the file and what it lacks.
+    """
+    given = [(reference, False) for reference in references] + [(reference, True) for reference in retain]
+    named = [(*_name_of(reference), retained) for reference, retained in given]
+    twice = [name for name, count in Counter(name for name, _, _ in named).items() if count > 1]
+    if twice:
+        raise UsageError(f"Two tasks are called {twice[0]!r}.", f"Name one of them: --task NAME={named[-1][1]}.")
+    tasks = [_load(name, path, retained, scorer, columns, split, on_error) for name, path, retained in named]
+    rows = tuple(row for task in tasks for row in task.rows)
+    codes = np.repeat(np.arange(len(tasks), dtype=np.int32), [len(task.rows) for task in tasks])
+    return Items(tuple(tasks), rows, codes)
+
+
+def _name_of(reference: str) -> tuple[str, str]:
+    """Name and path of `NAME=PATH` or `PATH`."""
+    name, equals, path = reference.partition("=")
+    if equals and is_name(name) and path and not Path(reference).exists():
+        return name, path
+    return store.check_name(task_label(reference), "the name of --task"), reference
+
+
+def _load(
+    name: str,
+    path: str,
+    retained: bool,
+    scorer: str,
+    columns: Mapping[str, str] | None,
+    split: str | None,
+    on_error: OnError,
+) -> Task:
+    file = DataFile(path if split else for_evaluation(path), columns=columns, split=split)
+    file.watch()
+    scanned = scan(file, on_error=on_error)
+    rows = tuple(rows_in_order(file, None, scanned.status))
+    good = [row for row in rows if isinstance(row, Row)]
+    chosen = scorer if scorer != "auto" else "choices" if any(row.choices for row in good) else "generate"
+    option = "--retain" if retained else "--task"
+    if chosen == "choices" and not all(row.choices for row in good):
+        lacking = next(row for row in good if not row.choices)
+        raise DataError(
+            f"{option} {path}: its rows have no choices ({lacking.place}; the file is {file.schema.name}).",
+            "Give rows with prompt, choices and answer, or --scorer generate or loss.",
+        )
+    if chosen == "generate" and not any(row.messages and row.messages[-1].role == "assistant" for row in good):
+        raise DataError(
+            f"{option} {path}: its rows have no answer to compare with (the file is {file.schema.name}).",
+            "Give rows with prompt and completion, or --scorer loss.",
+        )
+    plain = not columns and split is None
+    return Task(name, rows, scanned.digest, chosen, retained, file.reference if plain else None)

@@ -1,0 +1,161 @@
+"""What an evaluation is made of, looked up and checked before a model is loaded: model, items, runs, spec."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import store
+from ntkcli.answers import AnswerPattern
+from ntkcli.data.files import OnError
+from ntkcli.errors import UsageError
+from ntkcli.identity import AdapterIdentity, ModelIdentity, refuse_other_base, resolve_adapter, resolve_model
+from ntkcli.statistics import group_seeds
+from ntkcli.steps.evaluation.items import Items, load_tasks
+from ntkcli.steps.evaluation.scorers import ScorerSettings
+from ntkcli.steps.shared.inputs import encoder_spec, kept_data, open_store, require_spec, run_parent, settle_dtype
+
+VERSION = 1
+"""Of the evaluation, in every spec: goes up when the same items would get other values."""
+BASE = "base"
+"""The run that is the model without any adapter."""
+HARNESS = "lm_eval:"
+"""What a task of lm-evaluation-harness begins with."""
+NORMALISATIONS = ("sum", "tokens", "characters")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that an evaluation is made of, checked, before a model is loaded: a run's name → its adapter, None for base.
+
+    `spec` is that of every run, but for its adapter; `known` are the runs of this eval that the store has.
+    """
+
+    stored: store.Store
+    name: str
+    identity: ModelIdentity
+    items: Items
+    settings: ScorerSettings
+    adapters: dict[str, AdapterIdentity | None]
+    parents: dict[str, dict[str, str]]
+    spec: dict[str, Any]
+    known: dict[str, store.Artefact]
+
+    def run_spec(self, run: str) -> dict[str, Any]:
+        """The spec of one run."""
+        adapter = self.adapters[run]
+        return {**self.spec, "adapter": adapter.spec if adapter else None}
+
+
+def make_plan(
+    store_path: str | Path,
+    *,
+    model: str,
+    run: Sequence[str],
+    task: Sequence[str | Path],
+    name: str,
+    retain: Sequence[str | Path] = (),
+    scorer: str = "auto",
+    normalise: str = "sum",
+    max_new_tokens: int = 128,
+    answer_pattern: str | None = None,
+    max_length: int = 1024,
+    dtype: str = "auto",
+    device: str = "auto",
+    on_error: OnError = "fail",
+    columns: Mapping[str, str] | None = None,
+    split: str | None = None,
+    thinking: bool | None = None,
+    trust_remote_code: bool = False,
+    create: bool = False,
+) -> Plan:
+    """Everything looked up and checked, as `evaluate` does it; nothing is computed. Arguments and errors are its."""
+    store.check_name(name, "--name")
+    if not run or not task:
+        raise UsageError("There is nothing to evaluate.", "Give at least one --run and one --task.")
+    if any(str(each).startswith(HARNESS) for each in (*task, *retain)):
+        raise UsageError("--dry-run can't tell what tasks of lm_eval take.", "Leave it out for these.")
+    if normalise not in NORMALISATIONS or max_new_tokens < 1:
+        raise UsageError(f"--normalise must be one of {', '.join(NORMALISATIONS)}; --max-new-tokens 1 or more.")
+    settings = ScorerSettings(normalise, max_new_tokens, AnswerPattern(answer_pattern) if answer_pattern else None)
+    identity = resolve_model(model, trust_remote_code=trust_remote_code)
+    stored = open_store(store_path, create=create)
+    items = load_tasks(
+        [str(kept_data(stored, path)) for path in task],
+        retain=[str(kept_data(stored, path)) for path in retain],
+        scorer=scorer,
+        columns=columns,
+        split=split,
+        on_error=on_error,
+    )
+    adapters, parents = find_runs(stored, run, identity)
+    known = {
+        artefact.name.rpartition("/")[2]: artefact
+        for artefact in stored.artefacts(store.Kind.EVAL)
+        if artefact.name.startswith(f"evals/{name}/")
+    }
+    spec = {
+        "version": VERSION,
+        "model": identity.spec,
+        "encoder": encoder_spec(max_length, thinking),
+        "tasks": [task.digest for task in items.tasks],
+        **settings.spec(items.scorers),
+        "dtype": settle_dtype(dtype, device, next(iter(known.values()), None)),
+    }
+    for artefact in known.values():  # one eval is one table: same base model, same items, same settings
+        require_spec(artefact, {**spec, "adapter": artefact.spec["adapter"]})
+    return Plan(stored, name, identity, items, settings, adapters, parents, spec, known)
+
+
+def check_baseline(plan: Plan, baseline: str | None) -> None:
+    """UsageError, before anything is computed, if the baseline is none of the arms."""
+    require_baseline(list(plan.adapters), baseline)
+
+
+def require_baseline(runs: Sequence[str], baseline: str | None) -> None:
+    """UsageError if the baseline is none of the arms that these runs make."""
+    arms = group_seeds(runs)
+    if baseline is not None and baseline not in arms:
+        raise UsageError(
+            f"--baseline {baseline} is none of the runs evaluated here.", f"Give one of: {', '.join(arms)}."
+        )
+
+
+def find_runs(
+    stored: store.Store, references: Sequence[str], identity: ModelIdentity
+) -> tuple[dict[str, AdapterIdentity | None], dict[str, dict[str, str]]]:
+    """Adapter and parents of each run by its name, an arm's seeds one by one; checked to be of this base model."""
+    adapters: dict[str, AdapterIdentity | None] = {}
+    parents: dict[str, dict[str, str]] = {}
+    for reference in (one for given in references for one in _seeds_of(stored, given)):
+        name = _run_name(reference)
+        if name in adapters:
+            raise UsageError(
+                f"--run {reference}: a run called {name!r} is given twice.",
+                "Give each run once; folders need names of their own.",
+            )
+        adapters[name] = None
+        if reference != BASE:
+            adapter = resolve_adapter(reference, adapters=stored.path / "adapters", option="--run")
+            refuse_other_base(adapter, identity)
+            adapters[name] = adapter
+        parents[name] = run_parent(stored, None if reference == BASE else reference)  # refuses changed training rows
+    return adapters, parents
+
+
+def _seeds_of(stored: store.Store, reference: str) -> list[str]:
+    """The run itself; for the name of an arm that is no run, its seeds `NAME.s0`, `NAME.s1`, ... in order."""
+    if "/" in reference or reference == BASE or (stored.path / "adapters" / reference).is_dir():
+        return [reference]
+    seed = re.compile(rf"{re.escape(reference)}\.s(\d+)")
+    runs = [artefact.name.partition("/")[2] for artefact in stored.artefacts(store.Kind.RUN)]
+    found = sorted((int(match[1]), run) for run in runs if (match := seed.fullmatch(run)))
+    return [run for _, run in found] or [reference]
+
+
+def _run_name(reference: str) -> str:
+    name = reference if reference == BASE else Path(reference).resolve().name if "/" in reference else reference
+    return store.check_name(name, "--run")

@@ -1,0 +1,194 @@
+"""What an evaluation keeps of every item, and how a part of items is computed, scorer by scorer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import store
+from ntkcli.answers import AnswerPattern, exact_match, find_answer, find_choice, token_f1
+from ntkcli.data import BadRow, Encoded, Encoder, Row, RowError
+from ntkcli.data.problems import BAD_KEPT, refusal, unusable
+from ntkcli.steps.evaluation.items import Items
+
+if TYPE_CHECKING:
+    from ntkcli.engine.evaluation.evaluator import Evaluator
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class ScorerSettings:
+    """How items are scored, in the words of `ntksel eval`."""
+
+    normalise: str = "sum"
+    max_new_tokens: int = 128
+    answer_pattern: AnswerPattern | None = None
+
+    def spec(self, scorers: Sequence[str]) -> dict[str, Any]:
+        """What of the settings changes a value under these scorers, for the spec."""
+        alike = len(set(scorers)) == 1
+        spec: dict[str, Any] = {"scorer": scorers[0] if alike else list(scorers)}
+        if "choices" in scorers and self.normalise != "sum":
+            spec["normalise"] = self.normalise
+        if "generate" in scorers:
+            pattern = self.answer_pattern.text if self.answer_pattern else None
+            spec["generate"] = {"max_new_tokens": self.max_new_tokens, "answer_pattern": pattern}
+        return spec
+
+
+def item_arrays(items: Items) -> dict[str, store.ArraySpec]:
+    """The arrays of an eval with these tasks."""
+    arrays = {
+        "prediction": store.ArraySpec("int32"),
+        "answer": store.ArraySpec("int32"),
+        "correct": store.ArraySpec("uint8"),
+        "task": store.ArraySpec("int32"),
+        "status": store.ArraySpec("uint8", attrs=store.status_attrs()),
+    }
+    if "choices" in items.scorers:
+        arrays["loglik"] = store.ArraySpec("float64", (items.n_choices,))
+    if "generate" in items.scorers:
+        arrays |= {
+            "text": store.ArraySpec(str),
+            "extracted": store.ArraySpec(str),
+            "f1": store.ArraySpec("float64"),
+        }
+    if "loss" in items.scorers:
+        arrays |= {"nll": store.ArraySpec("float64"), "tokens": store.ArraySpec("int32")}
+    return arrays
+
+
+def refuse_unusable(items: Items, encoder: Encoder) -> None:
+    """Raise DataError if items can't be encoded: the first of them with their reasons, the rest counted."""
+    bad = []
+    for index, row in enumerate(items.rows):
+        if isinstance(row, Row):
+            try:
+                _encode(row, items.scorer(index), encoder)
+            except RowError as error:
+                bad.append(unusable(row, error))
+    if bad:
+        raise refusal(bad[:BAD_KEPT], len(bad))
+
+
+def encode_item(items: Items, index: int, encoder: Encoder) -> tuple[int, list[Encoded]]:
+    """The item's status, and what is computed of it: its choices, its prompt, or itself; nothing if unusable."""
+    row = items.rows[index]
+    if isinstance(row, BadRow):
+        return row.status, []
+    try:
+        encoded = _encode(row, items.scorer(index), encoder)
+    except RowError as error:
+        return int(error.status), []
+    truncated = any(one.truncated for one in encoded)
+    return int(store.RowStatus.TRUNCATED if truncated else store.RowStatus.OK), encoded
+
+
+def score_part(
+    items: Items, bounds: tuple[int, int], evaluator: Evaluator, settings: ScorerSettings
+) -> tuple[Arrays, int]:
+    """The arrays of items [start, stop), and how many tokens were computed."""
+    start, stop = bounds
+    arrays = {
+        name: np.full((stop - start, *spec.tail), _nothing(name, spec), dtype=spec.numpy)
+        for name, spec in item_arrays(items).items()
+    }
+    arrays["task"] = items.task[start:stop].astype(np.int32)
+    encoded: list[list[Encoded]] = []
+    for i, row in enumerate(items.rows[start:stop]):
+        arrays["status"][i], found = encode_item(items, start + i, evaluator.encoder)
+        encoded.append(found)
+        if isinstance(row, Row) and row.answer is not None:
+            arrays["answer"][i] = row.answer
+    for scorer, compute in (("choices", _choices), ("generate", _generate), ("loss", _loss)):
+        where = [i for i, found in enumerate(encoded) if found and items.scorer(start + i) == scorer]
+        rows = [row for i in where if isinstance(row := items.rows[start + i], Row)]
+        if where:
+            compute(arrays, where, rows, [encoded[i] for i in where], evaluator, settings)
+    return arrays, sum(len(one) for found in encoded for one in found)
+
+
+def _nothing(name: str, spec: store.ArraySpec) -> Any:
+    return -1 if name in ("prediction", "answer") else spec.fill
+
+
+def _encode(row: Row, scorer: str, encoder: Encoder) -> list[Encoded]:
+    if scorer == "choices":
+        return encoder.encode_choices(row)
+    if scorer == "generate":
+        return [encoder.encode_prompt(row)]
+    whole = encoder.encode(row)
+    if whole.supervised.any():
+        return [whole]
+    everything = np.arange(len(whole)) > 0  # a text by itself: all that something predicts
+    return [replace(whole, supervised=everything)]
+
+
+def _choices(
+    arrays: Arrays,
+    where: Sequence[int],
+    rows: Sequence[Row],
+    encoded: Sequence[Sequence[Encoded]],
+    evaluator: Evaluator,
+    settings: ScorerSettings,
+) -> None:
+    """Log-likelihoods of choices, and the highest one, divided by tokens or characters if that is asked for."""
+    for i, row, choices, values in zip(where, rows, encoded, evaluator.logliks(encoded), strict=True):
+        arrays["loglik"][i, : len(values)] = values
+        lengths = {
+            "sum": np.ones(len(values)),
+            "tokens": np.array([choice.supervised.sum() for choice in choices]),
+            "characters": np.array([max(1, len(choice)) for choice in row.choices]),
+        }[settings.normalise]
+        arrays["prediction"][i] = np.argmax(values / lengths)
+        arrays["correct"][i] = arrays["prediction"][i] == arrays["answer"][i]
+
+
+def _generate(
+    arrays: Arrays,
+    where: Sequence[int],
+    rows: Sequence[Row],
+    encoded: Sequence[Sequence[Encoded]],
+    evaluator: Evaluator,
+    settings: ScorerSettings,
+) -> None:
+    """Written answers, what is extracted of them, and how they agree with the references."""
+    pattern = settings.answer_pattern
+    texts = evaluator.answers(
+        [prompt for (prompt,) in encoded],
+        end_of_turn=evaluator.encoder.end_of_turn(rows[0]),
+        max_new_tokens=settings.max_new_tokens,
+    )
+    for i, row, text in zip(where, rows, texts, strict=True):
+        arrays["text"][i] = text
+        if row.choices:
+            choice = find_choice(text, row.choices, pattern)
+            if choice is not None:
+                arrays["prediction"][i], arrays["extracted"][i] = choice, row.choices[choice]
+            arrays["correct"][i] = choice == row.answer
+            continue
+        reference = row.messages[-1].content.strip()
+        reference = (pattern.find(reference) if pattern else None) or reference
+        answer = find_answer(text, pattern)
+        arrays["extracted"][i] = answer or ""
+        arrays["correct"][i] = answer is not None and exact_match(answer, reference)
+        arrays["f1"][i] = 0.0 if answer is None else token_f1(answer, reference)
+
+
+def _loss(
+    arrays: Arrays,
+    where: Sequence[int],
+    rows: Sequence[Row],
+    encoded: Sequence[Sequence[Encoded]],
+    evaluator: Evaluator,
+    settings: ScorerSettings,
+) -> None:
+    """The negative log-likelihood of each answer in nats, and its tokens."""
+    del rows, settings
+    arrays["nll"][where] = [-values[0] for values in evaluator.logliks(encoded)]
+    arrays["tokens"][where] = [int(one.supervised.sum()) for (one,) in encoded]

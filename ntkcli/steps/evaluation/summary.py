@@ -1,0 +1,210 @@
+"""What an evaluation found: measures run by run, and arms compared with the baseline. Reads the store only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import store
+from ntkcli.data import Row
+from ntkcli.errors import UsageError
+from ntkcli.statistics import (
+    ArmScore,
+    Classification,
+    TaskItems,
+    classify,
+    compare_arms,
+    group_seeds,
+)
+from ntkcli.statistics.resampling import interval, resampled_means
+from ntkcli.steps.evaluation.items import Items
+
+AVERAGE, RETAINED = "average", "average retained"
+NATS = "nats a token"
+ABILITY = ("choices", "generate")
+HARNESS_SCORER = "lm_eval"
+
+
+@dataclass(frozen=True, slots=True)
+class RunMeasures:
+    """A run on a task. `measures`: accuracy for `choices`; exact_match, token_f1, missing for `generate`; perplexity.
+
+    With choices, `generate` has accuracy in place of exact_match and token_f1. `classes` is there if every item of the
+    task has the same choices.
+    """
+
+    run: str
+    task: str
+    scorer: str
+    n: int
+    measures: dict[str, float]
+    classes: Classification | None
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateResult:
+    """The eval's name and baseline; arms against the baseline (`scores`, `sentences`); measures of single runs.
+
+    `retained` are the tasks of general ability. `items` counts those that could be used.
+    """
+
+    artefact: str
+    baseline: str
+    scores: tuple[ArmScore, ...]
+    sentences: tuple[str, ...]
+    runs: tuple[RunMeasures, ...]
+    retained: tuple[str, ...]
+    items: int
+    truncated: int
+    skipped: int
+    digests: dict[str, str]
+
+
+def summarise(
+    artefacts: Mapping[str, store.Artefact], *, name: str, baseline: str | None = None, items: Items | None = None
+) -> EvaluateResult:
+    """The result of finished runs, by run name; `baseline` is an arm (default: the first run's).
+
+    With `items` there are tables of classes, which need the items' texts.
+
+    Raises:
+        UsageError: the baseline is none of the arms.
+    """
+    arms = group_seeds(artefacts)
+    reference = next(iter(arms)) if baseline is None else baseline
+    if reference not in arms:
+        raise UsageError(
+            f"--baseline {reference} is none of the runs evaluated here.", f"Give one of: {', '.join(arms)}."
+        )
+    first = next(iter(artefacts.values()))
+    tasks = [str(task) for task in first.attrs["tasks"]]
+    retained = tuple(str(task) for task in first.attrs.get("retained", []))
+    scorers = _scorers(first, tasks)
+    columns = {run: _read(artefact) for run, artefact in artefacts.items()}
+    status, codes = next(iter(columns.values()))["status"], next(iter(columns.values()))["task"]
+    usable = status < store.RowStatus.UNREADABLE
+    masks = {task: usable & (codes == code) for code, task in enumerate(tasks) if (usable & (codes == code)).any()}
+    compared = compare_arms(
+        {task: _task_items(arms, columns, mask, scorers[task]) for task, mask in masks.items()},
+        baseline=reference,
+        averages={
+            AVERAGE: [task for task in masks if task not in retained],
+            RETAINED: [task for task in masks if task in retained],
+        },
+    )
+    measured = tuple(
+        _measures(run, task, scorers[task], {name: values[mask] for name, values in read.items()}, mask, items)
+        for task, mask in masks.items()
+        for run, read in columns.items()
+    )
+    return EvaluateResult(
+        artefact=f"evals/{name}",
+        baseline=reference,
+        scores=compared.scores,
+        sentences=compared.sentences,
+        runs=measured,
+        retained=retained,
+        items=int(usable.sum()),
+        truncated=int((status == store.RowStatus.TRUNCATED).sum()),
+        skipped=int((~usable).sum()),
+        digests={run: artefact.digest() for run, artefact in artefacts.items()},
+    )
+
+
+def _scorers(artefact: store.Artefact, tasks: Sequence[str]) -> dict[str, str]:
+    """The scorer of each task: the spec has one name for all of them, or a list."""
+    found = artefact.spec["scorer"]
+    return dict(zip(tasks, found if isinstance(found, list) else [found] * len(tasks), strict=True))
+
+
+def _read(artefact: store.Artefact) -> dict[str, NDArray[Any]]:
+    return {name: artefact.read(name) for name in artefact.arrays}
+
+
+def _task_items(
+    arms: Mapping[str, Mapping[str, str]],
+    columns: Mapping[str, Mapping[str, NDArray[Any]]],
+    mask: NDArray[np.bool_],
+    scorer: str,
+) -> TaskItems:
+    """The items of one task as the comparison takes them: right or wrong, or nats a token."""
+    if scorer in ABILITY:
+        return TaskItems(
+            {arm: {seed: columns[run]["correct"][mask] for seed, run in runs.items()} for arm, runs in arms.items()}
+        )
+    any_run = next(iter(columns.values()))
+    if scorer == HARNESS_SCORER:
+        found = {arm: {s: columns[run]["value"][mask] for s, run in runs.items()} for arm, runs in arms.items()}
+        shares = all(((x >= 0) & (x <= 1)).all() for runs in found.values() for x in runs.values())
+        return TaskItems(found, percent=shares)
+    tokens = any_run["tokens"][mask].astype(np.float64)
+    values = {
+        arm: {seed: columns[run]["nll"][mask] / np.maximum(1, tokens) for seed, run in runs.items()}
+        for arm, runs in arms.items()
+    }
+    return TaskItems(values, weights=tokens, higher_is_better=False, percent=False, unit=NATS)
+
+
+def _measures(
+    run: str,
+    task: str,
+    scorer: str,
+    columns: Mapping[str, NDArray[Any]],
+    mask: NDArray[np.bool_],
+    items: Items | None,
+) -> RunMeasures:
+    n = int(mask.sum())
+    if scorer == "loss":
+        return RunMeasures(run, task, scorer, n, _loss_measures(columns), None)
+    if scorer == HARNESS_SCORER:
+        return RunMeasures(run, task, scorer, n, {"value": float(columns["value"].mean())}, None)
+    right, classes = float(columns["correct"].mean()), _classes(columns, mask, items)
+    chosen = bool((columns["answer"] >= 0).all())
+    measures = {"accuracy" if chosen else "exact_match": right}
+    if scorer == "generate":
+        if not chosen:
+            measures["token_f1"] = float(np.nanmean(columns["f1"])) if np.isfinite(columns["f1"]).any() else math.nan
+        measures["missing"] = float(np.mean([not text for text in columns["extracted"]]))
+    if classes is not None:
+        measures |= {
+            "macro_f1": classes.macro_f1,
+            "weighted_f1": classes.weighted_f1,
+            "balanced_accuracy": classes.balanced_accuracy,
+        }
+    return RunMeasures(run, task, scorer, n, measures, classes)
+
+
+def _loss_measures(columns: Mapping[str, NDArray[Any]]) -> dict[str, float]:
+    """Nats a token and perplexity over all tokens of the task, with its bootstrap 95% interval."""
+    tokens = columns["tokens"].astype(np.float64)
+    values = columns["nll"] / np.maximum(1, tokens)
+    low, high = interval(resampled_means(values[:, None], tokens, np.random.default_rng(0))[:, 0])
+    nats = float(columns["nll"].sum() / max(1.0, float(tokens.sum())))
+    found = {"nats_per_token": nats, "perplexity": nats, "perplexity_low": low, "perplexity_high": high}
+    return {name: value if name == "nats_per_token" else math.exp(min(value, 700)) for name, value in found.items()}
+
+
+def _classes(
+    columns: Mapping[str, NDArray[Any]], mask: NDArray[np.bool_], items: Items | None
+) -> Classification | None:
+    """Metrics by class, if all items choose among the same answers, in whatever order."""
+    if items is None:
+        return None
+    rows = [items.rows[i] for i in np.flatnonzero(mask)]
+    sets = {frozenset(row.choices) for row in rows if isinstance(row, Row)}
+    if len(sets) != 1 or not next(iter(sets)):
+        return None
+    first = rows[0]
+    names = list(first.choices) if isinstance(first, Row) else []
+    place = {name: i for i, name in enumerate(names)}
+
+    def codes(column: str) -> NDArray[np.int64]:
+        picked = zip(rows, columns[column].tolist(), strict=True)
+        return np.array([place[row.choices[i]] if isinstance(row, Row) and i >= 0 else -1 for row, i in picked])
+
+    return classify(codes("answer"), codes("prediction"), names)

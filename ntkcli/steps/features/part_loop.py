@@ -1,0 +1,152 @@
+"""The loop over the parts of a features artefact: encode the next part and write the last while this one computes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import store
+from ntkcli import feature_encoding
+from ntkcli.data import BadRow, DataFile, Encoded, Encoder, Row, RowError
+from ntkcli.data.files import OnError
+from ntkcli.errors import DataError, NtkselError
+from ntkcli.progress import Progress
+from ntkcli.steps.shared.inputs import rows_in_order
+
+if TYPE_CHECKING:
+    from ntkcli.engine.features.extract import Extractor
+
+
+@dataclass(slots=True)
+class FeatureLoop:
+    """The loop over the parts of one artefact: encode the next part and write the last while this one computes."""
+
+    artefact: store.Artefact
+    file: DataFile
+    chosen: NDArray[np.int64] | None
+    row_status: NDArray[np.uint8]
+    encoder: Encoder
+    extractor: Extractor
+    on_error: OnError
+    progress: Progress
+    vectors: str
+
+    def run(self, pending: Sequence[int]) -> tuple[int, int]:
+        """Compute the pending parts; returns the rows and tokens computed."""
+        found = self.artefact.rows_done()
+        mine = sum(stop - start for start, stop in map(self.artefact.part_bounds, pending))
+        self.progress.start(self.artefact.name, total=found + mine, unit="rows", done=found)
+        computed = tokens = 0
+        with ThreadPoolExecutor(1, "encode") as encoding, ThreadPoolExecutor(1, "write") as writing:
+            write: Future[None] | None = None
+            parts = self._parts(pending)
+            upcoming = encoding.submit(self._next, parts)
+            while (part := upcoming.result()) is not None:
+                upcoming = encoding.submit(self._next, parts)
+                arrays = self._compute(part)
+                if write is not None:
+                    write.result()
+                write = writing.submit(self.artefact.write_part, part.number, arrays)
+                computed += len(part.rows)
+                tokens += int(arrays["tokens"].sum())
+            if write is not None:
+                write.result()
+        self.progress.stop()
+        return computed, tokens
+
+    def _parts(self, pending: Sequence[int]) -> Iterator[tuple[int, list[Row | BadRow]]]:
+        """The rows of each pending part, from one pass over the file that decodes no others."""
+        bounds = [self.artefact.part_bounds(number) for number in pending]
+        positions = np.concatenate([np.zeros(0, dtype=np.int64), *(np.arange(*bound) for bound in bounds)])
+        wanted = positions if self.chosen is None else self.chosen[positions]
+        stream = rows_in_order(self.file, wanted, self.row_status)
+        for number, (start, stop) in zip(pending, bounds, strict=True):
+            rows = list(islice(stream, stop - start))
+            if len(rows) != stop - start:
+                raise DataError(f"{self.file.path} ends before row {stop}: it changed during the run.", "Restore it.")
+            yield number, rows
+
+    def _next(self, parts: Iterator[tuple[int, list[Row | BadRow]]]) -> _Part | None:
+        number_rows = next(parts, None)
+        if number_rows is None:
+            return None
+        number, rows = number_rows
+        encoded: list[Encoded | None] = []
+        status = np.zeros(len(rows), dtype=np.uint8)
+        for i, row in enumerate(rows):
+            code, tokens = self._encode(row)
+            status[i] = code
+            encoded.append(tokens)
+        return _Part(number, rows, encoded, status)
+
+    def _encode(self, row: Row | BadRow) -> tuple[int, Encoded | None]:
+        if isinstance(row, BadRow):
+            return row.status, None
+        try:
+            encoded = self.encoder.encode(row)
+        except RowError as error:
+            if self.on_error == "fail":
+                raise DataError(
+                    f"{row.place}: {error.reason}.",
+                    "Mend the row, or give --on-error skip to leave such rows out.",
+                ) from error
+            return int(error.status), None
+        return int(store.RowStatus.TRUNCATED if encoded.truncated else store.RowStatus.OK), encoded
+
+    @property
+    def _held(self) -> dict[str, store.ArraySpec]:
+        """The arrays that hold the vectors."""
+        names = (self.vectors, feature_encoding.SCALE)
+        return {name: self.artefact.arrays[name] for name in names if name in self.artefact.arrays}
+
+    def _compute(self, part: _Part) -> dict[str, NDArray[Any]]:
+        from ntkcli.engine.features.extract import NonFiniteError
+
+        n = len(part.rows)
+        arrays: dict[str, NDArray[Any]] = {
+            **{name: _unset(array, n) for name, array in self._held.items()},
+            "norm": np.full(n, np.nan, dtype=np.float32),
+            "tokens": np.zeros(n, dtype=np.int32),
+            "status": part.status,
+        }
+        if self.chosen is not None:
+            start, stop = self.artefact.part_bounds(part.number)
+            arrays["row"] = self.chosen[start:stop]
+        good = [i for i, row in enumerate(part.encoded) if row is not None]
+        rows = [row for row in part.encoded if row is not None]
+        self.progress.advance(n - len(good))
+        try:
+            found = self.extractor.vectors(rows, on_batch=lambda r, t: self.progress.advance(r, tokens=t))
+        except NonFiniteError as error:
+            row = part.rows[good[error.row]]
+            raise NtkselError(
+                f"The features of {row.place} are not finite"
+                + (f"; it began in {error.layer}." if error.layer else "."),
+                "Give --dtype float32, or take the row out.",
+            ) from error
+        for name, values in feature_encoding.encode(found.unit, self.vectors, self._held[self.vectors].dtype).items():
+            arrays[name][good] = values
+        arrays["norm"][good] = found.norm
+        arrays["tokens"][good] = [len(row) for row in rows]
+        return arrays
+
+
+def _unset(array: store.ArraySpec, n: int) -> NDArray[Any]:
+    """Rows that have no features: numbers 0, a scale NaN."""
+    return np.zeros((n, *array.tail), array.numpy) if array.tail else np.full(n, np.nan, array.numpy)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The rows of one part and their tokens; a row that has none is None, and `status` says why."""
+
+    number: int
+    rows: list[Row | BadRow]
+    encoded: list[Encoded | None]
+    status: NDArray[np.uint8]

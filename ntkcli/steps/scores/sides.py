@@ -1,0 +1,181 @@
+"""What scores are made of: features of pool and domain groups, texts, and lengths in tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+import store
+from ntkcli.data import Row
+from ntkcli.errors import DataError, IncompleteError, SpecError, UsageError
+from ntkcli.scoring.features import FeatureReader, Rows
+from ntkcli.steps.shared.inputs import data_file, rows_in_order
+
+_MAY_DIFFER = frozenset({"data", "rows", "store_dtype"})
+"""Fields of a features spec in which pool and domain may differ and still compare."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Domain rows that count as one: rows (m,) int64 of the data set `domain`, and a label for messages."""
+
+    label: str
+    domain: str
+    rows: Rows
+
+
+def domain_groups(stored: store.Store, domains: Sequence[str], *, group_by: str | None) -> list[Group]:
+    """One group for each domain or, `group_by` "source", for each domain's source label; bad rows in none.
+
+    Raises:
+        UsageError: a domain stands twice, or grouping is by something else.
+        DataError: a domain has no row that can be used.
+    """
+    if not domains:
+        raise UsageError("--domain is missing: this method compares with a domain.", "Give --domain DATA.")
+    if len(set(domains)) < len(domains):
+        raise UsageError("A --domain is given twice.", "Give each data set once.")
+    if group_by not in (None, "source"):
+        raise UsageError(f"--group-by {group_by} is not known.", "Give --group-by source.")
+    groups = []
+    for domain in domains:
+        dataset = stored.get(f"datasets/{store.check_name(domain, '--domain')}")
+        good = np.flatnonzero(dataset.read("status") < store.RowStatus.UNREADABLE)
+        if not len(good):
+            raise DataError(f"The domain {domain!r} has no row that can be used.", "Give a domain that has some.")
+        if group_by is None:
+            groups.append(Group(domain, domain, good))
+            continue
+        codes = dataset.read("source")[good]
+        labels = dataset.attrs["sources"]
+        groups += [Group(f"{domain}: {labels[code]}", domain, good[codes == code]) for code in np.unique(codes)]
+    return groups
+
+
+def features_of(
+    stored: store.Store, *, pool: str, domains: Sequence[str], feature: str, pool_by_adam: bool = False
+) -> tuple[store.Artefact, dict[str, store.Artefact]]:
+    """The features of the pool and of each domain, checked to be finished, current and made alike.
+
+    `pool_by_adam`: the pool's may be Adam's steps for the gradients that the domain's are.
+
+    Raises:
+        store.MissingArtefactError: a side has none of that name.
+        SpecError: they don't compare; each setting that differs is named.
+    """
+    if not domains:
+        raise UsageError("--domain is missing: this method compares with a domain.", "Give --domain DATA.")
+    pool_side = _side(stored, pool, "--pool", feature)
+    sides = {domain: _side(stored, domain, "--domain", feature) for domain in domains}
+    may_differ = _MAY_DIFFER | {"adam"} if pool_by_adam else _MAY_DIFFER
+    for side in sides.values():
+        alike = [{key: value for key, value in s.spec.items() if key not in may_differ} for s in (pool_side, side)]
+        if changed := store.differences(alike[1], alike[0]):
+            raise SpecError(
+                f"{pool_side.name} and {side.name} were not made alike, so they don't compare: "
+                + "; ".join(f"{d.field} is {d.new} for the pool and {d.old} for the domain" for d in changed)
+                + ".",
+                "Featurize one of them again with the other's settings, under another --feature.",
+            )
+    return pool_side, sides
+
+
+def covering_reader(
+    side: store.Artefact, *, dataset: store.Artefact, only: Rows | None, on_block: Callable[[int], None]
+) -> FeatureReader:
+    """A reader of the pool's features of the rows `only`, or all. SpecError if it has not all of these."""
+    reader = FeatureReader(side, n=dataset.n, only=only, on_block=on_block)
+    if only is not None and len(reader.covered) < len(only):
+        raise SpecError(
+            f"{side.name} has {len(reader.covered)} of the {len(only)} rows of --rows.",
+            f"Run `ntksel featurize ... --name {dataset.name.partition('/')[2]} --rows SELECTION` under another "
+            "--feature.",
+        )
+    return reader
+
+
+def _side(stored: store.Store, data: str, option: str, feature: str) -> store.Artefact:
+    side = stored.get(f"features/{store.check_name(data, option)}/{store.check_name(feature, '--feature')}")
+    stored.check_parents(side)
+    return side
+
+
+def group_readers(
+    stored: store.Store, sides: dict[str, store.Artefact], groups: Sequence[Group]
+) -> list[FeatureReader]:
+    """A reader of each group's features. DataError if a group has no row with features."""
+    readers = []
+    for group in groups:
+        reader = FeatureReader(sides[group.domain], n=stored.get(f"datasets/{group.domain}").n, only=group.rows)
+        if not any(len(block.rows) for block in reader.blocks()):
+            raise DataError(
+                f"{sides[group.domain].name} has no row with features in the group {group.label!r}.",
+                "Featurize a domain that has some.",
+            )
+        readers.append(reader)
+    return readers
+
+
+def texts_of(stored: store.Store, data: str, rows: Rows | None) -> Callable[[], Iterator[tuple[int, str]]]:
+    """The usable rows of a data set as (row, text), anew at each call; the text is all turns, a line each."""
+    dataset = stored.get(f"datasets/{data}")
+    file, status = data_file(stored, dataset), dataset.read("status")
+
+    def read() -> Iterator[tuple[int, str]]:
+        for row in rows_in_order(file, rows, status):
+            if isinstance(row, Row):
+                yield row.index, text_of(row)
+
+    return read
+
+
+def text_of(row: Row) -> str:
+    """What the row says: its turns' contents, joined by line feeds."""
+    return "\n".join(message.content for message in row.messages)
+
+
+def token_counts(stored: store.Store, data: str) -> Rows:
+    """Tokens of each row of a data set (n,) int64; 0 = unknown.
+
+    From its finished features that cover most rows, so as the model saw them; of rows that these leave out from the
+    counts that `featurize` keeps, cut at the same maximum length.
+
+    Raises:
+        IncompleteError: the data set has neither finished features nor counts.
+    """
+    n = stored.get(f"datasets/{store.check_name(data)}").n
+    found = [
+        artefact
+        for artefact in stored.artefacts(store.Kind.FEATURES)
+        if artefact.name.split("/")[1] == data and artefact.complete
+    ]
+    widest = max(found, key=lambda artefact: (artefact.n, artefact.name)) if found else None
+    counted = _counted(stored, data, widest) if widest is None or widest.n < n else None
+    if widest is None and counted is None:
+        raise IncompleteError(
+            f"Rows of {data!r} have no token counts: there are no finished features of it.",
+            f"Run `ntksel featurize ... --name {data}` first.",
+        )
+    counts = np.zeros(n, dtype=np.int64) if counted is None else counted
+    if widest is not None:
+        rows = widest.read("row") if "row" in widest.arrays else np.arange(n)
+        counts[rows] = widest.read("tokens")
+    return counts
+
+
+def _counted(stored: store.Store, data: str, features: store.Artefact | None) -> Rows | None:
+    """The counts of all rows by the features' tokenizer and up to their maximum length; by any if there are none."""
+    digest = stored.get(f"datasets/{data}").spec["digest"]
+    for artefact in stored.artefacts(store.Kind.TOKENS):
+        current = artefact.name.split("/")[1] == data and artefact.spec["data"] == digest and artefact.complete
+        if not current:
+            continue
+        length: Rows = artefact.read("length").astype(np.int64)
+        if features is None:
+            return length
+        if artefact.spec["tokenizer"] == features.spec["model"]["tokenizer"]:
+            longest: Rows = np.minimum(length, features.spec["encoder"]["max_length"])
+            return longest
+    return None

@@ -1,0 +1,192 @@
+"""Why rows were chosen, or not: their nearest domain rows, their rank in every score, and what they added."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+import store
+from ntkcli.errors import UsageError
+from ntkcli.scoring.features import FeatureReader
+from ntkcli.selection.top import top
+from ntkcli.steps.selections.selectors import Candidates, Sides, rows_with_features, sides_of
+from ntkcli.steps.selections.why_not import displaced
+from ntkcli.steps.shared.inputs import open_store
+
+NEAREST = 3
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class DomainRow:
+    """A domain row near the row at hand, by cosine of the features."""
+
+    domain: str
+    row_id: str
+    similarity: float
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRank:
+    """The row in one score of the pool: its value and its rank from 1 among `scored` rows; None = not scored."""
+
+    score: str
+    method: str
+    value: float | None
+    rank: int | None
+    scored: int
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """One pool row: its rank from 1 in the selection or None, what it gained when taken, and what it is like.
+
+    `gain` is the selector's marginal gain; for `top` the score above the lowest one chosen. For a row that was not
+    chosen, `why_not` says what kept it out and `displaced_by` is the id of the chosen row in its place, if one is.
+    """
+
+    selection: str
+    row: int
+    row_id: str
+    source: str
+    rank: int | None
+    gain: float | None
+    displaced_by: str | None
+    why_not: str | None
+    nearest: tuple[DomainRow, ...]
+    scores: tuple[ScoreRank, ...]
+
+
+def explain(store_path: str | Path, *, selection: str, row: str) -> Explanation:
+    """Explain one row of the selection's pool, given by its id or else by its number from 0.
+
+    Raises:
+        UsageError: the pool has no such row.
+    """
+    stored = open_store(store_path)
+    artefact = stored.get(f"selections/{store.check_name(selection, 'SELECTION')}")
+    stored.check_parents(artefact)
+    ids = stored.get(f"datasets/{artefact.attrs['data']}").read("row_id").tolist()
+    if row in ids:
+        number = ids.index(row)
+    elif row.isascii() and row.isdigit() and int(row) < len(ids):
+        number = int(row)
+    else:
+        raise UsageError(
+            f"The pool {artefact.attrs['data']!r} has no row {row!r}.",
+            f"Give a row's id, or a number to {len(ids) - 1}.",
+        )
+    return next(_explanations(stored, artefact, np.array([number])))
+
+
+def write_explanations(stored: store.Store, selection: store.Artefact) -> Path:
+    """`reports/<selection>-why.jsonl`: an explanation of each chosen row, in rank order."""
+    path = stored.folder("reports", f"{selection.name.partition('/')[2]}-why.jsonl")
+    path.parent.mkdir(exist_ok=True)
+    found = _explanations(stored, selection, selection.read("row"))
+    store.write_bytes(path, *(json.dumps(asdict(each), ensure_ascii=False).encode() + b"\n" for each in found))
+    return path
+
+
+def _explanations(stored: store.Store, selection: store.Artefact, rows: Rows) -> Iterator[Explanation]:
+    """One for each of `rows`, in their order."""
+    data = str(selection.attrs["data"])
+    dataset = stored.get(f"datasets/{data}")
+    score = stored.get(next(name for name in selection.parents if name.startswith("scores/")))
+    values = score.read("score")
+    chosen = selection.read("row")
+    rank_of = {int(row): rank for rank, row in enumerate(chosen, start=1)}
+    gains = selection.read("gain") if "gain" in selection.arrays else values[chosen] - np.nanmin(values[chosen])
+    nearest = _nearest(stored, selection, score, rows)
+    ranks = _ranks(stored, data, rows)
+    labels = dataset.attrs["sources"]
+    ids, sources = dataset.take("row_id", rows), dataset.take("source", rows)
+    sides = _known_sides(stored, selection, score)
+    for i, row in enumerate(rows.tolist()):
+        rank = rank_of.get(row)
+        gain = None if rank is None or np.isnan(gains[rank - 1]) else float(gains[rank - 1])
+        instead = displaced(stored, selection, score, row, sides) if rank is None else None
+        by = None if instead is None or instead.by is None else str(dataset.take("row_id", [instead.by])[0])
+        yield Explanation(
+            selection=selection.name,
+            row=row,
+            row_id=str(ids[i]),
+            source=str(labels[sources[i]]),
+            rank=rank,
+            gain=gain,
+            displaced_by=by,
+            why_not=instead.why if instead else None,
+            nearest=nearest.get(row, ()),
+            scores=tuple(each[i] for each in ranks),
+        )
+
+
+def _nearest(
+    stored: store.Store, selection: store.Artefact, score: store.Artefact, rows: Rows
+) -> dict[int, tuple[DomainRow, ...]]:
+    """The nearest domain rows of each row with features; nothing where neither score nor selection knows any."""
+    sides = _known_sides(stored, selection, score)
+    if sides is None:
+        return {}
+    n = stored.get(f"datasets/{selection.attrs['data']}").n
+    asked = np.intersect1d(rows, rows_with_features(sides, n=n))
+    if not len(asked):
+        return {}
+    scored = np.flatnonzero(~np.isnan(score.read("score")))
+    similar = Candidates(sides, n=n, rows=asked, mean_over=scored).similar()
+    names = list(_domain_rows(stored, sides))
+    best = np.argsort(-similar, axis=1, kind="stable")[:, :NEAREST]
+    return {
+        row: tuple(DomainRow(names[j][0], names[j][1], float(similar[i, j])) for j in best[i])
+        for i, row in enumerate(asked.tolist())
+    }
+
+
+def _known_sides(stored: store.Store, selection: store.Artefact, score: store.Artefact) -> Sides | None:
+    data = str(selection.attrs["data"])
+    made_from = [name.split("/")[1:] for name in selection.parents if name.startswith("features/")]
+    domains = [name for name, _ in made_from if name != data] or [name for name, _ in made_from]
+    try:
+        return sides_of(
+            stored,
+            score,
+            feature=made_from[0][1] if made_from else None,
+            domains=domains,
+            centre=bool(selection.spec.get("centre")),
+        )
+    except UsageError:  # a score by words or by chance
+        return None
+
+
+def _domain_rows(stored: store.Store, sides: Sides) -> Iterator[tuple[str, str]]:
+    """Data set and id of each domain row with features, in the order of the similarities."""
+    for side in sides.domains:
+        name = side.name.split("/")[1]
+        dataset = stored.get(f"datasets/{name}")
+        reader = FeatureReader(side, n=dataset.n)
+        have = reader.covered[np.isfinite(side.read("norm"))]
+        yield from ((name, str(row_id)) for row_id in dataset.take("row_id", have))
+
+
+def _ranks(stored: store.Store, data: str, rows: Rows) -> list[list[ScoreRank]]:
+    """For each finished score of the pool, the rank of each row."""
+    found = []
+    for score in stored.artefacts(store.Kind.SCORE):
+        if score.attrs["data"] != data or not score.complete:
+            continue
+        values = score.read("score")
+        order = top(values, score.read("similarity"), len(values))
+        rank = np.zeros(len(values), dtype=np.int64)
+        rank[order] = np.arange(1, len(order) + 1)
+        name, method = score.name.partition("/")[2], str(score.spec["method"])
+        found.append([_rank(name, method, values[row], int(rank[row]), len(order)) for row in rows])
+    return found
+
+
+def _rank(name: str, method: str, value: float, rank: int, scored: int) -> ScoreRank:
+    return ScoreRank(name, method, None if rank == 0 else float(value), rank or None, scored)

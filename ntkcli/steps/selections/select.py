@@ -1,0 +1,146 @@
+"""Select rows by score and features under constraints, and keep the selection."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+import store
+from ntkcli.progress import Progress, Silent
+from ntkcli.steps.selections.explain import write_explanations
+from ntkcli.steps.selections.export import Format, export_rows, export_scores
+from ntkcli.steps.selections.filter_and_choose import choose_rows
+from ntkcli.steps.selections.request import Constraints, Request, Rows, resolve_request
+from ntkcli.steps.shared.inputs import DATASET_PART_ROWS, open_store, require_spec, write_rows
+
+__all__ = ["Constraints", "SelectResult", "select"]
+
+
+@dataclass(frozen=True, slots=True)
+class SelectResult:
+    """The artefact, its number of rows out of those scored, the lowest score taken, the mix, and the export.
+
+    `removed` counts, when the selection was made just now, the scored rows that each constraint took out.
+    """
+
+    artefact: str
+    rows: int
+    scored: int
+    lowest: float
+    sources: dict[str, int]
+    export: str | None
+    digest: str
+    removed: dict[str, int] = field(default_factory=dict)
+
+
+def select(
+    store_path: str | Path,
+    *,
+    score: str,
+    n: int | Literal["auto"] | None,
+    name: str,
+    method: str = "top",
+    exponent: float = 0.5,
+    constraints: Constraints | None = None,
+    feature: str | None = None,
+    domain: Sequence[str] = (),
+    centre: bool = False,
+    export: str | Path | None = None,
+    schema: Format = "own",
+    scores_export: str | Path | None = None,
+    explain: bool = False,
+    progress: Progress | None = None,
+) -> SelectResult:
+    """Write `selections/<name>`: `n` rows of the pool of `scores/<score>` in rank order, and export them.
+
+    `n` "auto" stops when a further row gains less than 5% of the first; None takes what fits `token_budget`, which also
+    ends a selection of fixed `n` early. Methods: `ntkcli.selection`; all but top compare features, by default those
+    that the score was made from, else `feature` and `domain`. Only scored rows are chosen, none twice.
+
+    `export` and `schema` are `export_rows`' path and schema, `scores_export` is a parquet file for all scores of the
+    pool; `explain` writes `reports/<name>-why.jsonl`.
+
+    Raises:
+        UsageError: constraints contradict each other or leave fewer than `n` rows; it says which one, and by how much.
+    """
+    progress = progress or Silent()
+    stored = open_store(store_path)
+    scores = stored.get(f"scores/{store.check_name(score, '--score')}")
+    stored.check_parents(scores)
+    request = resolve_request(
+        stored,
+        scores,
+        method=method,
+        n=n,
+        exponent=exponent,
+        limits=constraints or Constraints(),
+        progress=progress,
+        how={"feature": feature, "domains": domain, "centre": centre},
+    )
+    path = f"selections/{store.check_name(name, '--name')}"
+    known = stored.find(path)
+    removed: dict[str, int] = {}
+    if known is not None and known.complete:
+        spec = request.spec()
+        if not request.tests.given and request.limits.leaks == "remove":  # evals may have come since
+            spec = {key: value for key, value in spec.items() if key != "against"}
+            spec |= {"against": known.spec["against"]} if "against" in known.spec else {}
+        require_spec(known, spec)
+        stored.check_parents(known)
+        progress.note(f"{known.name} is finished already")
+        artefact = known
+    else:
+        rows, gains, removed = choose_rows(request, name, progress)
+        artefact = _write(request, path, rows, gains)
+    if export is not None:
+        export_rows(stored, request.dataset, artefact, Path(export), schema=schema)
+        progress.note(f"wrote {export}")
+    if scores_export is not None:
+        export_scores(stored, request.dataset, Path(scores_export))
+        progress.note(f"wrote {scores_export}")
+    if explain:
+        progress.note(f"wrote {write_explanations(stored, artefact)}")
+    return SelectResult(
+        artefact=artefact.name,
+        rows=artefact.n,
+        scored=int((~np.isnan(scores.read("score"))).sum()),
+        lowest=float(np.nanmin(artefact.read("score"))),
+        sources=_mix(request.dataset, artefact),
+        export=None if export is None else str(export),
+        digest=artefact.digest(),
+        removed={option: count for option, count in removed.items() if count},
+    )
+
+
+def _write(request: Request, path: str, rows: Rows, gains: NDArray[np.float64]) -> store.Artefact:
+    arrays = {"row": store.ArraySpec("int64"), "score": store.ArraySpec("float32")}
+    values = {"row": rows, "score": request.scores.read("score")[rows]}
+    if request.method != "top":
+        arrays["gain"] = store.ArraySpec("float32")
+        values["gain"] = gains.astype(np.float32)
+    parents = {request.scores.name: request.scores.fingerprint} | (request.sides.parents if request.sides else {})
+    artefact = request.stored.create(
+        path,
+        kind=store.Kind.SELECTION,
+        spec=request.spec(),
+        parents=parents,
+        n=len(rows),
+        part_rows=DATASET_PART_ROWS,
+        arrays=arrays,
+        attrs={"data": request.data},
+    )
+    write_rows(artefact, values)
+    return artefact
+
+
+def _mix(dataset: store.Artefact, selection: store.Artefact) -> dict[str, int]:
+    """Rows by source label, most first; labels are the data set's own, "" when it has none."""
+    labels = dataset.attrs["sources"]
+    codes, counts = np.unique(dataset.take("source", selection.read("row")), return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    return {str(labels[codes[i]]): int(counts[i]) for i in order}

@@ -1,0 +1,158 @@
+"""Run a selector over the rows that may be chosen, with the features that the score was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+import store
+from ntkcli.errors import UsageError
+from ntkcli.scoring.features import FeatureReader, Floats, Rows
+from ntkcli.scoring.nearest import Nearest, nearest_rows
+from ntkcli.scoring.similarity import CosineSides
+from ntkcli.selection.chooser import Bools, Chooser, Limits
+from ntkcli.selection.coverage import choose_by_coverage
+from ntkcli.selection.herding import choose_by_herding
+from ntkcli.selection.round_robin import choose_by_turns
+from ntkcli.selection.top import choose_top
+from ntkcli.selection.transport import choose_by_mass, transported_mass
+from ntkcli.steps.scores.sides import features_of
+
+METHODS = ("top", "round-robin", "herding", "coverage", "ot")
+MAX_BYTES = 8 << 30
+"""Of features or similarities in memory: what a workstation has to spare. Beyond it, pre-select first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """Features of the pool and of the domains that selectors compare; `centre` as the score has it."""
+
+    pool: store.Artefact
+    domains: tuple[store.Artefact, ...]
+    centre: bool
+
+    @property
+    def parents(self) -> dict[str, str]:
+        """Their names and fingerprints."""
+        return {each.name: each.fingerprint for each in (self.pool, *self.domains)}
+
+
+def sides_of(
+    stored: store.Store, score: store.Artefact, *, feature: str | None, domains: Sequence[str], centre: bool
+) -> Sides:
+    """The features that the score was made from, or those named.
+
+    Raises:
+        UsageError: the score was made from none, and none are named.
+    """
+    data = str(score.attrs["data"])
+    made_from = [name.split("/")[1:] for name in score.parents if name.startswith("features/")]
+    feature = feature or next((which for _, which in made_from), None)
+    known = [name for name, _ in made_from if name != data] or [name for name, _ in made_from]
+    domains = list(domains) or known
+    if feature is None or not domains:
+        raise UsageError(
+            f"{score.name} was not made from features, and this needs some.",
+            "Give --feature NAME and --domain DATA.",
+        )
+    pool_side, domain_sides = features_of(
+        stored, pool=data, domains=domains, feature=feature, pool_by_adam=score.spec["method"] == "less"
+    )
+    return Sides(pool_side, tuple(domain_sides.values()), centre or bool(score.spec.get("centre")))
+
+
+class Candidates:
+    """The rows that may be chosen (ascending) and their features, compared as the score compares them.
+
+    `mean_over` are the rows whose mean is taken out when centred: all that are scored.
+    """
+
+    def __init__(self, sides: Sides, *, n: int, rows: Rows, mean_over: Rows) -> None:
+        self._sides, self._n, self.rows = sides, n, rows
+        domain = np.concatenate([FeatureReader(side, n=side.n).unit_rows() for side in sides.domains])
+        if not len(domain):
+            raise UsageError("The domain has no row with features.", "Featurize a domain that has some.")
+        scored = FeatureReader(sides.pool, n=n, only=mean_over)
+        self.sides = CosineSides.of_rows(scored, domain, centre=sides.centre)
+
+    def unit(self) -> Floats:
+        """Unit features of all candidates (n, p) float32. UsageError if they don't fit in memory."""
+        self._check_bytes(self.sides.domain.shape[1])
+        reader = self._reader(self.rows)
+        found: Floats = np.empty((len(self.rows), reader.dim), dtype=np.float32)
+        for block in reader.blocks():
+            found[np.searchsorted(self.rows, block.rows)] = self.sides.prepared(block.unit)
+        return found
+
+    def similar(self) -> Floats:
+        """Cosines with the domain rows (n, n_domain) float32. UsageError if they don't fit in memory."""
+        self._check_bytes(len(self.sides.domain))
+        found: Floats = np.empty((len(self.rows), len(self.sides.domain)), dtype=np.float32)
+        for rows, similar in self.sides.blocks(self._reader(self.rows)):
+            found[np.searchsorted(self.rows, rows)] = similar.T
+        return found
+
+    def nearest(self, is_open: Bools, k: int) -> Nearest:
+        """Each domain row's `k` nearest open candidates, as positions among the candidates."""
+        found = nearest_rows(self.sides, self._reader(self.rows[is_open]), k=k)
+        return replace(found, rows=np.searchsorted(self.rows, found.rows))
+
+    def _reader(self, rows: Rows) -> FeatureReader:
+        return FeatureReader(self._sides.pool, n=self._n, only=rows)
+
+    def _check_bytes(self, width: int) -> None:
+        need = 4 * width * len(self.rows)
+        if need > MAX_BYTES:
+            raise UsageError(
+                f"{len(self.rows)} candidates of {width} numbers each need {need >> 30} GiB of memory.",
+                "Pre-select with `ntksel select --method top`, score those with --rows, and select from that.",
+            )
+
+
+def rows_with_features(sides: Sides, *, n: int) -> Rows:
+    """The pool's rows that have features, ascending."""
+    reader = FeatureReader(sides.pool, n=n)
+    return reader.covered[np.isfinite(sides.pool.read("norm"))]
+
+
+def choose(
+    method: str,
+    limits: Limits,
+    *,
+    score: NDArray[np.float32],
+    similarity: NDArray[np.float32],
+    first: Sequence[int],
+    candidates: Candidates | None,
+    exponent: float,
+) -> Chooser:
+    """Take the rows `first`, then fill up by `method`. All positions count the candidates, in ascending rows.
+
+    `score` and `similarity` (n,) are the candidates'; `candidates` holds their features, for all methods but top.
+    """
+    if limits.tau is not None and candidates is not None:
+        limits = replace(limits, vectors=candidates.unit())
+    chooser = Chooser(limits)
+    for row in first:
+        if not (chooser.open[row] and chooser.take(row, np.nan)):
+            raise UsageError(
+                "The rows of --must-include break a quota, the token budget or --dedup among themselves.",
+                "Take some out of the file, or loosen the constraint.",
+            )
+    if chooser.done:
+        return chooser
+    if method == "top" or candidates is None:
+        choose_top(chooser, score, similarity)
+    elif method == "round-robin":
+        choose_by_turns(chooser, candidates.nearest, n_domain=len(candidates.sides.domain))
+    elif method == "coverage":
+        choose_by_coverage(chooser, candidates.similar(), exponent=exponent)
+    elif method == "herding":
+        unit = candidates.unit() if limits.vectors is None else limits.vectors
+        choose_by_herding(chooser, unit, candidates.sides.domain.mean(axis=0, dtype=np.float64))
+    else:
+        unit = candidates.unit() if limits.vectors is None else limits.vectors
+        choose_by_mass(chooser, transported_mass(candidates.similar(), unit))
+    return chooser

@@ -1,0 +1,189 @@
+"""Exact lengths in tokens of a data set's rows, counted once for each tokenizer and kept.
+
+So every problem of a file is told before weights are loaded, and `--dry-run`, a second kind of features and `select`
+know lengths without tokenising again.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+import store
+from ntkcli.data import BadRow, DataFile, Encoder, Row, RowError
+from ntkcli.data.encoding import VERSION as ENCODER_VERSION
+from ntkcli.data.files import OnError
+from ntkcli.data.problems import BAD_KEPT, each, refusal, unusable
+from ntkcli.identity import ModelIdentity
+from ntkcli.progress import Progress, Silent
+from ntkcli.steps.shared.inputs import rows_in_order
+
+PART_ROWS: Final = 1 << 14
+"""Rows of a part: ten seconds of one core."""
+_NO_LIMIT: Final = sys.maxsize  # lengths are kept as they are; a maximum length is applied where they are read
+_DIGITS: Final = 16
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Of some rows: `length` (n,) int32 in tokens before any cut, and `status` (n,) uint8; bad ones have length 0."""
+
+    length: NDArray[np.int32]
+    status: NDArray[np.uint8]
+
+    def good(self) -> NDArray[np.bool_]:
+        """Which rows can be encoded, (n,)."""
+        found: NDArray[np.bool_] = self.status < store.RowStatus.UNREADABLE
+        return found
+
+
+def find_counts(
+    stored: store.Store, dataset: store.Artefact, model: ModelIdentity, *, thinking: bool | None
+) -> store.Artefact | None:
+    """The finished counts of a data set by this tokenizer, if there are any."""
+    spec = _spec(dataset, model, thinking)
+    known = stored.find(_name(dataset, spec))
+    return known if known is not None and known.spec == spec and known.complete else None
+
+
+def count_tokens(
+    stored: store.Store,
+    dataset: store.Artefact,
+    file: DataFile,
+    model: ModelIdentity,
+    *,
+    thinking: bool | None = None,
+    shard: tuple[int, int] = (0, 1),
+    progress: Progress | None = None,
+) -> store.Artefact:
+    """`tokens/<data>/<digest of tokenizer and template>`, finished: by this process and the other shards together."""
+    progress = progress or Silent()
+    spec = _spec(dataset, model, thinking)
+    artefact = stored.create(
+        _name(dataset, spec),
+        kind=store.Kind.TOKENS,
+        spec=spec,
+        parents={dataset.name: dataset.fingerprint},
+        n=dataset.n,
+        part_rows=PART_ROWS,
+        arrays={
+            "length": store.ArraySpec("int32"),
+            "status": store.ArraySpec("uint8", attrs=store.status_attrs()),
+        },
+        attrs={"model": model.reference},
+    )
+    if not artefact.complete:
+        status, encoder = dataset.read("status"), _encoder(model, thinking)
+        progress.start(f"tokens of {dataset.name}", total=artefact.n, unit="rows", done=artefact.rows_done())
+        for whose in (shard, (0, 1)):  # own parts first, then what is left of the others'
+            _fill(artefact, artefact.pending(whose), file, status, encoder, progress)
+        progress.stop()
+    return artefact
+
+
+def counts_of(artefact: store.Artefact, rows: Rows | None) -> Counts:
+    """The counts of all rows, or of some."""
+    length, status = artefact.read("length"), artefact.read("status")
+    return Counts(length, status) if rows is None else Counts(length[rows], status[rows])
+
+
+def count(rows: Iterable[Row | BadRow], model: ModelIdentity, *, thinking: bool | None) -> Counts:
+    """The counts of these rows, not kept."""
+    encoder = _encoder(model, thinking)
+    return _counts([_count(row, encoder) for row in rows])
+
+
+def settle_problems(
+    counts: Counts,
+    *,
+    file: DataFile,
+    rows: Rows | None,
+    status: NDArray[np.uint8],
+    model: ModelIdentity,
+    thinking: bool | None,
+    on_error: OnError,
+    progress: Progress,
+) -> None:
+    """Rows that can't be used: refused with the reasons of the first ones, or told and left out, by `on_error`."""
+    bad = np.flatnonzero(~counts.good())
+    if not len(bad):
+        return
+    first = (bad if rows is None else rows[bad])[:BAD_KEPT].astype(np.int64)
+    told = list(_reasons(rows_in_order(file, first, status), _encoder(model, thinking)))
+    if on_error == "fail":
+        raise refusal(told, len(bad))
+    for line in each(told, len(bad)) or [f"{told[0].place}: {told[0].reason}"]:
+        progress.note(f"left out: {line}")
+
+
+def _spec(dataset: store.Artefact, model: ModelIdentity, thinking: bool | None) -> dict[str, Any]:
+    """All that a length depends on; the maximum length is applied later."""
+    encoder: dict[str, Any] = {"version": ENCODER_VERSION}
+    if thinking is not None:
+        encoder["thinking"] = thinking
+    return {"data": dataset.spec["digest"], "tokenizer": model.spec["tokenizer"], "encoder": encoder}
+
+
+def _name(dataset: store.Artefact, spec: dict[str, Any]) -> str:
+    """Another tokenizer, and another data set under the same name, get counts of their own."""
+    return f"tokens/{dataset.name.partition('/')[2]}/{store.fingerprint(spec)[:_DIGITS]}"
+
+
+def _encoder(model: ModelIdentity, thinking: bool | None) -> Encoder:
+    from ntkcli.engine.models.loading import load_tokenizer
+
+    return Encoder(load_tokenizer(model), max_length=_NO_LIMIT, thinking=thinking)
+
+
+def _fill(
+    artefact: store.Artefact,
+    pending: list[int],
+    file: DataFile,
+    status: NDArray[np.uint8],
+    encoder: Encoder,
+    progress: Progress,
+) -> None:
+    """Count the pending parts, in one pass over the file that decodes no other rows."""
+    bounds = [artefact.part_bounds(part) for part in pending]
+    wanted = np.concatenate([np.zeros(0, dtype=np.int64), *(np.arange(*bound) for bound in bounds)])
+    stream = rows_in_order(file, wanted, status) if len(wanted) else iter(())
+    for part, (start, stop) in zip(pending, bounds, strict=True):
+        found = []
+        for row in islice(stream, stop - start):
+            found.append(_count(row, encoder))
+            progress.advance(1, tokens=found[-1][0])
+        counts = _counts(found)
+        artefact.write_part(part, {"length": counts.length, "status": counts.status})
+
+
+def _count(row: Row | BadRow, encoder: Encoder) -> tuple[int, int]:
+    """Length and status of a row."""
+    if isinstance(row, BadRow):
+        return 0, row.status
+    try:
+        return len(encoder.encode(row)), int(store.RowStatus.OK)
+    except RowError as error:
+        return 0, int(error.status)
+
+
+def _counts(found: list[tuple[int, int]]) -> Counts:
+    return Counts(np.array([n for n, _ in found], np.int32), np.array([status for _, status in found], np.uint8))
+
+
+def _reasons(rows: Iterator[Row | BadRow], encoder: Encoder) -> Iterator[BadRow]:
+    for row in rows:
+        if isinstance(row, BadRow):
+            yield row
+            continue
+        try:
+            encoder.encode(row)
+        except RowError as error:
+            yield unusable(row, error)

@@ -1,0 +1,206 @@
+"""Fine-tune a LoRA adapter on rows of the store or of files, resumable, its course kept step by step."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import store
+from ntkcli.data.files import OnError
+from ntkcli.errors import UsageError
+from ntkcli.identity import resolve_model
+from ntkcli.progress import Progress, Silent
+from ntkcli.seeds import check_training_seed
+from ntkcli.steps.shared import seal
+from ntkcli.steps.shared.inputs import encoder_spec, note_conversion, open_store, require_spec, run_parent, settle_dtype
+from ntkcli.steps.training.model_card import command_words
+from ntkcli.steps.training.rows import resolve_train
+from ntkcli.steps.training.run import TrainingRun
+from ntkcli.steps.training.settings import TrainingSettings, resolve_init
+
+
+@dataclass(frozen=True, slots=True)
+class FinetuneResult:
+    """The artefact and the adapter's folder; rows trained on, steps taken, mean loss of the first and last tenth.
+
+    `held_out_loss` is the lowest, after `best_step` steps, whose adapter is kept; None where no rows are held out.
+    """
+
+    artefact: str
+    adapter: str
+    rows: int
+    truncated: int
+    skipped: int
+    steps: int
+    first_loss: float
+    last_loss: float
+    tokens: int
+    digest: str
+    planned_steps: int
+    held_out: int
+    held_out_loss: float | None
+    best_step: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SeedsResult:
+    """One run for each seed, in the order given."""
+
+    runs: tuple[FinetuneResult, ...]
+
+
+def finetune(
+    store_path: str | Path,
+    *,
+    model: str,
+    train: Sequence[str],
+    name: str,
+    epochs: int | None = None,
+    max_tokens: int | None = None,
+    match_tokens: str | None = None,
+    lr: float = 2e-4,
+    schedule: str = "cosine",
+    warmup: float = 0.03,
+    rank: int | None = None,
+    alpha: float | None = None,
+    target_modules: str | None = None,
+    init_adapter: str | None = None,
+    batch_size: int = 16,
+    batch_tokens: int | None = None,
+    gradient_checkpointing: bool = False,
+    max_length: int = 1024,
+    seed: int = 0,
+    hold_out: float = 0.0,
+    patience: int | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    checkpoint_steps: int | None = None,
+    keep_optimizer: bool = False,
+    on_error: OnError = "fail",
+    columns: Mapping[str, str] | None = None,
+    split: str | None = None,
+    thinking: bool | None = None,
+    group: str | None = None,
+    trust_remote_code: bool = False,
+    progress: Progress | None = None,
+) -> FinetuneResult:
+    """Train `adapters/<name>` on the rows of all `train` references together; its course is `runs/<name>`.
+
+    A reference is a selection of the store, a data set of it, or a data file; `REF=N` weights it
+    (`ntkcli.steps.training.rows`). Defaults: 3 epochs (arXiv 2511.07380), rank 16, alpha 2·rank, all linear layers, and
+    the learning rate and warm-up of LESS. The other options: `ntkcli.engine.training.train.TrainingOptions`; of files:
+    `ntkcli.data.DataFile`. `match_tokens` names a run of the store: as many tokens as it was trained on.
+    `keep_optimizer` leaves Adam's moments beside the adapter, also of a run that is finished already. `group` is kept
+    as an attribute: runs that differ in nothing but the seed share it.
+
+    Raises:
+        UsageError, DataError: a reference, an option or a row can't be used.
+        store.SpecDiffersError: a run of this name was made with other settings.
+    """
+    given = locals().copy()
+    progress = progress or Silent()
+    if match_tokens is not None:
+        if epochs is not None or max_tokens is not None:
+            raise UsageError("--match-tokens says when to stop, as --epochs and --max-tokens do.", "Give one of them.")
+        max_tokens = tokens_of_run(open_store(store_path), match_tokens)
+    settings = TrainingSettings(
+        epochs, max_tokens, lr, schedule, warmup, rank, alpha, target_modules, batch_size, seed, hold_out, patience,
+        checkpoint_steps,
+    )  # fmt: skip
+    settings.check()
+    store.check_name(name, "--name")
+    identity = resolve_model(model, trust_remote_code=trust_remote_code)
+    stored = open_store(store_path, create=True)
+    init = resolve_init(init_adapter, settings, adapters=stored.path / "adapters", model=identity)
+    sets = resolve_train(stored, train, columns=columns, split=split, on_error=on_error)
+    known = stored.find(f"runs/{name}")
+    spec = {
+        **settings.spec(init),
+        "model": identity.spec,
+        "encoder": encoder_spec(max_length, thinking),
+        "train": [one.spec for one in sets],
+        "dtype": settle_dtype(dtype, device, known),
+    }
+    folder = stored.adapter_path(name)
+    kept = not keep_optimizer or (folder / seal.OPTIMIZER).is_file()
+    if known is not None and known.spec == spec and is_finished(stored, known) and kept:
+        progress.note(f"{known.name} is finished already: {known.n} steps")
+        return _result(known, folder)
+    if known is not None:
+        require_spec(known, spec)
+    note_conversion(identity, progress)
+    command = command_words("finetune", given, inspect.signature(finetune))
+    run = TrainingRun(stored, name, identity, init, settings, spec, sets, folder, command, progress)
+    run.train(
+        device=device,
+        on_error=on_error,
+        batch_tokens=batch_tokens,
+        gradient_checkpointing=gradient_checkpointing,
+        keep_optimizer=keep_optimizer,
+        parents=run_parent(stored, init_adapter),
+        attrs={"train": list(train), "model": identity.reference} | ({"group": group} if group else {}),
+    )
+    return _result(stored.get(f"runs/{name}"), folder)
+
+
+def finetune_seeds(
+    store_path: str | Path, *, name: str, seeds: Sequence[int], progress: Progress | None = None, **given: Any
+) -> SeedsResult:
+    """One run for each seed, `<name>.s<seed>`, all else the same; `given` are the arguments of `finetune`.
+
+    Raises:
+        UsageError: no seed, one twice, or one below 0.
+    """
+    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise UsageError(f"--seeds {','.join(map(str, seeds))}: give different whole numbers, 0 or more.")
+    for seed in seeds:
+        check_training_seed("--seeds", seed)
+    store.check_name(f"{name}.s{max(seeds)}", "--name")
+    return SeedsResult(
+        tuple(
+            finetune(store_path, name=f"{name}.s{seed}", seed=seed, group=name, progress=progress, **given)
+            for seed in seeds
+        )
+    )
+
+
+def tokens_of_run(stored: store.Store, name: str) -> int:
+    """The tokens that a finished run was trained on, all its steps together."""
+    return int(stored.get(f"runs/{store.check_name(name, '--match-tokens')}").read("tokens").sum())
+
+
+def is_finished(stored: store.Store, run: store.Artefact) -> bool:
+    """Whether the run's steps are all recorded and its adapter stands, sealed for this very run."""
+    return run.complete and seal.stands(stored.adapter_path(run.name.partition("/")[2]), run.fingerprint)
+
+
+def _result(artefact: store.Artefact, folder: Path) -> FinetuneResult:
+    rates, loss = artefact.read("learning_rate"), artefact.read("loss")
+    loss = loss[~np.isnan(rates)]  # without the steps that an early stop left out
+    tenth = max(1, len(loss) // 10)
+    attrs = artefact.attrs
+    best = None
+    if "held_out_loss" in artefact.arrays:
+        held_out = artefact.read("held_out_loss")
+        best = int(np.nanargmin(held_out))
+    return FinetuneResult(
+        artefact=artefact.name,
+        adapter=str(folder),
+        rows=attrs["rows"],
+        truncated=attrs["truncated"],
+        skipped=attrs["skipped"],
+        steps=len(loss),
+        first_loss=float(loss[:tenth].mean()),
+        last_loss=float(loss[-tenth:].mean()),
+        tokens=int(artefact.read("tokens").sum()),
+        digest=artefact.digest(),
+        planned_steps=artefact.n,
+        held_out=attrs.get("held_out", 0),
+        held_out_loss=None if best is None else float(held_out[best]),
+        best_step=None if best is None else best + 1,
+    )

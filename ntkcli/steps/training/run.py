@@ -1,0 +1,208 @@
+"""One training of a run: load, train, record its course, publish the adapter with its card, seal."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+import store
+from ntkcli import __version__
+from ntkcli.data import Encoder
+from ntkcli.data.files import OnError
+from ntkcli.errors import BusyError
+from ntkcli.identity import BASE_RECORD, ModelIdentity
+from ntkcli.notes import note
+from ntkcli.progress import Progress
+from ntkcli.steps.shared import seal
+from ntkcli.steps.training.log import Course, arrays
+from ntkcli.steps.training.model_card import CardSet, model_card
+from ntkcli.steps.training.rows import TrainingData, TrainingSet, encode_training
+from ntkcli.steps.training.settings import CHECKPOINTS, InitAdapter, TrainingSettings
+from store import atomic
+
+CARD = "README.md"
+
+
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+"""What file systems without locks answer: NFS without its lock server, Lustre without -o flock, some of FUSE."""
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold the run's folder against a second process. The system drops the lock with the process: none goes stale.
+
+    Where the folder's file system has no locks, against a second process of this machine.
+    """
+    atomic.make_folder(folder)
+    with ExitStack() as held:
+        try:
+            _lock(held.enter_context((folder / ".lock").open("w")), folder)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            note(
+                f"the file system of {folder} has no locks ({error.strerror}): a second training of {folder.name} is "
+                "noticed on this machine only, so don't start one on another."
+            )
+            _lock(held.enter_context(_local_lock(folder)), folder)
+        yield
+
+
+def _lock(file: IO[Any], folder: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise BusyError(f"Another process is training {folder.name}.", "Wait for it, or stop it.") from error
+
+
+def _local_lock(folder: Path) -> IO[Any]:
+    """A file for the folder's lock among the machine's temporary files, of this user alone."""
+    key = hashlib.sha256(str(folder.resolve()).encode(errors="surrogateescape")).hexdigest()[:32]
+    path = Path(tempfile.gettempdir()) / f"ntksel-{os.getuid()}-{key}.lock"
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "w")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRun:
+    """All that one training needs to begin or to go on."""
+
+    stored: store.Store
+    name: str
+    model: ModelIdentity
+    init: InitAdapter | None
+    settings: TrainingSettings
+    spec: dict[str, Any]
+    sets: Sequence[TrainingSet]
+    folder: Path
+    command: Sequence[str]
+    progress: Progress
+
+    def train(
+        self, *, device: str, on_error: OnError, batch_tokens: int | None, gradient_checkpointing: bool,
+        keep_optimizer: bool, parents: Mapping[str, str], attrs: dict[str, Any],
+    ) -> None:  # fmt: skip
+        """Load, train, seal."""
+        from ntkcli.engine.models.loading import load_model, load_tokenizer
+        from ntkcli.engine.training.checkpoints import drop_older
+        from ntkcli.engine.training.step_plan import plan_steps
+        from ntkcli.engine.training.train import pick_batch_tokens
+
+        encoding = self.spec["encoder"]
+        encoder = Encoder(
+            load_tokenizer(self.model), max_length=encoding["max_length"], thinking=encoding.get("thinking")
+        )
+        settings = self.settings
+        data = encode_training(self.sets, encoder, seed=settings.seed, hold_out=settings.hold_out, on_error=on_error)
+        steps = plan_steps(
+            [len(data.rows[i]) for i in data.train],
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            epochs=self.spec["epochs"],
+            max_tokens=settings.max_tokens,
+        )
+        loaded = load_model(self.model, dtype=self.spec["dtype"], device=device)
+        plan = {"batch_tokens": batch_tokens or pick_batch_tokens(loaded)}
+        artefact = self._artefact(len(steps), data, plan, parents, attrs)
+        options = settings.options(
+            self.spec,
+            init=self.init,
+            checkpoint_steps=artefact.part_rows,
+            batch_tokens=batch_tokens or artefact.plan["batch_tokens"],  # another process may have been first
+            gradient_checkpointing=gradient_checkpointing,
+            keep_optimizer=keep_optimizer,
+        )
+        with alone(self.folder):
+            self._train(artefact, loaded, data, options)
+            self._write_card(artefact)
+            self._seal(artefact)
+            drop_older(self.folder / "checkpoints")
+
+    def _artefact(
+        self, n: int, data: TrainingData, plan: dict[str, Any], parents: Mapping[str, str], attrs: dict[str, Any]
+    ) -> store.Artefact:
+        made_from = {key: value for one in self.sets for key, value in one.rows.parents.items()}
+        return self.stored.create(
+            f"runs/{self.name}",
+            kind=store.Kind.RUN,
+            spec=self.spec,
+            parents={**made_from, **parents},
+            n=n,
+            part_rows=self.settings.checkpoint_steps or max(1, math.ceil(n / CHECKPOINTS)),
+            arrays=arrays(held_out=bool(self.settings.hold_out)),
+            plan=plan,
+            attrs={**attrs, **data.counts()},
+        )
+
+    def _train(self, artefact: store.Artefact, loaded: Any, data: TrainingData, options: Any) -> None:
+        """Train, and record each part of steps before the checkpoint that ends with it."""
+        from ntkcli.engine.training.checkpoints import newest_checkpoint, steps_of
+        from ntkcli.engine.training.train import train_adapter
+        from ntkcli.engine.training.trainer import TrainingRows
+
+        pending = artefact.pending()
+        at_most = artefact.part_bounds(pending[0])[0] if pending else artefact.n
+        resumed = newest_checkpoint(self.folder / "checkpoints", at_most=at_most)
+        done = 0 if resumed is None else steps_of(resumed)
+        self.progress.start(artefact.name, total=artefact.n, unit="steps", done=done)
+        rows = TrainingRows(
+            [data.rows[i] for i in data.train],
+            [data.names[i] for i in data.train],
+            [data.rows[i] for i in data.held_out],
+        )
+        course = Course(artefact)
+        taken = train_adapter(
+            loaded,
+            rows,
+            options=options,
+            folder=self.folder,
+            on_step=course.add,
+            progress=self.progress,
+            resume_at_most=at_most,
+        )
+        course.finish(taken)
+        self.progress.stop()
+
+    def _write_card(self, artefact: store.Artefact) -> None:
+        counts, spec = artefact.attrs["set_rows"], artefact.spec
+        sets = [
+            CardSet(one.rows.label, n, one.times, store.fingerprint(one.rows.spec))
+            for one, n in zip(self.sets, counts, strict=True)
+        ]
+        taken = artefact.read("tokens") > 0
+        loss = artefact.read("loss")[taken]
+        metrics = {
+            "steps": f"{len(loss)} of {artefact.n} planned",
+            "tokens": f"{int(artefact.read('tokens').sum()):,}",
+            "loss of the first step": f"{loss[0]:.4f}",
+            "loss of the last step": f"{loss[-1]:.4f}",
+        }
+        if "held_out_loss" in artefact.arrays:
+            held_out = artefact.read("held_out_loss")
+            best = f"{np.nanmin(held_out):.4f} after step {int(np.nanargmin(held_out)) + 1}, whose weights these are"
+            metrics[f"held-out loss ({artefact.attrs['held_out']} rows)"] = best
+        card = model_card(
+            self.name, base_model=self.model.reference, spec=spec, sets=sets, metrics=metrics, command=self.command
+        )
+        store.write_bytes(self.folder / CARD, card.encode())
+
+    def _seal(self, artefact: store.Artefact) -> None:
+        """Seal the adapter: the last file of a run, after all others are durable."""
+        record = {
+            "made_by": f"ntksel {__version__}",
+            "model": {"reference": self.model.reference, **self.model.spec},
+            "run": artefact.fingerprint,
+            "spec": artefact.spec,
+            "files": seal.digests(self.folder),
+        }
+        store.write_bytes(self.folder / BASE_RECORD, seal.sealing(record))

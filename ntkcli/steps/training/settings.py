@@ -1,0 +1,160 @@
+"""How to fine-tune, as far as it can change the adapter: checked, and as a spec."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ntkcli.errors import UsageError
+from ntkcli.identity import AdapterIdentity, ModelIdentity, refuse_other_base, resolve_adapter
+from ntkcli.seeds import check_training_seed
+
+if TYPE_CHECKING:
+    from ntkcli.engine.training.train import TrainingOptions
+
+VERSION = 2
+"""Of the training, in every spec: goes up when the same settings would give other weights."""
+EPOCHS, RANK, TARGET_MODULES = 3, 16, "all-linear"
+SCHEDULES = ("cosine", "linear", "constant")
+CHECKPOINTS = 10
+"""Checkpoints a run makes by default: a kill loses a tenth of it at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSettings:
+    """The options of `ntkcli.steps.training.finetune.finetune` that can change a weight, as given: None is a default."""
+
+    epochs: int | None
+    max_tokens: int | None
+    lr: float
+    schedule: str
+    warmup: float
+    rank: int | None
+    alpha: float | None
+    target_modules: str | None
+    batch_size: int
+    seed: int
+    hold_out: float
+    patience: int | None
+    checkpoint_steps: int | None
+
+    def check(self) -> None:
+        """UsageError for a value that can't be used, or two that exclude each other."""
+        numbers: dict[str, float | None] = {
+            "--epochs": self.epochs,
+            "--max-tokens": self.max_tokens,
+            "--batch-size": self.batch_size,
+        }
+        numbers |= {"--rank": self.rank, "--lr": self.lr, "--alpha": self.alpha, "--patience": self.patience}
+        numbers |= {"--checkpoint-steps": self.checkpoint_steps}
+        check_training_seed("--seed", self.seed)
+        for option, value in numbers.items():
+            if value is not None and not (0 < value < math.inf):
+                raise UsageError(f"{option} {value}: must be positive.", "Leave it out for the default.")
+        if self.epochs is not None and self.max_tokens is not None:
+            raise UsageError("--epochs and --max-tokens both say when to stop.", "Give one of them.")
+        if self.schedule not in SCHEDULES:
+            raise UsageError(f"--schedule {self.schedule}: no such schedule.", f"Give {', '.join(SCHEDULES)}.")
+        if not 0 <= self.warmup < 1:
+            raise UsageError(f"--warmup {self.warmup}: is no share of the steps.", "Give 0 or more and less than 1.")
+        if not 0 <= self.hold_out < 1:
+            raise UsageError(f"--hold-out {self.hold_out}: is no share of the rows.", "Give 0 or more and less than 1.")
+        if self.patience is not None and not self.hold_out:
+            raise UsageError("--patience needs rows to judge by.", "Give --hold-out 0.1, or leave --patience out.")
+
+    def spec(self, init: InitAdapter | None) -> dict[str, Any]:
+        """Every setting with its default filled in. An adapter to go on from brings its own rank, alpha and modules."""
+        rank = RANK if self.rank is None else self.rank
+        shape = {
+            "rank": rank,
+            "alpha": float(2 * rank if self.alpha is None else self.alpha),
+            "target_modules": self.target_modules or TARGET_MODULES,
+        }
+        spec: dict[str, Any] = {
+            "version": VERSION,
+            "epochs": EPOCHS if self.epochs is None and self.max_tokens is None else self.epochs,
+            "max_tokens": self.max_tokens,
+            "lr": self.lr,
+            "schedule": self.schedule,
+            "warmup": self.warmup,
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            **(shape if init is None else init.shape),
+            "init_adapter": None if init is None else init.identity.spec,
+            "hold_out": self.hold_out,
+            "patience": self.patience,
+        }
+        if self.hold_out:  # there a checkpoint is an evaluation, and decides which adapter is kept
+            spec["checkpoint_steps"] = self.checkpoint_steps
+        return spec
+
+    def options(
+        self, spec: dict[str, Any], *, init: InitAdapter | None, checkpoint_steps: int, batch_tokens: int,
+        gradient_checkpointing: bool, keep_optimizer: bool,
+    ) -> TrainingOptions:  # fmt: skip
+        """What the engine takes."""
+        from ntkcli.engine.training.train import TrainingOptions
+
+        return TrainingOptions(
+            learning_rate=self.lr,
+            batch_size=self.batch_size,
+            rank=spec["rank"],
+            alpha=spec["alpha"],
+            target_modules=spec["target_modules"],
+            seed=self.seed,
+            checkpoint_steps=checkpoint_steps,
+            batch_tokens=batch_tokens,
+            epochs=spec["epochs"],
+            max_tokens=self.max_tokens,
+            schedule=self.schedule,
+            warmup=self.warmup,
+            gradient_checkpointing=gradient_checkpointing,
+            patience=self.patience,
+            init=None if init is None else init.identity,
+            keep_optimizer=keep_optimizer,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class InitAdapter:
+    """An adapter to go on from, and its rank, alpha and modules."""
+
+    identity: AdapterIdentity
+    shape: dict[str, Any]
+
+
+def resolve_init(
+    reference: str | None, settings: TrainingSettings, *, adapters: Path, model: ModelIdentity
+) -> InitAdapter | None:
+    """The adapter that `--init-adapter` names; None for None.
+
+    Raises:
+        UsageError: there is none, it is no LoRA adapter, or an option asks for another shape than it has.
+        SpecError: it was trained on another base model.
+    """
+    if reference is None:
+        return None
+    try:
+        identity = resolve_adapter(reference, adapters=adapters)
+    except UsageError as error:
+        raise UsageError(error.what.replace("--adapter", "--init-adapter", 1), error.mend) from error
+    refuse_other_base(identity, model)
+    config = json.loads((identity.folder / "adapter_config.json").read_text(encoding="utf-8"))
+    if config.get("peft_type") != "LORA":
+        raise UsageError(f"--init-adapter {reference}: is no LoRA adapter but {config.get('peft_type')}.")
+    modules = config.get("target_modules")
+    shape = {
+        "rank": config.get("r"),
+        "alpha": float(config.get("lora_alpha", 0)),
+        "target_modules": modules if isinstance(modules, str) else ",".join(sorted(modules or [])),
+    }
+    given = {"--rank": settings.rank, "--alpha": settings.alpha, "--target-modules": settings.target_modules}
+    for (option, value), own in zip(given.items(), shape.values(), strict=True):
+        if value is not None and value != own:
+            raise UsageError(
+                f"{option} {value}: the adapter {reference} has {own}, and it stays as it is.", f"Leave {option} out."
+            )
+    return InitAdapter(identity, shape)

@@ -1,0 +1,123 @@
+"""What is in a store: every artefact, how complete it is, what it was made from and what it costs on disk."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import store
+from ntkcli.progress import Progress
+from ntkcli.steps.shared.inputs import open_store
+from ntkcli.steps.upkeep.verify import VerifyResult
+from ntkcli.steps.upkeep.verify import verify as verify_store
+
+
+@dataclass(frozen=True, slots=True)
+class ArtefactInfo:
+    """One artefact: `rows_done` of `rows` are recorded; `stale` says what it was made from has changed since.
+
+    `size_bytes` of a run counts its adapter and checkpoints. `parents` it was made from, of these `removed_parents` are
+    gone; `dependents` were made from it.
+    """
+
+    name: str
+    kind: str
+    rows: int
+    rows_done: int
+    complete: bool
+    size_bytes: int
+    fingerprint: str
+    digest: str
+    parents: tuple[str, ...]
+    removed_parents: tuple[str, ...]
+    dependents: tuple[str, ...]
+    stale: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoreInfo:
+    """A store: its artefacts by name, damaged ones with what is wrong, and the bytes of the whole folder."""
+
+    path: str
+    id: str
+    made_by: str
+    version: int
+    artefacts: tuple[ArtefactInfo, ...]
+    damaged: tuple[str, ...]
+    size_bytes: int
+    verified: VerifyResult | None = None
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is damaged, as far as was looked."""
+        return not self.damaged if self.verified is None else self.verified.sound
+
+
+def info(
+    store_path: str | Path, *, verify: bool = False, repair: bool = False, progress: Progress | None = None
+) -> StoreInfo:
+    """Read the store's JSON and records only: fast, whatever its size. Never imports torch.
+
+    With `verify` or `repair` first what `ntkcli.steps.upkeep.verify` does, which reads everything.
+    """
+    verified = verify_store(store_path, repair=repair, progress=progress) if verify or repair else None
+    stored = open_store(store_path)
+    damaged: list[str] = []
+    found = stored.artefacts(on_damage=lambda error: damaged.append(str(error)))
+    there = set(stored.names())
+    used_by: dict[str, list[str]] = {}
+    for artefact in found:
+        for parent in artefact.parents:
+            used_by.setdefault(parent, []).append(artefact.name)
+    return StoreInfo(
+        path=str(stored.path),
+        id=stored.id,
+        made_by=stored.made_by,
+        version=stored.version,
+        artefacts=tuple(_describe(stored, artefact, there, used_by.get(artefact.name, [])) for artefact in found),
+        damaged=tuple(damaged),
+        size_bytes=_size(stored.path),
+        verified=verified,
+    )
+
+
+def _describe(
+    stored: store.Store, artefact: store.Artefact, there: set[str], dependents: Sequence[str]
+) -> ArtefactInfo:
+    try:
+        stored.check_parents(artefact)
+        stale = None
+    except store.SpecDiffersError as error:
+        stale = str(error)
+    rows_done = artefact.rows_done()
+    return ArtefactInfo(
+        name=artefact.name,
+        kind=str(artefact.kind),
+        rows=artefact.n,
+        rows_done=rows_done,
+        complete=rows_done == artefact.n,
+        size_bytes=artefact.size_bytes() + (_size(_adapter_of(stored, artefact)) if artefact.kind == "run" else 0),
+        fingerprint=artefact.fingerprint,
+        digest=artefact.digest(),
+        parents=tuple(artefact.parents),
+        removed_parents=tuple(parent for parent in artefact.parents if parent not in there),
+        dependents=tuple(dependents),
+        stale=stale,
+    )
+
+
+def _adapter_of(stored: store.Store, run: store.Artefact) -> Path:
+    return stored.adapter_path(run.name.partition("/")[2])
+
+
+def _size(folder: Path) -> int:
+    """Bytes of all files; those that go meanwhile count nothing."""
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += os.lstat(os.path.join(root, name)).st_size
+    return total

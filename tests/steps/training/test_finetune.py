@@ -1,0 +1,102 @@
+"""Finetune as a function: what is trained on, what is refused, what a second process may do."""
+
+from __future__ import annotations
+
+import fcntl
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ntkcli.errors import BusyError, DataError, NtkselError
+from ntkcli.steps.shared.inputs import open_store
+from ntkcli.steps.training.finetune import finetune
+from ntkcli.steps.upkeep.verify import verify
+from tests.conftest import Writer, prompt_rows
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # peft's, of the next transformers
+def test_adapter_loads_in_plain_peft_and_learns(tmp_path: Path, model_dir: Path, write_jsonl: Writer) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    data = write_jsonl("d.jsonl", [{**row, "completion": "yes"} for row in prompt_rows(24)])
+    result = finetune(
+        tmp_path / "s", model=str(model_dir), train=[str(data)], name="r", lr=2e-2, epochs=8, batch_size=8
+    )
+    assert result.last_loss < result.first_loss - 0.2  # the tiny head bounds its logits by 0.6, and so the loss
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model_dir), result.adapter)
+    b = [p for n, p in model.named_parameters() if "lora_B" in n]
+    assert len(b) == 14
+    assert all(bool(torch.any(p != 0)) for p in b)
+    course = open_store(tmp_path / "s").get("runs/r")
+    assert course.read("tokens").sum() == result.tokens
+    assert np.argmax(course.read("learning_rate")) == 1  # one step of warm-up, then down
+
+
+def test_a_diverged_run_stops_and_names_the_step(tmp_path: Path, model_dir: Path, write_jsonl: Writer) -> None:
+    data = write_jsonl("d.jsonl", prompt_rows(24))
+    with pytest.raises(NtkselError, match=r"loss of step \d+ is .*Lower --lr"):
+        finetune(tmp_path / "s", model=str(model_dir), train=[str(data)], name="r", lr=1e30, batch_size=8)
+
+
+def test_rows_without_answers_are_nothing_to_train_on(tmp_path: Path, model_dir: Path, write_jsonl: Writer) -> None:
+    rows: list[Any] = [{"messages": [{"role": "user", "content": "hello"}]}] * 3
+    data = write_jsonl("d.jsonl", rows)
+    with pytest.raises(DataError, match="no row has an answer"):
+        finetune(tmp_path / "s", model=str(model_dir), train=[str(data)], name="r")
+
+
+def test_two_processes_do_not_train_one_run(tmp_path: Path, model_dir: Path, write_jsonl: Writer) -> None:
+    data = write_jsonl("d.jsonl", prompt_rows(8))
+    folder = tmp_path / "s" / "adapters" / "r"
+    open_store(tmp_path / "s", create=True)
+    folder.mkdir(parents=True)
+    with (folder / ".lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(BusyError, match="Another process is training r"):
+            finetune(tmp_path / "s", model=str(model_dir), train=[str(data)], name="r")
+    assert finetune(tmp_path / "s", model=str(model_dir), train=[str(data)], name="r").steps == 3
+
+
+def test_the_kept_moments_are_adams_own(tmp_path: Path, model_dir: Path, write_jsonl: Writer) -> None:
+    """One step from zero moments: m = (1 - beta1) g and v = (1 - beta2) g² of the same g."""
+    import safetensors
+    import torch
+
+    data = write_jsonl("d.jsonl", prompt_rows(8))
+    given: dict[str, Any] = {"model": str(model_dir), "train": [str(data)], "name": "r", "epochs": 1, "batch_size": 8}
+    result = finetune(tmp_path / "s", **given, keep_optimizer=True)
+    with safetensors.safe_open(Path(result.adapter) / "optimizer.safetensors", "pt") as file:
+        metadata, moments = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    course = open_store(tmp_path / "s").get("runs/r")
+    assert int(metadata["step"]) == result.steps == 1
+    assert float(metadata["mean_learning_rate"]) == course.read("learning_rate").mean()
+    beta1, beta2 = float(metadata["beta1"]), float(metadata["beta2"])
+    with safetensors.safe_open(Path(result.adapter) / "adapter_model.safetensors", "pt") as file:
+        weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    layers = {key.removeprefix("base_model.model.").removesuffix(".weight") for key in weights}
+    assert set(moments) == {f"{layer}.{moment}" for layer in layers for moment in ("exp_avg", "exp_avg_sq")}
+    for layer in layers:
+        m, v = moments[f"{layer}.exp_avg"], moments[f"{layer}.exp_avg_sq"]
+        assert m.dtype == v.dtype == torch.float32
+        assert m.shape == weights[f"base_model.model.{layer}.weight"].shape
+        torch.testing.assert_close(v, (m / (1 - beta1)) ** 2 * (1 - beta2))
+
+
+def test_moments_can_be_had_of_a_finished_run(tmp_path: Path, model_dir: Path, write_jsonl: Writer) -> None:
+    data = write_jsonl("d.jsonl", prompt_rows(24))
+    given: dict[str, Any] = {"model": str(model_dir), "train": [str(data)], "name": "r", "batch_size": 8}
+    first = finetune(tmp_path / "s", **given)
+    moments, adapter = Path(first.adapter) / "optimizer.safetensors", Path(first.adapter) / "adapter_model.safetensors"
+    assert not moments.exists()
+    before = adapter.read_bytes()
+    assert finetune(tmp_path / "s", **given, keep_optimizer=True) == first
+    assert adapter.read_bytes() == before
+    finetune(tmp_path / "at-once", **given, keep_optimizer=True)
+    assert moments.read_bytes() == (tmp_path / "at-once/adapters/r/optimizer.safetensors").read_bytes()
+    moments.write_bytes(moments.read_bytes()[:-1] + b"x")
+    (finding,) = verify(tmp_path / "s").findings
+    assert "optimizer.safetensors has the digest" in str(finding)
