@@ -79,6 +79,6 @@ def test_two_commands_are_what_the_readme_promises() -> None:
 def test_store_format_names_every_array() -> None:
     """The arrays that the steps write stand in the specification."""
     specification = (ROOT / "docs/store-format.md").read_text(encoding="utf-8")
-    for path in (ROOT / "ntkcli/steps").glob("*.py"):
+    for path in (ROOT / "ntkcli/steps").rglob("*.py"):
         for name in re.findall(r'"(\w+)": store\.ArraySpec', path.read_text(encoding="utf-8")):
             assert name in specification, f"{path.name} writes {name}"

@@ -1,6 +1,6 @@
 """Task files: how the rows of a published data set become a prompt, choices and an answer. Text only, nothing runs.
 
-A reference is `NAME[@SPLIT][:PATH]`, NAME one of `ntkcli/tasks` or the path of a file of your own that ends in .toml.
+A reference is `NAME[@SPLIT][:PATH]`, NAME one of this folder or the path of a file of your own that ends in .toml.
 Without PATH the rows come from the Hub. docs/tasks.md has the format.
 """
 
@@ -19,7 +19,7 @@ from ntkcli.data.tasks.layout import Layout
 from ntkcli.data.tasks.readers import READERS
 from ntkcli.errors import UsageError
 
-FOLDER: Final = Path(__file__).resolve().parent.parent / "tasks"
+FOLDER: Final = Path(__file__).resolve().parent
 _REFERENCE: Final = re.compile(r"(?P<name>[^:@]*\.toml|[A-Za-z0-9][\w.-]*)(?:@(?P<split>[\w-]+))?(?::(?P<path>.+))?")
 _TEXTS: Final = ("description", "domain", "homepage", "licence", "citation", "local", "split")
 _KEYS: Final = (*_TEXTS, "hub", "file", "layout")

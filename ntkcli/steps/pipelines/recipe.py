@@ -23,7 +23,7 @@ OWN: Final = ("verb", "store")
 """Keys of a step that are no options."""
 UNIQUE: Final = ("name",)
 """Options that can't be the same for several steps, so no default makes sense for them."""
-EXAMPLE: Final = Path(__file__).resolve().parent.parent / "recipe.toml"
+EXAMPLE: Final = Path(__file__).resolve().parents[2] / "recipe.toml"
 
 
 @dataclass(frozen=True, slots=True)

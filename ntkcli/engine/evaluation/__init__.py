@@ -1,0 +1,1 @@
+"""Likelihoods and generated texts of a model, for evaluation."""

@@ -1,0 +1,1 @@
+"""Features and exact scores of encoded rows, from gradients or embeddings."""

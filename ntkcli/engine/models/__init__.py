@@ -1,0 +1,1 @@
+"""Loading a model, its head and its adapters."""

@@ -1,0 +1,1 @@
+"""Evaluating a model with its adapters on tasks."""

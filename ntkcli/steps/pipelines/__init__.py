@@ -1,0 +1,1 @@
+"""Several steps as one: recipes, and the comparison of arms."""

@@ -1,0 +1,1 @@
+"""What several rooms of the steps use: stores, data sets, row sets, token counts, costs."""
