@@ -33,7 +33,8 @@ from ntkcli.scoring.features import FeatureReader
 from ntkcli.steps.features.featurize import featurize
 from ntkcli.steps.scores.score import score
 from ntkcli.steps.selections.select import Constraints, select
-from ntkcli.steps.shared.inputs import open_store, selected_rows
+from ntkcli.steps.shared.row_sets import selected_rows
+from ntkcli.steps.shared.stores import open_store
 
 FEATURES: dict[str, dict[str, Any]] = {
     "ntk-sum": {"kind": "ntk"},

@@ -9,7 +9,8 @@ from arms import PRESELECTIONS, REFERENCE
 from plan import Plan
 from scipy import stats
 
-from ntkcli.steps.shared.inputs import open_store, selected_rows
+from ntkcli.steps.shared.row_sets import selected_rows
+from ntkcli.steps.shared.stores import open_store
 
 
 def print_agreement(plans: Sequence[Plan], arms: Sequence[str]) -> None:

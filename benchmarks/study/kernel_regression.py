@@ -22,7 +22,7 @@ from setting import Cell, Setting
 
 from ntkcli.statistics import accuracy
 from ntkcli.steps.evaluation.evaluate import evaluate
-from ntkcli.steps.shared.inputs import open_store
+from ntkcli.steps.shared.stores import open_store
 from ntkcli.steps.training.finetune import finetune
 
 COMPLETION: Final = "Answer"

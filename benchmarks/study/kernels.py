@@ -21,7 +21,7 @@ from scipy import stats
 
 from ntkcli.scoring.features import FeatureReader
 from ntkcli.steps.features.featurize import featurize
-from ntkcli.steps.shared.inputs import open_store
+from ntkcli.steps.shared.stores import open_store
 
 Wide = NDArray[np.float64]
 Rows = NDArray[np.int64]

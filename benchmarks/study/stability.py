@@ -19,7 +19,7 @@ from kernels import FORMS, Wide, agreement, forms, stored_kernel
 
 from ntkcli.engine.training import checkpoints
 from ntkcli.progress import Silent
-from ntkcli.steps.shared.inputs import open_store
+from ntkcli.steps.shared.stores import open_store
 from ntkcli.steps.training.finetune import finetune
 
 STILL: Final = 1e-12

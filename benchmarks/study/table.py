@@ -16,7 +16,7 @@ from plan import Plan
 
 import store
 from ntkcli.statistics import AVERAGE, ArmScore, Comparison, Difference, TaskItems, compare_arms
-from ntkcli.steps.shared.inputs import open_store
+from ntkcli.steps.shared.stores import open_store
 
 Values = dict[str, dict[str, NDArray[np.float64]]]
 """Arm → seed → a value for each item."""

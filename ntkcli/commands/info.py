@@ -10,7 +10,7 @@ import typer
 from ntkcli import options as o
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode, UsageError
-from ntkcli.formatting import human_bytes
+from ntkcli.units import human_bytes
 
 if TYPE_CHECKING:
     from ntkcli.steps.upkeep.info import StoreInfo

@@ -9,7 +9,7 @@ import typer
 from ntkcli import options as o
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode
-from ntkcli.formatting import human_bytes
+from ntkcli.units import human_bytes
 
 
 def add_to(app: typer.Typer) -> None:

@@ -10,12 +10,13 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
+from ntkcli.data.find_source import find_source
 from ntkcli.data.formats.records import Record
 from ntkcli.data.llamafactory import find_entry
+from ntkcli.data.places import Source
 from ntkcli.data.problems import BAD_KEPT, none_usable
 from ntkcli.data.rows import RAW, BadRow, Row, RowError, column_names
 from ntkcli.data.schemas import Schema, detect, known_columns, known_schemas, read_row
-from ntkcli.data.sources import Source, find_source
 from ntkcli.errors import DataError, UsageError
 
 OnError = Literal["fail", "skip"]

@@ -24,10 +24,10 @@ import store
 from ntkcli import __version__
 from ntkcli.digests import CACHE_FIX, hash_file
 from ntkcli.errors import NtkselError, UsageError
-from ntkcli.formatting import human_bytes
 from ntkcli.identity import CONVERTED_RECORD, ModelIdentity, converted_folder, converters, is_converted
 from ntkcli.model_files import reason_of
 from ntkcli.notes import note
+from ntkcli.units import human_bytes
 from store import atomic
 
 _WORK = ".converting-"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ntkcli.steps.shared.inputs import open_store
+from ntkcli.steps.shared.stores import open_store
 from tests.commands.conftest import Cli
 from tests.conftest import Writer, prompt_rows, save_model
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ntkcli.steps.shared.inputs import open_store
+from ntkcli.steps.shared.stores import open_store
 from tests.commands.conftest import Cli
 from tests.conftest import Writer, choice_rows, prompt_rows, save_model
 from tests.data.formats import writers

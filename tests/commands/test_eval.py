@@ -13,7 +13,7 @@ import pytest
 import zarr
 
 import store
-from ntkcli.steps.shared.inputs import open_store
+from ntkcli.steps.shared.stores import open_store
 from tests.commands.conftest import Cli
 from tests.conftest import Writer, choice_rows, prompt_rows
 

@@ -15,7 +15,7 @@ import transformers
 
 from ntkcli.engine.models.loading import load_model
 from ntkcli.identity import resolve_model
-from ntkcli.steps.shared.inputs import open_store
+from ntkcli.steps.shared.stores import open_store
 from tests.commands.conftest import Cli
 from tests.conftest import Writer, prompt_rows, write_rows
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ntkcli.steps.shared.inputs import open_store
+from ntkcli.steps.shared.stores import open_store
 from tests.commands.conftest import Cli
 from tests.conftest import Writer, choice_rows, prompt_rows, write_rows
 

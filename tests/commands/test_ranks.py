@@ -13,7 +13,7 @@ import torch
 from ntkcli import options
 from ntkcli.errors import UsageError
 from ntkcli.steps.features.featurize import featurize
-from ntkcli.steps.shared.inputs import open_store
+from ntkcli.steps.shared.stores import open_store
 from tests.commands.conftest import Cli
 from tests.conftest import Writer, prompt_rows
 

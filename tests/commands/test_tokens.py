@@ -162,7 +162,8 @@ def test_shards_count_together(
 ) -> None:
     from ntkcli.identity import resolve_model
     from ntkcli.steps.shared import token_counts
-    from ntkcli.steps.shared.inputs import open_store, register_data
+    from ntkcli.steps.shared.datasets import register_data
+    from ntkcli.steps.shared.stores import open_store
 
     monkeypatch.setattr(token_counts, "PART_ROWS", 4)
     stored = open_store(tmp_path / "s", create=True)

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from ntkcli.data import DataFile, scan
-from ntkcli.data.sources import names_data
+from ntkcli.data.find_source import names_data
 from ntkcli.errors import DataError, UsageError
 
 TURNS = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]

@@ -13,7 +13,7 @@ from ntkcli.engine.gradients.adam import FactorMoments
 from ntkcli.engine.gradients.probes import LogitProbe, LossProbe
 from ntkcli.engine.gradients.projections import make_projection
 from ntkcli.engine.gradients.row_gradients import Features, GradientEngine
-from ntkcli.engine.gradients.sketch import hash_u64
+from ntkcli.engine.hashing import hash_u64
 from ntkcli.engine.models.adapters import AdaptedLayer, fresh_adapter
 from ntkcli.engine.models.loading import LoadedModel, head_form
 from tests.conftest import make_tokenizer

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 import store
-from ntkcli.steps.shared.inputs import open_store, register_data, write_rows
+from ntkcli.steps.shared.datasets import register_data
+from ntkcli.steps.shared.stores import open_store, write_rows
 from tests.conftest import prompt_rows
 
 Floats = np.ndarray

@@ -14,9 +14,10 @@ import store
 from ntkcli.errors import NtkselError
 from ntkcli.scoring.groups import combine_by_rank, mean_ranks
 from ntkcli.scoring.text import bm25_scores, dsir_scores, gumbel, hashed_counts, match_length_scores
-from ntkcli.steps.scores.score import combine, score
+from ntkcli.steps.scores.combine import combine
+from ntkcli.steps.scores.score import score
 from ntkcli.steps.selections.select import Constraints, select
-from ntkcli.steps.shared.inputs import open_store
+from ntkcli.steps.shared.stores import open_store
 from tests.scoring.kit import add_data, add_features, cosines, make_store
 
 

@@ -15,7 +15,7 @@ from ntkcli.selection.herding import choose_by_herding
 from ntkcli.selection.transport import ENTROPY, NEAR, PULL, densities, transported_mass
 from ntkcli.steps.scores.score import score
 from ntkcli.steps.selections.select import Constraints, select
-from ntkcli.steps.shared.inputs import open_store
+from ntkcli.steps.shared.stores import open_store
 from tests.conftest import prompt_rows
 from tests.scoring.kit import add_data, add_features, cosines, make_store
 

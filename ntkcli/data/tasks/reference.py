@@ -102,7 +102,7 @@ def for_evaluation(reference: str) -> str:
 
 
 def _has_one_split(reference: str) -> bool:
-    from ntkcli.data.sources import find_source  # which knows tasks by this module
+    from ntkcli.data.find_source import find_source  # which knows tasks by this module
 
     try:
         find_source(reference)

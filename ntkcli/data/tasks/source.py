@@ -7,9 +7,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from ntkcli.data.find_source import find_source
 from ntkcli.data.formats.records import Reader, Record
+from ntkcli.data.places import FileSource, Source, checked_reader, paths_of_split
 from ntkcli.data.rows import RAW, RowError, column_names
-from ntkcli.data.sources import FileSource, Source, checked_reader, find_source, paths_of_split
 from ntkcli.data.tasks.readers import READERS
 from ntkcli.data.tasks.reference import Task, TaskReference
 from ntkcli.errors import UsageError

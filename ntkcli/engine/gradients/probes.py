@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ntkcli.engine.batches import Batch
-from ntkcli.engine.gradients.sketch import signs
+from ntkcli.engine.hashing import signs
 from ntkcli.engine.models.heads import HeadForm
 from ntkcli.engine.models.loading import head_form, head_of
 

@@ -23,8 +23,8 @@ from ntkcli.engine.batches import final_hidden, pad
 from ntkcli.engine.gradients.adam import FactorMoments
 from ntkcli.engine.gradients.probes import LogitProbe, LossProbe
 from ntkcli.engine.gradients.projections import Projection
-from ntkcli.engine.gradients.sketch import signs
 from ntkcli.engine.gradients.taps import Inputs, LayerTap
+from ntkcli.engine.hashing import signs
 from ntkcli.engine.models.adapters import AdaptedLayer, check_decoder_holds, has_experts
 from ntkcli.engine.models.loading import LoadedModel, decoder_of
 

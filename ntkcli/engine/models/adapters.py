@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ntkcli.engine.gradients.sketch import hash_u64
+from ntkcli.engine.hashing import hash_u64
 from ntkcli.engine.models.loading import LoadedModel, decoder_of, head_of
 from ntkcli.errors import SpecError, UsageError
 from ntkcli.identity import AdapterIdentity, ModelIdentity, refuse_other_base

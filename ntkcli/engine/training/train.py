@@ -31,9 +31,9 @@ from ntkcli.engine.training.step_plan import plan_steps
 from ntkcli.engine.training.trainer import Step, TrainingRows, make_trainer, make_watcher
 from ntkcli.environment import without_library_settings
 from ntkcli.errors import NtkselError, UsageError
-from ntkcli.formatting import human_bytes
 from ntkcli.identity import AdapterIdentity
 from ntkcli.progress import Progress
+from ntkcli.units import human_bytes
 from store import atomic
 
 OPTIMIZER = "optimizer.safetensors"

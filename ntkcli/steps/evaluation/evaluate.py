@@ -15,8 +15,9 @@ from ntkcli.statistics import Difference
 from ntkcli.steps.evaluation.plan import HARNESS, Plan, check_baseline, make_plan
 from ntkcli.steps.evaluation.scorers import item_arrays, refuse_unusable, score_part
 from ntkcli.steps.evaluation.summary import EvaluateResult, summarise
-from ntkcli.steps.features.arrays import refuse_without_room
-from ntkcli.steps.shared.inputs import note_conversion, open_store
+from ntkcli.steps.shared.disk_room import refuse_without_room
+from ntkcli.steps.shared.model_settings import note_conversion
+from ntkcli.steps.shared.stores import open_store
 
 if TYPE_CHECKING:
     from ntkcli.engine.evaluation.evaluator import Evaluator

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 import store
 from ntkcli.data import BadRow, DataFile, Row, scan
 from ntkcli.data.files import OnError
-from ntkcli.data.tasks.reference import for_evaluation, task_label
+from ntkcli.data.tasks.reference import task_label
+from ntkcli.data.tasks.source import for_evaluation
 from ntkcli.errors import DataError, UsageError
-from ntkcli.steps.shared.inputs import rows_in_order
+from ntkcli.steps.shared.row_sets import rows_in_order
 from store.layout import is_name
 
 SCORERS = ("choices", "generate", "loss")

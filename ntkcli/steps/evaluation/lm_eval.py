@@ -19,7 +19,8 @@ from ntkcli.progress import Progress
 from ntkcli.steps.evaluation.export import check_export
 from ntkcli.steps.evaluation.plan import HARNESS, find_runs, require_baseline
 from ntkcli.steps.evaluation.summary import HARNESS_SCORER, EvaluateResult, summarise
-from ntkcli.steps.shared.inputs import note_conversion, open_store, require_spec, settle_dtype
+from ntkcli.steps.shared.model_settings import note_conversion, settle_dtype
+from ntkcli.steps.shared.stores import open_store, require_spec
 
 VERSION = 1
 """Of this way of evaluating, in every spec."""

@@ -16,7 +16,9 @@ from ntkcli.identity import AdapterIdentity, ModelIdentity, refuse_other_base, r
 from ntkcli.statistics import group_seeds
 from ntkcli.steps.evaluation.items import Items, load_tasks
 from ntkcli.steps.evaluation.scorers import ScorerSettings
-from ntkcli.steps.shared.inputs import encoder_spec, kept_data, open_store, require_spec, run_parent, settle_dtype
+from ntkcli.steps.shared.datasets import kept_data
+from ntkcli.steps.shared.model_settings import encoder_spec, run_parent, settle_dtype
+from ntkcli.steps.shared.stores import open_store, require_spec
 
 VERSION = 1
 """Of the evaluation, in every spec: goes up when the same items would get other values."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import store
 from ntkcli import feature_encoding
 from ntkcli.errors import NtkselError
-from ntkcli.formatting import human_bytes
+from ntkcli.units import human_bytes
 
 PART_ROWS = {"ntk": 256, "loss": 256, "embed": 1024}
 """Rows of a part, at least: files of a few MB, and minutes of work that a kill can lose, not hours."""

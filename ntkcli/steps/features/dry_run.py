@@ -17,7 +17,9 @@ from ntkcli.identity import ModelIdentity, resolve_model
 from ntkcli.steps.features.arrays import feature_arrays, row_bytes
 from ntkcli.steps.features.settings import check_numbers
 from ntkcli.steps.shared.cost import Estimate, estimate, hidden_size
-from ntkcli.steps.shared.inputs import open_store, read_as_known, rows_in_order, selected_rows
+from ntkcli.steps.shared.datasets import read_as_known
+from ntkcli.steps.shared.row_sets import rows_in_order, selected_rows
+from ntkcli.steps.shared.stores import open_store
 from ntkcli.steps.shared.token_counts import Counts, counts_of, find_counts
 
 

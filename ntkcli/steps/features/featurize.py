@@ -17,19 +17,14 @@ from ntkcli.identity import AdapterIdentity, ModelIdentity, resolve_adapter, res
 from ntkcli.progress import Progress, Silent
 from ntkcli.seeds import check_seed
 from ntkcli.steps.features.adam_moments import adam_state
-from ntkcli.steps.features.arrays import default_part_rows, feature_arrays, refuse_without_room, row_bytes
+from ntkcli.steps.features.arrays import default_part_rows, feature_arrays, row_bytes
 from ntkcli.steps.features.part_loop import FeatureLoop
 from ntkcli.steps.features.settings import DEFAULT_POSITIONS, FeatureSettings, check_choices, check_numbers
-from ntkcli.steps.shared.inputs import (
-    note_conversion,
-    open_store,
-    register_data,
-    require_spec,
-    rows_in_order,
-    run_parent,
-    selected_rows,
-    settle_dtype,
-)
+from ntkcli.steps.shared.datasets import register_data
+from ntkcli.steps.shared.disk_room import refuse_without_room
+from ntkcli.steps.shared.model_settings import note_conversion, run_parent, settle_dtype
+from ntkcli.steps.shared.row_sets import rows_in_order, selected_rows
+from ntkcli.steps.shared.stores import open_store, require_spec
 from ntkcli.steps.shared.token_counts import count, count_tokens, counts_of, find_counts, settle_problems
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from ntkcli.data import BadRow, DataFile, Encoded, Encoder, Row, RowError
 from ntkcli.data.files import OnError
 from ntkcli.errors import DataError, NtkselError
 from ntkcli.progress import Progress
-from ntkcli.steps.shared.inputs import rows_in_order
+from ntkcli.steps.shared.row_sets import rows_in_order
 
 if TYPE_CHECKING:
     from ntkcli.engine.features.extract import Extractor

@@ -10,7 +10,7 @@ from ntkcli import feature_encoding
 from ntkcli.errors import UsageError
 from ntkcli.identity import AdapterIdentity, ModelIdentity
 from ntkcli.steps.features.adam_moments import AdamState
-from ntkcli.steps.shared.inputs import encoder_spec
+from ntkcli.steps.shared.model_settings import encoder_spec
 
 if TYPE_CHECKING:
     from ntkcli.engine.features.extract import GradientSettings

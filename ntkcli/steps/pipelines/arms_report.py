@@ -15,11 +15,12 @@ from typing import Any, Final
 import store
 from ntkcli.data import DataFile
 from ntkcli.data.stdin import STDIN
-from ntkcli.data.tasks.reference import for_evaluation, names_task
+from ntkcli.data.tasks.reference import names_task
+from ntkcli.data.tasks.source import for_evaluation
 from ntkcli.errors import UsageError
 from ntkcli.statistics import ArmScore
 from ntkcli.steps.pipelines.arms_plan import Plan
-from ntkcli.steps.shared.inputs import open_store
+from ntkcli.steps.shared.stores import open_store
 
 COLUMNS: Final = (
     "task", "arm", "seeds", "rows", "tokens", "items", "value", "low", "high", "spread",

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import store
-from ntkcli.data.sources import find_source
-from ntkcli.data.tasks.reference import for_evaluation, names_task
+from ntkcli.data.find_source import find_source
+from ntkcli.data.tasks.reference import names_task
+from ntkcli.data.tasks.source import for_evaluation
 from ntkcli.errors import UsageError
 from ntkcli.steps.pipelines.recipe import Recipe, Step
 

@@ -15,9 +15,9 @@ import store
 from ntkcli.errors import IncompleteError, UsageError
 from ntkcli.scoring.groups import mean_ranks
 from ntkcli.selection.top import top
-from ntkcli.steps.scores.score import scores_of_one_pool
+from ntkcli.steps.scores.combine import scores_of_one_pool
 from ntkcli.steps.scores.sides import token_counts
-from ntkcli.steps.shared.inputs import open_store
+from ntkcli.steps.shared.stores import open_store
 
 TOP_SHARE = 0.1
 """Of the common rows, what counts as the top by default: about the share that a second stage keeps."""

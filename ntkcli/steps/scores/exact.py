@@ -14,7 +14,8 @@ from ntkcli.errors import SpecError, UsageError
 from ntkcli.identity import resolve_adapter, resolve_model
 from ntkcli.progress import Progress
 from ntkcli.scoring.features import Rows
-from ntkcli.steps.shared.inputs import data_file, rows_in_order
+from ntkcli.steps.shared.datasets import data_file
+from ntkcli.steps.shared.row_sets import rows_in_order
 
 if TYPE_CHECKING:
     from ntkcli.engine.features.exact import ExactScorer

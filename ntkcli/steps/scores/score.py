@@ -16,11 +16,13 @@ from ntkcli.progress import Progress, Silent
 from ntkcli.scoring.features import Rows, Wide
 from ntkcli.scoring.groups import across_groups, combine_by_rank
 from ntkcli.seeds import check_seed
-from ntkcli.steps.features.arrays import refuse_without_room
 from ntkcli.steps.scores import exact
 from ntkcli.steps.scores.less import less_job
 from ntkcli.steps.scores.methods import features_job, random_job, words_job
-from ntkcli.steps.shared.inputs import DATASET_PART_ROWS, data_name, open_store, selected_rows, write_rows
+from ntkcli.steps.shared.datasets import data_name
+from ntkcli.steps.shared.disk_room import refuse_without_room
+from ntkcli.steps.shared.row_sets import selected_rows
+from ntkcli.steps.shared.stores import DATASET_PART_ROWS, open_store, write_rows
 
 VERSION = 1
 """Of the scores, in every spec: goes up when the same features would give other scores."""

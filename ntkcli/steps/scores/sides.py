@@ -11,7 +11,8 @@ import store
 from ntkcli.data import Row
 from ntkcli.errors import DataError, IncompleteError, SpecError, UsageError
 from ntkcli.scoring.features import FeatureReader, Rows
-from ntkcli.steps.shared.inputs import data_file, rows_in_order
+from ntkcli.steps.shared.datasets import data_file
+from ntkcli.steps.shared.row_sets import rows_in_order
 
 _MAY_DIFFER = frozenset({"data", "rows", "store_dtype"})
 """Fields of a features spec in which pool and domain may differ and still compare."""

@@ -16,7 +16,7 @@ from ntkcli.scoring.features import FeatureReader
 from ntkcli.selection.top import top
 from ntkcli.steps.selections.selectors import Candidates, Sides, rows_with_features, sides_of
 from ntkcli.steps.selections.why_not import displaced
-from ntkcli.steps.shared.inputs import open_store
+from ntkcli.steps.shared.stores import open_store
 
 NEAREST = 3
 Rows = NDArray[np.int64]

@@ -17,7 +17,7 @@ import numpy as np
 import store
 from ntkcli.data import Row, pick
 from ntkcli.errors import DataError, UsageError
-from ntkcli.steps.shared.inputs import data_file
+from ntkcli.steps.shared.datasets import data_file
 
 Format = Literal["own", "messages", "alpaca", "prompt-completion"]
 Record = dict[str, Any]

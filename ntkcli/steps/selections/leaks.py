@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 import store
 from ntkcli.data import DataFile, Row, scan
-from ntkcli.data.tasks.reference import find_task, for_evaluation, names_task
+from ntkcli.data.tasks.reference import find_task, names_task
+from ntkcli.data.tasks.source import for_evaluation
 from ntkcli.errors import UsageError
 from ntkcli.identity import digest_file
 from ntkcli.progress import Progress

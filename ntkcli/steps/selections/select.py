@@ -16,7 +16,7 @@ from ntkcli.steps.selections.explain import write_explanations
 from ntkcli.steps.selections.export import Format, export_rows, export_scores
 from ntkcli.steps.selections.filter_and_choose import choose_rows
 from ntkcli.steps.selections.request import Constraints, Request, Rows, resolve_request
-from ntkcli.steps.shared.inputs import DATASET_PART_ROWS, open_store, require_spec, write_rows
+from ntkcli.steps.shared.stores import DATASET_PART_ROWS, open_store, require_spec, write_rows
 
 __all__ = ["Constraints", "SelectResult", "select"]
 

@@ -16,7 +16,7 @@ from ntkcli import __version__
 from ntkcli.data import BadRow, DataFile, Row, Scan, scan, stdin
 from ntkcli.data.encoding import VERSION as ENCODER_VERSION
 from ntkcli.data.files import OnError
-from ntkcli.data.sources import names_data
+from ntkcli.data.find_source import names_data
 from ntkcli.errors import SpecError, UsageError
 from ntkcli.identity import EXACT, ModelIdentity, converted_folder, is_converted
 from ntkcli.progress import Progress

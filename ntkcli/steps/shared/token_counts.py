@@ -22,7 +22,7 @@ from ntkcli.data.files import OnError
 from ntkcli.data.problems import BAD_KEPT, each, refusal, unusable
 from ntkcli.identity import ModelIdentity
 from ntkcli.progress import Progress, Silent
-from ntkcli.steps.shared.inputs import rows_in_order
+from ntkcli.steps.shared.row_sets import rows_in_order
 
 PART_ROWS: Final = 1 << 14
 """Rows of a part: ten seconds of one core."""

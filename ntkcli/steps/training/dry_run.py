@@ -15,7 +15,7 @@ from ntkcli.data.files import OnError
 from ntkcli.errors import DataError, UsageError
 from ntkcli.identity import resolve_model
 from ntkcli.steps.shared.cost import SAMPLE_ROWS, weight_size
-from ntkcli.steps.shared.inputs import open_store
+from ntkcli.steps.shared.stores import open_store
 from ntkcli.steps.training.finetune import tokens_of_run
 from ntkcli.steps.training.rows import TrainingSet, parse_train, resolve_train
 from ntkcli.steps.training.settings import CHECKPOINTS, TrainingSettings, resolve_init

@@ -17,7 +17,8 @@ from ntkcli.identity import resolve_model
 from ntkcli.progress import Progress, Silent
 from ntkcli.seeds import check_training_seed
 from ntkcli.steps.shared import seal
-from ntkcli.steps.shared.inputs import encoder_spec, note_conversion, open_store, require_spec, run_parent, settle_dtype
+from ntkcli.steps.shared.model_settings import encoder_spec, note_conversion, run_parent, settle_dtype
+from ntkcli.steps.shared.stores import open_store, require_spec
 from ntkcli.steps.training.model_card import command_words
 from ntkcli.steps.training.rows import resolve_train
 from ntkcli.steps.training.run import TrainingRun

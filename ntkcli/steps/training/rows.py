@@ -17,7 +17,7 @@ from ntkcli.data import BadRow, Encoded, Encoder, Row, RowError
 from ntkcli.data.files import OnError
 from ntkcli.data.problems import BAD_KEPT, refusal, unusable
 from ntkcli.errors import DataError, UsageError
-from ntkcli.steps.shared.inputs import RowSet, resolve_rows
+from ntkcli.steps.shared.row_sets import RowSet, resolve_rows
 
 MOST_TIMES = 100
 """Of a row in an epoch: a larger number is a mistaken count of rows."""

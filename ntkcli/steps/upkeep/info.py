@@ -10,7 +10,7 @@ from pathlib import Path
 
 import store
 from ntkcli.progress import Progress
-from ntkcli.steps.shared.inputs import open_store
+from ntkcli.steps.shared.stores import open_store
 from ntkcli.steps.upkeep.verify import VerifyResult
 from ntkcli.steps.upkeep.verify import verify as verify_store
 

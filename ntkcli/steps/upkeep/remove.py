@@ -10,7 +10,7 @@ from pathlib import Path
 import store
 from ntkcli.errors import UsageError
 from ntkcli.identity import BASE_RECORD
-from ntkcli.steps.shared.inputs import open_store
+from ntkcli.steps.shared.stores import open_store
 from ntkcli.steps.training.run import alone
 from store import atomic
 

@@ -12,7 +12,7 @@ import store
 from ntkcli.identity import BASE_RECORD
 from ntkcli.progress import Progress, Silent
 from ntkcli.steps.shared import seal
-from ntkcli.steps.shared.inputs import open_store
+from ntkcli.steps.shared.stores import open_store
 from store import atomic, mend
 
 

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ntkcli.data import BadRow, DataFile, Row, pick, scan
+from ntkcli.data.find_source import names_data
 from ntkcli.data.formats import json_array as json_array_module
-from ntkcli.data.sources import names_data
 from ntkcli.errors import DataError, NtkselError, UsageError
 from tests.data.formats import writers
 

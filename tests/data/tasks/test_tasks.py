@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from ntkcli.data import BadRow, DataFile, Row, scan
-from ntkcli.data.tasks.reference import find_task, for_evaluation, known_tasks, names_task, task_label
+from ntkcli.data.tasks.reference import find_task, known_tasks, names_task, task_label
+from ntkcli.data.tasks.source import for_evaluation
 from ntkcli.data.tasks.template import Template
 from ntkcli.errors import DataError, NtkselError, UsageError
 

@@ -12,7 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ntkcli.engine.gradients.sketch import Sketch, hash_u64, signs
+from ntkcli.engine.gradients.sketch import Sketch
+from ntkcli.engine.hashing import hash_u64, signs
 
 CPU = torch.device("cpu")
 

@@ -12,7 +12,7 @@ import store
 from ntkcli.errors import NtkselError
 from ntkcli.progress import Silent
 from ntkcli.steps.features.featurize import featurize
-from ntkcli.steps.shared.inputs import open_store
+from ntkcli.steps.shared.stores import open_store
 from tests.conftest import Writer, prompt_rows
 
 

@@ -12,7 +12,7 @@ from scipy import stats
 from ntkcli.errors import NtkselError
 from ntkcli.steps.scores.agreement import compare_scores
 from ntkcli.steps.scores.score import score
-from ntkcli.steps.shared.inputs import open_store
+from ntkcli.steps.shared.stores import open_store
 from tests.commands.conftest import Cli, cli
 from tests.scoring.kit import make_store
 

@@ -12,7 +12,7 @@ from scipy import stats
 from ntkcli.errors import SpecError
 from ntkcli.steps.features.featurize import featurize
 from ntkcli.steps.scores.score import score
-from ntkcli.steps.shared.inputs import open_store
+from ntkcli.steps.shared.stores import open_store
 from ntkcli.steps.training.finetune import finetune
 from tests.conftest import Writer, prompt_rows
 

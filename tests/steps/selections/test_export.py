@@ -15,7 +15,7 @@ from ntkcli.data import DataFile, Row
 from ntkcli.errors import NtkselError
 from ntkcli.steps.scores.score import score
 from ntkcli.steps.selections.select import select
-from ntkcli.steps.shared.inputs import open_store
+from ntkcli.steps.shared.stores import open_store
 from tests.commands.conftest import Cli, cli
 from tests.scoring.kit import add_data, make_store
 

@@ -13,7 +13,7 @@ from ntkcli.errors import NtkselError
 from ntkcli.selection.leaks import MOST_ITEMS, TestItems
 from ntkcli.steps.scores.score import score
 from ntkcli.steps.selections.select import Constraints, select
-from ntkcli.steps.shared.inputs import open_store
+from ntkcli.steps.shared.stores import open_store
 from tests.commands.conftest import Cli, cli
 from tests.scoring.kit import add_data
 

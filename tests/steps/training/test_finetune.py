@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ntkcli.errors import BusyError, DataError, NtkselError
-from ntkcli.steps.shared.inputs import open_store
+from ntkcli.steps.shared.stores import open_store
 from ntkcli.steps.training.finetune import finetune
 from ntkcli.steps.upkeep.verify import verify
 from tests.conftest import Writer, prompt_rows

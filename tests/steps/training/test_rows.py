@@ -11,7 +11,7 @@ import pytest
 
 from ntkcli.data import Encoder
 from ntkcli.errors import DataError, UsageError
-from ntkcli.steps.shared.inputs import open_store
+from ntkcli.steps.shared.stores import open_store
 from ntkcli.steps.training.rows import TrainingData, encode_training, parse_train, resolve_train
 from tests.conftest import Writer, make_tokenizer, prompt_rows
 
