@@ -9,13 +9,14 @@ DEMO ?= ntksel-demo
 demo: $(STAMP)  ## the whole pipeline on a real model and real data, about 8 minutes on 2 CPU cores
 	$(VENV)/bin/ntksel demo $(DEMO)
 
-test: check  ## lint, types and all tests
+test: check  ## lint, types, layers and all tests
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
-check: $(STAMP)  ## lint and types alone
+check: $(STAMP)  ## lint, types and layers alone
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
 
 format: $(STAMP)  ## let ruff mend what it can
 	$(VENV)/bin/ruff check --fix .
@@ -31,7 +32,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 clean:  ## remove .venv and what the tools left
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis
 
 .PHONY: docs
 docs: $(STAMP)  ## docs/cli.md anew from the commands

@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 from ntkcli.data.encoding import Encoded
 from ntkcli.demo import demo_model_path
 from ntkcli.engine.batches import plan_batches
-from ntkcli.engine.models.loading import DTYPES, LoadedModel, decoder_of, load_model, pick_device
+from ntkcli.engine.models.devices import DTYPES, pick_device
+from ntkcli.engine.models.loading import LoadedModel, decoder_of, load_model
 from ntkcli.identity import resolve_model
 
 SHAPES = {

@@ -25,7 +25,7 @@ from torch import Tensor
 from ntkcli.data import DataFile, Encoded, Encoder, Row
 from ntkcli.demo import demo_model_path, write_demo_data
 from ntkcli.engine.batches import plan_batches
-from ntkcli.engine.features.exact import ExactScorer
+from ntkcli.engine.features.exact_scores import ExactScorer
 from ntkcli.engine.features.extract import GradientSettings
 from ntkcli.engine.gradients.probes import LogitProbe
 from ntkcli.engine.gradients.projections import AgainstMean, make_projection

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from contextvars import copy_context
-from importlib import import_module
 from typing import Annotated
 
 import typer
 
 from ntkcli import __version__
+from ntkcli.commands import arms, demo, eval as evaluation, explain, featurize, finetune, info, rm, run as recipe, score, select, split, tasks
 from ntkcli.console import Output, print_anything
 from ntkcli.environment import without_library_settings
 from ntkcli.errors import ExitCode, NtkselError, parsing_message
@@ -44,9 +44,12 @@ FLAGS = {
     "tasks": "--task",
     "generate.max_new_tokens": "--max-new-tokens",
     "generate.answer_pattern": "--answer-pattern",
+    "generate.eos_token_id": "--model",
+    "eos_token_id": "--model",
     "train": "--train",
     "score": "--score",
     "n": "-n",
+    "tokens": "--tokens-of",
     "pool": "--pool or --feature",
     "domain": "--domain or --feature",
 }
@@ -74,21 +77,8 @@ def _root(
         raise typer.Exit
 
 
-for _verb in (
-    "featurize",
-    "score",
-    "select",
-    "explain",
-    "finetune",
-    "eval",
-    "arms",
-    "run",
-    "tasks",
-    "info",
-    "rm",
-    "demo",
-):
-    import_module(f"ntkcli.commands.{_verb}").add_to(app)
+for _verb in (featurize, score, select, explain, finetune, evaluation, arms, recipe, split, tasks, info, rm, demo):
+    _verb.add_to(app)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -148,24 +138,39 @@ def _explain(error: Exception) -> tuple[str, int]:
         where = f" {error.filename}" if error.filename else ""
         text = f"{error.strerror or error}{where}. What was recorded is safe: mend it and run the same command again."
         return text, ExitCode.FAILURE
+    if _out_of_memory(error):
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200].removesuffix(".")
+        fix = "Give --dtype bfloat16 or a smaller model, or use a machine with more memory."
+        return f"Out of memory: {reason}. What was recorded is safe. {fix}", ExitCode.FAILURE
     return _explain_store(error) or (
         f"{type(error).__name__}: {error}. This is a bug in ntksel; run again with -v for the traceback.",
         ExitCode.FAILURE,
     )
 
 
+def _out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out where no smaller batch helps: while a model was loaded, or a table was read."""
+    if isinstance(error, RuntimeError) and "torch" in sys.modules:  # whoever raised it has torch
+        from ntkcli.engine.memory import out_of_memory
+
+        return out_of_memory(error)
+    return isinstance(error, MemoryError)
+
+
 def _explain_store(error: Exception) -> tuple[str, int] | None:
     import store  # numpy with it, which `--help` need not wait for
+    from ntkcli.steps.shared.commands import message
 
     if not isinstance(error, store.StoreError):
         return None
     if isinstance(error, store.SpecDiffersError):
         flags = ", ".join(sorted({flag_of(difference.field) for difference in error.differences}))
-        return f"{error} ({flags})." if flags else f"{error}.", ExitCode.SPEC_DIFFERS
+        said = message(error)
+        return f"{said} ({flags})." if flags else f"{said}.", ExitCode.SPEC_DIFFERS
     codes = {
         store.NameInvalidError: ExitCode.USAGE,
         store.NoStoreError: ExitCode.INCOMPLETE,
         store.IncompleteError: ExitCode.INCOMPLETE,
         store.MissingArtefactError: ExitCode.INCOMPLETE,
     }
-    return f"{error}.", codes.get(type(error), ExitCode.FAILURE)
+    return f"{message(error)}.", codes.get(type(error), ExitCode.FAILURE)

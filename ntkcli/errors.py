@@ -76,3 +76,13 @@ def parsing_message(error: Exception) -> str | None:
     if not hasattr(error, "format_message"):
         return None
     return str(error.format_message()).replace("Value error, ", "").removesuffix(".") + "."  # pydantic's, in typer
+
+
+NAMED = 5
+"""Rows that an error names; the others are counted."""
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first names, and how many there are more: "a, b, c, d, e and 3 more"."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more

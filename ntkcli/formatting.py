@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from ntkcli.units import human_bytes, human_duration
+
 if TYPE_CHECKING:
     from ntkcli.statistics import ArmScore, Classification
     from ntkcli.steps.evaluation.summary import EvaluateResult
@@ -112,7 +114,7 @@ def estimate_line(found: Estimate) -> str:
     return (
         f"{found.step}: {found.rows} rows, {about}{found.tokens:,} tokens (mean {found.mean_tokens:.0f}, 95% "
         f"{found.p95_tokens:.0f}, longest {found.max_tokens}; {share}); disk {human_bytes(found.disk_bytes)}, weights "
-        f"{human_bytes(found.weight_bytes)}; about {_duration(found.seconds)}"
+        f"{human_bytes(found.weight_bytes)}; about {human_duration(found.seconds)}"
     )
 
 
@@ -124,7 +126,7 @@ def finetune_estimate_line(found: FinetuneEstimate) -> str:
         f"finetune: {found.rows} rows an epoch{held_out}, {found.steps} steps, about {found.tokens:,} tokens (mean "
         f"{found.mean_tokens:.0f}, longest {found.max_tokens}; {share}); adapter of {found.adapter_parameters:,} "
         f"weights; memory {human_bytes(found.memory_bytes)} with {found.batch_tokens:,} tokens at a time, disk "
-        f"{human_bytes(found.disk_bytes)}; about {_duration(found.seconds)}"
+        f"{human_bytes(found.disk_bytes)}; about {human_duration(found.seconds)}"
     )
 
 
@@ -139,15 +141,6 @@ def finetune_line(run: FinetuneResult) -> str:
     return f"{line}, {run.truncated} truncated, {run.skipped} skipped; adapter {run.adapter}"
 
 
-def human_bytes(count: float) -> str:
-    """A size in powers of 1024: `1.5 MiB`."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
-
-
 def verdict(run: str, baseline: str, *, value: float, low: float, high: float) -> str:
     """One plain sentence about a paired difference (in [-1, 1]) and whether it may be noise."""
     points = f"{100 * abs(value):.1f} points (95% interval {100 * low:+.1f} to {100 * high:+.1f})"
@@ -157,8 +150,3 @@ def verdict(run: str, baseline: str, *, value: float, low: float, high: float) -
         return f"{run} is worse than {baseline} by {points}."
     direction = "above" if value > 0 else "below" if value < 0 else "from"
     return f"{run} is {points} {direction} {baseline}: the interval holds 0, so this may be noise."
-
-
-def _duration(seconds: float) -> str:
-    minutes = seconds / 60
-    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"

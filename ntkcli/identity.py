@@ -39,6 +39,9 @@ CONVERSION = 1
 CONVERTED_RECORD = "ntksel-converted.json"
 """In the folder of a converted GGUF file: what it was made from, by what, and the digests of its files."""
 
+CONVERTED_FILES = ("vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tekken.json")
+"""What a fast tokenizer is made of where there is no tokenizer.json."""
+
 _ADAPTER_VALUES = (
     "r",
     "lora_alpha",
@@ -49,6 +52,23 @@ _ADAPTER_VALUES = (
     "use_dora",
 )
 """What of `adapter_config.json` changes the adapted model; the rest is a record of how it was trained."""
+_ADAPTER_VARIANTS = (
+    "init_lora_weights",
+    "lora_bias",
+    "alpha",
+    "target_parameters",
+    "layer_replication",
+    "trainable_token_indices",
+    "use_qalora",
+    "qalora_group_size",
+    "use_bdlora",
+    "kasa_config",
+    "monteclora_config",
+    "velora_config",
+)
+"""What else changes it where it is given: left out where it has no effect, so that plain adapters' digests stay."""
+_HARMLESS_STARTS = ("gaussian", "eva", "orthogonal")
+"""Of `init_lora_weights`: values that only the first A and B depend on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +160,8 @@ def resolve_model(reference: str, *, trust_remote_code: bool = False) -> ModelId
     for name in ("config.json", "generation_config.json", *TOKENIZER_FILES):
         watch.add(folder / name)
     weights = check_model(folder, label=label)
-    tokenizer = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    names = TOKENIZER_FILES if (folder / "tokenizer.json").is_file() else (*TOKENIZER_FILES, *CONVERTED_FILES)
+    tokenizer = [folder / name for name in names if (folder / name).is_file()]
     spec = {
         "weights": _digest_files(weights, watch),
         "config": _digest_config(folder, label),
@@ -165,6 +186,40 @@ def _gguf(path: Path, reference: str, watch: Watch) -> ModelIdentity:
     return ModelIdentity(reference, path.parent, path.name, spec, watch=watch)
 
 
+def end_of_text_spec(model: ModelIdentity) -> dict[str, list[int]]:
+    """What the model's generation_config.json changes in a generated answer: the tokens that end it, for the spec.
+
+    Nothing else of that file is followed (`ntkcli.engine.evaluation.generation`). Where there is none, config.json
+    counts, whose digest is in the spec.
+    """
+    try:
+        values = json.loads((model.folder / "generation_config.json").read_text(encoding="utf-8"))
+        found = None if model.gguf else values.get("eos_token_id")
+    except (OSError, ValueError, AttributeError):
+        return {}
+    tokens = found if isinstance(found, list) else [found]
+    ids = sorted(token for token in tokens if isinstance(token, int))
+    return {"eos_token_id": ids} if ids else {}
+
+
+def embedding_rows(identity: ModelIdentity) -> int | None:
+    """Rows of the model's embedding table, if its tokenizer has tokens beyond; by its files, else None."""
+    config, tokenizer = (_read_json(identity.folder / name) for name in ("config.json", "tokenizer.json"))
+    rows = config.get("vocab_size", (config.get("text_config") or {}).get("vocab_size"))
+    added = [token.get("id") for token in tokenizer.get("added_tokens") or ()]
+    vocabulary = (tokenizer.get("model") or {}).get("vocab") or ()
+    tokens = max([len(vocabulary), *(number + 1 for number in added if isinstance(number, int))])
+    return rows if identity.gguf is None and isinstance(rows, int) and tokens > rows else None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
 def resolve_adapter(reference: str, *, adapters: Path, option: str = "--adapter") -> AdapterIdentity:
     """The adapter of a run in this store (`adapters/<run>`), else the one in a folder of that name.
 
@@ -182,6 +237,7 @@ def resolve_adapter(reference: str, *, adapters: Path, option: str = "--adapter"
             watch.add(config)
             values = check_adapter(folder, label=f"{option} {reference}")
             kept = {key: values[key] for key in _ADAPTER_VALUES if key in values}
+            kept |= {key: values[key] for key in _ADAPTER_VARIANTS if _changes_model(key, values.get(key), values)}
             spec = {"weights": watch.digest(weights), "config": store.fingerprint(kept)}
             return AdapterIdentity(folder, spec, _base_weights(folder), watch)
     raise UsageError(
@@ -189,6 +245,14 @@ def resolve_adapter(reference: str, *, adapters: Path, option: str = "--adapter"
         "and adapter_model.safetensors.",
         "Make one with `ntksel finetune`, or give the folder of a PEFT adapter.",
     )
+
+
+def _changes_model(key: str, value: Any, values: dict[str, Any]) -> bool:
+    if key == "init_lora_weights":  # some are subtracted from the base model's weights at every load
+        return isinstance(value, str) and value.lower() not in _HARMLESS_STARTS
+    if key == "qalora_group_size":
+        return bool(values.get("use_qalora"))
+    return bool(value)
 
 
 def refuse_other_base(adapter: AdapterIdentity, model: ModelIdentity) -> None:
@@ -214,11 +278,7 @@ def _base_weights(folder: Path) -> str | None:
 
 
 def _names_code(path: Path) -> bool:
-    try:
-        values = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return False
-    return isinstance(values, dict) and bool(values.get("auto_map"))
+    return bool(_read_json(path).get("auto_map"))
 
 
 def _digest_files(paths: list[Path], watch: Watch) -> str:
@@ -243,7 +303,7 @@ def _download(reference: str, *, code: bool) -> Path:
             "Give a model folder, a GGUF file or a Hub id (org/name).",
         )
     try:
-        patterns = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt"]
+        patterns = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt", *CONVERTED_FILES]
         patterns += ["*.py"] if code else []
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:

@@ -69,6 +69,13 @@ class Schedule(StrEnum):
     CONSTANT = "constant"
 
 
+class LossPer(StrEnum):
+    """What a training loss is a mean over."""
+
+    TOKEN = "token"  # noqa: S105  # not a password
+    ROW = "row"
+
+
 class StoreDtype(StrEnum):
     """Number formats that features are kept in."""
 
@@ -100,10 +107,19 @@ Model = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:I.")]
 DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="Number format; auto: bfloat16 on CUDA, else float32.")]
-MaxLength = Annotated[int, typer.Option(min=3, help="Longest row in tokens; longer prompts lose their beginning.")]
+MaxLength = Annotated[
+    int,
+    typer.Option(
+        min=3, help="Longest row in tokens; longer ones lose their oldest turns, else the prompt's beginning."
+    ),
+]
 OnErrorOption = Annotated[
     OnError,
-    typer.Option("--on-error", help="Bad rows: stop before anything is written, or leave them out (exit 3)."),
+    typer.Option(
+        "--on-error",
+        help="Bad rows: stop before anything is written, or leave them out (exit 3). featurize, eval: also rows whose "
+        "values are not finite, when they are met.",
+    ),
 ]
 Data = Annotated[
     str,
@@ -130,12 +146,23 @@ Split = Annotated[
 ThinkingOption = Annotated[
     Thinking | None,
     typer.Option(
-        "--thinking", help="Switch a chat template's thinking (Qwen 3) on or off.", show_default="the template's own"
+        "--thinking",
+        help="Switch a chat template's thinking on or off, also of one that only opens a thought (DeepSeek R1).",
+        show_default="the template's own",
     ),
 ]
 TrustRemoteCode = Annotated[
     bool,
     typer.Option("--trust-remote-code", help="Run Python code that the model's folder brings; the spec says so."),
+]
+TokensOf = Annotated[
+    str | None,
+    typer.Option(
+        "--tokens-of",
+        help="How lengths are counted: as in these features of the pool, or whole rows by the tokenizer of this model.",
+        metavar="FEATURE|MODEL",
+        show_default="features that the score was made from, else the pool's only ones",
+    ),
 ]
 BatchTokens = Annotated[
     int | None, typer.Option(min=1, help="Tokens of a batch; default: what fits.", show_default="auto")
@@ -143,6 +170,18 @@ BatchTokens = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="The result as one JSON object.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Tracebacks of errors.")]
+Moved = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--data",
+        help="Where the file of a data set is now, if it has moved: NAME=FILE, or FILE for the pool; repeatable.",
+        metavar="[NAME=]FILE",
+        show_default="where it was",
+    ),
+]
+Force = Annotated[
+    bool, typer.Option("--force", help="Write over a file that ntksel did not make; never over an input.")
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Only say what it would take: rows, tokens, disk, memory, time.")
 ]

@@ -23,6 +23,7 @@ from store.errors import (
     SpecDiffersError,
     StoreError,
 )
+from store.fix import Action, Do, Fix
 from store.header import repair as repair_header
 from store.layout import Kind, RowStatus, check_name, n_parts, part_bounds, row_ranges, say_rows, status_attrs
 from store.root import Store
@@ -30,12 +31,15 @@ from store.spec import ABSENT, Difference, canonical_json, differences, fingerpr
 
 __all__ = [
     "ABSENT",
+    "Action",
     "ArraySpec",
     "Artefact",
     "Checked",
     "DamagedError",
     "Difference",
+    "Do",
     "Finding",
+    "Fix",
     "IncompleteError",
     "Kind",
     "MissingArtefactError",

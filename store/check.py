@@ -10,10 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from store import atomic, mend
+from store import atomic
 from store.artefact import Artefact
 from store.check_documents import Finding, check_documents
 from store.errors import DamagedError
+from store.fix import fix, making, repairing
+from store.layout import store_of
 from store.root import Store
 
 
@@ -54,7 +56,7 @@ def _part(artefact: Artefact, i: int, *, repair: bool) -> Finding | None:
     except DamagedError as error:
         if repair:
             artefact.forget_part(i)
-        how = f"run {mend.making(mend.store_of(artefact.path), artefact.name)} again: it redoes this part"
+        how = fix("run ", making(store_of(artefact.path), artefact.name), " again: it redoes this part")
         return Finding(artefact.name, i, error.rows, error.what, how if repair else error.mend, repair)
     return None
 
@@ -70,8 +72,8 @@ def _records(artefact: Artefact, *, repair: bool) -> Iterator[Finding]:
             part,
             None if part is None else artefact.part_bounds(part),
             f"{artefact.name} is damaged: the record {path} {why}",
-            f"run {mend.making(mend.store_of(path), artefact.name)} again"
+            fix("run ", making(store_of(path), artefact.name), " again")
             if repair
-            else f"run {mend.repairing(mend.store_of(path))}, which removes it",
+            else fix("run ", repairing(store_of(path)), ", which removes it"),
             repair,
         )

@@ -13,9 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from store import atomic, attributes, documents, header, mend
+from store import atomic, attributes, documents, header
 from store.artefact import Artefact
 from store.errors import DamagedError
+from store.fix import Fix, giving_up, rewriting
 from store.layout import ARRAYS, NODE_FILE, RECORDS
 from store.root import Store
 
@@ -33,7 +34,7 @@ class Finding:
     part: int | None
     rows: tuple[int, int] | None
     what: str
-    mend: str
+    mend: str | Fix
     repaired: bool = False
 
 
@@ -68,7 +69,7 @@ def _attributes(store: Store, name: str, *, repair: bool) -> Finding | None:
     if error is None:
         return None
     if good is None:
-        return replace(_finding(name, error), mend=mend.giving_up(store.path, name))
+        return replace(_finding(name, error), mend=giving_up(store.path, name))
     if repair:
         attributes.write(path, good, temp=store.tmp_path)
     return replace(_finding(name, error, repaired=repair), mend=_again(store, repair))
@@ -82,7 +83,7 @@ def _arrays(store: Store, artefact: Artefact, *, repair: bool) -> Iterator[Findi
         if error is None:
             continue
         if declared is None:
-            yield replace(_finding(artefact.name, error), mend=mend.giving_up(store.path, artefact.name))
+            yield replace(_finding(artefact.name, error), mend=giving_up(store.path, artefact.name))
             continue
         if repair:
             made = documents.array_documents(declared, artefact.n, artefact.part_rows)
@@ -120,8 +121,8 @@ def _finding(name: str, error: DamagedError, *, repaired: bool = False) -> Findi
     return Finding(name, None, None, error.what, "nothing else to do" if repaired else error.mend, repaired)
 
 
-def _again(store: Store, repaired: bool) -> str:
-    return "nothing else to do" if repaired else f"run {mend.repairing(store.path)}, which writes it again"
+def _again(store: Store, repaired: bool) -> str | Fix:
+    return "nothing else to do" if repaired else rewriting(store.path)
 
 
 def _write(store: Store, folder: Path, document: bytes) -> None:

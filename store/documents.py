@@ -11,9 +11,9 @@ from typing import Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 
-from store import mend
 from store.errors import DamagedError, StoreError
-from store.layout import ARRAYS, NODE_FILE, RECORDS, is_artefact, n_parts
+from store.fix import Fix, giving_up, rewriting
+from store.layout import ARRAYS, NODE_FILE, RECORDS, is_artefact, n_parts, store_of
 
 STRING: Final = "string"
 COPY: Final = f"{RECORDS}/copy.json"
@@ -237,12 +237,12 @@ def _read(path: Path, name: str, *, node: str) -> dict[str, Any]:
 
 def damaged(path: Path, name: str, why: str) -> DamagedError:
     """The error that says what is wrong with the document `path` of the artefact or group `name`."""
-    return DamagedError(f"{name} is damaged: {path} {why}", _mend_of(path, name), artefact=name)
+    return DamagedError(f"{name} is damaged: {path} {why}", _fix_of(path, name), artefact=name)
 
 
-def _mend_of(path: Path, name: str) -> str:
-    """How to mend a document: the store's own repair, where there is what to make it from."""
-    store = mend.store_of(path)
+def _fix_of(path: Path, name: str) -> Fix:
+    """How to fix a document: the store's own repair, where there is what to make it from."""
+    store = store_of(path)
     if not is_artefact(name) or (store / ARRAYS / name / COPY).is_file():
-        return f"run {mend.repairing(store)}, which writes it again"
-    return mend.giving_up(store, name)
+        return rewriting(store)
+    return giving_up(store, name)

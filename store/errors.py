@@ -1,16 +1,17 @@
-"""What can go wrong with a store. Every error says what was found and how to mend it."""
+"""What can go wrong with a store. Every error says what was found and how to fix it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from store.fix import Fix
 from store.spec import Difference
 
 
 class StoreError(Exception):
-    """Base of all errors of this package: `what` was found, and the `mend`."""
+    """Base of all errors of this package: `what` was found, and the `mend`: how to fix it."""
 
-    def __init__(self, what: str, mend: str) -> None:
+    def __init__(self, what: str, mend: str | Fix) -> None:
         super().__init__(what, mend)  # both in args, so that the error survives pickling between processes
         self.what = what
         self.mend = mend
@@ -45,7 +46,7 @@ class DamagedError(StoreError):
     def __init__(
         self,
         what: str,
-        mend: str,
+        mend: str | Fix,
         *,
         artefact: str = "",
         part: int | None = None,
@@ -60,6 +61,6 @@ class DamagedError(StoreError):
 class SpecDiffersError(StoreError):
     """The artefact exists with another spec; `differences` lists each field."""
 
-    def __init__(self, what: str, mend: str, *, differences: Sequence[Difference] = ()) -> None:
+    def __init__(self, what: str, mend: str | Fix, *, differences: Sequence[Difference] = ()) -> None:
         super().__init__(what, mend)
         self.differences = tuple(differences)

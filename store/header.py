@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from store import atomic, mend
+from store import atomic
 from store.errors import DamagedError, NewerFormatError, NoStoreError
+from store.fix import creating, fix, rewriting
 from store.layout import FORMAT, STORE_FILE, VERSION
 from store.scratch import Scratch
 from store.spec import FINGERPRINT_DIGITS, canonical_json
@@ -32,7 +33,7 @@ def read(store: Path) -> dict[str, Any]:
         if _copy(store) is not None:
             raise _damaged(store, "is missing, and its copy is there") from error
         why = f"there is no {STORE_FILE} in it" if store.exists() else "there is no such folder"
-        how = f"make one with `ntksel featurize {store} ...`, or give another path"
+        how = fix("make one with ", creating(store), ", or give another path")
         raise NoStoreError(f"{store} holds no ntksel store: {why}", how) from error
     try:
         said = _checked(json.loads(data))
@@ -74,7 +75,7 @@ def check_copy(store: Path, said: Mapping[str, Any]) -> DamagedError | None:
     if DIGEST not in said or _copy(store) == said:
         return None
     what = f"{store.joinpath(*COPY)} is missing, or does not say what {store / STORE_FILE} does"
-    return DamagedError(what, f"run {mend.repairing(store)}, which writes it again")
+    return DamagedError(what, rewriting(store))
 
 
 def remake_copy(store: Path, said: Mapping[str, Any], *, temp: Callable[[], Path]) -> None:
@@ -138,7 +139,7 @@ def _copy(store: Path) -> dict[str, Any] | None:
 
 def _damaged(store: Path, why: str) -> DamagedError:
     has_copy = _copy(store) is not None
-    how = f"run {mend.repairing(store)}, which writes it again" if has_copy else "restore it from a copy"
+    how = rewriting(store) if has_copy else "restore it from a copy"
     return DamagedError(f"{store / STORE_FILE} {why}", how, artefact=STORE_FILE)
 
 

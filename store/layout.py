@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from enum import IntEnum, StrEnum
+from pathlib import Path
 from typing import Any, Final
 
 from store.errors import NameInvalidError
@@ -91,6 +92,11 @@ def kind_of(path: str) -> Kind:
             return kind
     shapes = ", ".join("/".join([place, *["NAME"] * depth]) for place, depth in PLACES.values())
     raise NameInvalidError(f"{path!r} is no artefact's path", f"use one of {shapes}")
+
+
+def store_of(path: Path) -> Path:
+    """The store that the file or folder `path` under its arrays belongs to."""
+    return next((folder.parent for folder in path.parents if folder.name == ARRAYS), path.parent)
 
 
 def is_artefact(path: str) -> bool:

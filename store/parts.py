@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from store import atomic, attributes, chunks, documents, mend
+from store import atomic, attributes, chunks, documents
 from store.documents import ArraySpec, Rows
 from store.errors import DamagedError, IncompleteError, StoreError
-from store.layout import NODE_FILE, RECORDS, n_parts, part_bounds, row_ranges, say_rows
+from store.fix import fix, making, repairing
+from store.layout import NODE_FILE, RECORDS, n_parts, part_bounds, row_ranges, say_rows, store_of
 from store.records import Records
 from store.scratch import Scratch
 
@@ -180,8 +181,8 @@ class Parts:
     def _damaged(self, i: int, why: str) -> DamagedError:
         start, stop = self.part_bounds(i)
         what = f"{self.name} is damaged: part {i} (rows {start}-{stop - 1}): {why}"
-        how = f"run {mend.repairing(mend.store_of(self.path))}, which forgets that part, and then "
-        how += f"{mend.making(mend.store_of(self.path), self.name)} again, which redoes it"
+        repair, again = repairing(store_of(self.path)), making(store_of(self.path), self.name)
+        how = fix("run ", repair, ", which forgets that part, and then ", again, " again, which redoes it")
         return DamagedError(what, how, artefact=self.name, part=i, rows=(start, stop))
 
 

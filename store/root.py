@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from store import atomic, declaration, documents, header, mend
+from store import atomic, declaration, documents, header
 from store.artefact import Artefact
 from store.documents import ArraySpec
 from store.errors import DamagedError, MissingArtefactError, SpecDiffersError
+from store.fix import fix, making, removing
 from store.layout import ARRAYS, NODE_FILE, PLACES, TMP, Kind, check_name, is_name, kind_of
 from store.parts import create_files
 from store.scratch import Scratch
@@ -145,8 +146,9 @@ class Store:
             if changed := differences({name: child.parents[name] for name in current}, current):
                 rests = "" if child is artefact else f"{artefact.name} rests on {child.name}, and "
                 what = f"{rests}what {child.name} was made from has changed: {listed(changed)}"
-                how = f"run {mend.removing(self.path, child.name)} and then {mend.making(self.path, child.name)} again"
-                raise SpecDiffersError(what, f"{how}, or make it under another name", differences=changed)
+                old, new = removing(self.path, child.name), making(self.path, child.name)
+                how = fix("run ", old, " and then ", new, " again, or make it under another name")
+                raise SpecDiffersError(what, how, differences=changed)
             waiting += [found for name, found in sorted(now.items()) if name not in seen]
             seen |= now.keys()
 
@@ -173,8 +175,8 @@ class Store:
     def _missing(self, name: str) -> MissingArtefactError:
         kind = kind_of(name)
         there = ", ".join(self.names([kind]))
-        made = f"make it first ({mend.making(self.path, name)})"
-        how = f"{made}, or give one of {there}" if there else f"{made}: there is no {kind} yet"
+        end = f", or give one of {there}" if there else f": there is no {kind} yet"
+        how = fix("make it first (", making(self.path, name), f"){end}")
         return MissingArtefactError(f"there is no {name} in {self.path}", how)
 
     def _place(self, name: str) -> Path:

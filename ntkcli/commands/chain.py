@@ -9,17 +9,27 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
+from ntkcli.commands import eval as evaluation
+from ntkcli.commands import explain, featurize, finetune, score, select
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode, UsageError, parsing_message
 
 if TYPE_CHECKING:
     from ntkcli.steps.pipelines.recipe import Recipe, Verb, Vocabulary
 
-VERBS = ("featurize", "score", "select", "explain", "finetune", "eval")
+VERBS: Final = {
+    "featurize": featurize,
+    "score": score,
+    "select": select,
+    "explain": explain,
+    "finetune": finetune,
+    "eval": evaluation,
+}
 """Commands that may be steps: each makes something once and finds it finished the next time."""
 OF_THE_WHOLE = ("json", "quiet", "verbose", "dry-run", "help")
 """Options that belong to the whole and not to a step."""
@@ -91,18 +101,23 @@ def exit_code(done: Sequence[Done]) -> int:
 
 def _run(arguments: list[str]) -> int:
     """Run a command of this program as the shell would, but let its errors rise to the one place that shows them."""
-    from ntkcli.app import app
-
-    code = app(arguments, standalone_mode=False)
+    code = _app()(arguments, standalone_mode=False)
     if code == ExitCode.INTERRUPTED:
         raise KeyboardInterrupt
     return int(code or 0)
 
 
 def _commands() -> dict[str, Any]:
-    from ntkcli.app import app
+    return dict(typer.main.get_command(_app()).commands)  # type: ignore[attr-defined]  # a group, as it has commands
 
-    return dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]  # a group, as it has commands
+
+@cache
+def _app() -> typer.Typer:
+    """The command line of these verbs alone: the whole one has the commands that run chains."""
+    app = typer.Typer(name="ntksel", add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+    for verb in VERBS.values():
+        verb.add_to(app)
+    return app
 
 
 def _verb(command: Any) -> Verb:

@@ -72,7 +72,12 @@ def evaluate(
         Scorer, typer.Option(help="auto: choices where items have them, else generate; loss: perplexity of answers.")
     ] = Scorer.AUTO,
     normalise: Annotated[
-        Normalise, typer.Option(help="choices: log-likelihood as it is, or by tokens or characters of the choice.")
+        Normalise,
+        typer.Option(
+            "--normalise",
+            "--normalize",
+            help="choices: log-likelihood as it is, or by tokens or characters of the choice.",
+        ),
     ] = Normalise.SUM,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="generate: longest answer in tokens.")] = 128,
     answer_pattern: Annotated[
@@ -90,7 +95,24 @@ def evaluate(
     columns: o.Columns = None,
     split: o.Split = None,
     thinking: o.ThinkingOption = None,
-    trust_remote_code: o.TrustRemoteCode = False,
+    num_fewshot: Annotated[
+        int | None,
+        typer.Option(min=0, help="lm_eval: examples before each question.", show_default="each task's own"),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="lm_eval: only the first items of each task.", show_default="all")
+    ] = None,
+    apply_chat_template: Annotated[
+        bool,
+        typer.Option("--apply-chat-template", help="lm_eval: prompts by the model's chat template, examples as turns."),
+    ] = False,
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option(
+            "--trust-remote-code",
+            help="Run Python code that the model's folder or a task's YAML file brings; the spec says so.",
+        ),
+    ] = False,
     per_class: Annotated[
         bool, typer.Option("--per-class", help="Also tables of classes, where all items have the same choices.")
     ] = False,
@@ -101,6 +123,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    force: o.Force = False,
     dry_run: o.DryRun = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -142,9 +165,13 @@ def evaluate(
     result = step.evaluate(
         store,
         **arguments,
+        num_fewshot=num_fewshot,
+        limit=limit,
+        apply_chat_template=apply_chat_template,
         baseline=baseline,
         batch_tokens=batch_tokens,
         export=export,
+        force=force,
         progress=output.progress,
     )
     if json:

@@ -34,6 +34,15 @@ def finetune(
         ),
     ],
     name: Annotated[str, typer.Option(help="The run's name.", show_default=False)],
+    then: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Rows of a second stage, as in --train; repeatable. The first stage trains on --train alone, for "
+            "--epochs passes, then the second on these for as many, under one learning rate schedule.",
+            show_default="one stage",
+            metavar="REF[=N]",
+        ),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the rows.", show_default="3")] = None,
     max_tokens: Annotated[
         int | None,
@@ -86,6 +95,19 @@ def finetune(
             min=1, help="With --hold-out: stop after this many checkpoints without a lower loss.", show_default="never"
         ),
     ] = None,
+    loss_per: Annotated[
+        o.LossPer,
+        typer.Option(
+            help="What the loss is a mean over: all supervised tokens of a step, or its rows, so that long answers "
+            "weigh no more than short ones."
+        ),
+    ] = o.LossPer.TOKEN,
+    average_weights: Annotated[
+        bool,
+        typer.Option(
+            "--average-weights", help="Keep the mean of the weights after each of the last quarter of the steps."
+        ),
+    ] = False,
     dtype: o.DtypeOption = o.Dtype.AUTO,
     device: o.Device = "auto",
     checkpoint_steps: Annotated[
@@ -97,6 +119,7 @@ def finetune(
     on_error: o.OnErrorOption = o.OnError.FAIL,
     columns: o.Columns = None,
     split: o.Split = None,
+    data: o.Moved = None,
     thinking: o.ThinkingOption = None,
     trust_remote_code: o.TrustRemoteCode = False,
     dry_run: o.DryRun = False,
@@ -112,6 +135,7 @@ def finetune(
     given: dict[str, Any] = {
         "model": model,
         "train": train,
+        "then": then or [],
         "name": name,
         "epochs": epochs,
         "max_tokens": max_tokens,
@@ -129,6 +153,8 @@ def finetune(
         "max_length": max_length,
         "hold_out": hold_out,
         "patience": patience,
+        "loss_per": loss_per.value,
+        "average_weights": average_weights,
         "dtype": dtype.value,
         "device": device,
         "checkpoint_steps": checkpoint_steps,
@@ -136,6 +162,7 @@ def finetune(
         "on_error": on_error.value,
         "columns": o.parse_columns(columns),
         "split": split,
+        "data": data or [],
         "thinking": o.is_on(thinking),
         "trust_remote_code": trust_remote_code,
         "progress": output.progress,

@@ -83,7 +83,12 @@ def score(
         ),
     ] = None,
     rows: Annotated[str | None, typer.Option(help="Only the pool rows of this selection.", show_default="all")] = None,
-    centre: Annotated[bool, typer.Option("--centre", help="Subtract the pool's mean feature from both sides.")] = False,
+    centre: Annotated[
+        bool,
+        typer.Option(
+            "--centre", "--center", help="Subtract the pool's mean feature from both sides (not with Adam's steps)."
+        ),
+    ] = False,
     k: Annotated[
         int | None,
         typer.Option(
@@ -100,6 +105,7 @@ def score(
             help="random: draw rows as long, in tokens, as this data set's or selection's.", show_default="any length"
         ),
     ] = None,
+    tokens_of: o.TokensOf = None,
     combine: Annotated[
         list[str] | None,
         typer.Option(help="Instead of a method: the mean rank of these scores; repeat it.", show_default="none"),
@@ -111,10 +117,21 @@ def score(
     n: Annotated[
         int | None, typer.Option("-n", min=1, help="--compare: how many top rows.", show_default="a tenth")
     ] = None,
+    dtype: Annotated[
+        o.Dtype, typer.Option("--dtype", help="exact: number format; auto: the features' own.")
+    ] = o.Dtype.AUTO,
+    device: Annotated[str, typer.Option(help="exact: auto, cpu, cuda or cuda:I.")] = "auto",
+    batch_tokens: Annotated[
+        int | None, typer.Option(min=1, help="exact: tokens of a batch.", show_default="auto: what fits")
+    ] = None,
     on_error: Annotated[
         o.OnError,
-        typer.Option("--on-error", help="Bad rows of a NAME=FILE: stop, or leave them out (exit 3)."),
+        typer.Option(
+            "--on-error",
+            help="Bad rows of a NAME=FILE, and rows whose values are not finite: stop, or leave them out (exit 3).",
+        ),
     ] = o.OnError.FAIL,
+    data: o.Moved = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
@@ -143,7 +160,9 @@ def score(
                 "--combine takes scores that exist, so --method, --domain, --rows and --pool mean nothing to it.",
                 "Leave them out.",
             )
-        result = step.combine(store, scores=combine, name=name, progress=output.progress)
+        from ntkcli.steps.scores.combine import combine as combine_scores
+
+        result = combine_scores(store, scores=combine, name=name, progress=output.progress)
     else:
         if pool is None or method is None:
             raise UsageError("--pool or --method is missing.", "Give both, or --combine SCORE twice.")
@@ -161,7 +180,12 @@ def score(
             k=k,
             seed=seed,
             match_length=match_length,
+            tokens_of=tokens_of,
+            dtype=dtype.value,
+            device=device,
+            batch_tokens=batch_tokens,
             on_error=on_error.value,
+            data=data or (),
             progress=output.progress,
         )
     output.result(

@@ -15,6 +15,7 @@ from ntkcli.data.formats.records import Record
 from ntkcli.data.llamafactory import find_entry
 from ntkcli.data.places import Source
 from ntkcli.data.problems import BAD_KEPT, none_usable
+from ntkcli.data.references import home
 from ntkcli.data.rows import RAW, BadRow, Row, RowError, column_names
 from ntkcli.data.schemas import Schema, detect, known_columns, known_schemas, read_row
 from ntkcli.errors import DataError, UsageError
@@ -25,7 +26,7 @@ _DETECT_ROWS: Final = 100  # a file whose first hundred rows fit no schema has n
 
 
 class DataFile:
-    """Rows under one schema: a file, a folder or glob of files, or a Hub id (`ntkcli.data.sources`).
+    """Rows under one schema: a file, a folder or glob of files, or a Hub id (`ntkcli.data.places`).
 
     Also an entry of LLaMA-Factory's `dataset_info.json`, whose columns and split come second to those given here.
 
@@ -35,7 +36,8 @@ class DataFile:
     """
 
     def __init__(self, path: str | Path, *, columns: Mapping[str, str] | None = None, split: str | None = None) -> None:
-        if (entry := find_entry(str(path))) is not None:
+        path = home(path)
+        if (entry := find_entry(path)) is not None:
             path, columns, split = entry.reference, {**entry.columns, **(columns or {})}, split or entry.split
         self.path = Path(path)
         self.columns, self.split = dict(columns or {}), split

@@ -5,8 +5,7 @@ Legend: B rows of a batch, T its longest row.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ntkcli.data.encoding import Encoded
+from ntkcli.engine.rope import LengthClasses
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +32,20 @@ class Batch:
     following: Tensor
 
 
-def plan_batches(lengths: Sequence[int] | NDArray[np.int64], budget_tokens: int) -> list[NDArray[np.int64]]:
+def plan_batches(
+    lengths: Sequence[int] | NDArray[np.int64], budget_tokens: int, classes: LengthClasses | None = None
+) -> list[NDArray[np.int64]]:
     """Indices of the rows of each batch, longest rows first, so that what runs out of memory runs out at once.
 
     A batch holds rows x longest row <= `budget_tokens`, and at least one row. Of all such cuts of the sorted rows this
     is the one of the least padding, where a batch of its own costs `_overhead` tokens: a large budget does not
     pad short rows to the length of long ones. Depends on the arguments alone; O(rows x rows of a batch), vectorised.
+    Rows of different `classes` are never in one batch.
     """
+    if classes is not None:
+        of_row = classes(lengths)
+        if len(np.unique(of_row)) > 1:
+            return _plan_classes(np.asarray(lengths, dtype=np.int64), of_row, budget_tokens)
     order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
     sizes = np.maximum(1, np.asarray(lengths, dtype=np.int64)[order])
     count, overhead = len(order), _overhead(budget_tokens)
@@ -57,47 +64,20 @@ def plan_batches(lengths: Sequence[int] | NDArray[np.int64], budget_tokens: int)
     return batches
 
 
+def _plan_classes(lengths: NDArray[np.int64], of_row: NDArray[np.int64], budget_tokens: int) -> list[NDArray[np.int64]]:
+    batches = []
+    for one in np.unique(of_row):
+        rows = np.flatnonzero(of_row == one)
+        batches += [rows[where] for where in plan_batches(lengths[rows], budget_tokens)]
+    return sorted(batches, key=lambda where: -int(lengths[where[0]]))
+
+
 def _overhead(budget_tokens: int) -> int:
     """What a batch costs beside its tokens, in tokens: reading the weights, starting the kernels.
 
     A share of the budget: both are fewer tokens the larger the model is.
     """
     return budget_tokens // 16
-
-
-def run_batches(lengths: Sequence[int], budget_tokens: int, compute: Callable[[NDArray[np.int64]], None]) -> int:
-    """Compute every batch of `plan_batches`; where memory runs out, what is left is planned again for half the tokens.
-
-    Returns the budget for the next call: half of what didn't fit, if anything did not. `compute` must leave nothing
-    behind when it runs out of memory; a row that doesn't fit alone raises.
-    """
-    lengths_N = np.asarray(lengths, dtype=np.int64)
-    left = deque(plan_batches(lengths_N, budget_tokens))
-    while left:
-        where = left.popleft()
-        if _fits(compute, where):
-            continue
-        torch.cuda.empty_cache()  # nothing on a machine without CUDA
-        budget_tokens = max(1, len(where) * int(lengths_N[where[0]]) // 2)
-        rest = np.concatenate([where, *left])
-        left = deque(rest[again] for again in plan_batches(lengths_N[rest], budget_tokens))
-    return budget_tokens
-
-
-def _fits(compute: Callable[[NDArray[np.int64]], None], where: NDArray[np.int64]) -> bool:
-    """Compute a batch; False if it ran out of memory, which is free again once the error is gone."""
-    try:
-        compute(where)
-    except RuntimeError as error:
-        if not out_of_memory(error) or len(where) == 1:
-            raise
-        return False
-    return True
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether the error is that the device, or the machine, has no memory left."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def position_weights(row: Encoded, positions: str) -> NDArray[np.float32]:
@@ -121,10 +101,11 @@ def position_weights(row: Encoded, positions: str) -> NDArray[np.float32]:
     return weight
 
 
-def pad(rows: Sequence[Encoded], *, positions: str, pad_id: int, device: torch.device) -> Batch:
+def pad(rows: Sequence[Encoded], *, positions: str, pad_id: int, device: torch.device, whole: bool = False) -> Batch:
     """The rows as one batch, padded on the right; `positions` as in `position_weights`.
 
-    What follows a row's last position of nonzero weight is left out: in a causal model it changes nothing before it.
+    What follows a row's last position of nonzero weight is left out: in a causal model it changes nothing before it,
+    unless the model looks at the length itself (`whole`: see `engine.rope`).
     """
     longest = max(len(row.ids) for row in rows)
     ids = np.full((len(rows), longest + 1), pad_id, dtype=np.int64)
@@ -133,7 +114,7 @@ def pad(rows: Sequence[Encoded], *, positions: str, pad_id: int, device: torch.d
         ids[i, : len(row.ids)] = row.ids
         weight[i, : len(row.ids)] = position_weights(row, positions)
     weighted = np.argwhere(weight)
-    used = int(weighted[:, 1].max()) + 1
+    used = longest if whole else int(weighted[:, 1].max()) + 1
     arrays = (ids[:, :used], weight[:, :used], weighted, ids[weighted[:, 0], weighted[:, 1] + 1])
     return Batch(*(torch.from_numpy(np.ascontiguousarray(x)).to(device, non_blocking=True) for x in arrays))
 

@@ -83,6 +83,12 @@ class FeatureReader:
         """How many of the covered rows have features."""
         return int((self._keep & np.isfinite(self._norm)).sum())
 
+    def measured(self) -> NDArray[np.bool_]:
+        """Which of the data set's rows have features here, (n,)."""
+        found = np.zeros(self.n, dtype=np.bool_)
+        found[self._rows[self._keep & np.isfinite(self._norm)]] = True
+        return found
+
     @functools.cached_property
     def _norm(self) -> Floats:
         """Of all rows (n,); IncompleteError if some are not done, before anything is computed."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ntkcli.scoring.features import FeatureReader, Floats, Rows, Wide
-from ntkcli.scoring.similarity import CosineSides
+from ntkcli.scoring.similarity import CosineTarget
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +26,15 @@ class Nearest:
     highest: Wide
 
 
-def nearest_rows(sides: CosineSides, pool: FeatureReader, *, k: int) -> Nearest:
+def nearest_rows(target: CosineTarget, pool: FeatureReader, *, k: int) -> Nearest:
     """The `k` nearest pool rows of each domain row in one pass, best first.
 
     Time O(n_domain · n_pool · p), memory O(n_domain · (k + block)).
     """
-    best = np.full((len(sides.domain), 0), -np.inf, dtype=np.float32)
-    best_rows = np.zeros((len(sides.domain), 0), dtype=np.int64)
+    best = np.full((len(target.domain), 0), -np.inf, dtype=np.float32)
+    best_rows = np.zeros((len(target.domain), 0), dtype=np.int64)
     mean, highest = np.full(pool.n, np.nan), np.full(pool.n, np.nan)
-    for rows, similar in sides.blocks(pool):
+    for rows, similar in target.blocks(pool):
         mean[rows] = similar.mean(axis=0, dtype=np.float64)
         highest[rows] = similar.max(axis=0)
         best = np.concatenate([best, similar], axis=1)
@@ -53,7 +53,7 @@ def rds_scores(pool: FeatureReader, domain: FeatureReader, *, k: int, centre: bo
     float64; rows that nobody takes get 0, those without features NaN. The second array (n,) breaks ties: the
     highest similarity to a domain row. O(n_domain · n_pool · p) for the similarities, O(n_domain · k) for the rounds.
     """
-    found = nearest_rows(CosineSides.of(pool, domain, centre=centre), pool, k=k)
+    found = nearest_rows(CosineTarget.of(pool, domain, centre=centre), pool, k=k)
     scores = np.where(np.isnan(found.highest), np.nan, 0.0)
     position = np.zeros(len(found.rows), dtype=np.int64)
     for turn in range(1, found.rows.shape[1] + 1):

@@ -56,13 +56,13 @@ def cosine_scores(pool: FeatureReader, groups: Sequence[FeatureReader], *, centr
 def max_scores(pool: FeatureReader, domain: FeatureReader, *, centre: bool) -> Wide:
     """The highest cosine with any domain row (n,). Time O(n_domain · n_pool · p), memory O(n_domain · block)."""
     scores = np.full(pool.n, np.nan)
-    for rows, similar in CosineSides.of(pool, domain, centre=centre).blocks(pool):
+    for rows, similar in CosineTarget.of(pool, domain, centre=centre).blocks(pool):
         scores[rows] = similar.max(axis=0)
     return scores
 
 
 @dataclass(frozen=True, slots=True)
-class CosineSides:
+class CosineTarget:
     """The domain's unit rows `domain` (n_domain, p) float32, and the pool's mean that both sides lose, or None."""
 
     domain: Floats

@@ -11,12 +11,12 @@ import numpy as np
 
 from ntkcli.scoring.features import FeatureReader, Wide
 from ntkcli.scoring.nearest import nearest_rows
-from ntkcli.scoring.similarity import CosineSides
+from ntkcli.scoring.similarity import CosineTarget
 
 
 def vote_scores(pool: FeatureReader, domain: FeatureReader, *, k: int, centre: bool) -> tuple[Wide, Wide]:
     """Votes of each pool row (n,), NaN for rows without features, and its mean similarity (n,), to break ties."""
-    found = nearest_rows(CosineSides.of(pool, domain, centre=centre), pool, k=k)
+    found = nearest_rows(CosineTarget.of(pool, domain, centre=centre), pool, k=k)
     votes = np.where(np.isnan(found.mean), np.nan, 0.0)
     np.add.at(votes, found.rows.ravel(), 1.0)
     return votes, found.mean

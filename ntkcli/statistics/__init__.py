@@ -5,18 +5,17 @@
 Read `comparison` first.
 """
 
-from ntkcli.statistics.arms import group_seeds
+from ntkcli.statistics.arm_scores import ArmScore, Difference
 from ntkcli.statistics.classification import Classification, ClassScore, classify
 from ntkcli.statistics.comparison import (
     AVERAGE,
-    ArmScore,
     Comparison,
-    Difference,
     TaskItems,
     compare_arms,
     holm,
 )
 from ntkcli.statistics.proportions import Accuracy, PairedDifference, accuracy, mcnemar, paired_difference
+from ntkcli.statistics.seed_groups import group_seeds
 from ntkcli.statistics.sentences import sentence
 
 __all__ = [

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from ntkcli.statistics.comparison import ArmScore
+from ntkcli.statistics.arm_scores import ArmScore
 
 LEVEL = 0.05
 """Of a corrected p above it, no difference is said to be shown."""

@@ -112,7 +112,7 @@ def test_centre_and_cosine_against_numpy(cli: Cli, tmp_path: Path, model_dir: Pa
         "mean --centre": (raw["pool"] - raw["pool"].mean(axis=0))
         @ (raw["domain"] - raw["pool"].mean(axis=0)).mean(axis=0),
         "cosine": unit["pool"] @ unit["domain"].mean(axis=0),
-        "cosine --centre": x @ a.mean(axis=0),
+        "cosine --center": x @ a.mean(axis=0),
     }
     for i, (method, values) in enumerate(expected.items()):
         assert cli("score", store, *both, "--method", *method.split(), "--name", f"s{i}").code == 0

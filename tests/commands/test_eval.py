@@ -7,12 +7,14 @@ import math
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import zarr
 
 import store
+from ntkcli.engine.evaluation.evaluator import Evaluator
 from ntkcli.steps.shared.stores import open_store
 from tests.commands.conftest import Cli
 from tests.conftest import Writer, choice_rows, prompt_rows
@@ -147,7 +149,7 @@ def test_normalisation(cli: Cli, tmp_path: Path, model_dir: Path, files: dict[st
     arrays = zarr.open_group(open_store(tmp_path / "s", create=True).path / "arrays.zarr", mode="r")
     lengths = {"tokens": np.array([4, 5, 13]), "characters": np.array([3, 4, 12])}  # bytes and the end of turn
     for how, length in lengths.items():
-        rest = ["--run", "base", "--task", files["test"], "--normalise", how]
+        rest = ["--run", "base", "--task", files["test"], "--normalize", how]
         call(cli, tmp_path / "s", model_dir, *rest, "--name", how)
         group = arrays[f"evals/{how}/base"]
         assert (group["prediction"][:] == (group["loglik"][:] / length).argmax(axis=1)).all()
@@ -164,6 +166,34 @@ def test_generation_counts_missing_answers(cli: Cli, tmp_path: Path, model_dir: 
     ran = cli("eval", tmp_path / "s", "--model", model_dir, *rest)
     assert ran.code == 12
     assert "--answer-pattern" in ran.error_line
+
+
+@pytest.mark.parametrize("mode", ["fail", "skip"])
+def test_a_reference_with_a_special_token_says_nothing_of_the_prompt(
+    mode: str, cli: Cli, tmp_path: Path, model_dir: Path, write_jsonl: Writer
+) -> None:
+    """Nor does one that is too long: what ends a turn is found without the references, and answers end there."""
+    rows = prompt_rows(5)
+    clean = write_jsonl("clean.jsonl", rows)
+    rows[0]["completion"] = "<|im_end|> forged"
+    bad = write_jsonl("bad.jsonl", rows)
+    rows[0]["completion"] = "red " * 500
+    long = write_jsonl("long.jsonl", rows)
+    texts, end = [], []
+    real = Evaluator.answers
+
+    def spy(self: Evaluator, prompts: Any, *, end_of_turn: int | None, max_new_tokens: int) -> Any:
+        end.append(end_of_turn)
+        return real(self, prompts, end_of_turn=end_of_turn, max_new_tokens=max_new_tokens)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Evaluator, "answers", spy)
+        for name, data in (("clean", clean), ("bad", bad), ("long", long)):
+            rest = ["--run", "base", "--task", data, "--name", name, "--scorer", "generate", "--max-new-tokens", "6"]
+            call(cli, tmp_path / "s", model_dir, *rest, "--on-error", mode)
+            texts.append(open_store(tmp_path / "s").get(f"evals/{name}/base").read("text").tolist())
+    assert texts[0] == texts[1] == texts[2]
+    assert end == [2, 2, 2]  # <|im_end|>
 
 
 def test_an_arm_stands_for_its_seeds_and_parts_resume(

@@ -7,10 +7,9 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from ntkcli.data.encoding import Encoded
-from ntkcli.engine.batches import pad, plan_batches, run_batches
+from ntkcli.engine.batches import pad, plan_batches
 
 BUDGET = 128
 OVERHEAD = BUDGET // 16
@@ -76,27 +75,3 @@ def test_what_follows_the_last_position_is_left_out(positions: str, used: int) -
     for (row, position), token in zip(batch.weighted.tolist(), batch.following.tolist(), strict=True):
         ids = (long, short)[row].ids
         assert token == (ids[position + 1] if position + 1 < len(ids) else 0)
-
-
-def test_what_does_not_fit_is_planned_again_for_half_the_tokens() -> None:
-    failed: list[int] = []
-    done: list[int] = []
-
-    def compute(where: NDArray[np.int64]) -> None:
-        if len(where) > 2:
-            failed.append(len(where))
-            raise torch.OutOfMemoryError
-        done.extend(where.tolist())
-
-    assert run_batches([4] * 28, 28, compute) == 6
-    assert failed == [7, 3]  # once for each budget, not once for each batch
-    assert sorted(done) == list(range(28))
-
-
-@pytest.mark.parametrize("error", [RuntimeError("other"), torch.OutOfMemoryError()])
-def test_another_error_and_a_row_too_long_are_raised(error: RuntimeError) -> None:
-    def compute(where: NDArray[np.int64]) -> None:
-        raise error
-
-    with pytest.raises(type(error)):
-        run_batches([4], 28, compute)

@@ -22,6 +22,10 @@ _LLAMA = {
 _TIED = {"tie_word_embeddings": True}
 _GEMMA = {**_LLAMA, **_TIED, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 4}
 _NEOX = {key: value for key, value in _LLAMA.items() if key != "num_key_value_heads"} | {"rotary_pct": 0.5}
+_FALCON = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4} | {
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 _EXPERTS = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 _SMALL_CAP = {"final_logit_softcapping": 1.5}  # so that the tiny models' logits feel it
 
@@ -73,6 +77,10 @@ DENSE: dict[str, tuple[str, dict[str, Any]]] = {
     "smollm3": ("smollm3", _LLAMA),
     "opt": ("opt", {**_LLAMA, "ffn_dim": 40, "word_embed_proj_dim": 32, "max_position_embeddings": 64}),
     "bloom": ("bloom", {"vocab_size": VOCABULARY, "hidden_size": 32, "n_layer": 2, "n_head": 4}),
+    "mpt_alibi": (
+        "mpt",
+        {"vocab_size": VOCABULARY, "d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 64, "expansion_ratio": 2},
+    ),
 }
 """Name → model type and configuration: an adapter may sit on every linear layer."""
 
@@ -83,6 +91,11 @@ EXPERTS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt_oss": ("gpt_oss", {**_LLAMA, **_EXPERTS, "head_dim": 8, "sliding_window": 4, "attention_bias": True}),
 }
 """Mixtures of experts: adapters on the attention alone."""
+MORE: dict[str, tuple[str, dict[str, Any]]] = {
+    "falcon_alibi": ("falcon", {**_FALCON, "alibi": True}),
+    "falcon_rotary": ("falcon", {**_FALCON, "alibi": False}),
+}
+"""For what needs no adapter: Falcon's linear layers are of a class of its own."""
 ATTENTION = "q_proj,k_proj,v_proj,o_proj"
 
 
@@ -90,7 +103,7 @@ def build(name: str) -> Any:
     """The float32 model of that name, the same each time; biases and norms are random too, weights not small."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    kind, settings = {**DENSE, **EXPERTS}[name]
+    kind, settings = {**DENSE, **EXPERTS, **MORE}[name]
     settings = _with_images() if name == "gemma3_images" else settings
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **settings), dtype=torch.float32)

@@ -61,7 +61,7 @@ def test_chunks(artefact: Artefact, store: Store, damage: Damage, array: str) ->
     assert where(found) == [(kit.NAME, 2, (8, 10))]
     assert (found.parts, found.rows) == (5, 2 * kit.N - 2)
     assert f"array {array}" in found.findings[0].what
-    assert f"`ntksel info {store.path} --repair`" in found.findings[0].mend
+    assert f"`check(Store.open({str(store.path)!r}), repair=True)`" in str(found.findings[0].mend)
     mend(store, expected, found)
 
 
@@ -127,7 +127,9 @@ def test_descriptions_are_written_again(artefact: Artefact, store: Store, damage
     found = check(store)
     assert where(found) == [(kit.NAME, None, None)]
     assert str(artefact.path / document) in found.findings[0].what
-    assert f"`ntksel info {store.path} --repair`, which writes it again" in found.findings[0].mend
+    assert f"`check(Store.open({str(store.path)!r}), repair=True)`, which writes it again" in str(
+        found.findings[0].mend
+    )
     mend(store, expected, found)
 
 
@@ -147,7 +149,7 @@ def test_a_lost_array_is_no_other_artefact(artefact: Artefact, store: Store) -> 
     """Its folder is gone, description and all: found, described again, and its parts are to be done again."""
     expected = kit.tree(store.path)
     shutil.rmtree(artefact.path / "norm")
-    with pytest.raises(DamagedError, match=r"norm/zarr.json is missing; run `ntksel info .* --repair`"):
+    with pytest.raises(DamagedError, match=r"norm/zarr.json is missing; run `repair_header.*, repair=True\)`"):
         store.get(kit.NAME).read("tokens")
     check(store, repair=True)
     check(store, repair=True)
@@ -162,7 +164,9 @@ def test_a_description_lost_with_its_copy_says_what_to_do(artefact: Artefact, st
         damage(artefact.path / document)
     (found,) = check(store, repair=True).findings
     assert (found.artefact, found.part, found.repaired) == (kit.NAME, None, False)
-    assert f"restore it from a copy, or give the artefact up: `ntksel rm {store.path} {kit.NAME}`" in found.mend
+    assert f"or give the artefact up: `Store.open({str(store.path)!r}).remove({kit.NAME!r})` and then" in str(
+        found.mend
+    )
     store.remove(kit.NAME)
     kit.fill(kit.make(store))
     assert kit.tree(store.path) == before
@@ -175,7 +179,7 @@ def test_the_header_is_written_again(artefact: Artefact, store: Store, damage: D
     damage(path)
     for look in (lambda: Store.open(store.path), lambda: Store.open_or_create(store.path, made_by="x")):
         with pytest.raises(
-            DamagedError, match=r"store.json is .*; run `ntksel info .* --repair`, which writes it again"
+            DamagedError, match=r"store.json is .*; run `repair_header.*, repair=True\)`, which writes it again"
         ):
             look()
     assert "store.json is" in str(repair_header(store.path))

@@ -67,8 +67,8 @@ def test_a_damaged_chunk_is_named_and_mended(artefact: Artefact, damage: Damage,
         assert (e.value.artefact, e.value.part, e.value.rows) == (kit.NAME, i, artefact.part_bounds(i))
     record = artefact.path / "part" / "c" / str(i)
     store = artefact.path.parents[3]
-    assert f"run `ntksel info {store} --repair`, which forgets that part" in str(e.value)
-    assert f"`ntksel featurize {store} --name pool --feature ntk ...` again" in str(e.value)
+    assert f"`check(Store.open({str(store)!r}), repair=True)`, which forgets that part" in str(e.value)
+    assert "what makes features/pool/ntk again, which redoes it" in str(e.value)
     assert len(artefact.read(array, 0, 4)) == 4  # the others are as good as ever
     record.unlink()
     kit.fill(artefact)
@@ -109,7 +109,7 @@ def test_a_damaged_document_is_named(artefact: Artefact, store: Store, damage: D
     path = artefact.path / document
     damage(path)
     with pytest.raises(
-        DamagedError, match=rf"features/pool/ntk is damaged: {path} .*; run `ntksel info .* --repair`, which"
+        DamagedError, match=rf"features/pool/ntk is damaged: {path} .*; run `repair_header.* repair=True\)`, which"
     ):
         store.get(kit.NAME).read("norm")
     with pytest.raises(StoreError, match="is damaged"):

@@ -46,7 +46,7 @@ def test_a_folder_with_other_things_is_refused_and_untouched(tmp_path: Path, ent
     (tmp_path / entry).write_text("mine")
     with pytest.raises(NoStoreError, match=r"holds other things: .*; give the path of a store or of a new folder"):
         Store.open_or_create(tmp_path, made_by="x")
-    with pytest.raises(NoStoreError, match=r"holds no ntksel store: .*; make one with `ntksel featurize"):
+    with pytest.raises(NoStoreError, match=r"holds no ntksel store: .*; make one with `Store.open_or_create\("):
         Store.open(tmp_path)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / entry]
 
@@ -81,7 +81,7 @@ def test_a_newer_version_is_refused(store: Store) -> None:
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": "ntksel-store"}', '{"format": "\\ud8'])
 def test_a_damaged_header_is_named(store: Store, text: str) -> None:
     (store.path / "store.json").write_text(text)
-    with pytest.raises(DamagedError, match=r"store.json is damaged .*`ntksel info .* --repair`"):
+    with pytest.raises(DamagedError, match=r"store.json is damaged .*`check\(Store.open\('.*'\), repair=True\)`"):
         Store.open(store.path)
 
 
@@ -128,7 +128,7 @@ def test_paths_kinds_and_arrays_that_do_not_fit_are_refused(store: Store) -> Non
 def test_a_missing_artefact_lists_what_there_is(store: Store) -> None:
     with pytest.raises(
         MissingArtefactError,
-        match=r"make it first \(`ntksel featurize .*/med --name pool --feature ntk ...`\): there is no features yet",
+        match=r"make it first \(what makes features/pool/ntk\): there is no features yet",
     ):
         store.get(kit.NAME)
     kit.make(store)

@@ -112,7 +112,7 @@ def test_parents_of_parents_are_checked(store: Store) -> None:
     kit.make(store, parents={}, spec={"dim": 4})
     message = (
         rf"selections/c rests on scores/s, and what scores/s was made from has changed: {kit.NAME} was .*, is now .*; "
-        rf"run `ntksel rm {store.path} scores/s` and then `ntksel score {store.path} --name s \.\.\.` again"
+        rf"run `Store.open\('{store.path}'\).remove\('scores/s'\)` and then what makes scores/s again"
     )
     with pytest.raises(SpecDiffersError, match=message):
         store.check_parents(chosen)

@@ -7,12 +7,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from ntkcli.data.find_source import find_source
 from ntkcli.data.formats.records import Reader, Record
-from ntkcli.data.places import FileSource, Source, checked_reader, paths_of_split
+from ntkcli.data.places import FileSource, Source, checked_reader, find_place, paths_of_split
 from ntkcli.data.rows import RAW, RowError, column_names
 from ntkcli.data.tasks.readers import READERS
-from ntkcli.data.tasks.reference import Task, TaskReference
+from ntkcli.data.tasks.reference import Task, TaskReference, find_task, names_task
 from ntkcli.errors import UsageError
 
 
@@ -54,9 +53,9 @@ class TaskSource:
         self.reference = _absolute(named, wanted)
         if named.path:
             files = self._own(named.path, wanted)
-            self._inner: list[Source] = [files or find_source(named.path, split=wanted)]
+            self._inner: list[Source] = [files or find_place(named.path, split=wanted)]
         elif self._task.hub:
-            self._inner = [find_source(name, split=wanted) for name in self._task.hub]
+            self._inner = [find_place(name, split=wanted) for name in self._task.hub]
         else:
             raise UsageError(
                 f"{named.name} is not on the Hub in a form that can be read: its data has to be here.",
@@ -101,3 +100,24 @@ def _absolute(named: TaskReference, split: str | None) -> str:
     if not named.path:
         return where
     return f"{where}:{Path(named.path).resolve() if Path(named.path).exists() else named.path}"
+
+
+def for_evaluation(reference: str) -> str:
+    """The reference with the split that the task is evaluated on, where it names none and needs one.
+
+    Training data get no such help: their split has to be said.
+    """
+    if not names_task(reference):
+        return reference
+    named = find_task(reference)
+    if named.split or not named.task.split or Path(named.path).is_file():
+        return reference
+    return reference if named.path and _has_one_split(reference) else named.at(named.task.split)
+
+
+def _has_one_split(reference: str) -> bool:
+    try:
+        TaskSource(find_task(reference), split=None)
+    except UsageError:
+        return False
+    return True

@@ -13,37 +13,52 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ntkcli.data.encoding import Encoded
-from ntkcli.engine.batches import run_batches
+from ntkcli.engine.memory import TokenBudget, run_batches
 from ntkcli.engine.models.loading import LoadedModel
+from ntkcli.engine.rope import length_classes
 
 
 def generate_greedily(
-    loaded: LoadedModel, prompts: Sequence[Encoded], *, stop_ids: Sequence[int], max_new_tokens: int, budget_tokens: int
-) -> tuple[list[list[int]], int]:
+    loaded: LoadedModel,
+    prompts: Sequence[Encoded],
+    *,
+    stop_ids: Sequence[int],
+    max_new_tokens: int,
+    budget: TokenBudget,
+) -> list[list[int] | None]:
     """The tokens written after each prompt, up to the first of `stop_ids` (left out) or `max_new_tokens`.
 
-    Also the token budget for the next call (`batches.run_batches`); an answer's room counts as tokens.
+    None where a logit that decides on a token is not finite. An answer's room counts as tokens.
+
+    Raises:
+        DoesNotFitError: a prompt and its answer do not fit in memory; `row` is its place in `prompts`.
     """
-    answers: list[list[int]] = [[] for _ in prompts]
+    answers: list[list[int] | None] = [None] * len(prompts)
     stops = set(stop_ids)
+    padded: set[int] = set()
 
     def compute(where: NDArray[np.int64]) -> None:
-        written = _generate(loaded, [prompts[i] for i in where], sorted(stops), max_new_tokens)
-        for i, tokens in zip(where.tolist(), written, strict=True):
+        written, finite = _generate(loaded, [prompts[i] for i in where], sorted(stops), max_new_tokens)
+        for i, tokens, good in zip(where.tolist(), written, finite, strict=True):
             end = next((at for at, token in enumerate(tokens) if token in stops), len(tokens))
-            answers[i] = tokens[:end]
+            answers[i] = tokens[:end] if good >= min(end + 1, len(tokens)) else None
+            if len(prompts[i]) < len(prompts[where[0]]):
+                padded.add(i)
 
-    budget = run_batches([len(prompt) + max_new_tokens for prompt in prompts], budget_tokens, compute)
-    return answers, budget
+    by_length = length_classes(loaded.model.config)
 
+    def classes(totals: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+        # A longer prompt beside it would take a shorter one over the limit some tokens too early.
+        found = np.asarray(totals, dtype=np.int64)
+        return found * 0 if by_length is None else np.where(by_length(found) > 0, found, 0)
 
-def stop_tokens(loaded: LoadedModel, end_of_turn: int | None) -> list[int]:
-    """What ends an answer: the end of turn of the chat template, the tokenizer's and the model's own end of text."""
-    own = loaded.model.generation_config.eos_token_id if loaded.model.generation_config is not None else None
-    found = [loaded.tokenizer.eos_token_id, end_of_turn, *(own if isinstance(own, list) else [own])]
-    return sorted({int(token) for token in found if token is not None})
+    run_batches([len(prompt) + max_new_tokens for prompt in prompts], budget, compute, classes)
+    for i in [i for i in padded if answers[i] is None]:  # padding may be to blame, and no answer is lost for its batch
+        compute(np.array([i]))
+    return answers
 
 
 def longest_context(loaded: LoadedModel) -> int | None:
@@ -55,8 +70,9 @@ def longest_context(loaded: LoadedModel) -> int | None:
 @torch.inference_mode()
 def _generate(
     loaded: LoadedModel, prompts: Sequence[Encoded], stop_ids: list[int], max_new_tokens: int
-) -> list[list[int]]:
-    from transformers import GenerationConfig
+) -> tuple[list[list[int]], list[int]]:
+    """The new tokens of each prompt, padded, and how many of them were decided on by finite logits."""
+    from transformers import GenerationConfig, LogitsProcessorList
 
     longest = max(len(prompt) for prompt in prompts)
     pad_id = loaded.tokenizer.pad_token_id or 0
@@ -73,13 +89,37 @@ def _generate(
         pad_token_id=pad_id,
         eos_token_id=stop_ids or None,
     )
+    watch = _Watch()
     with _only(loaded.model, config):
         found = loaded.model.generate(
             input_ids=torch.from_numpy(ids).to(loaded.device),
             attention_mask=torch.from_numpy(mask).to(loaded.device),
+            logits_processor=LogitsProcessorList([watch]),
         )
     written: list[list[int]] = found[:, longest:].tolist()
-    return written
+    return written, watch.finite()
+
+
+class _Watch:
+    """A logits processor that changes nothing and counts, for each prompt, its tokens before a logit is not finite.
+
+    A logit of minus infinity is a token that the model rules out, and may stand.
+    """
+
+    def __init__(self) -> None:
+        self._seen: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores_BV: Tensor) -> Tensor:
+        """The scores as they are."""
+        del input_ids
+        self._seen.append(torch.isfinite(scores_BV.amax(dim=-1)))  # not a number stays one under amax
+        return scores_BV
+
+    def finite(self) -> list[int]:
+        """The number of steps before the first that was not finite."""
+        steps_BS = torch.stack(self._seen, dim=1)
+        counts: list[int] = steps_BS.long().cumprod(dim=1).sum(dim=1).tolist()
+        return counts
 
 
 @contextmanager

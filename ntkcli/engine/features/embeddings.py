@@ -17,6 +17,7 @@ from torch import Tensor
 from ntkcli.data.encoding import Encoded
 from ntkcli.engine.batches import final_hidden, pad
 from ntkcli.engine.models.loading import LoadedModel, decoder_of
+from ntkcli.engine.rope import length_classes
 
 
 class EmbeddingEngine:
@@ -25,6 +26,7 @@ class EmbeddingEngine:
     def __init__(self, loaded: LoadedModel, *, pooling: str) -> None:
         self._loaded, self._pooling = loaded, pooling
         self._decoder = decoder_of(loaded.model)
+        self._whole = length_classes(loaded.model.config) is not None
 
     @torch.inference_mode()
     def features(self, rows: Sequence[Encoded], *, positions: str) -> tuple[Tensor, Tensor]:
@@ -34,7 +36,7 @@ class EmbeddingEngine:
         """
         positions = "last" if self._pooling == "last" else positions
         pad_id = self._loaded.tokenizer.pad_token_id or 0
-        batch = pad(rows, positions=positions, pad_id=pad_id, device=self._loaded.device)
+        batch = pad(rows, positions=positions, pad_id=pad_id, device=self._loaded.device, whole=self._whole)
         hidden_BTD = final_hidden(self._decoder, batch)
         weight_BT = batch.weight
         if self._pooling == "weighted":

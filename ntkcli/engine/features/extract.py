@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ntkcli.data.encoding import Encoded
-from ntkcli.engine.batches import run_batches
 from ntkcli.engine.features.embeddings import EmbeddingEngine
 from ntkcli.engine.gradients.adam import load_moments
 from ntkcli.engine.gradients.probes import LogitProbe, LossProbe
 from ntkcli.engine.gradients.projections import make_projection
 from ntkcli.engine.gradients.row_gradients import GradientEngine
+from ntkcli.engine.memory import DoesNotFitError, TokenBudget, run_batches
 from ntkcli.engine.models.adapters import AdaptedLayer, apply_adapter, fresh_adapter, load_adapter, only_layers
 from ntkcli.engine.models.loading import LoadedModel
+from ntkcli.engine.rope import LengthClasses, length_classes
 from ntkcli.identity import AdapterIdentity, ModelIdentity
 
 CPU_BATCH_TOKENS = 1024
@@ -48,20 +49,16 @@ class GradientSettings:
     """The warm-up optimiser's, for Adam's directions instead of gradients (`engine.adam`)."""
 
 
-class NonFiniteError(Exception):
-    """Features of the row at `row` (its place in the part) are not finite; `layer` is where it began, or ""."""
-
-    def __init__(self, row: int, layer: str) -> None:
-        super().__init__(row, layer)
-        self.row, self.layer = row, layer
-
-
 @dataclass(frozen=True, slots=True)
 class Vectors:
-    """`unit` (n, dim) float32 and `norm` (n,) float32, rows as they were given."""
+    """`unit` (n, dim) float32 and `norm` (n,) float32, rows as they were given.
+
+    `non_finite`: the rows whose values are not finite (never clamped) → the layer where it began, or "".
+    """
 
     unit: NDArray[np.float32]
     norm: NDArray[np.float32]
+    non_finite: dict[int, str]
 
 
 _Result = tuple[Tensor, Tensor, Tensor | None]
@@ -78,9 +75,11 @@ class Extractor:
         dim: int,
         layer_names: Sequence[str],
         budget_tokens: int,
+        classes: LengthClasses | None = None,
     ) -> None:
+        self._classes = classes
         self._compute, self.dim, self._layer_names = compute, dim, list(layer_names)
-        self.budget_tokens = budget_tokens
+        self.budget = TokenBudget(budget_tokens)
 
     def vectors(self, rows: Sequence[Encoded], *, on_batch: Callable[[int, int], None]) -> Vectors:
         """The rows' vectors. `on_batch` is told rows and tokens as batches are done.
@@ -88,39 +87,56 @@ class Extractor:
         A batch's results are fetched after the next one has been handed to the device, which so never waits.
 
         Raises:
-            NonFiniteError: a value is not finite. Never clamped.
+            DoesNotFitError: a row does not fit in memory; `row` is its place in `rows`.
         """
-        found = Vectors(np.empty((len(rows), self.dim), dtype=np.float32), np.empty(len(rows), dtype=np.float32))
-        lengths = [len(row) for row in rows]
+        n = len(rows)
+        found = Vectors(np.empty((n, self.dim), dtype=np.float32), np.empty(n, dtype=np.float32), {})
+        padded = self._run(rows, np.arange(n), found, on_batch)
+        for i in padded & found.non_finite.keys():  # padding may be to blame, and no row is left out for its batch
+            del found.non_finite[i]
+            self._run(rows, np.array([i]), found, lambda *_: None)
+        return found
+
+    def _run(
+        self,
+        rows: Sequence[Encoded],
+        chosen: NDArray[np.int64],
+        found: Vectors,
+        on_batch: Callable[[int, int], None],
+    ) -> set[int]:
+        """Compute the `chosen` rows into `found`; returns those that were padded."""
+        lengths = [len(rows[i]) for i in chosen]
+        padded: set[int] = set()
         pending: deque[tuple[NDArray[np.int64], _Result]] = deque()
 
         def compute(where: NDArray[np.int64]) -> None:
-            pending.append((where, self._compute([rows[i] for i in where])))
+            pending.append((chosen[where], self._compute([rows[i] for i in chosen[where]])))
             while len(pending) > 1:
                 self._fetch(found, *pending[0])  # taken off only then: an error here must not lose it
                 pending.popleft()
-            on_batch(len(where), int(sum(lengths[i] for i in where)))
+            padded.update(int(chosen[i]) for i in where if lengths[i] < lengths[where[0]])
+            on_batch(len(where), sum(lengths[i] for i in where))
 
-        self.budget_tokens = run_batches(lengths, self.budget_tokens, compute)
+        try:
+            run_batches(lengths, self.budget, compute, self._classes)
+        except DoesNotFitError as error:
+            raise DoesNotFitError(int(chosen[error.row]), error.tokens) from error
         for last in pending:
             self._fetch(found, *last)
-        return found
+        return padded
 
     def _fetch(self, found: Vectors, where: NDArray[np.int64], result: _Result) -> None:
         vectors, norms, layers = result
         found.unit[where], found.norm[where] = vectors.cpu().numpy(), norms.cpu().numpy()
-        self._refuse_non_finite(where, found.norm[where] + found.unit[where].sum(axis=1), layers)
+        with np.errstate(invalid="ignore"):
+            witness = found.norm[where] + found.unit[where].sum(axis=1)
+        for b in np.flatnonzero(~np.isfinite(witness)).tolist():
+            found.non_finite[int(where[b])] = "" if layers is None else self._began(layers[b])
 
-    def _refuse_non_finite(self, where: NDArray[np.int64], witness: NDArray[np.float32], layers: Tensor | None) -> None:
-        bad = np.flatnonzero(~np.isfinite(witness))
-        if not len(bad):
-            return
-        layer = ""
-        if layers is not None:
-            wrong = torch.nonzero(~torch.isfinite(layers[int(bad[0])]))
-            # Backward runs from the last layer down, so the last wrong one is where it began.
-            layer = self._layer_names[int(wrong[-1])] if len(wrong) else ""
-        raise NonFiniteError(int(where[bad[0]]), layer)
+    def _began(self, norms_L: Tensor) -> str:
+        """The layer where a row's gradient stopped to be finite: backward runs down, so the last of those."""
+        wrong = torch.nonzero(~torch.isfinite(norms_L))
+        return self._layer_names[int(wrong[-1])] if len(wrong) else ""
 
 
 def gradient_extractor(
@@ -144,7 +160,13 @@ def gradient_extractor(
         return found.sketch, found.norm, found.layer_norms
 
     budget = batch_tokens or default_batch_tokens(loaded, backward=True)
-    return Extractor(compute, dim=projection.dim, layer_names=engine.layer_names, budget_tokens=budget)
+    return Extractor(
+        compute,
+        dim=projection.dim,
+        layer_names=engine.layer_names,
+        budget_tokens=budget,
+        classes=length_classes(loaded.model.config),
+    )
 
 
 def adapted_layers(
@@ -186,7 +208,8 @@ def embedding_extractor(
 
     dim = int(loaded.model.config.get_text_config().hidden_size)
     budget = batch_tokens or default_batch_tokens(loaded, backward=False)
-    return Extractor(compute, dim=dim, layer_names=[], budget_tokens=budget)
+    classes = length_classes(loaded.model.config)
+    return Extractor(compute, dim=dim, layer_names=[], budget_tokens=budget, classes=classes)
 
 
 def default_batch_tokens(loaded: LoadedModel, *, backward: bool) -> int:

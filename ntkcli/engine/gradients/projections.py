@@ -141,8 +141,10 @@ class DenseRademacher(_InOrder):
 class AgainstMean(_InOrder):
     """Dot products with a mean gradient that is held whole: the exact score, without any projection. dim = 1.
 
-    While `collecting`, gradients are summed into the mean's; afterwards each row's are multiplied with it. Memory: P
-    float32 numbers a probe. `probe` says which one the gradients at hand belong to.
+    While `collecting`, a batch's gradients are summed apart, until `keep` adds them to the mean's or `forget` drops
+    them: a batch that ran out of memory, or a row whose gradient is not finite, leaves nothing behind. Afterwards each
+    row's are multiplied with the mean's. Memory: P float32 numbers a probe, twice while collecting. `probe` says which
+    one the gradients at hand belong to.
     """
 
     dim = 1
@@ -151,6 +153,7 @@ class AgainstMean(_InOrder):
         super().__init__(device)
         self.collecting, self.probe = True, 0
         self._sums: dict[tuple[int, int], Tensor] = {}
+        self._batch: dict[tuple[int, int], Tensor] = {}
 
     def factor(self, name: str, rank: int, columns: int) -> Slot:
         """A slot for the factor's mean."""
@@ -162,13 +165,23 @@ class AgainstMean(_InOrder):
         return torch.zeros(rows, 1, device=self.device)
 
     def add(self, total: Tensor, gradient_Brd: Tensor, factor: FactorSketch) -> None:
-        """Into the sum, or against it."""
+        """Into the batch's sum, or against the mean."""
         assert isinstance(factor, Slot)  # noqa: S101  (as above)
         place = (self.probe, factor.start)
         if self.collecting:
-            self._sums[place] = self._sums.get(place, 0) + gradient_Brd.sum(dim=0)
+            self._batch[place] = self._batch.get(place, 0) + gradient_Brd.sum(dim=0)
         else:
             total[:, 0] += torch.einsum("brd,rd->b", gradient_Brd, self._sums[place])
+
+    def keep(self) -> None:
+        """Add the batch's sums to the mean's."""
+        for place, batch in self._batch.items():
+            self._sums[place] = self._sums.get(place, 0) + batch
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop the batch's sums."""
+        self._batch.clear()
 
     def finish(self, total: Tensor) -> Tensor:
         """The accumulator is the result."""

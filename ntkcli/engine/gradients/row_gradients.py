@@ -27,6 +27,7 @@ from ntkcli.engine.gradients.taps import Inputs, LayerTap
 from ntkcli.engine.hashing import signs
 from ntkcli.engine.models.adapters import AdaptedLayer, check_decoder_holds, has_experts
 from ntkcli.engine.models.loading import LoadedModel, decoder_of
+from ntkcli.engine.rope import length_classes
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ class GradientEngine:
         check_decoder_holds(list(layers), loaded.model)
         self._loaded = loaded
         self._decoder = decoder_of(loaded.model)
+        self._whole = length_classes(loaded.model.config) is not None
         self._projection = projection
         self._inputs = Inputs(sorts_tokens=has_experts(loaded.model))
         self._taps = [LayerTap(layer, projection, loaded.dtype, self._inputs) for layer in layers]
@@ -87,7 +89,7 @@ class GradientEngine:
     def each_probe(self, rows: Sequence[Encoded], *, positions: str) -> Iterator[tuple[Tensor, Tensor]]:
         """Probe by probe, from one forward: projected gradients (B, p) and squared norms of each layer (B, L)."""
         pad_id = self._loaded.tokenizer.pad_token_id or 0
-        batch = pad(rows, positions=positions, pad_id=pad_id, device=self._loaded.device)
+        batch = pad(rows, positions=positions, pad_id=pad_id, device=self._loaded.device, whole=self._whole)
         self._inputs.begin(batch.ids)
         with torch.enable_grad():
             hidden_BTD = final_hidden(self._decoder, batch)

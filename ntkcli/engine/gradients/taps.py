@@ -5,14 +5,14 @@ A tap sees the layer's input x and the gradient g at its output. Of y = W x + s 
     df/dB = s sum_t g_t (A x_t)^T        df/dA = s sum_t (B^T g_t) x_t^T
 
 Both go to the projection as they appear and are forgotten. Layers that read the same x (q, k and v; gate and up) are
-contracted together.
+contracted together. Where s BA is not in W, the forward needs A x_t and the backward B^T g_t already: they are kept.
 
 Legend: B rows, T tokens, i inputs, o outputs, d either, r rank, R the ranks of several layers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from ntkcli.engine.gradients.adam import FactorMoments
 from ntkcli.engine.gradients.projections import Projection
 from ntkcli.engine.gradients.sketch import FactorSketch
 from ntkcli.engine.models.adapters import AdaptedLayer
+from ntkcli.engine.models.beside import product_with
 from ntkcli.errors import UsageError
 
 
@@ -35,18 +36,34 @@ class _Total:
     collected: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Arrived:
+    """An output gradient (B, T, o) for a tap; A x and B^T g (B, T, r) of a layer that runs beside its weight."""
+
+    tap: LayerTap
+    g: Tensor
+    ax: Tensor | None = None
+    known_bg: Tensor | None = None
+
+    def bg(self) -> Tensor | None:
+        """B^T g; None where B = 0."""
+        if self.known_bg is not None or self.tap.b_out_r is None:
+            return self.known_bg
+        return self.g @ self.tap.b_out_r
+
+
 class _Input:
     """What one forward fed to `taps`, and the output gradients that a backward has brought for it so far."""
 
     def __init__(self) -> None:
         self.taps: list[LayerTap] = []
-        self._arrived: list[tuple[LayerTap, Tensor]] = []
+        self._arrived: list[_Arrived] = []
         self._x_BTi: Tensor | None = None
 
-    def collect(self, tap: LayerTap, x_BTi: Tensor, g_BTo: Tensor) -> None:
+    def collect(self, x_BTi: Tensor, arrived: _Arrived) -> None:
         """Keep a tap's output gradient; contract when the last one is there."""
         self._x_BTi = x_BTi
-        self._arrived.append((tap, g_BTo))
+        self._arrived.append(arrived)
         if len(self._arrived) == len(self.taps):
             self.contract()
 
@@ -56,16 +73,24 @@ class _Input:
         self._x_BTi, self._arrived = None, []
         if x_BTi is None:
             return
-        ranks = [tap.rank for tap, _ in arrived]
-        thin_BTR = x_BTi @ torch.cat([tap.a_in_r for tap, _ in arrived], dim=1)
-        for (tap, g_BTo), thin_BTr in zip(arrived, torch.split(thin_BTR, ranks, dim=2), strict=True):
-            tap.add_b(_bmm_float32(thin_BTr.transpose(1, 2), g_BTo))
-        thins = [(tap, g_BTo @ tap.b_out_r) for tap, g_BTo in arrived if tap.b_out_r is not None]
+        thin = iter(_together(x_BTi, [one.tap for one in arrived if one.ax is None]))
+        for one in arrived:
+            ax_BTr = next(thin) if one.ax is None else one.ax
+            one.tap.add_b(_bmm_float32(ax_BTr.transpose(1, 2), one.g))
+        thins = [(one.tap, bg_BTr) for one in arrived if (bg_BTr := one.bg()) is not None]
         if thins:
-            gradient_BRd = _bmm_float32(torch.cat([thin for _, thin in thins], dim=2).transpose(1, 2), x_BTi)
+            gradient_BRd = _bmm_float32(torch.cat([bg_BTr for _, bg_BTr in thins], dim=2).transpose(1, 2), x_BTi)
             parts = torch.split(gradient_BRd, [tap.rank for tap, _ in thins], dim=1)
             for (tap, _), part_Brd in zip(thins, parts, strict=True):
                 tap.add_a(part_Brd)
+
+
+def _together(x_BTi: Tensor, taps: Sequence[LayerTap]) -> Sequence[Tensor]:
+    """A x of each tap, from one product."""
+    if not taps:
+        return ()
+    thin_BTR = x_BTi @ torch.cat([tap.a_in_r for tap in taps], dim=1)
+    return torch.split(thin_BTR, [tap.rank for tap in taps], dim=2)
 
 
 class Inputs:
@@ -119,6 +144,12 @@ class LayerTap:
         if layer.b is not None:
             self._to_a = projection.factor(f"{layer.name}.lora_A", self.rank, columns_in)
             self.b_out_r = (layer.scale * layer.b * self._to_a.alpha).to(dtype).contiguous()
+        self.beside: _Beside | None = None
+        if not layer.merged and layer.b is not None:
+            # The signs again, once more: they cancel.
+            b_r_out, a_r_in = self._to_b.alpha[:, None] * layer.b.T, self._to_a.alpha[:, None] * layer.a
+            shift = None if layer.shift is None else (layer.scale * layer.shift).to(dtype)
+            self.beside = _Beside(b_r_out.to(dtype).contiguous(), a_r_in.to(dtype).contiguous(), shift)
         self.moments: Mapping[str, FactorMoments] = {}  # by factor: gradients become Adam's directions
         self._total: _Total | None = None
         self._anchor = torch.zeros((), requires_grad=True)  # makes the output need a gradient even when x needs none
@@ -127,20 +158,21 @@ class LayerTap:
     def _stand_in(self, layer: AdaptedLayer, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
         """The layer's forward with the tap in it."""
         weight, bias = layer.weight, getattr(layer.module, "bias", None)
-        if weight is not None and (layer.merged or layer.b is None):
+        if weight is not None:
             return lambda x: _Tap.apply(self._checked(x), weight, bias, self._anchor, self)  # type: ignore[no-untyped-call]
         # Its own forward knows what the packed weight stands for, and has its gradient.
         own: Callable[[Tensor], Tensor] = layer.module.forward
-        if layer.merged or layer.b is None:
+        beside = self.beside
+        if beside is None or layer.b is None:
             return lambda x: _Catch.apply(own(x), self._checked(x).detach(), self._anchor, self)  # type: ignore[no-untyped-call]
         a, b = layer.a.to(dtype), (layer.scale * layer.b).to(dtype)
         linear = torch.nn.functional.linear
 
-        def beside(x: Tensor) -> Tensor:
-            y = own(x) + linear(linear(x, a), b)
+        def added(x: Tensor) -> Tensor:
+            y = own(x) + linear(linear(x, a), b, beside.shift)
             return _Catch.apply(y, self._checked(x).detach(), self._anchor, self)  # type: ignore[no-untyped-call, no-any-return]
 
-        return beside
+        return added
 
     def _checked(self, x: Tensor) -> Tensor:
         """The input of the layer, if its rows are the batch's."""
@@ -165,12 +197,14 @@ class LayerTap:
             )
         return total.squares
 
-    def collect(self, found: _Input, x: Tensor, g: Tensor) -> None:
-        """One backward's input and output gradient."""
+    def collect(self, found: _Input, x: Tensor, g: Tensor, ax: Tensor | None = None, bg: Tensor | None = None) -> None:
+        """One backward's input and output gradient, and A x and B^T g where they are known."""
         if self._total is None or self._total.collected:
             raise UsageError(f"{self.layer.name} runs twice in one forward; its gradients can't be told apart.")
         self._total.collected = True
-        found.collect(self, self.inputs.by_row(x), self.inputs.by_row(g))
+        by_row = self.inputs.by_row
+        known = (None if thin is None else by_row(thin) for thin in (ax, bg))
+        found.collect(by_row(x), _Arrived(self, by_row(g), *known))
 
     def add_b(self, gradient_Brd: Tensor) -> None:
         """Add the gradient of B, transposed."""
@@ -188,21 +222,42 @@ class LayerTap:
             self._projection.add(self._total.sketch, gradient_Brd, factor)
 
 
+@dataclass(frozen=True, slots=True)
+class _Beside:
+    """What a layer adds beside its weight: `b` (r, o) of A x, `a` (r, i) of B^T g, `shift` (o,); signs as the taps'."""
+
+    b: Tensor
+    a: Tensor
+    shift: Tensor | None
+
+
 class _Tap(torch.autograd.Function):
-    """y = x W^T + bias with frozen W; the backward hands (x, dy) to the tap and returns dy W where it is needed."""
+    """y = x W^T + bias with frozen W, and what runs beside; the backward hands (x, dy) to the tap and returns dx."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, anchor: Tensor, tap: LayerTap) -> Tensor:
         del anchor
-        ctx.save_for_backward(x)
         ctx.weight, ctx.tap, ctx.input = weight, tap, tap.inputs.join(tap, x)
-        return torch.nn.functional.linear(x, weight, bias)
+        if tap.beside is None:
+            ctx.save_for_backward(x)
+            return torch.nn.functional.linear(x, weight, bias)
+        ax = x @ tap.a_in_r
+        ctx.save_for_backward(x, ax)
+        delta = ax @ tap.beside.b if tap.beside.shift is None else ax @ tap.beside.b + tap.beside.shift
+        return product_with(delta, x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, None, None]:
-        (x,) = ctx.saved_tensors
-        ctx.tap.collect(ctx.input, x, grad)
-        return (grad @ ctx.weight if ctx.needs_input_grad[0] else None), None, None, None, None
+        tap, needs_dx = ctx.tap, ctx.needs_input_grad[0]
+        if tap.beside is None:
+            (x,) = ctx.saved_tensors
+            tap.collect(ctx.input, x, grad)
+            return (grad @ ctx.weight if needs_dx else None), None, None, None, None
+        x, ax = ctx.saved_tensors
+        bg = grad @ tap.b_out_r
+        tap.collect(ctx.input, x, grad, ax, bg)
+        dx = product_with(bg @ tap.beside.a, grad, ctx.weight.T) if needs_dx else None
+        return dx, None, None, None, None
 
 
 class _Catch(torch.autograd.Function):

@@ -1,8 +1,8 @@
 """LoRA adapters as the engine sees them: a linear layer, its factors A and B, and weights with s·BA merged in.
 
-Features are gradients with respect to A and B; what the model computes is the same whether s·BA is
-added to the weight or run beside it, so it is merged and forward and backward pay nothing for it. Into a quantised
-weight it can't be merged without rounding: there it runs beside.
+Features are gradients with respect to A and B; what the model computes is the same whether s·BA is added to a float32
+weight or run beside it, so it is merged and forward and backward pay nothing for it. A weight of half precision or
+quantised would swallow it: there it runs beside.
 
 Legend: A (r, in), B (out, r), s = alpha/r (or alpha/sqrt(r)): y = W x + s·B A x.
 """
@@ -10,7 +10,6 @@ Legend: A (r, in), B (out, r), s = alpha/r (or alpha/sqrt(r)): y = W x + s·B A 
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +18,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ntkcli.engine.hashing import hash_u64
+from ntkcli.engine.models.attach import attach_adapter, fold, merge_floats, refuse_uncovered
+from ntkcli.engine.models.beside import is_conv1d, is_plain, weight_of
 from ntkcli.engine.models.loading import LoadedModel, decoder_of, head_of
-from ntkcli.errors import SpecError, UsageError
+from ntkcli.errors import UsageError
 from ntkcli.identity import AdapterIdentity, ModelIdentity, refuse_other_base
 
 
@@ -29,7 +30,7 @@ class AdaptedLayer:
     """One linear layer with a LoRA adapter: its module path, the layer and the adapter's factors.
 
     `b` is None where B = 0: the gradient of A is then zero exactly, and nobody need compute it. `merged`: s·BA is in
-    the layer's weight.
+    the layer's weight; else s·(B A x + shift) is added beside it.
     """
 
     name: str
@@ -38,6 +39,7 @@ class AdaptedLayer:
     b: Tensor | None
     scale: float
     merged: bool = True
+    shift: Tensor | None = None
 
     @property
     def weight(self) -> Tensor | None:
@@ -45,10 +47,7 @@ class AdaptedLayer:
 
         None where the layer's forward is its own (a quantised one): only the layer knows what it multiplies by.
         """
-        if not _is_plain(self.module):
-            return None
-        weight: Tensor = self.module.weight  # type: ignore[assignment]  # a parameter, by linear_layers
-        return weight.T if _is_conv1d(self.module) else weight
+        return weight_of(self.module) if is_plain(self.module) else None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -69,7 +68,7 @@ def linear_layers(model: Any, target_modules: str) -> dict[str, nn.Module]:
     found = {
         name: module
         for name, module in model.named_modules()
-        if (isinstance(module, nn.Linear) or _is_conv1d(module)) and id(module) in inside
+        if (isinstance(module, nn.Linear) or is_conv1d(module)) and id(module) in inside
     }
     if target_modules == "all-linear":
         _refuse_fused_experts(model)
@@ -135,93 +134,38 @@ def _block_number(name: str) -> int | None:
 
 
 def load_adapter(loaded: LoadedModel, adapter: AdapterIdentity, model: ModelIdentity) -> list[AdaptedLayer]:
-    """Merge a PEFT LoRA adapter into the model, in place, and return its layers and factors.
+    """Make the model compute with a PEFT LoRA adapter, in place, and return its layers and factors.
 
-    Not merged into a model with quantised layers: the caller runs the factors beside. Layers of an adapter that text
-    never passes (of an image encoder) are left out, their gradients are zero.
+    Merged into float32 weights; beside all others (`AdaptedLayer.merged`), which the caller runs. Layers of an adapter
+    that text never passes (of an image encoder) are left out, their gradients are zero.
 
     Raises:
         SpecError: the adapter was made for another base model (by the digest that `ntksel finetune` left, by its
             shapes, or because its weights are not all there).
-        UsageError: it is no plain LoRA adapter (DoRA, extra modules, another method).
+        UsageError: it is not plain LoRA on linear layers (`attach.refuse_uncovered`).
     """
     refuse_other_base(adapter, model)
-    peft_model = attach_adapter(loaded.model, adapter)
-    raw = []
-    for name, layer in peft_model.base_model.model.named_modules():
-        if hasattr(layer, "lora_A") and "default" in layer.lora_A:
-            if layer.use_dora.get("default"):
-                raise UsageError(f"The adapter {adapter.folder} is a DoRA adapter, which is not linear in A and B.")
-            a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-            raw.append((name, a.detach().float().clone(), b.detach().float().clone(), layer.scaling["default"]))
-    if not raw or any("lora_embedding" in name for name, *_ in raw):
-        raise UsageError(f"The adapter {adapter.folder} has no LoRA on a linear layer.", "Give a LoRA adapter.")
-    mergeable = can_merge(loaded.model)
-    bare = peft_model.merge_and_unload() if mergeable else peft_model.unload()
+    attached = attach_adapter(loaded.model, adapter)
+    refuse_uncovered(attached, adapter)
+    bare = attached.base_model.model
+    factors = fold(bare)
     bare.requires_grad_(False)
-    modules = dict(bare.named_modules())
     seen = {id(module) for module in (*decoder_of(bare).modules(), head_of(bare))}
-    return [
-        AdaptedLayer(name, modules[name], a, b if bool(b.any()) else None, float(scale), merged=mergeable)
-        for name, a, b, scale in raw
-        if id(modules[name]) in seen
-    ]
+    layers = []
+    for one in factors:
+        b = one.b if bool(one.b.any()) or one.shift is not None else None
+        if id(one.module) in seen:
+            layers.append(AdaptedLayer(one.name, one.module, one.a, b, one.scale, merged=one.merged, shift=one.shift))
+    if not layers:
+        raise UsageError(f"The adapter {adapter.folder} has no LoRA on a linear layer.", "Give a LoRA adapter.")
+    return layers
 
 
 def apply_adapter(loaded: LoadedModel, adapter: AdapterIdentity, model: ModelIdentity) -> None:
-    """Make the model compute with the adapter, in place: merged, or beside quantised layers. Refuses as above."""
-    if can_merge(loaded.model):
-        load_adapter(loaded, adapter, model)
-    else:
-        refuse_other_base(adapter, model)
-        attach_adapter(loaded.model, adapter).eval()
+    """Make the model compute with an adapter of any kind, in place. Refuses one of another base model, or not whole."""
+    refuse_other_base(adapter, model)
+    merge_floats(attach_adapter(loaded.model, adapter).base_model.model)
 
-
-def can_merge(model: Any) -> bool:
-    """Whether every linear layer of the decoder keeps its weight as plain floats."""
-    return all(_is_plain(module) for module in decoder_of(model).modules() if isinstance(module, nn.Linear))
-
-
-def attach_adapter(model: Any, adapter: AdapterIdentity, *, trainable: bool = False) -> Any:
-    """The model with a PEFT adapter beside it (not merged); refuses one that doesn't fit or isn't whole."""
-    from peft import PeftModel
-
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            attached = PeftModel.from_pretrained(model, str(adapter.folder), is_trainable=trainable)
-        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise SpecError(
-                f"The adapter {adapter.folder} does not fit this base model: {reason}",
-                "Give --model the model it was trained on.",
-            ) from error
-    adapter.watch.require_unchanged()
-    missing = [str(w.message) for w in caught if "missing adapter keys" in str(w.message)]
-    if missing:
-        raise SpecError(
-            f"The adapter {adapter.folder} lacks weights: {' '.join(missing[0].split())[:200]}",
-            "Give --model the model it was trained on, or train the adapter again.",
-        )
-    _refuse_unused(attached, adapter)
-    return attached
-
-
-def _refuse_unused(attached: Any, adapter: AdapterIdentity) -> None:
-    """SpecError if the file has LoRA weights of layers that the adapter's configuration leaves as they are.
-
-    peft drops these without a word.
-    """
-    with safe_open(str(adapter.folder / "adapter_model.safetensors"), framework="np") as file:
-        keys = [key for key in file.keys() if ".lora_" in key]  # noqa: SIM118  (not a dictionary)
-    modules = dict(attached.named_modules())
-    for key in keys:
-        layer = modules.get(key.partition(".lora_")[0])
-        if layer is not None and not hasattr(layer, "lora_A"):
-            raise SpecError(
-                f"The adapter {adapter.folder} has weights {key}, and its adapter_config.json leaves that layer out.",
-                "Download adapter_config.json and adapter_model.safetensors again, both of one adapter.",
-            )
 
 
 def check_decoder_holds(layers: list[AdaptedLayer], model: Any) -> None:
@@ -229,17 +173,15 @@ def check_decoder_holds(layers: list[AdaptedLayer], model: Any) -> None:
     inside = {id(module) for module in decoder_of(model).modules()}
     for layer in layers:
         if id(layer.module) not in inside:
-            raise UsageError(f"The adapter sits on {layer.name}, outside of the decoder; features can't cover it.")
+            raise UsageError(
+                f"The adapter sits on {layer.name}, outside of the decoder, where gradients are not supported.",
+                "Give an adapter on the decoder's layers alone, or --kind embed.",
+            )
 
 
 def has_experts(model: Any) -> bool:
     """Whether the model is a mixture of experts, by the names of its modules' classes."""
     return any(word in type(module).__name__.lower() for module in model.modules() for word in ("expert", "moe"))
-
-
-def _is_plain(module: nn.Module) -> bool:
-    """Whether the layer's forward is x W^T + bias with W its own parameter."""
-    return _is_conv1d(module) or type(module).forward is nn.Linear.forward
 
 
 def _shape(module: nn.Module) -> tuple[int, int]:
@@ -248,10 +190,6 @@ def _shape(module: nn.Module) -> tuple[int, int]:
         return module.out_features, module.in_features
     columns_in, columns_out = module.weight.shape  # type: ignore[misc]  # Conv1D
     return columns_out, columns_in
-
-
-def _is_conv1d(module: nn.Module) -> bool:
-    return type(module).__name__ == "Conv1D"
 
 
 def _refuse_fused_experts(model: Any) -> None:

@@ -18,14 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from ntkcli.engine.conversion import converted, require_unchanged
+from ntkcli.engine.models.devices import DTYPES, pick_device
 from ntkcli.engine.models.heads import HeadForm, read_head
+from ntkcli.engine.rope import forget_lengths
 from ntkcli.engine.weights import own_memory, refuse_other_weights
 from ntkcli.environment import without_library_settings
 from ntkcli.errors import NtkselError, UsageError
 from ntkcli.identity import ModelIdentity
 from ntkcli.model_files import reason_of, why_tokenizer_fails
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,31 +36,6 @@ class LoadedModel:
     tokenizer: Any
     device: torch.device
     dtype: torch.dtype
-
-
-def pick_device(name: str) -> torch.device:
-    """The device for `auto` (the first CUDA device, else the CPU), `cpu`, `cuda` or `cuda:i`.
-
-    Raises:
-        UsageError: CUDA was asked for and isn't there.
-    """
-    if name == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(f"--device {name}: no such device.", "Give auto, cpu, cuda or cuda:0.") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        found = torch.cuda.device_count()
-        raise UsageError(f"--device {name}: this machine shows {found} CUDA devices.", "Give --device cpu or auto.")
-    return device
-
-
-def pick_dtype(name: str, device: torch.device) -> str:
-    """The name of the compute dtype for `auto`: bfloat16 where CUDA has it, else float32."""
-    if name != "auto":
-        return name
-    return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
 
 
 def load_tokenizer(identity: ModelIdentity) -> Any:
@@ -90,6 +65,7 @@ def load_tokenizer(identity: ModelIdentity) -> Any:
     _check_template(tokenizer, identity)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    _fit_tokens(tokenizer, model_config(identity))
     return tokenizer
 
 
@@ -106,6 +82,20 @@ def _check_template(tokenizer: Any, identity: ModelIdentity) -> None:
             f"{identity.label}: its chat template is cut or damaged: {reason_of(error)} (line {error.lineno}).",
             "Download chat_template.jinja or tokenizer_config.json again.",
         ) from error
+
+
+def _fit_tokens(tokenizer: Any, config: Any) -> None:
+    """Keep a tokenizer to its model's embedding table: a padding token beyond it gives way, the encoder knows its size.
+
+    What stands at the padding changes no value, so that any token will do.
+    """
+    rows = getattr(config.get_text_config(), "vocab_size", None)
+    if not isinstance(rows, int) or not any(number >= rows for number in tokenizer.get_vocab().values()):
+        return
+    tokenizer.embedding_rows = rows
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= rows:
+        has_end = tokenizer.eos_token_id is not None and tokenizer.eos_token_id < rows
+        tokenizer.pad_token = tokenizer.eos_token if has_end else tokenizer.convert_ids_to_tokens(0)
 
 
 def model_config(identity: ModelIdentity) -> Any:
@@ -155,6 +145,7 @@ def load_model(identity: ModelIdentity, *, dtype: str, device: str, with_head: b
         model.to(place)
         if place.type == "cpu":
             own_memory(model)
+    forget_lengths(model)
     head_form(model)  # refuses here what could not be right later
     require_unchanged(identity, folder)
     return LoadedModel(model, load_tokenizer(identity), place, DTYPES[dtype])
@@ -217,12 +208,25 @@ def decoder_of(model: Any) -> nn.Module:
 
 
 def head_of(model: Any) -> nn.Linear:
-    """The output layer: hidden states to logits."""
+    """The output layer: hidden states to logits. With an adapter on it, the layer that computes with the adapter.
+
+    Of one that was trained whole (`modules_to_save`), its trained weights.
+    """
     head = model.get_output_embeddings()
-    if not isinstance(head, nn.Linear) or not head.weight.is_floating_point():
-        kind = f"{type(head).__name__} of {head.weight.dtype}" if isinstance(head, nn.Linear) else type(head).__name__
+    if hasattr(head, "modules_to_save"):
+        head = head.modules_to_save[head.active_adapter] if head.active_adapters else head.original_module
+    bare = head
+    while not isinstance(bare, nn.Linear) and (below := _below(bare)) is not None:
+        bare = below
+    if not isinstance(bare, nn.Linear) or not bare.weight.is_floating_point():
+        kind = f"{type(bare).__name__} of {bare.weight.dtype}" if isinstance(bare, nn.Linear) else type(bare).__name__
         raise UsageError(f"{type(model).__name__}: its output layer is a {kind}, not a linear layer of floats.")
-    return head
+    return head  # type: ignore[no-any-return]  # peft's layers have what a linear one has
+
+
+def _below(module: Any) -> Any:
+    """The layer that one of peft's stands on, or None."""
+    return getattr(module, "base_layer", None) or getattr(module, "original_module", None)
 
 
 _FORMS: WeakKeyDictionary[nn.Module, HeadForm] = WeakKeyDictionary()

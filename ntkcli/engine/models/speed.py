@@ -6,7 +6,7 @@ import time
 
 import torch
 
-from ntkcli.engine.models.loading import DTYPES, pick_device, pick_dtype
+from ntkcli.engine.models.devices import DTYPES, pick_device, pick_dtype
 
 MODEL_SHARE = 0.6
 """Of the matrix product's speed, what a transformer's forward and backward reach (SmolLM2 on 2 CPU cores: 0.6)."""

@@ -1,6 +1,7 @@
 """A run's checkpoints: which are whole, what stands beside the Trainer's own, the best adapter so far.
 
     checkpoints/checkpoint-<steps>/   the Trainer's, and in it `ntksel-checkpoint-whole`, written last
+                                      and, where weights are averaged, `weight-average.safetensors`
     checkpoints/best-<steps>/         the adapter of the lowest held-out loss
 
 A best adapter is on disk before the checkpoint that counts on it is whole, and removed after a later one is: a kill at
@@ -37,13 +38,13 @@ class RunState:
     stopped: bool = False
 
 
-def copies_on_disk(*, keep_optimizer: bool, held_out: bool) -> int:
+def copies_on_disk(*, keep_optimizer: bool, held_out: bool, averaged: bool = False) -> int:
     """How many times the adapter's size a run takes on disk at most.
 
     Three checkpoints with two moments each (the oldest goes when the newest stands), the adapter, the moments that are
-    kept, and two best adapters with theirs.
+    kept, two best adapters with theirs, and a mean of the weights in each checkpoint.
     """
-    return 10 + 2 * keep_optimizer + 6 * held_out
+    return 10 + 2 * keep_optimizer + 6 * held_out + 3 * averaged
 
 
 def newest_checkpoint(checkpoints: Path, *, at_most: int) -> Path | None:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from ntkcli.engine.features.extract import default_batch_tokens
 from ntkcli.engine.models.adapters import linear_layers
-from ntkcli.engine.models.loading import DTYPES, LoadedModel, model_config, pick_device, pick_dtype
+from ntkcli.engine.models.devices import DTYPES, pick_device, pick_dtype
+from ntkcli.engine.models.loading import LoadedModel, model_config
 from ntkcli.identity import ModelIdentity
 
 
@@ -17,8 +18,8 @@ from ntkcli.identity import ModelIdentity
 class TrainingSize:
     """Weights of an adapter, padded tokens computed at a time, and bytes of a base weight and a token's activations.
 
-    Activations: 10 hidden-sized and 4 MLP-sized tensors a layer, as `ntkcli.engine.features.extract` counts them; with gradient
-    checkpointing those of one layer, and the input of each.
+    Activations: 10 hidden-sized and 4 MLP-sized tensors a layer, as `ntkcli.engine.features.extract` counts them;
+    with gradient checkpointing those of one layer, and the input of each.
     """
 
     adapter_parameters: int

@@ -42,6 +42,30 @@ def plan_steps(
     return steps
 
 
+def plan_stages(
+    lengths: Sequence[int], stages: Sequence[int], *, batch_size: int, seed: int, epochs: int | None,
+    max_tokens: int | None,
+) -> list[NDArray[np.int64]]:  # fmt: skip
+    """The steps of each stage, one stage after the other: `stages` counts the rows of each, in order.
+
+    Without stages, or with one, these are the steps of `plan_steps`. Each stage has `epochs` passes of its own; a
+    budget of tokens has no stages.
+
+    Raises:
+        UsageError: as `plan_steps`.
+    """
+    if len(stages) <= 1:
+        return plan_steps(lengths, batch_size=batch_size, seed=seed, epochs=epochs, max_tokens=max_tokens)
+    steps: list[NDArray[np.int64]] = []
+    start = 0
+    for n in stages:
+        own = lengths[start : start + n]
+        found = plan_steps(own, batch_size=batch_size, seed=seed, epochs=epochs, max_tokens=None)
+        steps += [step + start for step in found]
+        start += n
+    return steps
+
+
 def _not_empty(steps: list[NDArray[np.int64]], budget: int | None, first: int) -> list[NDArray[np.int64]]:
     if not steps:
         raise UsageError(f"--max-tokens {budget}: the first row alone has {first} tokens.", f"Give {first} or more.")

@@ -22,13 +22,18 @@ import torch
 
 import store
 from ntkcli.engine.features.extract import default_batch_tokens
-from ntkcli.engine.models.adapters import attach_adapter, linear_layers
+from ntkcli.engine.models.adapters import linear_layers
+from ntkcli.engine.models.attach import attach_adapter
+from ntkcli.engine.models.beside import round_once
+from ntkcli.engine.models.devices import train_on
 from ntkcli.engine.models.loading import LoadedModel
 from ntkcli.engine.training import checkpoints
 from ntkcli.engine.training.checkpoints import RunState, newest_checkpoint
+from ntkcli.engine.training.library_variables import without_settings
 from ntkcli.engine.training.moments import write_moments
-from ntkcli.engine.training.step_plan import plan_steps
-from ntkcli.engine.training.trainer import Step, TrainingRows, make_trainer, make_watcher
+from ntkcli.engine.training.step_plan import plan_stages
+from ntkcli.engine.training.trainer import Step, TrainingRows, checkpoint_callback, make_trainer
+from ntkcli.engine.training.weight_average import WeightAverage
 from ntkcli.environment import without_library_settings
 from ntkcli.errors import NtkselError, UsageError
 from ntkcli.identity import AdapterIdentity
@@ -49,8 +54,10 @@ class TrainingOptions:
 
     One of `epochs` and `max_tokens` is given. `warmup` is a share of the steps. `batch_tokens`: padded tokens computed
     at a time, a speed setting, as is `gradient_checkpointing`. With rows held out the adapter of the lowest held-out
-    loss is kept, and `patience` evaluations without a lower one stop the training. `init`: the adapter to go on from,
-    whose rank, alpha and modules hold. `keep_optimizer`: leave the optimiser's moments beside the adapter.
+    loss is kept, and `patience` evaluations without a lower one stop the training. `per_row`: the loss is a mean over
+    rows instead of supervised tokens. `average_weights`: the adapter is the mean of the weights after each of the last
+    steps, this share of them (0: the last step's weights). `init`: the adapter to go on from, whose rank,
+    alpha and modules hold. `keep_optimizer`: leave the optimiser's moments beside the adapter.
     """
 
     learning_rate: float
@@ -69,6 +76,8 @@ class TrainingOptions:
     patience: int | None = None
     init: AdapterIdentity | None = None
     keep_optimizer: bool = False
+    per_row: bool = False
+    average_weights: float = 0.0
 
 
 def train_adapter(
@@ -91,9 +100,9 @@ def train_adapter(
     Raises:
         NtkselError: the loss is not finite; names the step and its rows.
     """
-    lengths = [len(row) for row in data.rows]
-    steps = plan_steps(
-        lengths,
+    steps = plan_stages(
+        [len(row) for row in data.rows],
+        data.stages,
         batch_size=options.batch_size,
         seed=options.seed,
         epochs=options.epochs,
@@ -105,29 +114,41 @@ def train_adapter(
         model = _with_adapter(loaded, options)
         arguments = _arguments(loaded, options, folder / "checkpoints", n_steps=len(steps))
         pad_id = loaded.tokenizer.pad_token_id or 0
-        trainer = make_trainer(model, arguments, data, steps, pad_id=pad_id, state=state)
+        trainer = make_trainer(model, arguments, data, steps, pad_id=pad_id, state=state, per_row=options.per_row)
+        average = (
+            WeightAverage.of_last(options.average_weights, model, n_steps=len(steps))
+            if options.average_weights
+            else None
+        )
 
         def save_best(work: Path) -> None:
             _save_adapter(model, work)
             _save_moments(trainer, work)
 
         trainer.add_callback(
-            make_watcher(
+            checkpoint_callback(
                 trainer,
                 on_step=on_step,
                 progress=progress,
                 save_best=save_best if data.held_out else None,
                 patience=options.patience,
+                average=average,
             )
         )
         if resume is None:
-            copies = checkpoints.copies_on_disk(keep_optimizer=options.keep_optimizer, held_out=bool(data.held_out))
+            copies = checkpoints.copies_on_disk(
+                keep_optimizer=options.keep_optimizer, held_out=bool(data.held_out), averaged=average is not None
+            )
             _refuse_without_room(model, folder, n_copies=copies)
         else:
             progress.note(f"resuming from step {checkpoints.steps_of(resume)}")
+            if average is not None:
+                average.load(resume)
         if not state.stopped:
             with _full_disk_as_oserror(folder):
                 trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        if average is not None:
+            average.apply()
         _publish(trainer, folder, keep_optimizer=options.keep_optimizer)
         taken: int = checkpoints.steps_of(resume) if resume and state.stopped else trainer.state.global_step
         return taken
@@ -168,7 +189,7 @@ def _arguments(loaded: LoadedModel, options: TrainingOptions, checkpoints: Path,
         use_cpu=not on_cuda,
         dataloader_pin_memory=on_cuda,
     )
-    arguments._n_gpu = min(1, arguments.n_gpu)  # never nn.DataParallel, which would change the batch size
+    train_on(arguments, loaded.device)
     return arguments
 
 
@@ -187,7 +208,9 @@ def _with_adapter(loaded: LoadedModel, options: TrainingOptions) -> Any:
         task_type="CAUSAL_LM",
     )
     torch.manual_seed(options.seed)  # peft draws A
-    return get_peft_model(loaded.model, config)
+    model = get_peft_model(loaded.model, config)
+    round_once(model)
+    return model
 
 
 @contextmanager

@@ -1,9 +1,10 @@
-"""transformers' Trainer with the loss of `ntkcli.engine.training.loss`, planned steps, and a watcher of its course."""
+"""transformers' Trainer with the loss of `ntkcli.engine.training.loss`, planned steps and a callback."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ntkcli.data.encoding import Encoded
-from ntkcli.engine.batches import plan_batches
+from ntkcli.engine.memory import DoesNotFitError
 from ntkcli.engine.training import checkpoints
 from ntkcli.engine.training.checkpoints import RunState
 from ntkcli.engine.training.loss import StepLoss, collate, not_finite
-from ntkcli.errors import NtkselError, UsageError
+from ntkcli.engine.training.mode import train_without_chance
+from ntkcli.engine.training.weight_average import WeightAverage
+from ntkcli.errors import UsageError
 from ntkcli.progress import Progress
+
+TOO_LONG = "Give --gradient-checkpointing, a shorter --max-length or --dtype bfloat16."
+"""What helps where a row does not fit in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +44,23 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class TrainingRows:
-    """Rows to train on (repeats allowed), a name of each for messages, and rows held out to judge by."""
+    """Rows to train on (repeats allowed) and rows held out to judge by, with a name of each for messages.
+
+    `stages`: how many of the rows belong to each stage, in order; empty for one stage.
+    """
 
     rows: Sequence[Encoded]
     names: Sequence[str]
     held_out: Sequence[Encoded] = ()
+    held_out_names: Sequence[str] = ()
+    stages: Sequence[int] = ()
 
 
 def make_trainer(
-    model: Any, arguments: Any, data: TrainingRows, steps: Sequence[NDArray[np.int64]], *, pad_id: int, state: RunState
-) -> Any:
-    """A Trainer of a peft model that takes these steps in this order."""
+    model: Any, arguments: Any, data: TrainingRows, steps: Sequence[NDArray[np.int64]], *, pad_id: int,
+    state: RunState, per_row: bool = False,
+) -> Any:  # fmt: skip
+    """A Trainer of a peft model that takes these steps in this order; `per_row` as `StepLoss` has it."""
     from transformers import PrinterCallback, Trainer
 
     class CompletionTrainer(Trainer):  # type: ignore[misc]  # untyped base
@@ -69,13 +81,15 @@ def make_trainer(
 
         def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
             del num_items_in_batch
-            model.train()
+            train_without_chance(model)
             where = inputs.pop("where")
+            names = [data.names[i] for i in where]
             batch = self._prepare_inputs(inputs)
-            total: Tensor = self.loss.backward(batch, self.accelerator.backward)
+            with _naming(names):
+                total: Tensor = self.loss.backward(batch, self.accelerator.backward)
             number, loss = self.state.global_step, float(total)
             if not math.isfinite(loss):
-                raise not_finite(number, loss, [data.names[i] for i in where], self.loss.rows(batch))
+                raise not_finite(f"The loss of step {number}", loss, names, self.loss.rows(batch))
             rate = float(self.optimizer.param_groups[0]["lr"])
             self.now = Step(number, loss, rate, sum(len(data.rows[i]) for i in where))
             return total
@@ -86,9 +100,16 @@ def make_trainer(
             return 0
 
         def held_out_loss(self) -> float:
-            """Mean loss over the supervised tokens of the rows held out."""
+            """Mean loss over the supervised tokens of the rows held out. NtkselError, naming rows, if not finite."""
             self.model.eval()
-            return float(np.float32(self.loss.mean(held_out, self.args.device)))  # as the store keeps it
+            how = {"pad_id": pad_id, "device": self.args.device}
+            with _naming(data.held_out_names):
+                loss: float = self.loss.mean(data.held_out, **how)
+            if not math.isfinite(loss):
+                each = [self.loss.mean([row], **how) for row in data.held_out]
+                what = f"The held-out loss after step {self.now.number}"
+                raise not_finite(what, loss, data.held_out_names, each)
+            return float(np.float32(loss))  # as the store keeps it
 
     try:
         trainer = CompletionTrainer(model=model, args=arguments, train_dataset=list(data.rows))
@@ -102,12 +123,22 @@ def make_trainer(
             "`quantization_config` out of its config.json.",
         ) from error
     trainer.loss = StepLoss(
-        model.get_base_model(), budget_tokens=state.budget_tokens, autocast=trainer.accelerator.autocast
+        model.get_base_model(),
+        budget_tokens=state.budget_tokens,
+        per_row=per_row,
+        autocast=trainer.accelerator.autocast,
     )
-    batches = plan_batches([len(row) for row in data.held_out], state.budget_tokens)
-    held_out = [collate([data.held_out[i] for i in where], pad_id) for where in batches]
     trainer.remove_callback(PrinterCallback)  # prints to stdout
     return trainer
+
+
+@contextmanager
+def _naming(names: Sequence[str]) -> Iterator[None]:
+    """A row of these that does not fit in memory is named."""
+    try:
+        yield
+    except DoesNotFitError as error:
+        raise error.named(names[error.row], TOO_LONG) from error
 
 
 def method_of(config: Any) -> str:
@@ -116,24 +147,25 @@ def method_of(config: Any) -> str:
     return str(getattr(method, "value", method))
 
 
-def make_watcher(
+def checkpoint_callback(
     trainer: Any,
     *,
     on_step: Callable[[Step], None],
     progress: Progress,
     save_best: Callable[[Path], None] | None,
     patience: int | None,
+    average: WeightAverage | None = None,
 ) -> Any:
     """A callback that reports each step, evaluates on the rows held out, and marks each checkpoint whole.
 
     `save_best` writes the adapter into a folder; None if no rows are held out. `patience`: evaluations without a lower
-    loss before training stops.
+    loss before training stops. `average` takes in the weights after every step, and is kept in every checkpoint.
     """
     from transformers import TrainerCallback
 
     state: RunState = trainer.course
 
-    class Watcher(TrainerCallback):  # type: ignore[misc]  # untyped base
+    class CheckpointCallback(TrainerCallback):  # type: ignore[misc]  # untyped base
         """Comes after the Trainer's own callback, which has decided by then whether to save."""
 
         def on_step_end(self, args: Any, trainer_state: Any, control: Any, **_: Any) -> None:
@@ -145,20 +177,20 @@ def make_watcher(
                 step = Step(step.number, step.loss, step.learning_rate, step.tokens, trainer.held_out_loss())
                 self._judge(step, Path(args.output_dir), control)
                 note += f", held out {step.held_out_loss:.3f}"
+            if average is not None:
+                average.add(trainer_state.global_step)
             on_step(step)
             progress.advance(1, tokens=step.tokens, note=note)
 
         def on_save(self, args: Any, trainer_state: Any, control: Any, **_: Any) -> None:
             del control
-            state.budget_tokens = trainer.loss.budget_tokens
-            checkpoints.mark_whole(Path(args.output_dir) / f"checkpoint-{trainer_state.global_step}", state)
+            state.budget_tokens = trainer.loss.budget.tokens
+            folder = Path(args.output_dir) / f"checkpoint-{trainer_state.global_step}"
+            if average is not None:
+                average.save(folder)
+            checkpoints.mark_whole(folder, state)
 
         def _judge(self, step: Step, folder: Path, control: Any) -> None:
-            if not math.isfinite(step.held_out_loss):
-                raise NtkselError(
-                    f"The held-out loss after step {step.number} is {step.held_out_loss}: training has diverged.",
-                    "Lower --lr, or give --dtype float32; then give the run another --name.",
-                )
             if save_best and (state.best_loss is None or step.held_out_loss < state.best_loss):
                 state.best_step, state.best_loss, state.worse = step.number + 1, step.held_out_loss, 0
                 checkpoints.keep_best(folder, step.number + 1, save_best)
@@ -168,4 +200,4 @@ def make_watcher(
                 state.stopped = True
                 control.should_training_stop = control.should_save = True
 
-    return Watcher()
+    return CheckpointCallback()

@@ -7,7 +7,7 @@ import numpy as np
 import store
 from ntkcli.data import Encoded, Encoder
 from ntkcli.steps.evaluation.plan import Plan
-from ntkcli.steps.evaluation.scorers import encode_item
+from ntkcli.steps.evaluation.scorers import encode_item, refuse_long_items
 from ntkcli.steps.shared.cost import SAMPLE_ROWS, Estimate, weight_size
 
 FORWARD_OPERATIONS = 2.0
@@ -30,6 +30,7 @@ def estimate_evaluation(plan: Plan, *, max_length: int, device: str, thinking: b
             continue
         truncated += status == store.RowStatus.TRUNCATED
         lengths.append(_tokens(encoded) + (plan.settings.max_new_tokens if items.scorer(index) == "generate" else 0))
+    refuse_long_items(items, encoder, plan.identity, plan.settings.max_new_tokens)
     counts = np.array(lengths or [0])
     rows = sum(_open_items(plan, run) for run in plan.adapters)
     tokens = round(float(counts.mean()) * rows * len(lengths) / max(1, len(some)))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,9 @@ import store
 from ntkcli.answers import AnswerPattern, exact_match, find_answer, find_choice, token_f1
 from ntkcli.data import BadRow, Encoded, Encoder, Row, RowError
 from ntkcli.data.problems import BAD_KEPT, refusal, unusable
+from ntkcli.identity import ModelIdentity
 from ntkcli.steps.evaluation.items import Items
+from ntkcli.steps.shared.non_finite import name_of
 
 if TYPE_CHECKING:
     from ntkcli.engine.evaluation.evaluator import Evaluator
@@ -76,6 +79,23 @@ def refuse_unusable(items: Items, encoder: Encoder) -> None:
         raise refusal(bad[:BAD_KEPT], len(bad))
 
 
+def refuse_long_items(items: Items, encoder: Encoder, model: ModelIdentity, max_new_tokens: int) -> None:
+    """UsageError if an item needs more positions than the model has embeddings for."""
+    from ntkcli.engine.models.limits import position_limit, refuse_no_room, refuse_too_long
+    from ntkcli.engine.models.loading import model_config
+
+    if position_limit(model_config(model), encoder.max_length + max_new_tokens) is None:
+        return
+    for index, row in enumerate(items.rows):
+        longest = max((len(one) for one in encode_item(items, index, encoder)[1]), default=0)
+        if isinstance(row, BadRow) or not longest:
+            continue
+        if items.scorer(index) == "generate":
+            refuse_no_room(model, longest, max_new_tokens, row.place)
+        else:
+            refuse_too_long(model, longest, row.place)
+
+
 def encode_item(items: Items, index: int, encoder: Encoder) -> tuple[int, list[Encoded]]:
     """The item's status, and what is computed of it: its choices, its prompt, or itself; nothing if unusable."""
     row = items.rows[index]
@@ -92,7 +112,10 @@ def encode_item(items: Items, index: int, encoder: Encoder) -> tuple[int, list[E
 def score_part(
     items: Items, bounds: tuple[int, int], evaluator: Evaluator, settings: ScorerSettings
 ) -> tuple[Arrays, int]:
-    """The arrays of items [start, stop), and how many tokens were computed."""
+    """The arrays of items [start, stop), and how many tokens were computed.
+
+    An item with a value that is not finite has the status `non_finite` and no values: it is never a prediction.
+    """
     start, stop = bounds
     arrays = {
         name: np.full((stop - start, *spec.tail), _nothing(name, spec), dtype=spec.numpy)
@@ -109,8 +132,21 @@ def score_part(
         where = [i for i, found in enumerate(encoded) if found and items.scorer(start + i) == scorer]
         rows = [row for i in where if isinstance(row := items.rows[start + i], Row)]
         if where:
-            compute(arrays, where, rows, [encoded[i] for i in where], evaluator, settings)
+            with _naming(rows, scorer):
+                compute(arrays, where, rows, [encoded[i] for i in where], evaluator, settings)
     return arrays, sum(len(one) for found in encoded for one in found)
+
+
+@contextmanager
+def _naming(rows: Sequence[Row], scorer: str) -> Iterator[None]:
+    """An item of these that does not fit in memory is named, with the options that help."""
+    from ntkcli.engine.memory import FIX, DoesNotFitError
+
+    try:
+        yield
+    except DoesNotFitError as error:
+        fix = f"{FIX[:-1]}; or fewer --max-new-tokens." if scorer == "generate" else FIX
+        raise error.named(name_of(rows[error.row]), fix) from error
 
 
 def _nothing(name: str, spec: store.ArraySpec) -> Any:
@@ -139,6 +175,9 @@ def _choices(
 ) -> None:
     """Log-likelihoods of choices, and the highest one, divided by tokens or characters if that is asked for."""
     for i, row, choices, values in zip(where, rows, encoded, evaluator.logliks(encoded), strict=True):
+        if not np.isfinite(values).all():
+            arrays["status"][i] = store.RowStatus.NON_FINITE
+            continue
         arrays["loglik"][i, : len(values)] = values
         lengths = {
             "sum": np.ones(len(values)),
@@ -161,10 +200,13 @@ def _generate(
     pattern = settings.answer_pattern
     texts = evaluator.answers(
         [prompt for (prompt,) in encoded],
-        end_of_turn=evaluator.encoder.end_of_turn(rows[0]),
+        end_of_turn=_end_of_turn(evaluator.encoder, rows),
         max_new_tokens=settings.max_new_tokens,
     )
     for i, row, text in zip(where, rows, texts, strict=True):
+        if text is None:
+            arrays["status"][i] = store.RowStatus.NON_FINITE
+            continue
         arrays["text"][i] = text
         if row.choices:
             choice = find_choice(text, row.choices, pattern)
@@ -190,5 +232,22 @@ def _loss(
 ) -> None:
     """The negative log-likelihood of each answer in nats, and its tokens."""
     del rows, settings
-    arrays["nll"][where] = [-values[0] for values in evaluator.logliks(encoded)]
-    arrays["tokens"][where] = [int(one.supervised.sum()) for (one,) in encoded]
+    for i, (one,), (value,) in zip(where, encoded, evaluator.logliks(encoded), strict=True):
+        if not np.isfinite(value):
+            arrays["status"][i] = store.RowStatus.NON_FINITE
+            continue
+        arrays["nll"][i], arrays["tokens"][i] = -value, one.supervised.sum()
+
+
+def _end_of_turn(encoder: Encoder, rows: Sequence[Row]) -> int | None:
+    """The special token that ends an answer, as the template writes it after a short one: no reference takes part.
+
+    A reference may hold special tokens or be too long, which says nothing of the prompts. None if no row tells.
+    """
+    for row in rows:
+        short = replace(row, messages=(*row.messages[:-1], replace(row.messages[-1], content="yes")))
+        try:
+            return encoder.end_of_turn(short)
+        except RowError:
+            continue
+    return None

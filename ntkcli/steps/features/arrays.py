@@ -1,12 +1,9 @@
-"""The arrays of a features artefact, in which parts they lie, and whether the disk has room for them."""
+"""The arrays of a features artefact, and in which parts they lie."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import store
 from ntkcli import feature_encoding
-from ntkcli.errors import NtkselError
 from ntkcli.units import human_bytes
 
 PART_ROWS = {"ntk": 256, "loss": 256, "embed": 1024}
@@ -37,19 +34,3 @@ def feature_arrays(vectors: str, dim: int, store_dtype: str, *, some_rows: bool)
 def row_bytes(arrays: dict[str, store.ArraySpec]) -> int:
     """Bytes of one row in all `arrays`."""
     return sum(array.row_bytes for array in arrays.values())
-
-
-def refuse_without_room(
-    artefact: store.Artefact,
-    pending: Sequence[int],
-    *,
-    instead: str = ", or give another feature with a smaller --dim or --store-dtype int8",
-) -> None:
-    """NtkselError, before anything is computed, if the disk can't hold the parts that are pending."""
-    needed, free = artefact.bytes_to_write(pending), store.free_bytes(artefact.path)
-    if needed > free:
-        raise NtkselError(
-            f"{artefact.name} needs {human_bytes(needed)} more and the disk of {artefact.path} has "
-            f"{human_bytes(free)} left.",
-            f"Make room (`ntksel rm` removes what is in a store){instead}.",
-        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +22,11 @@ from ntkcli.steps.features.part_loop import FeatureLoop
 from ntkcli.steps.features.settings import DEFAULT_POSITIONS, FeatureSettings, check_choices, check_numbers
 from ntkcli.steps.shared.datasets import register_data
 from ntkcli.steps.shared.disk_room import refuse_without_room
+from ntkcli.steps.shared.environment import begin, model_environment
 from ntkcli.steps.shared.model_settings import note_conversion, run_parent, settle_dtype
 from ntkcli.steps.shared.row_sets import rows_in_order, selected_rows
 from ntkcli.steps.shared.stores import open_store, require_spec
-from ntkcli.steps.shared.token_counts import count, count_tokens, counts_of, find_counts, settle_problems
+from ntkcli.steps.shared.token_counts import Counts, count, count_tokens, counts_of, find_counts, refuse_long_rows, settle_problems
 
 if TYPE_CHECKING:
     from ntkcli.engine.features.extract import Extractor
@@ -141,11 +142,14 @@ def featurize(
         require_spec(known, spec)
     note_conversion(identity, progress)
     if known is None or chosen is None:  # of a selection they are not kept, and were told when it began
-        _settle(stored, dataset, file, identity, chosen, shard, thinking, on_error, progress)
-    extractor, encoder = _load(identity, adapter_identity, settings, device, batch_tokens, known)
+        counts = _settle(stored, dataset, file, identity, chosen, shard, thinking, on_error, progress)
+        refuse_long_rows(counts, model=identity, max_length=max_length, file=file, rows=chosen)
+    extractor, encoder, now = _load(identity, adapter_identity, settings, device, batch_tokens, known)
     n_rows = dataset.n if chosen is None else len(chosen)
     vectors = "embedding" if kind == "embed" else "sketch"
     arrays = feature_arrays(vectors, extractor.dim, store_dtype, some_rows=chosen is not None)
+    if encoder.form:
+        progress.note(encoder.form)
     artefact = stored.create(
         artefact_name,
         kind=store.Kind.FEATURES,
@@ -154,20 +158,22 @@ def featurize(
         n=n_rows,
         part_rows=part_rows or default_part_rows(kind, n_rows, row_bytes(arrays)),
         arrays=arrays,
-        plan={"batch_tokens": extractor.budget_tokens},
+        plan={"batch_tokens": extractor.budget.tokens},
         attrs={"model": identity.reference, "adapter": str(adapter_identity.folder) if adapter_identity else None},
     )
     if batch_tokens is None:
-        extractor.budget_tokens = artefact.plan["batch_tokens"]  # another writer may have been first
+        extractor.budget.tokens = artefact.plan["batch_tokens"]  # another writer may have been first
     pending = artefact.pending(shard)
     refuse_without_room(artefact, pending)
+    if pending:
+        begin(artefact, now, progress)
     work = FeatureLoop(artefact, file, chosen, dataset.read("status"), encoder, extractor, on_error, progress, vectors)
-    planned = extractor.budget_tokens
+    planned = extractor.budget.tokens
     computed, tokens = work.run(pending)
-    if extractor.budget_tokens < planned:
+    if extractor.budget.tokens < planned:
         progress.note(
-            f"memory ran out: batches went from {planned} to {extractor.budget_tokens} tokens; "
-            f"--batch-tokens {extractor.budget_tokens} begins there"
+            f"memory ran out: batches went from {planned} to {extractor.budget.tokens} tokens; "
+            f"--batch-tokens {extractor.budget.tokens} begins there"
         )
     return _result(artefact, computed=computed, tokens=tokens)
 
@@ -182,7 +188,7 @@ def _settle(
     thinking: bool | None,
     on_error: OnError,
     progress: Progress,
-) -> None:
+) -> Counts:
     """Count tokens, and settle what becomes of rows that can't be encoded, before the model is loaded."""
     status = dataset.read("status")
     kept = find_counts(stored, dataset, model, thinking=thinking)
@@ -202,6 +208,7 @@ def _settle(
         on_error=on_error,
         progress=progress,
     )
+    return counts
 
 
 def _load(
@@ -211,7 +218,7 @@ def _load(
     device: str,
     batch_tokens: int | None,
     known: store.Artefact | None,
-) -> tuple[Extractor, Encoder]:
+) -> tuple[Extractor, Encoder, dict[str, Any]]:
     from ntkcli.engine.features import extract
     from ntkcli.engine.models.loading import load_model
 
@@ -233,7 +240,7 @@ def _load(
         )
         if settings.adam is not None:
             settings.adam.watch.require_unchanged()
-    return extractor, encoder
+    return extractor, encoder, model_environment(model, loaded)
 
 
 def _result(artefact: store.Artefact, *, computed: int, tokens: int) -> FeaturizeResult:

@@ -15,12 +15,13 @@ import store
 from ntkcli import feature_encoding
 from ntkcli.data import BadRow, DataFile, Encoded, Encoder, Row, RowError
 from ntkcli.data.files import OnError
-from ntkcli.errors import DataError, NtkselError
+from ntkcli.errors import DataError
 from ntkcli.progress import Progress
+from ntkcli.steps.shared.non_finite import name_of, settle_non_finite
 from ntkcli.steps.shared.row_sets import rows_in_order
 
 if TYPE_CHECKING:
-    from ntkcli.engine.features.extract import Extractor
+    from ntkcli.engine.features.extract import Extractor, Vectors
 
 
 @dataclass(slots=True)
@@ -106,8 +107,6 @@ class FeatureLoop:
         return {name: self.artefact.arrays[name] for name in names if name in self.artefact.arrays}
 
     def _compute(self, part: _Part) -> dict[str, NDArray[Any]]:
-        from ntkcli.engine.features.extract import NonFiniteError
-
         n = len(part.rows)
         arrays: dict[str, NDArray[Any]] = {
             **{name: _unset(array, n) for name, array in self._held.items()},
@@ -119,22 +118,39 @@ class FeatureLoop:
             start, stop = self.artefact.part_bounds(part.number)
             arrays["row"] = self.chosen[start:stop]
         good = [i for i, row in enumerate(part.encoded) if row is not None]
-        rows = [row for row in part.encoded if row is not None]
         self.progress.advance(n - len(good))
+        found = self._vectors(part, good)
+        finite = np.array([k not in found.non_finite for k in range(len(good))], dtype=np.bool_)
+        kept = np.array(good, dtype=np.int64)[finite]
+        for name, values in feature_encoding.encode(
+            found.unit[finite], self.vectors, self._held[self.vectors].dtype
+        ).items():
+            arrays[name][kept] = values
+        arrays["norm"][kept] = found.norm[finite]
+        arrays["tokens"][kept] = [len(row) for i in kept if (row := part.encoded[i]) is not None]
+        arrays["status"][[good[k] for k in found.non_finite]] = store.RowStatus.NON_FINITE
+        return arrays
+
+    def _vectors(self, part: _Part, good: Sequence[int]) -> Vectors:
+        """Of the rows that could be encoded, `good`. Rows that don't fit, or are not finite, are named."""
+        from ntkcli.engine.memory import DoesNotFitError
+
+        rows = [row for row in part.encoded if row is not None]
         try:
             found = self.extractor.vectors(rows, on_batch=lambda r, t: self.progress.advance(r, tokens=t))
-        except NonFiniteError as error:
-            row = part.rows[good[error.row]]
-            raise NtkselError(
-                f"The features of {row.place} are not finite"
-                + (f"; it began in {error.layer}." if error.layer else "."),
-                "Give --dtype float32, or take the row out.",
-            ) from error
-        for name, values in feature_encoding.encode(found.unit, self.vectors, self._held[self.vectors].dtype).items():
-            arrays[name][good] = values
-        arrays["norm"][good] = found.norm
-        arrays["tokens"][good] = [len(row) for row in rows]
-        return arrays
+        except DoesNotFitError as error:
+            raise error.named(name_of(part.rows[good[error.row]])) from error
+        if found.non_finite:
+            bad = sorted(found.non_finite)
+            layer = found.non_finite[bad[0]]
+            settle_non_finite(
+                "features",
+                [part.rows[good[k]] for k in bad],
+                on_error=self.on_error,
+                progress=self.progress,
+                began=f"; it began in {layer}" if layer else "",
+            )
+        return found
 
 
 def _unset(array: store.ArraySpec, n: int) -> NDArray[Any]:

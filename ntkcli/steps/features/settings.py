@@ -15,7 +15,7 @@ from ntkcli.steps.shared.model_settings import encoder_spec
 if TYPE_CHECKING:
     from ntkcli.engine.features.extract import GradientSettings
 
-VERSION = 1
+VERSION = 2
 """Of the features, in every spec: goes up when the engine gives other values for the same settings."""
 KINDS = ("ntk", "loss", "embed")
 POSITIONS = ("completion", "all", "last")

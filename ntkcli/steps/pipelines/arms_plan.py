@@ -271,7 +271,7 @@ class Plan:
 
     def _select(self, score: str, name: str, *, n: int | None = None) -> Step:
         tokens = self.budget.tokens if n is None else None
-        size = {"token-budget": tokens} if tokens is not None else {"n": n or self.budget.n}
+        size = {"token-budget": tokens, "tokens-of": "embed"} if tokens is not None else {"n": n or self.budget.n}
         kept_out = {"against": list(self.against)} if self.against else {}
         return Step("select", self.store, {"score": self._own(score), **size, "name": self._own(name), **kept_out})
 

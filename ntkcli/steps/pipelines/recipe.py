@@ -15,7 +15,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
+from ntkcli.data.formats.compression import without_bom
+from ntkcli.data.references import home
 from ntkcli.errors import UsageError
+from ntkcli.steps.shared.outputs import write_output
 
 TOP: Final = ("store", "defaults", "step")
 """What a recipe may hold on top."""
@@ -23,6 +26,8 @@ OWN: Final = ("verb", "store")
 """Keys of a step that are no options."""
 UNIQUE: Final = ("name",)
 """Options that can't be the same for several steps, so no default makes sense for them."""
+SPELLINGS: Final = {"center": "centre", "normalize": "normalise"}
+"""Other spellings of options, as the command line takes them too."""
 EXAMPLE: Final = Path(__file__).resolve().parents[2] / "recipe.toml"
 
 
@@ -100,9 +105,9 @@ def read_recipe(path: str | Path, vocabulary: Vocabulary) -> Recipe:
     Raises:
         UsageError: it can't be read, or holds a key that nobody knows: the message has its line and the nearest one.
     """
-    path = Path(path)
+    path = Path(home(path))
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = without_bom(path, path.read_bytes()).decode("utf-8")
         content = tomllib.loads(text)
     except OSError as error:
         reason = f"{path} can't be read: {error.strerror or error}."
@@ -255,7 +260,9 @@ def _without(values: Mapping[str, Any], taken: Mapping[str, Any]) -> dict[str, A
 
 
 def _key(key: str) -> str:
-    return key.replace("_", "-")
+    """The option that a key names: `_` counts as `-`, and both spellings of a word are the same."""
+    key = key.replace("_", "-")
+    return SPELLINGS.get(key, key)
 
 
 def _unknown(
@@ -274,7 +281,7 @@ def write_recipe(path: str | Path, steps: Sequence[Step], *, comment: str = "") 
         lines += ["", "[[step]]", f"verb = {_toml(step.verb)}", f"store = {_toml(step.store)}"]
         lines += [f"{key} = {_toml(value)}" for key, value in step.values.items()]
     try:
-        Path(path).write_text("\n".join(lines).lstrip("\n") + "\n", encoding="utf-8")
+        write_output(path, ("\n".join(lines).lstrip("\n") + "\n").encode(), {"steps": len(steps)})
     except OSError as error:
         raise UsageError(f"{path} can't be written: {error.strerror or error}.", "Give another path.") from error
 

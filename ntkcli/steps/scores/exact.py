@@ -2,27 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 import store
 from ntkcli.data import BadRow, Encoded, Encoder, Row, RowError
-from ntkcli.errors import SpecError, UsageError
+from ntkcli.data.encoding import VERSION as ENCODER_VERSION
+from ntkcli.data.files import OnError
+from ntkcli.errors import NtkselError, SpecError, UsageError
 from ntkcli.identity import resolve_adapter, resolve_model
 from ntkcli.progress import Progress
 from ntkcli.scoring.features import Rows
+from ntkcli.steps.features.settings import VERSION as FEATURE_VERSION
 from ntkcli.steps.shared.datasets import data_file
+from ntkcli.steps.shared.environment import begin, model_environment
+from ntkcli.steps.shared.non_finite import name_of, settle_non_finite
 from ntkcli.steps.shared.row_sets import rows_in_order
 
 if TYPE_CHECKING:
-    from ntkcli.engine.features.exact import ExactScorer
+    from ntkcli.engine.features.exact_scores import ExactScorer
     from ntkcli.engine.features.extract import GradientSettings
 
+VERSION = 1
+"""Of this score, in its spec: goes up when the same features' settings would give other scores."""
+TOO_LONG = "Give --dtype bfloat16 or --device cpu, or score by features that were made with a shorter --max-length."
+"""What helps where a row does not fit in memory: how long rows may be stands in the features' spec."""
 PART_ROWS = 256
 """Rows of a part: as for the features, what a kill may lose."""
+
+
+def exact_spec(features: store.Artefact, known: store.Artefact | None, *, dtype: str) -> dict[str, Any]:
+    """What only this score's spec has. `dtype` auto: as the score was begun, else as the features were computed."""
+    begun = features.spec["dtype"] if known is None else known.spec.get("dtype", features.spec["dtype"])
+    return {"exact": VERSION, "dtype": begun if dtype == "auto" else dtype}
+
+
+def skipped_rows(score: store.Artefact) -> int:
+    """How many rows of pool and domain were left out because a value is not finite."""
+    of_pool = int((score.read("status") == store.RowStatus.NON_FINITE).sum())
+    return of_pool + int(score.attrs.get("domain_left_out", 0))
 
 
 def fill_exact(
@@ -33,6 +57,9 @@ def fill_exact(
     pool: store.Artefact,
     domain: store.Artefact,
     only: Rows | None,
+    device: str,
+    batch_tokens: int | None,
+    on_error: OnError,
     progress: Progress,
 ) -> None:
     """Compute the pending parts of the score of data set `pool` against `domain`, as `features` (the pool's) were made.
@@ -41,32 +68,124 @@ def fill_exact(
 
     Raises:
         SpecError: the model or the adapter is no longer where the features were made from, or has changed.
+        NtkselError: a row does not fit in memory or, with on_error "fail", has values that are not finite; names it.
     """
-    scorer, encoder = _load(features)
+    scorer, encoder, now = _load(features, dtype=score.spec["dtype"], device=device, batch_tokens=batch_tokens)
+    begin(score, now, progress)
+    planned = scorer.budget.tokens
     wanted = np.ones(pool.n, dtype=np.bool_) if only is None else np.isin(np.arange(pool.n), only)
     pending = score.pending()
     progress.start(score.name, total=domain.n + score.n, unit="rows", done=score.rows_done())
-    for rows in _chunks(stored, domain, PART_ROWS):
-        scorer.learn([row for row in (_encode(encoder, row) for row in rows) if row is not None])
-        progress.advance(len(rows))
+    left_out = _learn(scorer, encoder, _chunks(stored, domain, PART_ROWS), domain, on_error, progress)
+    if left_out:
+        score.note(domain_left_out=left_out)
     for part, rows in enumerate(_chunks(stored, pool, score.part_rows)):
         if part not in pending:
             continue
-        encoded = [_encode(encoder, row) if wanted[row.index] else None for row in rows]
-        good = [i for i, row in enumerate(encoded) if row is not None]
-        values = np.full(len(rows), np.nan, dtype=np.float32)
-        values[good] = scorer.score([row for row in encoded if row is not None])
-        score.write_part(part, {"score": values, "similarity": np.full(len(rows), np.nan, dtype=np.float32)})
-        progress.advance(len(rows), tokens=sum(len(row) for row in encoded if row is not None))
+        chunk = _Chunk.of(rows, encoder, wanted)
+        values, status = np.full(len(rows), np.nan, dtype=np.float32), chunk.status
+        with chunk.naming(), np.errstate(over="ignore"):
+            values[chunk.good] = scorer.score(chunk.encoded)
+        bad = [i for i in chunk.good if not np.isfinite(values[i])]
+        settle_non_finite("gradients", [rows[i] for i in bad], on_error=on_error, progress=progress)
+        values[bad], status[bad] = np.nan, store.RowStatus.NON_FINITE
+        ties = np.full(len(rows), np.nan, dtype=np.float32)
+        score.write_part(part, {"score": values, "similarity": ties, "status": status})
+        progress.advance(len(rows), tokens=sum(map(len, chunk.encoded)))
+    if scorer.budget.tokens < planned:
+        progress.note(
+            f"memory ran out: batches went from {planned} to {scorer.budget.tokens} tokens; "
+            f"--batch-tokens {scorer.budget.tokens} begins there"
+        )
 
 
-def _load(features: store.Artefact) -> tuple[ExactScorer, Encoder]:
-    from ntkcli.engine.features.exact import ExactScorer
+def _learn(
+    scorer: ExactScorer,
+    encoder: Encoder,
+    chunks: Iterator[list[Row | BadRow]],
+    domain: store.Artefact,
+    on_error: OnError,
+    progress: Progress,
+) -> int:
+    """Give the scorer the domain; returns how many rows' gradients are not finite and were left out of the mean."""
+    learned = left_out = 0
+    for rows in chunks:
+        chunk = _Chunk.of(rows, encoder)
+        with chunk.naming():
+            bad = [rows[chunk.good[k]] for k in scorer.learn(chunk.encoded)]
+        settle_non_finite("gradients", bad, on_error=on_error, progress=progress)
+        learned, left_out = learned + len(chunk.good) - len(bad), left_out + len(bad)
+        progress.advance(len(rows), tokens=sum(map(len, chunk.encoded)))
+    if not learned:
+        raise NtkselError(
+            f"No row of {domain.name} has a gradient to compare with: {left_out} are not finite.",
+            "Give --dtype float32, or another domain.",
+        )
+    return left_out
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """Rows of a file; `encoded` are those at `good`, and `status` (n,) says why others are not."""
+
+    rows: Sequence[Row | BadRow]
+    good: list[int]
+    encoded: list[Encoded]
+    status: NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, rows: Sequence[Row | BadRow], encoder: Encoder, wanted: NDArray[np.bool_] | None = None) -> Self:
+        """The rows encoded that can be and, of a pool, are `wanted`."""
+        chunk = cls(rows, [], [], np.zeros(len(rows), dtype=np.uint8))
+        for i, row in enumerate(rows):
+            if isinstance(row, BadRow):
+                chunk.status[i] = row.status
+            elif wanted is None or wanted[row.index]:
+                try:
+                    encoded = encoder.encode(row)
+                except RowError as error:
+                    chunk.status[i] = error.status
+                    continue
+                chunk.good.append(i)
+                chunk.encoded.append(encoded)
+                chunk.status[i] = store.RowStatus.TRUNCATED if encoded.truncated else store.RowStatus.OK
+        return chunk
+
+    @contextmanager
+    def naming(self) -> Iterator[None]:
+        """A row that does not fit in memory is named."""
+        from ntkcli.engine.memory import DoesNotFitError
+
+        try:
+            yield
+        except DoesNotFitError as error:
+            raise error.named(name_of(self.rows[self.good[error.row]]), TOO_LONG) from error
+
+
+def _load(
+    features: store.Artefact, *, dtype: str, device: str, batch_tokens: int | None
+) -> tuple[ExactScorer, Encoder, dict[str, Any]]:
+    from ntkcli.engine.features.exact_scores import ExactScorer
     from ntkcli.engine.models.loading import load_model
 
     spec = features.spec
     if spec["kind"] == "embed":
         raise UsageError(f"{features.name} are embeddings; exact is a score of gradients.", "Give --feature ntk.")
+    if spec["encoder"]["version"] != ENCODER_VERSION:
+        raise SpecError(
+            f"{features.name} are of rows encoded in another way than today (version {spec['encoder']['version']}, now "
+            f"{ENCODER_VERSION}).",
+            "Featurize again under another --feature.",
+        )
+    if "adam" in spec:
+        raise UsageError(
+            f"{features.name} hold Adam's steps; exact is a score of gradients.", "Featurize without --adam."
+        )
+    if spec["version"] != FEATURE_VERSION:
+        raise SpecError(
+            f"{features.name} were made by another version of ntksel, whose gradients may be others.",
+            "Featurize again under another --feature.",
+        )
     model = resolve_model(features.attrs["model"], trust_remote_code="remote_code" in spec["model"])
     reference = features.attrs["adapter"]
     adapter = resolve_adapter(reference, adapters=features.path) if reference else None
@@ -75,10 +194,11 @@ def _load(features: store.Artefact) -> tuple[ExactScorer, Encoder]:
             f"What {features.name} were made with has changed since: {model.reference}, adapter {reference}.",
             "Restore it, or featurize again under another --feature.",
         )
-    loaded = load_model(model, dtype=spec["dtype"], device="auto")
-    scorer = ExactScorer(loaded, model=model, adapter=adapter, settings=_settings(spec))
+    loaded = load_model(model, dtype=dtype, device=device)
+    scorer = ExactScorer(loaded, model=model, adapter=adapter, settings=_settings(spec), batch_tokens=batch_tokens)
     written = spec["encoder"]
-    return scorer, Encoder(loaded.tokenizer, max_length=written["max_length"], thinking=written.get("thinking"))
+    encoder = Encoder(loaded.tokenizer, max_length=written["max_length"], thinking=written.get("thinking"))
+    return scorer, encoder, model_environment(model, loaded)
 
 
 def _settings(spec: dict[str, Any]) -> GradientSettings:
@@ -105,12 +225,3 @@ def _chunks(stored: store.Store, dataset: store.Artefact, size: int) -> Iterator
     stream = rows_in_order(data_file(stored, dataset), None, dataset.read("status"))
     while rows := list(islice(stream, size)):
         yield rows
-
-
-def _encode(encoder: Encoder, row: Row | BadRow) -> Encoded | None:
-    if isinstance(row, BadRow):
-        return None
-    try:
-        return encoder.encode(row)
-    except RowError:
-        return None

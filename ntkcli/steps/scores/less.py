@@ -14,27 +14,28 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import store
 from ntkcli.errors import UsageError
 from ntkcli.progress import Progress
 from ntkcli.scoring.features import FeatureReader, Rows
 from ntkcli.scoring.similarity import cosine_scores
-from ntkcli.steps.scores.methods import Found, Job
-from ntkcli.steps.scores.sides import covering_reader, domain_groups, features_of, group_readers
+from ntkcli.steps.scores.inputs import covering_reader, domain_groups, features_of, group_readers
+from ntkcli.steps.scores.methods import ScorePlan, ScoresAndTies
 
 
 @dataclass(frozen=True, slots=True)
 class _Checkpoint:
-    """One feature: the pool's side and its reader, the domains' sides, and the mean learning rate (None: no Adam)."""
+    """One feature, of the pool (and its reader) and of the domains, and the mean learning rate (None: no Adam)."""
 
-    side: store.Artefact
-    sides: dict[str, store.Artefact]
+    pool_features: store.Artefact
+    domain_features: dict[str, store.Artefact]
     reader: FeatureReader
     rate: float | None
 
 
-def less_job(
+def plan_less(
     stored: store.Store,
     dataset: store.Artefact,
     only: Rows | None,
@@ -44,11 +45,12 @@ def less_job(
     features: Sequence[str],
     centre: bool,
     progress: Progress,
-) -> Job:
+) -> ScorePlan:
     """Of the method less over one or more features.
 
     Raises:
-        UsageError: they are not of the loss, the domain's are Adam's steps, or only some of the pool's are.
+        UsageError: they are not of the loss, the domain's are Adam's steps, or only some of the pool's are; or Adam's
+            steps are to be centred.
         SpecError: a pool's and a domain's side were not made alike.
     """
     if len(set(features)) < len(features):
@@ -59,32 +61,52 @@ def less_job(
         for feature in features
     ]
     weights = _weights(found)
+    if centre and found[0].rate is not None:
+        refuse_centre(found[0].pool_features)
     if found[0].rate is None:
         progress.note(
-            f"{found[0].side.name} holds plain gradients, not Adam's steps, so this is LESS with SGD; "
+            f"{found[0].pool_features.name} holds plain gradients, not Adam's steps, so this is LESS with SGD; "
             "`ntksel finetune --keep-optimizer` and `ntksel featurize --kind loss --adam` make it LESS"
         )
-    sides = [[point.sides[domain] for domain in domains] for point in found]
+    of_domains = [[point.domain_features[domain] for domain in domains] for point in found]
     spec: dict[str, Any] = {
-        "pool": [point.side.fingerprint for point in found],
-        "domain": [[side.fingerprint for side in each] for each in sides],
+        "pool": [point.pool_features.fingerprint for point in found],
+        "domain": [[one.fingerprint for one in each] for each in of_domains],
         "weights": weights,
         "centre": centre,
     }
     if len(domains) > 1 or group_by:
         spec["groups"] = {"by": group_by or "domain"}
 
-    readers = [group_readers(stored, point.sides, groups) for point in found]
+    readers = [group_readers(stored, point.domain_features, groups) for point in found]
 
-    def compute() -> Found:
+    def compute() -> ScoresAndTies:
         total = np.zeros((dataset.n, len(groups)))
         for weight, point, each in zip(weights, found, readers, strict=True):
             total += weight * cosine_scores(point.reader, each, centre=centre)
         return total, None
 
-    used = [artefact for point, each in zip(found, sides, strict=True) for artefact in (point.side, *each)]
-    rows = sum(point.side.n for point in found) * (1 + centre)
-    return Job(spec, {artefact.name: artefact.fingerprint for artefact in used}, compute, total=rows)
+    def measured() -> NDArray[np.bool_]:
+        every: NDArray[np.bool_] = np.logical_and.reduce([point.reader.measured() for point in found])
+        return every
+
+    used = [
+        artefact for point, each in zip(found, of_domains, strict=True) for artefact in (point.pool_features, *each)
+    ]
+    rows = sum(point.pool_features.n for point in found) * (1 + centre)
+    parents = {artefact.name: artefact.fingerprint for artefact in used}
+    return ScorePlan(spec, parents, compute, total=rows, measured=measured)
+
+
+def refuse_centre(side: store.Artefact) -> None:
+    """UsageError: Adam's steps and plain gradients have no mean in common that both could lose.
+
+    (Their own mean, taken from the domain's gradients, would leave nothing of the direction they are compared by.)
+    """
+    raise UsageError(
+        f"--centre: {side.name} holds Adam's steps and the domain's side plain gradients, which share no mean.",
+        "Leave --centre out, or featurize the pool without --adam.",
+    )
 
 
 def _checkpoint(
@@ -97,28 +119,29 @@ def _checkpoint(
     on_block: Callable[[int], None],
 ) -> _Checkpoint:
     pool = dataset.name.partition("/")[2]
-    side, sides = features_of(stored, pool=pool, domains=domains, feature=feature, pool_by_adam=True)
-    if side.spec.get("kind") != "loss":
+    pool_features, domain_features = features_of(stored, pool=pool, domains=domains, feature=feature, pool_by_adam=True)
+    if pool_features.spec.get("kind") != "loss":
         raise UsageError(
-            f"--method less compares gradients of the loss, and {side.name} is of kind {side.spec.get('kind')}.",
+            f"--method less compares gradients of the loss, and {pool_features.name} is of kind "
+            f"{pool_features.spec.get('kind')}.",
             "Featurize both sides with --kind loss, the pool with --adam, and give that --feature.",
         )
-    for each in sides.values():
+    for each in domain_features.values():
         if "adam" in each.spec:
             raise UsageError(
                 f"{each.name} holds Adam's steps; the domain's side of --method less are plain gradients.",
                 "Featurize it without --adam, and both sides under another --feature.",
             )
-    reader = covering_reader(side, dataset=dataset, only=only, on_block=on_block)
-    rate = side.spec["adam"]["mean_learning_rate"] if "adam" in side.spec else None
-    return _Checkpoint(side, sides, reader, rate)
+    reader = covering_reader(pool_features, dataset=dataset, only=only, on_block=on_block)
+    rate = pool_features.spec["adam"]["mean_learning_rate"] if "adam" in pool_features.spec else None
+    return _Checkpoint(pool_features, domain_features, reader, rate)
 
 
 def _weights(found: Sequence[_Checkpoint]) -> list[float]:
     """The learning rates as shares of 1; equal ones without Adam, of which no rate is known."""
     rates = [point.rate for point in found if point.rate is not None]
     if rates and len(rates) < len(found):
-        plain = next(point.side.name for point in found if point.rate is None)
+        plain = next(point.pool_features.name for point in found if point.rate is None)
         raise UsageError(f"{plain} holds plain gradients, other features Adam's steps.", "Give features of one sort.")
     total = sum(rates)
     return [rate / total for rate in rates] if total > 0 else [1 / len(found)] * len(found)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import store
 from ntkcli.errors import DataError, UsageError
@@ -16,26 +17,37 @@ from ntkcli.scoring.random import random_scores
 from ntkcli.scoring.similarity import cosine_scores, max_scores, mean_scores
 from ntkcli.scoring.text import bm25_scores, dsir_scores, match_length_scores
 from ntkcli.scoring.votes import vote_scores
-from ntkcli.steps.scores.sides import covering_reader, domain_groups, features_of, group_readers, texts_of, token_counts
+from ntkcli.steps.scores.inputs import (
+    covering_reader,
+    domain_groups,
+    features_of,
+    group_readers,
+    texts_of,
+)
+from ntkcli.steps.shared.lengths import SPEC_KEY, Encoding, lengths, settle_encoding
 
 VOTE_SHARE = 0.005
 """Of the pool, what each domain row votes for by default: the paper's 9,000 of 1.8 million."""
 MIN_VOTES = 10
-Found = tuple[Wide, Wide | None]
+ScoresAndTies = tuple[Wide, Wide | None]
 """Scores (n,) or, before groups are joined, (n, groups); and what breaks ties (n,), if anything."""
 
 
 @dataclass(slots=True)
-class Job:
-    """What a method needs: its part of the spec, its parents, the work and how many rows it reads."""
+class ScorePlan:
+    """What a method needs: its part of the spec, its parents, the work and how many rows it reads.
+
+    `measured` gives the rows that have features and so must get a finite score, (n,); none for other methods.
+    """
 
     spec: dict[str, Any]
     parents: dict[str, str]
-    compute: Callable[[], Found]
+    compute: Callable[[], ScoresAndTies]
     total: int = 0
+    measured: Callable[[], NDArray[np.bool_] | np.bool_] = np.bool_
 
 
-def features_job(
+def plan_by_features(
     stored: store.Store,
     dataset: store.Artefact,
     only: Rows | None,
@@ -47,35 +59,38 @@ def features_job(
     centre: bool,
     k: int | None,
     on_block: Callable[[int], None],
-) -> Job:
+) -> ScorePlan:
     """Of the methods that compare features of one kind."""
     pool = dataset.name.partition("/")[2]
-    side, sides = features_of(stored, pool=pool, domains=domains, feature=feature)
+    pool_features, domain_features = features_of(stored, pool=pool, domains=domains, feature=feature)
     groups = domain_groups(stored, domains, group_by=group_by)
-    reader = covering_reader(side, dataset=dataset, only=only, on_block=on_block)
-    fingerprints = [sides[domain].fingerprint for domain in domains]
-    spec: dict[str, Any] = {"pool": side.fingerprint, "domain": fingerprints[0], "centre": centre}
+    reader = covering_reader(pool_features, dataset=dataset, only=only, on_block=on_block)
+    fingerprints = [domain_features[domain].fingerprint for domain in domains]
+    spec: dict[str, Any] = {"pool": pool_features.fingerprint, "domain": fingerprints[0], "centre": centre}
     if len(domains) > 1 or group_by:
         spec |= {"domain": fingerprints, "groups": {"by": group_by or "domain"}}
     if method in ("votes", "rds"):
         covered = len(reader.covered)
         if k is not None and k > reader.usable:
             raise UsageError(
-                f"-k {k}: {side.name} has {reader.usable} rows to choose from.", f"Give -k up to {reader.usable}."
+                f"-k {k}: {pool_features.name} has {reader.usable} rows to choose from.",
+                f"Give -k up to {reader.usable}.",
             )
         spec["k"] = k = k or min(max(MIN_VOTES, round(VOTE_SHARE * covered)), covered)
-    parents = {artefact.name: artefact.fingerprint for artefact in (side, *sides.values())}
+    parents = {artefact.name: artefact.fingerprint for artefact in (pool_features, *domain_features.values())}
 
-    readers = group_readers(stored, sides, groups)
+    readers = group_readers(stored, domain_features, groups)
 
-    def compute() -> Found:
+    def compute() -> ScoresAndTies:
         return _by_features(method, reader, readers, centre=centre, k=k or 0)
 
     passes = (1 if method in ("mean", "cosine") else len(groups)) + centre
-    return Job(spec, parents, compute, total=side.n * passes)
+    return ScorePlan(spec, parents, compute, total=pool_features.n * passes, measured=reader.measured)
 
 
-def _by_features(method: str, pool: FeatureReader, groups: Sequence[FeatureReader], *, centre: bool, k: int) -> Found:
+def _by_features(
+    method: str, pool: FeatureReader, groups: Sequence[FeatureReader], *, centre: bool, k: int
+) -> ScoresAndTies:
     if method in ("mean", "cosine"):
         return (mean_scores if method == "mean" else cosine_scores)(pool, groups, centre=centre), None
     if method == "max":
@@ -86,7 +101,7 @@ def _by_features(method: str, pool: FeatureReader, groups: Sequence[FeatureReade
     return np.stack([scores for scores, _ in found], axis=1), ties.max(axis=1)
 
 
-def words_job(
+def plan_by_words(
     stored: store.Store,
     dataset: store.Artefact,
     only: Rows | None,
@@ -95,7 +110,7 @@ def words_job(
     domains: Sequence[str],
     group_by: str | None,
     seed: int,
-) -> Job:
+) -> ScorePlan:
     """bm25 and dsir."""
     groups = domain_groups(stored, domains, group_by=group_by)
     sets = [stored.get(f"datasets/{domain}") for domain in domains]
@@ -105,51 +120,77 @@ def words_job(
     if method == "dsir":
         spec["seed"] = seed
 
-    def compute() -> Found:
+    def compute() -> ScoresAndTies:
         texts = [[text for _, text in texts_of(stored, group.domain, group.rows)()] for group in groups]
         pool = texts_of(stored, dataset.name.partition("/")[2], only)
         if method == "bm25":
             return bm25_scores(pool, texts, n=dataset.n), None
         return dsir_scores(pool, texts, dataset.read("row_id").tolist(), seed=seed), None
 
-    return Job(spec, {each.name: each.fingerprint for each in sets}, compute)
+    return ScorePlan(spec, {each.name: each.fingerprint for each in sets}, compute)
 
 
-def random_job(
-    stored: store.Store, dataset: store.Artefact, only: Rows | None, *, seed: int, match_length: str | None
-) -> Job:
-    """random, of any length or of another set's lengths."""
+def plan_random(
+    stored: store.Store,
+    dataset: store.Artefact,
+    only: Rows | None,
+    *,
+    seed: int,
+    match_length: str | None,
+    tokens_of: str | None,
+    known: store.Artefact | None,
+) -> ScorePlan:
+    """random, of any length or of another set's lengths; `known` is the score of this name that is there already."""
     wanted = np.arange(dataset.n) if only is None else only
     wanted = wanted[dataset.read("status")[wanted] < store.RowStatus.UNREADABLE]
     ids = dataset.read("row_id").tolist()
     if match_length is None:
 
-        def draw() -> Found:
+        def draw() -> ScoresAndTies:
             found = np.full(dataset.n, np.nan)
             found[wanted] = random_scores([ids[row] for row in wanted], seed=seed)
             return found, None
 
-        return Job({"seed": seed}, {}, draw)
-    target, parent = _target_lengths(stored, match_length)
-    tokens = token_counts(stored, dataset.name.partition("/")[2])
-    wanted = wanted[tokens[wanted] > 0]
-    if not len(wanted):
-        raise DataError("No pool row has a known length in tokens.", "Featurize the pool first.")
-    spec = {"seed": seed, "match_length": parent.fingerprint}
-    return Job(
-        spec,
-        {parent.name: parent.fingerprint},
-        lambda: (match_length_scores(tokens, target, ids, wanted, seed=seed), None),
+        return ScorePlan({"seed": seed}, {}, draw)
+    pool = dataset.name.partition("/")[2]
+    parent, data = _target(stored, match_length)
+    encoding = settle_encoding(
+        stored,
+        pool,
+        option="--match-length",
+        tokens_of=tokens_of,
+        made_from=[parent],
+        others=[data],
+        known=known,
     )
 
+    def match() -> ScoresAndTies:
+        target = _target_lengths(stored, parent, data, encoding)
+        tokens = lengths(stored, pool, encoding, wanted)
+        if not (tokens[wanted] > 0).any():
+            raise DataError("No pool row has a known length in tokens.", "Featurize the pool first.")
+        return match_length_scores(tokens, target, ids, wanted[tokens[wanted] > 0], seed=seed), None
 
-def _target_lengths(stored: store.Store, reference: str) -> tuple[Rows, store.Artefact]:
-    """The known lengths in tokens (m,) of a selection, else of a data set, and that artefact."""
+    spec = {"seed": seed, "match_length": parent.fingerprint, SPEC_KEY: encoding.spec}
+    if known is None:
+        found = match()
+        return ScorePlan(spec, {parent.name: parent.fingerprint}, lambda: found)
+    return ScorePlan(spec, {parent.name: parent.fingerprint}, match)
+
+
+def _target(stored: store.Store, reference: str) -> tuple[store.Artefact, str]:
+    """What `--match-length` names, a selection or else a data set, and the name of its data set."""
     selection = stored.find(f"selections/{store.check_name(reference, '--match-length')}")
     artefact = selection or stored.get(f"datasets/{reference}")
-    counts = token_counts(stored, str(artefact.attrs["data"]) if selection else reference)
-    known = counts[artefact.read("row")] if selection else counts
-    known = known[known > 0]
-    if not len(known):
-        raise DataError(f"--match-length {reference}: no row of it has a known length.", "Featurize it first.")
-    return known, artefact
+    return artefact, str(artefact.attrs["data"]) if selection else reference
+
+
+def _target_lengths(stored: store.Store, target: store.Artefact, data: str, encoding: Encoding) -> Rows:
+    """The lengths in tokens (m,) of a selection's or a data set's rows, without those that can't be encoded."""
+    rows = target.read("row") if target.name.startswith("selections/") else None
+    found = lengths(stored, data, encoding, rows)
+    found = found if rows is None else found[rows]
+    found = found[found > 0]
+    if not len(found):
+        raise DataError(f"{target.name} of --match-length: no row of it can be encoded.", "Give another.")
+    return found

@@ -8,26 +8,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import store
 from ntkcli.data.files import OnError
-from ntkcli.errors import SpecError, UsageError
+from ntkcli.data.references import split_name
+from ntkcli.errors import UsageError
 from ntkcli.progress import Progress, Silent
 from ntkcli.scoring.features import Rows, Wide
-from ntkcli.scoring.groups import across_groups, combine_by_rank
+from ntkcli.scoring.groups import across_groups
 from ntkcli.seeds import check_seed
 from ntkcli.steps.scores import exact
-from ntkcli.steps.scores.less import less_job
-from ntkcli.steps.scores.methods import features_job, random_job, words_job
-from ntkcli.steps.shared.datasets import data_name
+from ntkcli.steps.scores.less import plan_less
+from ntkcli.steps.scores.methods import ScorePlan, plan_by_features, plan_by_words, plan_random
+from ntkcli.steps.shared.datasets import data_file, data_name, moved_data
 from ntkcli.steps.shared.disk_room import refuse_without_room
-from ntkcli.steps.shared.row_sets import selected_rows
+from ntkcli.steps.shared.environment import begin, environment
+from ntkcli.steps.shared.non_finite import settle_non_finite
+from ntkcli.steps.shared.row_sets import rows_in_order, selected_rows
 from ntkcli.steps.shared.stores import DATASET_PART_ROWS, open_store, write_rows
 
 VERSION = 1
 """Of the scores, in every spec: goes up when the same features would give other scores."""
 BY_FEATURES = ("votes", "mean", "cosine", "max", "rds", "less")
 BY_WORDS = ("bm25", "dsir")
+PACKAGES = {"bm25": ("bm25s",)}
+"""Optional packages that a method computes with, by name."""
+FIX = "Score by --method cosine, which leaves lengths out, or give --on-error skip to leave these rows out."
 METHODS = (*BY_FEATURES, "exact", *BY_WORDS, "random")
 
 
@@ -63,22 +70,31 @@ def score(
     k: int | None = None,
     seed: int = 0,
     match_length: str | None = None,
+    tokens_of: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    batch_tokens: int | None = None,
     on_error: OnError = "fail",
+    data: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> ScoreResult:
     """Write `scores/<name>`: one float32 a row of the data set `pool`, NaN where there is none.
 
     `pool` and `domain` are data sets of the store, or NAME=FILE, which names a file's rows there first (bad ones
     as `on_error` says). Methods:
-    `ntkcli.scoring`, `less` (`ntkcli.steps.scores.less`) and `exact` (`ntkcli.engine.features.exact`). `feature` names the
-    features on all sides (default ntk, for less loss; less takes several; words and random take none); `rows` keeps to
-    a selection of the pool; `k` is for votes and rds (default 0.5% of the pool, at least 10), `seed` for dsir and
-    random. Several domains, or `group_by="source"`, make groups: a score each, joined by `across` (max, mean).
-    `match_length` names a data set or a selection whose lengths in tokens random rows shall have.
+    `ntkcli.scoring`, `less` (`ntkcli.steps.scores.less`) and `exact` (`ntkcli.engine.features.exact_scores`). `feature`
+    names the features on all sides (default ntk, for less loss; less takes several; words and random take none); `rows`
+    keeps to a selection of the pool; `k` is for votes and rds (default 0.5% of the pool, at least 10), `seed` for dsir
+    and random. Several domains, or `group_by="source"`, make groups: a score each, joined by `across` (max, mean).
+    `match_length` names a data set or a selection whose lengths in tokens random rows shall have, counted as
+    `ntkcli.steps.shared.lengths` settles it or by `tokens_of` (features of the pool, or a model). `dtype` (auto: the
+    features'), `device` and `batch_tokens` are for exact, which computes. With on_error "skip" rows whose values are
+    not finite get no score. `data` says where files of data sets are now (NAME=FILE), if they have moved.
 
     Raises:
         store.MissingArtefactError, store.IncompleteError: features are missing or not finished.
         SpecError: the sides' features were not made alike, or don't cover the rows.
+        NtkselError: rows' values are not finite, with on_error "fail"; names them.
     """
     progress = progress or Silent()
     domains = [domain] if isinstance(domain, str) else list(domain or ())
@@ -89,14 +105,17 @@ def score(
         centre=centre,
         k=k,
         match_length=match_length,
+        tokens_of=tokens_of,
         across=across,
         group_by=group_by,
         domains=len(domains),
         features=len(features),
+        computes=dtype != "auto" or device != "auto" or batch_tokens is not None,
     )
     check_seed("--seed", seed)
-    files = [name for name, equals, _ in (each.partition("=") for each in (pool, *domains)) if equals]
+    files = [name for name, _ in map(split_name, (pool, *domains)) if name is not None]
     stored = open_store(store_path, create=bool(files))
+    moved_data(stored, data, default=[pool])
     pool = data_name(stored, pool, option="--pool", on_error=on_error)
     domains = [data_name(stored, each, option="--domain", on_error=on_error) for each in domains]
     dataset = stored.get(f"datasets/{pool}")
@@ -107,9 +126,17 @@ def score(
         only, selection = selected_rows(stored, rows, dataset=dataset)
         parents[selection.name] = spec["rows"] = selection.fingerprint
     if method == "random":
-        job = random_job(stored, dataset, only, seed=seed, match_length=match_length)
+        plan = plan_random(
+            stored,
+            dataset,
+            only,
+            seed=seed,
+            match_length=match_length,
+            tokens_of=tokens_of,
+            known=stored.find(f"scores/{store.check_name(name, '--name')}"),
+        )
     elif method == "less":
-        job = less_job(
+        plan = plan_less(
             stored,
             dataset,
             only,
@@ -120,9 +147,9 @@ def score(
             progress=progress,
         )
     elif method in BY_WORDS:
-        job = words_job(stored, dataset, only, method=method, domains=domains, group_by=group_by, seed=seed)
+        plan = plan_by_words(stored, dataset, only, method=method, domains=domains, group_by=group_by, seed=seed)
     else:
-        job = features_job(
+        plan = plan_by_features(
             stored,
             dataset,
             only,
@@ -134,10 +161,14 @@ def score(
             k=k,
             on_block=progress.advance,
         )
-    if "groups" in job.spec:
-        job.spec["groups"]["across"] = across
-    part_rows = exact.PART_ROWS if method == "exact" else DATASET_PART_ROWS
-    artefact = _create(stored, name, spec | job.spec, parents | job.parents, dataset, part_rows=part_rows)
+    if "groups" in plan.spec:
+        plan.spec["groups"]["across"] = across
+    if method == "exact":
+        pool_features = stored.get(f"features/{pool}/{features[0]}")
+        known = stored.find(f"scores/{store.check_name(name, '--name')}")
+        plan.spec |= exact.exact_spec(pool_features, known, dtype=dtype)
+    exact_ones = method == "exact"
+    artefact = create_score(stored, name, spec | plan.spec, parents | plan.parents, dataset, exact_ones=exact_ones)
     refuse_without_room(artefact, artefact.pending(), instead="")
     if artefact.complete:
         progress.note(f"{artefact.name} is finished already")
@@ -145,64 +176,54 @@ def score(
         exact.fill_exact(
             stored,
             artefact,
-            features=stored.get(f"features/{pool}/{features[0]}"),
+            features=pool_features,
             pool=dataset,
             domain=stored.get(f"datasets/{domains[0]}"),
             only=only,
+            device=device,
+            batch_tokens=batch_tokens,
+            on_error=on_error,
             progress=progress,
         )
     else:
-        progress.start(artefact.name, total=job.total, unit="rows")
-        _write(artefact, *job.compute(), across=across)
+        begin(artefact, environment(*PACKAGES.get(method, ())), progress)
+        _fill(stored, artefact, dataset, plan, across=across, on_error=on_error, progress=progress)
     progress.stop()
-    status = (stored.get(f"datasets/{each}").read("status") for each in files)
-    skipped = sum(int((each >= store.RowStatus.UNREADABLE).sum()) for each in status)
-    return replace(_result(artefact, method), skipped=skipped)
+    skipped = _left_out(artefact, plan) + sum(_unusable(stored.get(f"datasets/{each}")) for each in files)
+    return replace(result_of(artefact, method), skipped=skipped)
 
 
-def combine(
-    store_path: str | Path, *, scores: Sequence[str], name: str, progress: Progress | None = None
-) -> ScoreResult:
-    """Write `scores/<name>`: the mean rank share of two or more scores of one pool, 1 for the best row.
-
-    Raises:
-        UsageError: fewer than two scores. SpecError: they are of different data sets.
-    """
-    progress = progress or Silent()
-    stored = open_store(store_path)
-    found = scores_of_one_pool(stored, scores, option="--combine")
-    dataset = stored.get(f"datasets/{found[0].attrs['data']}")
-    spec = {
-        "version": VERSION,
-        "method": "combine",
-        "data": dataset.spec["digest"],
-        "rows": None,
-        "scores": sorted(artefact.fingerprint for artefact in found),
-    }
-    parents = {artefact.name: artefact.fingerprint for artefact in (dataset, *found)}
-    artefact = _create(stored, name, spec, parents, dataset)
-    if artefact.complete:
-        progress.note(f"{artefact.name} is finished already")
-    else:
-        values = [each.read("score").astype(np.float64) for each in found]
-        _write(artefact, combine_by_rank(values), None, across="max")
-    return _result(artefact, "combine")
+def _fill(
+    stored: store.Store,
+    artefact: store.Artefact,
+    dataset: store.Artefact,
+    plan: ScorePlan,
+    *,
+    across: str,
+    on_error: OnError,
+    progress: Progress,
+) -> None:
+    """Compute the scores and write them. NtkselError if rows have features and no finite score, unless left out."""
+    progress.start(artefact.name, total=plan.total, unit="rows")
+    found, ties = plan.compute()
+    scores = one_score(found, across=across)
+    bad = np.flatnonzero(plan.measured() & ~np.isfinite(scores))
+    if len(bad):
+        rows = list(rows_in_order(data_file(stored, dataset), bad, dataset.read("status")))
+        settle_non_finite("scores", rows, on_error=on_error, progress=progress, fix=FIX)
+        scores[bad] = np.nan
+    write_score(artefact, scores, ties)
 
 
-def scores_of_one_pool(stored: store.Store, names: Sequence[str], *, option: str) -> list[store.Artefact]:
-    """Two or more scores, current and of the same rows. UsageError or SpecError if they are not."""
-    if len(set(names)) < 2:
-        raise UsageError(f"{option} needs two different scores.", f"Give {option} SCORE twice.")
-    found = [stored.get(f"scores/{store.check_name(name, option)}") for name in names]
-    for artefact in found:
-        stored.check_parents(artefact)
-        if artefact.spec["data"] != found[0].spec["data"]:
-            raise SpecError(
-                f"{artefact.name} scores the data set {artefact.attrs['data']!r}, "
-                f"{found[0].name} {found[0].attrs['data']!r}.",
-                "Give scores of the same pool.",
-            )
-    return found
+def _left_out(artefact: store.Artefact, plan: ScorePlan) -> int:
+    """How many rows have no score because a value is not finite."""
+    if "status" in artefact.arrays:
+        return exact.skipped_rows(artefact)
+    return int((plan.measured() & np.isnan(artefact.read("score"))).sum())
+
+
+def _unusable(dataset: store.Artefact) -> int:
+    return int((dataset.read("status") >= store.RowStatus.UNREADABLE).sum())
 
 
 def _check_options(
@@ -211,10 +232,12 @@ def _check_options(
     centre: bool,
     k: int | None,
     match_length: str | None,
+    tokens_of: str | None,
     across: str,
     group_by: str | None,
     domains: int,
     features: int,
+    computes: bool,
 ) -> None:
     if method not in METHODS:
         raise UsageError(f"--method {method} is not known.", f"Give one of: {', '.join(METHODS)}.")
@@ -227,40 +250,55 @@ def _check_options(
         ("a second --feature", features > 1, ("less",)),
         ("-k", k is not None, ("votes", "rds")),
         ("--match-length", match_length is not None, ("random",)),
+        ("--dtype, --device or --batch-tokens", computes, ("exact",)),
     ):
         if given and method not in methods:
             raise UsageError(f"{option} means nothing to --method {method}.", f"It is for {', '.join(methods)}.")
+    if tokens_of is not None and match_length is None:
+        raise UsageError("--tokens-of says how lengths are counted, and nothing here has one.", "Give --match-length.")
 
 
-def _create(
+def create_score(
     stored: store.Store,
     name: str,
     spec: dict[str, Any],
     parents: dict[str, str],
     dataset: store.Artefact,
     *,
-    part_rows: int = DATASET_PART_ROWS,
+    exact_ones: bool = False,
 ) -> store.Artefact:
+    """The artefact `scores/<name>`, new or resumed; exact scores have a status, and smaller parts."""
+    arrays = {"score": store.ArraySpec("float32"), "similarity": store.ArraySpec("float32")}
+    if exact_ones:
+        arrays["status"] = store.ArraySpec("uint8", attrs=store.status_attrs())
     return stored.create(
         f"scores/{store.check_name(name, '--name')}",
         kind=store.Kind.SCORE,
         spec=spec,
         parents=parents,
         n=dataset.n,
-        part_rows=part_rows,
-        arrays={"score": store.ArraySpec("float32"), "similarity": store.ArraySpec("float32")},
+        part_rows=exact.PART_ROWS if exact_ones else DATASET_PART_ROWS,
+        arrays=arrays,
         attrs={"data": dataset.name.partition("/")[2]},
     )
 
 
-def _write(artefact: store.Artefact, found: Wide, ties: Wide | None, *, across: str) -> None:
+def one_score(found: Wide, *, across: str) -> NDArray[np.float32]:
+    """A score for each row, of the groups' (n, groups), as it is kept: what float32 can't hold is infinite."""
     if found.ndim == 2:
         found = found[:, 0] if found.shape[1] == 1 else across_groups(found, how=across)
+    with np.errstate(over="ignore"):
+        return found.astype(np.float32)
+
+
+def write_score(artefact: store.Artefact, scores: NDArray[np.float32], ties: Wide | None) -> None:
+    """Write scores (n,) and their ties."""
     ties = np.full(artefact.n, np.nan) if ties is None else ties
-    write_rows(artefact, {"score": found.astype(np.float32), "similarity": ties.astype(np.float32)})
+    write_rows(artefact, {"score": scores, "similarity": ties.astype(np.float32)})
 
 
-def _result(artefact: store.Artefact, method: str) -> ScoreResult:
+def result_of(artefact: store.Artefact, method: str) -> ScoreResult:
+    """What a finished score reports."""
     values = artefact.read("score")
     scored = values[~np.isnan(values)]
     low, high = (float(scored.min()), float(scored.max())) if len(scored) else (float("nan"), float("nan"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,8 +14,9 @@ import store
 from ntkcli.errors import UsageError
 from ntkcli.scoring.features import FeatureReader
 from ntkcli.selection.top import top
-from ntkcli.steps.selections.selectors import Candidates, Sides, rows_with_features, sides_of
+from ntkcli.steps.selections.selectors import Candidates, SelectorFeatures, features_to_compare, rows_with_features
 from ntkcli.steps.selections.why_not import displaced
+from ntkcli.steps.shared.datasets import moved_data
 from ntkcli.steps.shared.stores import open_store
 
 NEAREST = 3
@@ -62,8 +63,10 @@ class Explanation:
     scores: tuple[ScoreRank, ...]
 
 
-def explain(store_path: str | Path, *, selection: str, row: str) -> Explanation:
+def explain(store_path: str | Path, *, selection: str, row: str, data: Sequence[str] = ()) -> Explanation:
     """Explain one row of the selection's pool, given by its id or else by its number from 0.
+
+    `data` is where the pool's file is now, if it has moved.
 
     Raises:
         UsageError: the pool has no such row.
@@ -71,6 +74,7 @@ def explain(store_path: str | Path, *, selection: str, row: str) -> Explanation:
     stored = open_store(store_path)
     artefact = stored.get(f"selections/{store.check_name(selection, 'SELECTION')}")
     stored.check_parents(artefact)
+    moved_data(stored, data, default=[str(artefact.attrs["data"])])
     ids = stored.get(f"datasets/{artefact.attrs['data']}").read("row_id").tolist()
     if row in ids:
         number = ids.index(row)
@@ -106,11 +110,11 @@ def _explanations(stored: store.Store, selection: store.Artefact, rows: Rows) ->
     ranks = _ranks(stored, data, rows)
     labels = dataset.attrs["sources"]
     ids, sources = dataset.take("row_id", rows), dataset.take("source", rows)
-    sides = _known_sides(stored, selection, score)
+    features = _known_features(stored, selection, score)
     for i, row in enumerate(rows.tolist()):
         rank = rank_of.get(row)
         gain = None if rank is None or np.isnan(gains[rank - 1]) else float(gains[rank - 1])
-        instead = displaced(stored, selection, score, row, sides) if rank is None else None
+        instead = displaced(stored, selection, score, row, features) if rank is None else None
         by = None if instead is None or instead.by is None else str(dataset.take("row_id", [instead.by])[0])
         yield Explanation(
             selection=selection.name,
@@ -130,16 +134,16 @@ def _nearest(
     stored: store.Store, selection: store.Artefact, score: store.Artefact, rows: Rows
 ) -> dict[int, tuple[DomainRow, ...]]:
     """The nearest domain rows of each row with features; nothing where neither score nor selection knows any."""
-    sides = _known_sides(stored, selection, score)
-    if sides is None:
+    features = _known_features(stored, selection, score)
+    if features is None:
         return {}
     n = stored.get(f"datasets/{selection.attrs['data']}").n
-    asked = np.intersect1d(rows, rows_with_features(sides, n=n))
+    asked = np.intersect1d(rows, rows_with_features(features, n=n))
     if not len(asked):
         return {}
     scored = np.flatnonzero(~np.isnan(score.read("score")))
-    similar = Candidates(sides, n=n, rows=asked, mean_over=scored).similar()
-    names = list(_domain_rows(stored, sides))
+    similar = Candidates(features, n=n, rows=asked, mean_over=scored).similar()
+    names = list(_domain_rows(stored, features))
     best = np.argsort(-similar, axis=1, kind="stable")[:, :NEAREST]
     return {
         row: tuple(DomainRow(names[j][0], names[j][1], float(similar[i, j])) for j in best[i])
@@ -147,12 +151,12 @@ def _nearest(
     }
 
 
-def _known_sides(stored: store.Store, selection: store.Artefact, score: store.Artefact) -> Sides | None:
+def _known_features(stored: store.Store, selection: store.Artefact, score: store.Artefact) -> SelectorFeatures | None:
     data = str(selection.attrs["data"])
     made_from = [name.split("/")[1:] for name in selection.parents if name.startswith("features/")]
     domains = [name for name, _ in made_from if name != data] or [name for name, _ in made_from]
     try:
-        return sides_of(
+        return features_to_compare(
             stored,
             score,
             feature=made_from[0][1] if made_from else None,
@@ -163,9 +167,9 @@ def _known_sides(stored: store.Store, selection: store.Artefact, score: store.Ar
         return None
 
 
-def _domain_rows(stored: store.Store, sides: Sides) -> Iterator[tuple[str, str]]:
+def _domain_rows(stored: store.Store, features: SelectorFeatures) -> Iterator[tuple[str, str]]:
     """Data set and id of each domain row with features, in the order of the similarities."""
-    for side in sides.domains:
+    for side in features.domains:
         name = side.name.split("/")[1]
         dataset = stored.get(f"datasets/{name}")
         reader = FeatureReader(side, n=dataset.n)

@@ -12,14 +12,14 @@ import store
 from ntkcli.errors import UsageError
 from ntkcli.scoring.features import FeatureReader, Floats, Rows
 from ntkcli.scoring.nearest import Nearest, nearest_rows
-from ntkcli.scoring.similarity import CosineSides
+from ntkcli.scoring.similarity import CosineTarget
 from ntkcli.selection.chooser import Bools, Chooser, Limits
 from ntkcli.selection.coverage import choose_by_coverage
 from ntkcli.selection.herding import choose_by_herding
 from ntkcli.selection.round_robin import choose_by_turns
 from ntkcli.selection.top import choose_top
 from ntkcli.selection.transport import choose_by_mass, transported_mass
-from ntkcli.steps.scores.sides import features_of
+from ntkcli.steps.scores.inputs import features_of
 
 METHODS = ("top", "round-robin", "herding", "coverage", "ot")
 MAX_BYTES = 8 << 30
@@ -27,7 +27,7 @@ MAX_BYTES = 8 << 30
 
 
 @dataclass(frozen=True, slots=True)
-class Sides:
+class SelectorFeatures:
     """Features of the pool and of the domains that selectors compare; `centre` as the score has it."""
 
     pool: store.Artefact
@@ -40,13 +40,13 @@ class Sides:
         return {each.name: each.fingerprint for each in (self.pool, *self.domains)}
 
 
-def sides_of(
+def features_to_compare(
     stored: store.Store, score: store.Artefact, *, feature: str | None, domains: Sequence[str], centre: bool
-) -> Sides:
+) -> SelectorFeatures:
     """The features that the score was made from, or those named.
 
     Raises:
-        UsageError: the score was made from none, and none are named.
+        UsageError: the score was made from none, and none are named; or Adam's steps are to be centred.
     """
     data = str(score.attrs["data"])
     made_from = [name.split("/")[1:] for name in score.parents if name.startswith("features/")]
@@ -61,7 +61,14 @@ def sides_of(
     pool_side, domain_sides = features_of(
         stored, pool=data, domains=domains, feature=feature, pool_by_adam=score.spec["method"] == "less"
     )
-    return Sides(pool_side, tuple(domain_sides.values()), centre or bool(score.spec.get("centre")))
+    centre = centre or bool(score.spec.get("centre"))
+    if centre and "adam" in pool_side.spec:
+        raise UsageError(
+            f"{pool_side.name} holds Adam's steps and the domain's side plain gradients, which share no mean, so they "
+            "can't be compared centred.",
+            "Leave --centre out; of a score made with it, score again.",
+        )
+    return SelectorFeatures(pool_side, tuple(domain_sides.values()), centre)
 
 
 class Candidates:
@@ -70,38 +77,38 @@ class Candidates:
     `mean_over` are the rows whose mean is taken out when centred: all that are scored.
     """
 
-    def __init__(self, sides: Sides, *, n: int, rows: Rows, mean_over: Rows) -> None:
-        self._sides, self._n, self.rows = sides, n, rows
-        domain = np.concatenate([FeatureReader(side, n=side.n).unit_rows() for side in sides.domains])
+    def __init__(self, features: SelectorFeatures, *, n: int, rows: Rows, mean_over: Rows) -> None:
+        self._features, self._n, self.rows = features, n, rows
+        domain = np.concatenate([FeatureReader(side, n=side.n).unit_rows() for side in features.domains])
         if not len(domain):
             raise UsageError("The domain has no row with features.", "Featurize a domain that has some.")
-        scored = FeatureReader(sides.pool, n=n, only=mean_over)
-        self.sides = CosineSides.of_rows(scored, domain, centre=sides.centre)
+        scored = FeatureReader(features.pool, n=n, only=mean_over)
+        self.target = CosineTarget.of_rows(scored, domain, centre=features.centre)
 
     def unit(self) -> Floats:
         """Unit features of all candidates (n, p) float32. UsageError if they don't fit in memory."""
-        self._check_bytes(self.sides.domain.shape[1])
+        self._check_bytes(self.target.domain.shape[1])
         reader = self._reader(self.rows)
         found: Floats = np.empty((len(self.rows), reader.dim), dtype=np.float32)
         for block in reader.blocks():
-            found[np.searchsorted(self.rows, block.rows)] = self.sides.prepared(block.unit)
+            found[np.searchsorted(self.rows, block.rows)] = self.target.prepared(block.unit)
         return found
 
     def similar(self) -> Floats:
         """Cosines with the domain rows (n, n_domain) float32. UsageError if they don't fit in memory."""
-        self._check_bytes(len(self.sides.domain))
-        found: Floats = np.empty((len(self.rows), len(self.sides.domain)), dtype=np.float32)
-        for rows, similar in self.sides.blocks(self._reader(self.rows)):
+        self._check_bytes(len(self.target.domain))
+        found: Floats = np.empty((len(self.rows), len(self.target.domain)), dtype=np.float32)
+        for rows, similar in self.target.blocks(self._reader(self.rows)):
             found[np.searchsorted(self.rows, rows)] = similar.T
         return found
 
     def nearest(self, is_open: Bools, k: int) -> Nearest:
         """Each domain row's `k` nearest open candidates, as positions among the candidates."""
-        found = nearest_rows(self.sides, self._reader(self.rows[is_open]), k=k)
+        found = nearest_rows(self.target, self._reader(self.rows[is_open]), k=k)
         return replace(found, rows=np.searchsorted(self.rows, found.rows))
 
     def _reader(self, rows: Rows) -> FeatureReader:
-        return FeatureReader(self._sides.pool, n=self._n, only=rows)
+        return FeatureReader(self._features.pool, n=self._n, only=rows)
 
     def _check_bytes(self, width: int) -> None:
         need = 4 * width * len(self.rows)
@@ -112,10 +119,10 @@ class Candidates:
             )
 
 
-def rows_with_features(sides: Sides, *, n: int) -> Rows:
+def rows_with_features(features: SelectorFeatures, *, n: int) -> Rows:
     """The pool's rows that have features, ascending."""
-    reader = FeatureReader(sides.pool, n=n)
-    return reader.covered[np.isfinite(sides.pool.read("norm"))]
+    reader = FeatureReader(features.pool, n=n)
+    return reader.covered[np.isfinite(features.pool.read("norm"))]
 
 
 def choose(
@@ -146,12 +153,12 @@ def choose(
     if method == "top" or candidates is None:
         choose_top(chooser, score, similarity)
     elif method == "round-robin":
-        choose_by_turns(chooser, candidates.nearest, n_domain=len(candidates.sides.domain))
+        choose_by_turns(chooser, candidates.nearest, n_domain=len(candidates.target.domain))
     elif method == "coverage":
         choose_by_coverage(chooser, candidates.similar(), exponent=exponent)
     elif method == "herding":
         unit = candidates.unit() if limits.vectors is None else limits.vectors
-        choose_by_herding(chooser, unit, candidates.sides.domain.mean(axis=0, dtype=np.float64))
+        choose_by_herding(chooser, unit, candidates.target.domain.mean(axis=0, dtype=np.float64))
     else:
         unit = candidates.unit() if limits.vectors is None else limits.vectors
         choose_by_mass(chooser, transported_mass(candidates.similar(), unit))

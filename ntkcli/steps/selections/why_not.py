@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 import store
-from ntkcli.errors import NtkselError
 from ntkcli.selection.duplicates import first_of_each
 from ntkcli.selection.quotas import parse_quotas
-from ntkcli.steps.scores.sides import texts_of, token_counts
-from ntkcli.steps.selections.selectors import Candidates, Sides, rows_with_features
+from ntkcli.steps.scores.inputs import texts_of
+from ntkcli.steps.selections.selectors import Candidates, SelectorFeatures, rows_with_features
+from ntkcli.steps.shared.lengths import SPEC_KEY, Encoding, kept_lengths
 
 Rows = NDArray[np.int64]
 
@@ -26,7 +26,7 @@ class Displaced:
 
 
 def displaced(
-    stored: store.Store, selection: store.Artefact, score: store.Artefact, row: int, sides: Sides | None
+    stored: store.Store, selection: store.Artefact, score: store.Artefact, row: int, features: SelectorFeatures | None
 ) -> Displaced:
     """Of one row that was not chosen: the first constraint that it breaks beside the chosen rows, else its rank."""
     said = selection.spec
@@ -35,9 +35,9 @@ def displaced(
         return Displaced("it has no score", None)
     if (by_length := _length(stored, selection, row)) is not None:
         return by_length
-    if sides is not None and row not in rows_with_features(sides, n=len(values)):
+    if features is not None and row not in rows_with_features(features, n=len(values)):
         return Displaced("it has no features to compare", None)
-    if (like := _like(stored, selection, score, row, sides)) is not None:
+    if (like := _like(stored, selection, score, row, features)) is not None:
         return Displaced(f"--dedup {said['dedup']}: a chosen row is too like it", like)
     if (full := _full(stored, selection, row)) is not None:
         return Displaced("--max-per-source: its source is full; this is the last chosen of it", full)
@@ -56,21 +56,19 @@ def _outranked(selection: store.Artefact, values: NDArray[np.float32], row: int)
 
 def _length(stored: store.Store, selection: store.Artefact, row: int) -> Displaced | None:
     least, most = selection.spec.get("min_tokens"), selection.spec.get("max_tokens")
-    if least is None and most is None:
-        return None
-    try:
-        tokens = int(token_counts(stored, str(selection.attrs["data"]))[row])
-    except NtkselError:  # the features that told the lengths are gone
-        return None
+    if SPEC_KEY not in selection.spec or (least is None and most is None):
+        return None  # a selection made before its spec said how rows were counted among them
+    encoding = Encoding(**selection.spec[SPEC_KEY])
+    tokens = int(kept_lengths(stored, str(selection.attrs["data"]), encoding)[row])
     if least is not None and tokens < least:
-        return Displaced(f"--min-tokens {least}: it has {tokens}", None)
+        return Displaced(f"--min-tokens {least}: it has {tokens or 'no known number'}", None)
     if most is not None and not 0 < tokens <= most:
         return Displaced(f"--max-tokens {most}: it has {tokens or 'no known number'}", None)
     return None
 
 
 def _like(
-    stored: store.Store, selection: store.Artefact, score: store.Artefact, row: int, sides: Sides | None
+    stored: store.Store, selection: store.Artefact, score: store.Artefact, row: int, features: SelectorFeatures | None
 ) -> int | None:
     """The chosen row that is too like it, by words or by features."""
     dedup, chosen = selection.spec.get("dedup"), selection.read("row")
@@ -79,11 +77,11 @@ def _like(
         asked = [(each, texts[each]) for each in [*chosen.tolist(), row] if each in texts]
         _, repeats = first_of_each(asked, near=dedup == "minhash")
         return dict(repeats).get(row)
-    if dedup is None or sides is None:
+    if dedup is None or features is None:
         return None
     scored = np.flatnonzero(~np.isnan(score.read("score")))
     rows = np.sort(np.append(chosen, row))
-    unit = Candidates(sides, n=score.n, rows=rows, mean_over=scored).unit()
+    unit = Candidates(features, n=score.n, rows=rows, mean_over=scored).unit()
     similar = unit @ unit[np.searchsorted(rows, row)]
     similar[np.searchsorted(rows, row)] = -np.inf
     nearest = int(np.argmax(similar))

@@ -61,6 +61,7 @@ def estimate(
 
     From the first of `rows`, or from `counts` of all of them.
     """
+    from ntkcli.engine.models.limits import refuse_too_long
     from ntkcli.engine.models.speed import operations_per_second
 
     if counts is None:
@@ -69,6 +70,7 @@ def estimate(
     whole = counts.length[good].astype(np.int64)
     lengths = np.minimum(whole, max_length) if len(whole) else np.zeros(1)
     tokens = round(float(lengths.mean()) * n * len(whole) / max(1, sampled))
+    refuse_too_long(model, int(lengths.max()), "The longest row")
     parameters, weight_bytes = weight_size(model)
     forward, backward = OPERATIONS[step]
     return Estimate(

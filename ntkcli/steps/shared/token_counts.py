@@ -20,8 +20,9 @@ from ntkcli.data import BadRow, DataFile, Encoder, Row, RowError
 from ntkcli.data.encoding import VERSION as ENCODER_VERSION
 from ntkcli.data.files import OnError
 from ntkcli.data.problems import BAD_KEPT, each, refusal, unusable
-from ntkcli.identity import ModelIdentity
+from ntkcli.identity import ModelIdentity, embedding_rows
 from ntkcli.progress import Progress, Silent
+from ntkcli.steps.shared.environment import begin, environment
 from ntkcli.steps.shared.row_sets import rows_in_order
 
 PART_ROWS: Final = 1 << 14
@@ -81,6 +82,7 @@ def count_tokens(
         attrs={"model": model.reference},
     )
     if not artefact.complete:
+        begin(artefact, environment("transformers", "tokenizers"), progress)
         status, encoder = dataset.read("status"), _encoder(model, thinking)
         progress.start(f"tokens of {dataset.name}", total=artefact.n, unit="rows", done=artefact.rows_done())
         for whose in (shard, (0, 1)):  # own parts first, then what is left of the others'
@@ -95,9 +97,11 @@ def counts_of(artefact: store.Artefact, rows: Rows | None) -> Counts:
     return Counts(length, status) if rows is None else Counts(length[rows], status[rows])
 
 
-def count(rows: Iterable[Row | BadRow], model: ModelIdentity, *, thinking: bool | None) -> Counts:
-    """The counts of these rows, not kept."""
-    encoder = _encoder(model, thinking)
+def count(
+    rows: Iterable[Row | BadRow], model: ModelIdentity, *, thinking: bool | None, max_length: int | None = None
+) -> Counts:
+    """The counts of these rows, not kept; before any cut, or cut at `max_length`."""
+    encoder = _encoder(model, thinking, max_length or _NO_LIMIT)
     return _counts([_count(row, encoder) for row in rows])
 
 
@@ -124,9 +128,23 @@ def settle_problems(
         progress.note(f"left out: {line}")
 
 
+def refuse_long_rows(
+    counts: Counts, *, model: ModelIdentity, max_length: int, file: DataFile, rows: Rows | None
+) -> None:
+    """UsageError if the longest row, cut to `max_length`, needs more positions than the model has embeddings for."""
+    from ntkcli.engine.models.limits import refuse_too_long
+
+    longest = int(counts.length.max(initial=0))
+    if longest:
+        at = int(counts.length.argmax()) if rows is None else int(rows[counts.length.argmax()])
+        refuse_too_long(model, min(longest, max_length), f"{file.path}: row {at + 1}")
+
+
 def _spec(dataset: store.Artefact, model: ModelIdentity, thinking: bool | None) -> dict[str, Any]:
     """All that a length depends on; the maximum length is applied later."""
     encoder: dict[str, Any] = {"version": ENCODER_VERSION}
+    if (rows := embedding_rows(model)) is not None:
+        encoder["embedding_rows"] = rows  # rows with other tokens can't be used
     if thinking is not None:
         encoder["thinking"] = thinking
     return {"data": dataset.spec["digest"], "tokenizer": model.spec["tokenizer"], "encoder": encoder}
@@ -137,10 +155,10 @@ def _name(dataset: store.Artefact, spec: dict[str, Any]) -> str:
     return f"tokens/{dataset.name.partition('/')[2]}/{store.fingerprint(spec)[:_DIGITS]}"
 
 
-def _encoder(model: ModelIdentity, thinking: bool | None) -> Encoder:
+def _encoder(model: ModelIdentity, thinking: bool | None, max_length: int = _NO_LIMIT) -> Encoder:
     from ntkcli.engine.models.loading import load_tokenizer
 
-    return Encoder(load_tokenizer(model), max_length=_NO_LIMIT, thinking=thinking)
+    return Encoder(load_tokenizer(model), max_length=max_length, thinking=thinking)
 
 
 def _fill(

@@ -12,10 +12,11 @@ import numpy as np
 
 from ntkcli.data import BadRow, Encoder, RowError, stdin
 from ntkcli.data.files import OnError
+from ntkcli.data.references import home
 from ntkcli.errors import DataError, UsageError
 from ntkcli.identity import resolve_model
 from ntkcli.steps.shared.cost import SAMPLE_ROWS, weight_size
-from ntkcli.steps.shared.stores import open_store
+from ntkcli.steps.shared.stores import is_store, open_store
 from ntkcli.steps.training.finetune import tokens_of_run
 from ntkcli.steps.training.rows import TrainingSet, parse_train, resolve_train
 from ntkcli.steps.training.settings import CHECKPOINTS, TrainingSettings, resolve_init
@@ -56,35 +57,40 @@ class FinetuneEstimate:
 
 
 def estimate_finetune(
-    store_path: str | Path, *, model: str, train: Sequence[str], max_length: int = 1024, dtype: str = "auto",
-    device: str = "auto", on_error: OnError = "fail", init_adapter: str | None = None, batch_tokens: int | None = None,
-    gradient_checkpointing: bool = False, keep_optimizer: bool = False, columns: Mapping[str, str] | None = None,
-    split: str | None = None, thinking: bool | None = None, trust_remote_code: bool = False,
-    match_tokens: str | None = None, max_tokens: int | None = None, name: str = "", progress: object = None,
+    store_path: str | Path, *, model: str, train: Sequence[str], then: Sequence[str] = (), max_length: int = 1024,
+    dtype: str = "auto", device: str = "auto", on_error: OnError = "fail", init_adapter: str | None = None,
+    batch_tokens: int | None = None, gradient_checkpointing: bool = False, keep_optimizer: bool = False,
+    columns: Mapping[str, str] | None = None, split: str | None = None, thinking: bool | None = None,
+    trust_remote_code: bool = False, match_tokens: str | None = None, max_tokens: int | None = None, name: str = "",
+    progress: object = None, data: Sequence[str] = (),
     **settings_given: Any,
 ) -> FinetuneEstimate:  # fmt: skip
-    """What `ntkcli.steps.training.finetune.finetune` with these arguments would take. Writes nothing and loads no weights."""
+    """What `ntkcli.steps.training.finetune.finetune` with these arguments would take. Writes nothing and loads no
+    weights."""
     del name, progress  # change nothing of it
+    from ntkcli.engine.models.limits import refuse_too_long
     from ntkcli.engine.models.loading import load_tokenizer
     from ntkcli.engine.models.speed import operations_per_second
     from ntkcli.engine.training.checkpoints import copies_on_disk
     from ntkcli.engine.training.size import training_size
 
-    stored = open_store(store_path) if Path(store_path).exists() else None
+    stored = open_store(store_path) if is_store(store_path) else None
     if match_tokens is not None:
         max_tokens = tokens_of_run(open_store(store_path), match_tokens)
+    train = [*train, *then]
     if stdin.STDIN in [parse_train(text)[0] for text in train]:
         raise UsageError("--dry-run keeps nothing, so what standard input gives would be lost.", "Give a file.")
     settings = TrainingSettings(max_tokens=max_tokens, **settings_given)
     settings.check()
     identity = resolve_model(model, trust_remote_code=trust_remote_code)
-    init = resolve_init(init_adapter, settings, adapters=Path(store_path) / "adapters", model=identity)
-    sets = resolve_train(stored, train, columns=columns, split=split, on_error=on_error)
+    init = resolve_init(init_adapter, settings, adapters=Path(home(store_path)) / "adapters", model=identity)
+    sets = resolve_train(stored, train, columns=columns, split=split, on_error=on_error, data=data)
     encoder = Encoder(load_tokenizer(identity), max_length=max_length, thinking=thinking)
     lengths = [_sample(one, encoder, settings.seed, SAMPLE_ROWS // len(sets)) for one in sets]
     every = sum(one.rows for one in lengths)
     if not every:
         raise DataError(f"--train {', '.join(train)}: no row has an answer to learn.", "Give rows with completions.")
+    refuse_too_long(identity, max(one.longest for one in lengths), "The longest row")
     mean = sum(one.rows * one.mean for one in lengths) / every
     held_out = max(1, round(settings.hold_out * every)) if settings.hold_out else 0
     rows = round(every - held_out)
@@ -96,7 +102,7 @@ def estimate_finetune(
     evaluations = math.ceil(steps / settings.checkpoint_steps) if settings.checkpoint_steps else CHECKPOINTS
     parameters, _ = weight_size(identity)
     at_once = batch_tokens or size.batch_tokens
-    copies = copies_on_disk(keep_optimizer=keep_optimizer, held_out=bool(held_out))
+    copies = copies_on_disk(keep_optimizer=keep_optimizer, held_out=bool(held_out), averaged=settings.average_weights)
     forward = FORWARD * (gradient_checkpointing * tokens + evaluations * held_out * mean)
     return FinetuneEstimate(
         rows=rows,

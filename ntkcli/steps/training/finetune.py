@@ -60,6 +60,7 @@ def finetune(
     *,
     model: str,
     train: Sequence[str],
+    then: Sequence[str] = (),
     name: str,
     epochs: int | None = None,
     max_tokens: int | None = None,
@@ -78,6 +79,8 @@ def finetune(
     seed: int = 0,
     hold_out: float = 0.0,
     patience: int | None = None,
+    loss_per: str = "token",
+    average_weights: bool = False,
     dtype: str = "auto",
     device: str = "auto",
     checkpoint_steps: int | None = None,
@@ -85,6 +88,7 @@ def finetune(
     on_error: OnError = "fail",
     columns: Mapping[str, str] | None = None,
     split: str | None = None,
+    data: Sequence[str] = (),
     thinking: bool | None = None,
     group: str | None = None,
     trust_remote_code: bool = False,
@@ -95,9 +99,10 @@ def finetune(
     A reference is a selection of the store, a data set of it, or a data file; `REF=N` weights it
     (`ntkcli.steps.training.rows`). Defaults: 3 epochs (arXiv 2511.07380), rank 16, alpha 2·rank, all linear layers, and
     the learning rate and warm-up of LESS. The other options: `ntkcli.engine.training.train.TrainingOptions`; of files:
-    `ntkcli.data.DataFile`. `match_tokens` names a run of the store: as many tokens as it was trained on.
-    `keep_optimizer` leaves Adam's moments beside the adapter, also of a run that is finished already. `group` is kept
-    as an attribute: runs that differ in nothing but the seed share it.
+    `ntkcli.data.DataFile`. `data` says where files of data sets are now, if they have moved. `match_tokens` names a run
+    of the store: as many tokens as it was trained on. `then`: more references, trained on for as many epochs after the
+    rows of `train`, under the one schedule. `keep_optimizer` leaves Adam's moments beside the adapter, also of a run
+    that is finished already. `group` is kept as an attribute, which runs that differ only in the seed share.
 
     Raises:
         UsageError, DataError: a reference, an option or a row can't be used.
@@ -111,20 +116,26 @@ def finetune(
         max_tokens = tokens_of_run(open_store(store_path), match_tokens)
     settings = TrainingSettings(
         epochs, max_tokens, lr, schedule, warmup, rank, alpha, target_modules, batch_size, seed, hold_out, patience,
-        checkpoint_steps,
+        checkpoint_steps, loss_per, average_weights,
     )  # fmt: skip
     settings.check()
+    if then and max_tokens is not None:
+        raise UsageError(
+            "--then makes two stages of --epochs each, which a budget of tokens can't end.", "Give --epochs."
+        )
     store.check_name(name, "--name")
     identity = resolve_model(model, trust_remote_code=trust_remote_code)
     stored = open_store(store_path, create=True)
     init = resolve_init(init_adapter, settings, adapters=stored.path / "adapters", model=identity)
-    sets = resolve_train(stored, train, columns=columns, split=split, on_error=on_error)
+    first = resolve_train(stored, train, columns=columns, split=split, on_error=on_error, data=data)
+    second = resolve_train(stored, then, columns=columns, split=split, on_error=on_error, option="--then")
     known = stored.find(f"runs/{name}")
     spec = {
         **settings.spec(init),
         "model": identity.spec,
         "encoder": encoder_spec(max_length, thinking),
-        "train": [one.spec for one in sets],
+        "train": [one.spec for one in first],
+        **({"then": [one.spec for one in second]} if second else {}),
         "dtype": settle_dtype(dtype, device, known),
     }
     folder = stored.adapter_path(name)
@@ -136,7 +147,8 @@ def finetune(
         require_spec(known, spec)
     note_conversion(identity, progress)
     command = command_words("finetune", given, inspect.signature(finetune))
-    run = TrainingRun(stored, name, identity, init, settings, spec, sets, folder, command, progress)
+    sets, stage = [*first, *second], len(first) if second else None
+    run = TrainingRun(stored, name, identity, init, settings, spec, sets, folder, command, progress, stage)
     run.train(
         device=device,
         on_error=on_error,
@@ -144,7 +156,12 @@ def finetune(
         gradient_checkpointing=gradient_checkpointing,
         keep_optimizer=keep_optimizer,
         parents=run_parent(stored, init_adapter),
-        attrs={"train": list(train), "model": identity.reference} | ({"group": group} if group else {}),
+        attrs={
+            "train": [*train, *then],
+            "inputs": [each.rows.file.reference for each in sets],
+            "model": identity.reference,
+            **({"group": group} if group else {}),
+        },
     )
     return _result(stored.get(f"runs/{name}"), folder)
 

@@ -6,7 +6,6 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,9 @@ import store
 from ntkcli.data import BadRow, Encoded, Encoder, Row, RowError
 from ntkcli.data.files import OnError
 from ntkcli.data.problems import BAD_KEPT, refusal, unusable
+from ntkcli.data.references import split_weight
 from ntkcli.errors import DataError, UsageError
+from ntkcli.steps.shared.datasets import data_sets_of, moved_data
 from ntkcli.steps.shared.row_sets import RowSet, resolve_rows
 
 MOST_TIMES = 100
@@ -58,7 +59,8 @@ class TrainingSet:
 class TrainingData:
     """Encoded rows and how to use them: `train` (n,) int64, positions in `rows`, repeats allowed; `held_out` the same.
 
-    `names` say where each row stands; `sets` count rows, with repeats, set by set.
+    `names` say where each row stands; `sets` count rows, with repeats, set by set, and `stages` count those of `train`
+    stage by stage.
     """
 
     rows: Sequence[Encoded]
@@ -67,6 +69,7 @@ class TrainingData:
     held_out: NDArray[np.int64]
     sets: Sequence[int]
     skipped: int
+    stages: Sequence[int] = ()
 
     def counts(self) -> dict[str, Any]:
         """Numbers for the run's attributes and its result."""
@@ -79,14 +82,14 @@ class TrainingData:
         }
 
 
-def parse_train(text: str) -> tuple[str, float]:
+def parse_train(text: str, option: str = "--train") -> tuple[str, float]:
     """`REF` or `REF=N`: the reference, and how often an epoch holds each of its rows.
 
     Raises:
         UsageError: N is no number above 0 and up to 100.
     """
-    reference, equals, number = text.rpartition("=")
-    if not equals or Path(text).exists():
+    reference, number = split_weight(text)
+    if number is None:
         return text, 1.0
     try:
         times = float(number)
@@ -94,7 +97,7 @@ def parse_train(text: str) -> tuple[str, float]:
         times = math.nan
     if not 0 < times <= MOST_TIMES:
         raise UsageError(
-            f"--train {text}: {number!r} is no weight.",
+            f"{option} {text}: {number!r} is not a valid weight.",
             f"Give a number above 0 and up to {MOST_TIMES}: 0.5 draws half of the rows, 2 takes each twice. To take a "
             "number of rows, select them first (`ntksel select -n`).",
         )
@@ -108,22 +111,32 @@ def resolve_train(
     columns: Mapping[str, str] | None,
     split: str | None,
     on_error: OnError,
+    data: Sequence[str] = (),
+    option: str = "--train",
 ) -> list[TrainingSet]:
-    """What the values of `--train` stand for; without a store, files alone."""
+    """What the values of `--train` (or another `option`) stand for; without a store, files alone.
+
+    `data`: as `moved_data` takes it.
+    """
     sets = []
+    if stored is not None and data:
+        known = [name for text in train for name in data_sets_of(stored, parse_train(text)[0])]
+        moved_data(stored, data, default=known)
     for text in train:
-        reference, times = parse_train(text)
-        rows = resolve_rows(stored, reference, option="--train", columns=columns, split=split, on_error=on_error)
+        reference, times = parse_train(text, option)
+        rows = resolve_rows(stored, reference, option=option, columns=columns, split=split, on_error=on_error)
         sets.append(TrainingSet(rows, times))
     return sets
 
 
 def encode_training(
-    sets: Sequence[TrainingSet], encoder: Encoder, *, seed: int, hold_out: float, on_error: OnError
-) -> TrainingData:
+    sets: Sequence[TrainingSet], encoder: Encoder, *, seed: int, hold_out: float, on_error: OnError,
+    first_stage: int | None = None,
+) -> TrainingData:  # fmt: skip
     """The rows of all sets that have an answer to learn, encoded; a share of them held out.
 
-    Rows are held out by what they hold, so that copies of one are never on both sides.
+    The first `first_stage` sets are a stage of their own, before the others. Rows are held out by what they hold, so
+    that copies of one are never on both sides.
 
     Raises:
         DataError: a row can't be encoded (`on_error` "fail"), or too few are left to train on or to hold out.
@@ -158,7 +171,9 @@ def encode_training(
         )
     held = _held_out(rows, hold_out, seed, labels)
     kept = [use[~np.isin(use, held)] for use in uses]
-    return TrainingData(rows, names, np.concatenate(kept), held, [len(use) for use in kept], skipped)
+    counts = [len(use) for use in kept]
+    stages = () if first_stage is None else (sum(counts[:first_stage]), sum(counts[first_stage:]))
+    return TrainingData(rows, names, np.concatenate(kept), held, counts, skipped, stages)
 
 
 def _encode(encoder: Encoder, row: Row, bad: list[BadRow]) -> Encoded | None:

@@ -25,6 +25,7 @@ from ntkcli.identity import BASE_RECORD, ModelIdentity
 from ntkcli.notes import note
 from ntkcli.progress import Progress
 from ntkcli.steps.shared import seal
+from ntkcli.steps.shared.environment import begin, model_environment
 from ntkcli.steps.training.log import Course, arrays
 from ntkcli.steps.training.model_card import CardSet, model_card
 from ntkcli.steps.training.rows import TrainingData, TrainingSet, encode_training
@@ -75,7 +76,7 @@ def _local_lock(folder: Path) -> IO[Any]:
 
 @dataclass(frozen=True, slots=True)
 class TrainingRun:
-    """All that one training needs to begin or to go on."""
+    """All that one training needs to begin or to go on. `first_stage`: how many of the sets come before the others."""
 
     stored: store.Store
     name: str
@@ -87,25 +88,39 @@ class TrainingRun:
     folder: Path
     command: Sequence[str]
     progress: Progress
+    first_stage: int | None = None
 
     def train(
         self, *, device: str, on_error: OnError, batch_tokens: int | None, gradient_checkpointing: bool,
         keep_optimizer: bool, parents: Mapping[str, str], attrs: dict[str, Any],
     ) -> None:  # fmt: skip
         """Load, train, seal."""
+        from ntkcli.engine.models.limits import refuse_too_long
         from ntkcli.engine.models.loading import load_model, load_tokenizer
         from ntkcli.engine.training.checkpoints import drop_older
-        from ntkcli.engine.training.step_plan import plan_steps
+        from ntkcli.engine.training.step_plan import plan_stages
         from ntkcli.engine.training.train import pick_batch_tokens
 
         encoding = self.spec["encoder"]
         encoder = Encoder(
             load_tokenizer(self.model), max_length=encoding["max_length"], thinking=encoding.get("thinking")
         )
+        if encoder.form:
+            self.progress.note(encoder.form)
         settings = self.settings
-        data = encode_training(self.sets, encoder, seed=settings.seed, hold_out=settings.hold_out, on_error=on_error)
-        steps = plan_steps(
+        data = encode_training(
+            self.sets,
+            encoder,
+            seed=settings.seed,
+            hold_out=settings.hold_out,
+            on_error=on_error,
+            first_stage=self.first_stage,
+        )
+        longest = max(range(len(data.rows)), key=lambda i: len(data.rows[i]))
+        refuse_too_long(self.model, len(data.rows[longest]), data.names[longest])
+        steps = plan_stages(
             [len(data.rows[i]) for i in data.train],
+            data.stages,
             batch_size=settings.batch_size,
             seed=settings.seed,
             epochs=self.spec["epochs"],
@@ -154,11 +169,14 @@ class TrainingRun:
         at_most = artefact.part_bounds(pending[0])[0] if pending else artefact.n
         resumed = newest_checkpoint(self.folder / "checkpoints", at_most=at_most)
         done = 0 if resumed is None else steps_of(resumed)
+        begin(artefact, model_environment(self.model, loaded), self.progress, unfinished=resumed is not None)
         self.progress.start(artefact.name, total=artefact.n, unit="steps", done=done)
         rows = TrainingRows(
             [data.rows[i] for i in data.train],
             [data.names[i] for i in data.train],
             [data.rows[i] for i in data.held_out],
+            [data.names[i] for i in data.held_out],
+            data.stages,
         )
         course = Course(artefact)
         taken = train_adapter(

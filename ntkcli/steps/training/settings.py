@@ -15,17 +15,22 @@ from ntkcli.seeds import check_training_seed
 if TYPE_CHECKING:
     from ntkcli.engine.training.train import TrainingOptions
 
-VERSION = 2
+VERSION = 3
 """Of the training, in every spec: goes up when the same settings would give other weights."""
 EPOCHS, RANK, TARGET_MODULES = 3, 16, "all-linear"
 SCHEDULES = ("cosine", "linear", "constant")
+LOSSES_PER = ("token", "row")
+"""What a training loss is a mean over: all supervised tokens of a step, or its rows, each by its own mean."""
+AVERAGED_SHARE = 0.25
+"""Of the steps, the last ones whose weights --average-weights takes the mean of."""
 CHECKPOINTS = 10
 """Checkpoints a run makes by default: a kill loses a tenth of it at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingSettings:
-    """The options of `ntkcli.steps.training.finetune.finetune` that can change a weight, as given: None is a default."""
+    """The options of `ntkcli.steps.training.finetune.finetune` that can change a weight, as given: None is a
+    default."""
 
     epochs: int | None
     max_tokens: int | None
@@ -40,6 +45,8 @@ class TrainingSettings:
     hold_out: float
     patience: int | None
     checkpoint_steps: int | None
+    loss_per: str = "token"
+    average_weights: bool = False
 
     def check(self) -> None:
         """UsageError for a value that can't be used, or two that exclude each other."""
@@ -62,6 +69,16 @@ class TrainingSettings:
             raise UsageError(f"--warmup {self.warmup}: is no share of the steps.", "Give 0 or more and less than 1.")
         if not 0 <= self.hold_out < 1:
             raise UsageError(f"--hold-out {self.hold_out}: is no share of the rows.", "Give 0 or more and less than 1.")
+        if self.loss_per not in LOSSES_PER:
+            raise UsageError(
+                f"--loss-per {self.loss_per}: expected one of {', '.join(LOSSES_PER)}.", "Give one of these."
+            )
+        if self.average_weights and self.hold_out:
+            raise UsageError(
+                "--average-weights keeps the mean of the last steps' weights; --hold-out keeps the weights of the "
+                "lowest held-out loss.",
+                "Give one of them.",
+            )
         if self.patience is not None and not self.hold_out:
             raise UsageError("--patience needs rows to judge by.", "Give --hold-out 0.1, or leave --patience out.")
 
@@ -89,6 +106,10 @@ class TrainingSettings:
         }
         if self.hold_out:  # there a checkpoint is an evaluation, and decides which adapter is kept
             spec["checkpoint_steps"] = self.checkpoint_steps
+        if self.loss_per != "token":
+            spec["loss_per"] = self.loss_per
+        if self.average_weights:
+            spec["average_weights"] = AVERAGED_SHARE
         return spec
 
     def options(
@@ -115,6 +136,8 @@ class TrainingSettings:
             patience=self.patience,
             init=None if init is None else init.identity,
             keep_optimizer=keep_optimizer,
+            per_row=self.loss_per == "row",
+            average_weights=AVERAGED_SHARE if self.average_weights else 0.0,
         )
 
 

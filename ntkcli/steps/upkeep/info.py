@@ -10,6 +10,7 @@ from pathlib import Path
 
 import store
 from ntkcli.progress import Progress
+from ntkcli.steps.shared.commands import message
 from ntkcli.steps.shared.stores import open_store
 from ntkcli.steps.upkeep.verify import VerifyResult
 from ntkcli.steps.upkeep.verify import verify as verify_store
@@ -66,7 +67,7 @@ def info(
     verified = verify_store(store_path, repair=repair, progress=progress) if verify or repair else None
     stored = open_store(store_path)
     damaged: list[str] = []
-    found = stored.artefacts(on_damage=lambda error: damaged.append(str(error)))
+    found = stored.artefacts(on_damage=lambda error: damaged.append(message(error)))
     there = set(stored.names())
     used_by: dict[str, list[str]] = {}
     for artefact in found:
@@ -91,7 +92,7 @@ def _describe(
         stored.check_parents(artefact)
         stale = None
     except store.SpecDiffersError as error:
-        stale = str(error)
+        stale = message(error)
     rows_done = artefact.rows_done()
     return ArtefactInfo(
         name=artefact.name,

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 import store
+from ntkcli.data.references import home
 from ntkcli.identity import BASE_RECORD
 from ntkcli.progress import Progress, Silent
-from ntkcli.steps.shared import seal
+from ntkcli.steps.shared import commands, seal
 from ntkcli.steps.shared.stores import open_store
-from store import atomic, mend
+from store import atomic
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +43,14 @@ def verify(store_path: str | Path, *, repair: bool = False, progress: Progress |
     just these; it makes no value. Never imports torch. Memory: one part.
     """
     progress = progress or Silent()
-    header = store.repair_header(store_path) if repair else None
+    header = store.repair_header(home(store_path)) if repair else None
     stored = open_store(store_path)
     whole = stored.artefacts(on_damage=lambda _: None)
     progress.start("verify", total=sum(artefact.rows_done() for artefact in whole), unit="rows")
     checked = store.check(stored, repair=repair, on_part=progress.advance)
     progress.stop()
     findings = [store.Finding("", None, None, header.what, "nothing else to do", True)] if header else []
-    findings += checked.findings
+    findings += [replace(finding, mend=commands.worded(finding.mend)) for finding in checked.findings]
     if repair:
         whole = stored.artefacts(on_damage=lambda _: None)
     damaged = {finding.artefact for finding in findings if not (finding.repaired and finding.part is None)}
@@ -79,7 +80,7 @@ def _adapter(stored: store.Store, run: store.Artefact, *, repair: bool) -> store
         atomic.remove_file(folder / BASE_RECORD)
     how = f"{_again(stored, run)}: it goes on from its last checkpoint"
     if not repair:
-        how = f"run {mend.repairing(stored.path)}, which breaks its seal, and then {how}"
+        how = f"run {commands.repairing(stored.path)}, which breaks its seal, and then {how}"
     return store.Finding(run.name, None, None, f"the adapter of {run.name} is damaged: {why}", how, repair)
 
 
@@ -98,7 +99,7 @@ def _references(stored: store.Store, artefact: store.Artefact) -> Iterator[store
     elif artefact.n != dataset.n:
         why = f"it has {artefact.n} rows and its data set {dataset.n}"
     if why:
-        how = f"run {mend.removing(stored.path, artefact.name)} and then {_again(stored, artefact)}"
+        how = f"run {commands.removing(stored.path, artefact.name)} and then {_again(stored, artefact)}"
         yield store.Finding(artefact.name, None, None, f"{artefact.name} does not fit {dataset.name}: {why}", how)
 
 
@@ -125,4 +126,4 @@ def _folder(stored: store.Store, run: store.Artefact) -> Path:
 
 
 def _again(stored: store.Store, artefact: store.Artefact) -> str:
-    return f"run {mend.making(stored.path, artefact.name)} again"
+    return f"run {commands.making(stored.path, artefact.name)} again"

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from ntkcli.data.encoding import Encoded
-from ntkcli.engine.evaluation.generation import generate_greedily, stop_tokens
+from ntkcli.engine.evaluation.generation import generate_greedily
+from ntkcli.engine.memory import TokenBudget
+from ntkcli.engine.models.environment import stop_tokens
 from ntkcli.engine.models.loading import LoadedModel
 from tests.engine.kit import load
 
@@ -38,7 +40,7 @@ def test_equals_a_plain_loop_for_any_batch(name: str) -> None:
     expected = [plain_loop(loaded, prompt, stops) for prompt in PROMPTS]
     assert len({len(tokens) for tokens in expected}) > 1
     for budget in (1, 30, 4096):
-        found, _ = generate_greedily(loaded, PROMPTS, stop_ids=stops, max_new_tokens=NEW, budget_tokens=budget)
+        found = generate_greedily(loaded, PROMPTS, stop_ids=stops, max_new_tokens=NEW, budget=TokenBudget(budget))
         assert found == expected, budget
 
 
@@ -47,7 +49,7 @@ def test_the_folders_own_settings_are_left_out() -> None:
     loaded = load("llama")
     expected = [plain_loop(loaded, prompt, []) for prompt in PROMPTS]
     loaded.model.generation_config.repetition_penalty = 5.0
-    found, _ = generate_greedily(loaded, PROMPTS, stop_ids=[], max_new_tokens=NEW, budget_tokens=64)
+    found = generate_greedily(loaded, PROMPTS, stop_ids=[], max_new_tokens=NEW, budget=TokenBudget(64))
     assert found == expected
     assert loaded.model.generation_config.repetition_penalty == 5.0
 

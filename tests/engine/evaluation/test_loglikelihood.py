@@ -9,7 +9,10 @@ import pytest
 import torch
 
 from ntkcli.data.encoding import Encoded
-from ntkcli.engine.evaluation.loglikelihood import choice_logliks, shares_prefixes
+from ntkcli.engine.evaluation.loglikelihood import _packs_well, choice_logliks, shares_prefixes
+from ntkcli.engine.memory import TokenBudget
+from ntkcli.engine.models.loading import LoadedModel
+from tests.engine import zoo
 from tests.engine.kit import load
 
 
@@ -34,12 +37,53 @@ ITEMS = [
 ]
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma2_softcap", "gpt2_conv1d"])
-@pytest.mark.parametrize("budget", [1, 64, 4096])
-def test_equal_to_plain_forwards(name: str, budget: int) -> None:
-    loaded = load(name)
-    found = choice_logliks(loaded, ITEMS, budget_tokens=budget)
-    assert found.budget_tokens == budget
+APART = {
+    *("mistral_window", "gemma2_softcap", "gemma2_no_cap", "gemma3_text", "gemma3_text_softcap", "gemma3_images"),
+    *("cohere2_scaled", "recurrent_gemma_softcap", "gpt_oss"),  # windows, recurrent layers
+    *("bloom", "mpt_alibi", "falcon_alibi", "llama_eager"),  # ALiBi, and eager attention, which adds masks up
+}
+"""Models that don't take a mask and positions of our own; all others of the zoo do."""
+
+
+def load_either(name: str) -> LoadedModel:
+    loaded = load(name.removesuffix("_eager"))
+    if name.endswith("_eager"):
+        loaded.model.set_attn_implementation("eager")
+    return loaded
+
+
+@pytest.mark.parametrize("name", [*zoo.DENSE, *zoo.EXPERTS, *zoo.MORE, "llama_eager"])
+def test_every_architecture_equals_its_plain_forwards(name: str) -> None:
+    loaded = load_either(name)
+    assert shares_prefixes(loaded) is (name not in APART)
+    assert_plain(loaded, 64)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sharing_is_told_in_16_bits_too(dtype: torch.dtype) -> None:
+    for name in ("llama", "olmo2", "gpt2_conv1d", "llama_eager", "mpt_alibi", "bloom"):
+        loaded = load_either(name)
+        half = LoadedModel(loaded.model.to(dtype), loaded.tokenizer, loaded.device, dtype)
+        assert shares_prefixes(half) is (name not in APART), name
+
+
+def test_a_window_longer_than_any_small_item_does_not_share() -> None:
+    loaded = load("mistral_window")
+    loaded.model.config.sliding_window = 4096
+    assert _packs_well(loaded), "else this tests nothing"
+    assert not shares_prefixes(loaded)
+
+
+@pytest.mark.parametrize("budget", [1, 4096])
+def test_equal_to_plain_forwards_for_any_batch(budget: int) -> None:
+    assert_plain(load("qwen3"), budget)
+
+
+def assert_plain(loaded: LoadedModel, budget: int) -> None:
+    """The likelihoods and what is greedy, against a forward of the whole model for each choice."""
+    planned = TokenBudget(budget)
+    found = choice_logliks(loaded, ITEMS, budget=planned)
+    assert planned.tokens == budget
     for choices, values, greedy in zip(ITEMS, found.sums, found.greedy, strict=True):
         for row, value, best in zip(choices, values, greedy, strict=True):
             with torch.no_grad():
@@ -51,15 +95,10 @@ def test_equal_to_plain_forwards(name: str, budget: int) -> None:
             assert best == all(int(log_p[t - 1].argmax()) == int(row.ids[t]) for t in where)
 
 
-def test_which_models_share_prefixes() -> None:
-    assert shares_prefixes(load("llama").model)
-    assert not shares_prefixes(load("gemma2_softcap").model)
-
-
 def test_choices_cut_at_different_places_do_not_share() -> None:
     """Truncation may leave choices of one item with other prompts: each is then a sequence of its own."""
     rows = [item(6, [2], 0)[0], item(5, [2], 9)[0]]
     loaded = load("llama")
-    together = choice_logliks(loaded, [rows], budget_tokens=4096).sums[0]
-    alone = [choice_logliks(loaded, [[row]], budget_tokens=4096).sums[0][0] for row in rows]
+    together = choice_logliks(loaded, [rows], budget=TokenBudget(4096)).sums[0]
+    alone = [choice_logliks(loaded, [[row]], budget=TokenBudget(4096)).sums[0][0] for row in rows]
     np.testing.assert_allclose(together, alone, atol=1e-5)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ntkcli.engine.training.step_plan import plan_steps
+from ntkcli.engine.training.step_plan import plan_stages, plan_steps
 from ntkcli.errors import UsageError
 
 
@@ -39,3 +39,14 @@ def test_a_budget_is_filled_and_not_passed(lengths: list[int], batch_size: int, 
 def test_a_budget_below_one_row_is_refused() -> None:
     with pytest.raises(UsageError, match=r"--max-tokens 3: the first row alone has 7 tokens. Give 7 or more."):
         plan_steps([7, 7], batch_size=2, seed=0, epochs=None, max_tokens=3)
+
+
+def test_stages_come_one_after_the_other() -> None:
+    lengths = [3, 4, 5, 6, 7]
+    both = plan_stages(lengths, [3, 2], batch_size=2, seed=1, epochs=2, max_tokens=None)
+    first = plan_steps(lengths[:3], batch_size=2, seed=1, epochs=2, max_tokens=None)
+    second = plan_steps(lengths[3:], batch_size=2, seed=1, epochs=2, max_tokens=None)
+    assert [step.tolist() for step in both] == [step.tolist() for step in first] + [(s + 3).tolist() for s in second]
+    one = plan_stages(lengths, [5], batch_size=2, seed=1, epochs=2, max_tokens=None)
+    plain = plan_steps(lengths, batch_size=2, seed=1, epochs=2, max_tokens=None)
+    assert [step.tolist() for step in one] == [step.tolist() for step in plain]

@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ntkcli.engine.models.loading import LoadedModel, decoder_of, head_form
+from ntkcli.engine.memory import DoesNotFitError
+from ntkcli.engine.models.loading import LoadedModel, decoder_of, head_form, head_of
+from ntkcli.engine.training import loss
 from ntkcli.engine.training.checkpoints import RunState, mark_whole, newest_checkpoint
 from ntkcli.engine.training.loss import SHORTEST_SHARE, StepLoss, collate, completion_loss, like_lengths, not_finite
-from ntkcli.errors import NtkselError
 from tests.engine.kit import load, make_rows
 
 
@@ -30,12 +31,45 @@ def test_loss_and_gradient_are_the_models_own(name: str) -> None:
     expected = loaded.model(**batch).loss
     expected_grads = torch.autograd.grad(expected, weights)
     hidden = decoder_of(loaded.model)(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-    total, count = completion_loss(loaded.model, hidden.last_hidden_state, batch["labels"])
-    assert count == (batch["labels"][:, 1:] != -100).sum()
-    found = total / count
+    total = completion_loss(loaded.model, hidden.last_hidden_state, batch["labels"], torch.ones(3))
+    found = total / (batch["labels"][:, 1:] != -100).sum()
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     for a, b in zip(torch.autograd.grad(found, weights), expected_grads, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("trained_head", [False, True])
+def test_blocks_of_logits_give_the_same_loss_and_gradients(
+    dtype: torch.dtype, trained_head: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Equal to rounding, also where the gradient is tiny; and no block holds more than it may."""
+    loaded = load("gemma2_softcap" if dtype == torch.float32 else "llama", dtype)
+    labels = collate(make_rows([30, 4, 25]), pad_id=0)["labels"]
+    head = head_of(loaded.model)
+    head.weight.requires_grad_(trained_head)
+    torch.manual_seed(0)
+    hidden = torch.randn(*labels.shape, head.in_features, dtype=dtype, requires_grad=True)
+    wanted = [hidden, *([head.weight] if trained_head else [])]
+    weights = torch.linspace(0.5, 2, len(labels))
+    count = int((labels[:, 1:] != -100).sum())
+    whole = completion_loss(loaded.model, hidden, labels, weights)
+    expected = torch.autograd.grad(whole / 5000, wanted)
+    largest: list[int] = []
+    head.register_forward_hook(lambda _, __, output: largest.append(len(output)))
+    monkeypatch.setattr(loss, "LOGIT_BYTES", 4 * 97 * 3)  # three tokens at a time
+    found = completion_loss(loaded.model, hidden, labels, weights)
+    gradients = torch.autograd.grad(found / 5000, wanted)
+    assert count > 9
+    assert max(largest) == 3
+    assert len(largest) == -(-count // 3), "nothing is computed twice"
+    torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-5)
+    close = {"rtol": 1e-4, "atol": 1e-8} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 2e-6}
+    for a, b in zip(gradients, expected, strict=True):
+        assert a.dtype == b.dtype
+        torch.testing.assert_close(a, b, **close)
+    with torch.no_grad():
+        torch.testing.assert_close(completion_loss(loaded.model, hidden, labels, weights), whole, rtol=1e-5, atol=1e-5)
 
 
 def test_collate_supervises_answers_only() -> None:
@@ -121,22 +155,45 @@ def test_out_of_memory_halves_what_is_computed_at_a_time() -> None:
     handle = decoder_of(loaded.model).register_forward_pre_hook(refuse_much, with_kwargs=True)
     found = loss.backward(batch, lambda part: part.backward())
     assert seen == [48, 24, 24, 12, 12, 12, 11]
-    assert loss.budget_tokens == 12
+    assert loss.budget.tokens == 12
     torch.testing.assert_close(found, expected.detach(), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(weight.grad, expected_grad, rtol=1e-4, atol=1e-6)
     handle.remove()
     handle = decoder_of(loaded.model).register_forward_pre_hook(
         lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory"))
     )
-    with pytest.raises(NtkselError, match=r"A row of 12 tokens does not fit in memory.*--gradient-checkpointing"):
+    with pytest.raises(DoesNotFitError, match=r"A row of 12 tokens does not fit in memory") as refused:
         loss.backward(batch, lambda part: part.backward())
+    assert refused.value.tokens == 12
     handle.remove()
 
 
 def test_an_error_names_the_rows_that_make_it() -> None:
     names = [f"d.jsonl line {i} (id x{i})" for i in range(8)]
-    some = str(not_finite(3, math.nan, names, [1.0, math.nan] + [1.0] * 6))
+    some = str(not_finite("The loss of step 3", math.nan, names, [1.0, math.nan] + [1.0] * 6))
     assert some.startswith("The loss of step 3 is nan: only 1 of its 8 rows make it so: d.jsonl line 1 (id x1). Take")
-    every = str(not_finite(3, math.inf, names, [math.inf] * 8))
+    every = str(not_finite("The loss of step 3", math.inf, names, [math.inf] * 8))
     assert "line 0 (id x0)" in every
     assert "line 4 (id x4) and 3 more. Lower --lr" in every
+
+
+@pytest.mark.parametrize("budget", [1, 30, 10_000])
+def test_a_loss_per_row_is_the_mean_of_the_rows_own_losses(budget: int) -> None:
+    loaded = load("llama")
+    rows = make_rows([9, 4, 12, 30, 5])
+    for row in rows:
+        row.supervised[:] = np.arange(len(row)) >= (1 if len(row) > 10 else len(row) - 1)
+    weight = next(p for p in decoder_of(loaded.model).parameters() if p.dim() == 2)
+    weight.requires_grad_(True)
+    expected = torch.stack([whole_loss(loaded, collate([row], pad_id=0)) for row in rows]).mean()
+    (expected_grad,) = torch.autograd.grad(expected, [weight])
+    expected = expected.detach()
+    batch = collate(rows, pad_id=0)
+    loss = StepLoss(loaded.model, budget_tokens=budget, per_row=True)
+    found = loss.backward(batch, lambda part: part.backward())  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(found, expected.detach(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(weight.grad, expected_grad, rtol=1e-4, atol=1e-6)
+    assert loss.mean(rows, pad_id=0, device=loaded.device) == pytest.approx(float(expected), rel=1e-5)
+    assert (
+        abs(float(whole_loss(loaded, batch).detach()) - float(expected)) > 1e-4
+    )  # the mean over tokens is another number

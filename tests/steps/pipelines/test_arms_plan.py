@@ -57,6 +57,16 @@ def test_a_recipe_keeps_odd_names(tmp_path: Path) -> None:
     assert "3e-05" in found.steps[0].arguments(words)
 
 
+def test_american_spellings_are_the_same_options(tmp_path: Path) -> None:
+    words, path = chain.vocabulary(), tmp_path / "recipe.toml"
+    scored = {"store": "s", "verb": "score", "pool": "p", "domain": "d", "method": "cosine", "name": "x"}
+    step = "".join(f'{key} = "{value}"\n' for key, value in scored.items())
+    path.write_text(f"[defaults]\ncenter = true\n[[step]]\n{step}[[step]]\n{step}centre = false\n", encoding="utf-8")
+    recipe = read_recipe(path, words)
+    chain.check_arguments(recipe, words)
+    assert ["--centre" in each.arguments(words) for each in recipe.steps] == [True, False]
+
+
 def test_all_arms_have_one_budget_and_one_training() -> None:
     steps = PLAN.steps()
     sizes = {step.name: step.values["n"] for step in steps if step.verb == "select"}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ntkcli.errors import BusyError, DataError, NtkselError
+from ntkcli.errors import BusyError, DataError, NtkselError, UsageError
 from ntkcli.steps.shared.stores import open_store
 from ntkcli.steps.training.finetune import finetune
 from ntkcli.steps.upkeep.verify import verify
@@ -100,3 +100,43 @@ def test_moments_can_be_had_of_a_finished_run(tmp_path: Path, model_dir: Path, w
     moments.write_bytes(moments.read_bytes()[:-1] + b"x")
     (finding,) = verify(tmp_path / "s").findings
     assert "optimizer.safetensors has the digest" in str(finding)
+
+
+def test_stages_losses_per_row_and_averaged_weights_are_in_the_spec(
+    tmp_path: Path, model_dir: Path, write_jsonl: Writer
+) -> None:
+    """Each changes the weights, and none changes the spec of a run without it."""
+    import safetensors.torch
+
+    rows = prompt_rows(24)
+    first, second = write_jsonl("a.jsonl", rows[:16]), write_jsonl("b.jsonl", rows[16:])
+    shared: dict[str, Any] = {"model": str(model_dir), "epochs": 2, "batch_size": 4, "lr": 1e-2}
+    both = {"train": [str(first), str(second)]}
+    made = {
+        "plain": finetune(tmp_path / "s", name="plain", **shared, **both),
+        "row": finetune(tmp_path / "s", name="row", **shared, **both, loss_per="row"),
+        "average": finetune(tmp_path / "s", name="average", **shared, **both, average_weights=True),
+        "stages": finetune(tmp_path / "s", name="stages", **shared, train=[str(first)], then=[str(second)]),
+    }
+    weights = {
+        name: safetensors.torch.load_file(Path(result.adapter) / "adapter_model.safetensors")
+        for name, result in made.items()
+    }
+    for name in ("row", "average", "stages"):
+        assert any(not weights[name][key].equal(weights["plain"][key]) for key in weights["plain"])
+    stored = open_store(tmp_path / "s")
+    plain = stored.get("runs/plain").spec
+    assert not {"loss_per", "average_weights", "then"} & set(plain)
+    assert stored.get("runs/row").spec["loss_per"] == "row"
+    assert stored.get("runs/stages").spec["then"] == [plain["train"][1]]
+    order = stored.get("runs/stages").read("tokens")
+    assert made["stages"].steps == len(order) == 2 * 4 + 2 * 2
+    lone = finetune(tmp_path / "s", name="lone", **shared, train=[str(first)])
+    assert (order[:8] == stored.get("runs/lone").read("tokens")).all()
+    assert lone.steps == 8
+    with pytest.raises(UsageError, match="--then makes two stages"):
+        finetune(
+            tmp_path / "s", model=str(model_dir), name="x", train=[str(first)], then=[str(second)], max_tokens=9999
+        )
+    with pytest.raises(UsageError, match="--average-weights keeps the mean"):
+        finetune(tmp_path / "s", name="x", **shared, **both, average_weights=True, hold_out=0.2)

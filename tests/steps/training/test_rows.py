@@ -34,7 +34,7 @@ def test_the_weight_is_what_follows_the_last_equals_sign(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("weight", ["0", "-1", "x", "nan", "inf", "500", ""])
 def test_other_weights_are_refused(weight: str) -> None:
-    with pytest.raises(UsageError, match=r"is no weight. Give a number above 0 .*ntksel select -n"):
+    with pytest.raises(UsageError, match=r"is not a valid weight. Give a number above 0 .*ntksel select -n"):
         parse_train(f"picked={weight}")
 
 

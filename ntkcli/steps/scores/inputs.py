@@ -1,4 +1,4 @@
-"""What scores are made of: features of pool and domain groups, texts, and lengths in tokens."""
+"""What scores are made of: features of pool and domain groups, and texts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 import store
 from ntkcli.data import Row
-from ntkcli.errors import DataError, IncompleteError, SpecError, UsageError
+from ntkcli.errors import DataError, SpecError, UsageError
 from ntkcli.scoring.features import FeatureReader, Rows
 from ntkcli.steps.shared.datasets import data_file
 from ntkcli.steps.shared.row_sets import rows_in_order
@@ -63,24 +63,24 @@ def features_of(
     `pool_by_adam`: the pool's may be Adam's steps for the gradients that the domain's are.
 
     Raises:
-        store.MissingArtefactError: a side has none of that name.
+        store.MissingArtefactError: the pool or a domain has none of that name.
         SpecError: they don't compare; each setting that differs is named.
     """
     if not domains:
         raise UsageError("--domain is missing: this method compares with a domain.", "Give --domain DATA.")
-    pool_side = _side(stored, pool, "--pool", feature)
-    sides = {domain: _side(stored, domain, "--domain", feature) for domain in domains}
+    pool_features = _current(stored, pool, "--pool", feature)
+    domain_features = {domain: _current(stored, domain, "--domain", feature) for domain in domains}
     may_differ = _MAY_DIFFER | {"adam"} if pool_by_adam else _MAY_DIFFER
-    for side in sides.values():
-        alike = [{key: value for key, value in s.spec.items() if key not in may_differ} for s in (pool_side, side)]
+    for each in domain_features.values():
+        alike = [{key: value for key, value in s.spec.items() if key not in may_differ} for s in (pool_features, each)]
         if changed := store.differences(alike[1], alike[0]):
             raise SpecError(
-                f"{pool_side.name} and {side.name} were not made alike, so they don't compare: "
+                f"{pool_features.name} and {each.name} were not made alike, so they don't compare: "
                 + "; ".join(f"{d.field} is {d.new} for the pool and {d.old} for the domain" for d in changed)
                 + ".",
                 "Featurize one of them again with the other's settings, under another --feature.",
             )
-    return pool_side, sides
+    return pool_features, domain_features
 
 
 def covering_reader(
@@ -97,22 +97,24 @@ def covering_reader(
     return reader
 
 
-def _side(stored: store.Store, data: str, option: str, feature: str) -> store.Artefact:
+def _current(stored: store.Store, data: str, option: str, feature: str) -> store.Artefact:
     side = stored.get(f"features/{store.check_name(data, option)}/{store.check_name(feature, '--feature')}")
     stored.check_parents(side)
     return side
 
 
 def group_readers(
-    stored: store.Store, sides: dict[str, store.Artefact], groups: Sequence[Group]
+    stored: store.Store, domain_features: dict[str, store.Artefact], groups: Sequence[Group]
 ) -> list[FeatureReader]:
     """A reader of each group's features. DataError if a group has no row with features."""
     readers = []
     for group in groups:
-        reader = FeatureReader(sides[group.domain], n=stored.get(f"datasets/{group.domain}").n, only=group.rows)
+        reader = FeatureReader(
+            domain_features[group.domain], n=stored.get(f"datasets/{group.domain}").n, only=group.rows
+        )
         if not any(len(block.rows) for block in reader.blocks()):
             raise DataError(
-                f"{sides[group.domain].name} has no row with features in the group {group.label!r}.",
+                f"{domain_features[group.domain].name} has no row with features in the group {group.label!r}.",
                 "Featurize a domain that has some.",
             )
         readers.append(reader)
@@ -133,50 +135,5 @@ def texts_of(stored: store.Store, data: str, rows: Rows | None) -> Callable[[], 
 
 
 def text_of(row: Row) -> str:
-    """What the row says: its turns' contents, joined by line feeds."""
-    return "\n".join(message.content for message in row.messages)
-
-
-def token_counts(stored: store.Store, data: str) -> Rows:
-    """Tokens of each row of a data set (n,) int64; 0 = unknown.
-
-    From its finished features that cover most rows, so as the model saw them; of rows that these leave out from the
-    counts that `featurize` keeps, cut at the same maximum length.
-
-    Raises:
-        IncompleteError: the data set has neither finished features nor counts.
-    """
-    n = stored.get(f"datasets/{store.check_name(data)}").n
-    found = [
-        artefact
-        for artefact in stored.artefacts(store.Kind.FEATURES)
-        if artefact.name.split("/")[1] == data and artefact.complete
-    ]
-    widest = max(found, key=lambda artefact: (artefact.n, artefact.name)) if found else None
-    counted = _counted(stored, data, widest) if widest is None or widest.n < n else None
-    if widest is None and counted is None:
-        raise IncompleteError(
-            f"Rows of {data!r} have no token counts: there are no finished features of it.",
-            f"Run `ntksel featurize ... --name {data}` first.",
-        )
-    counts = np.zeros(n, dtype=np.int64) if counted is None else counted
-    if widest is not None:
-        rows = widest.read("row") if "row" in widest.arrays else np.arange(n)
-        counts[rows] = widest.read("tokens")
-    return counts
-
-
-def _counted(stored: store.Store, data: str, features: store.Artefact | None) -> Rows | None:
-    """The counts of all rows by the features' tokenizer and up to their maximum length; by any if there are none."""
-    digest = stored.get(f"datasets/{data}").spec["digest"]
-    for artefact in stored.artefacts(store.Kind.TOKENS):
-        current = artefact.name.split("/")[1] == data and artefact.spec["data"] == digest and artefact.complete
-        if not current:
-            continue
-        length: Rows = artefact.read("length").astype(np.int64)
-        if features is None:
-            return length
-        if artefact.spec["tokenizer"] == features.spec["model"]["tokenizer"]:
-            longest: Rows = np.minimum(length, features.spec["encoder"]["max_length"])
-            return longest
-    return None
+    """What the row says: its turns, joined by line feeds."""
+    return "\n".join(message.text for message in row.messages)

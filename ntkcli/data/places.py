@@ -1,4 +1,4 @@
-"""What `--data` may name, as files in order: a file, a folder, a glob, a `save_to_disk` folder; or a Hub id."""
+"""Places of rows, as files in order: a file, a folder, a glob, a `save_to_disk` folder; or a Hub id. No tasks."""
 
 from __future__ import annotations
 
@@ -18,9 +18,6 @@ from ntkcli.data.formats.json_array import read_json
 from ntkcli.data.formats.jsonl import read_lines
 from ntkcli.data.formats.records import Reader, Record
 from ntkcli.data.hub import HubSource, configs_of, is_hub_id, local_config
-from ntkcli.data.llamafactory import is_entry
-from ntkcli.data.stdin import STDIN
-from ntkcli.data.tasks.reference import find_task, names_task
 from ntkcli.errors import DataError, UsageError, require_text
 
 TEXT_READERS: Final[dict[str, Reader]] = {
@@ -81,13 +78,8 @@ class FileSource:
         return [self.reference, len(states), hashlib.sha256(json.dumps(states).encode()).hexdigest()]
 
 
-def find_source(reference: str, *, split: str | None = None) -> Source:
-    """The rows that a reference names. UsageError if there are none, or if `split` is needed or makes no sense."""
-    require_text(reference)
-    if names_task(reference):
-        from ntkcli.data.tasks.source import TaskSource  # which finds its own files with this module
-
-        return TaskSource(find_task(reference), split=split)
+def find_place(reference: str, *, split: str | None = None) -> Source:
+    """The rows at a place. UsageError if there are none, or if `split` is needed or makes no sense."""
     path = Path(reference)
     if (local := local_config(reference)) is not None:
         return HubSource(local, split=split)
@@ -102,13 +94,6 @@ def find_source(reference: str, *, split: str | None = None) -> Source:
     if split is not None:
         raise UsageError(f"--split {split}: {path} is one file, which has no splits.", "Leave the option out.")
     return FileSource(str(path.resolve()), ((path, reader),))
-
-
-def names_data(reference: str) -> bool:
-    """Whether it can name rows: a file, -, a glob, a Hub id, a task, or an entry of LLaMA-Factory's."""
-    named = reference == STDIN or glob.has_magic(reference) or is_hub_id(reference)
-    named = named or local_config(reference) is not None or is_entry(reference) or names_task(reference)
-    return named or Path(reference).exists()
 
 
 def reader_of(path: Path) -> Reader | None:

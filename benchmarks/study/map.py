@@ -1,0 +1,220 @@
+#!/usr/bin/env python
+"""The map: when does choosing rows help? Trained on arms that choose nothing: the domain, random rows, right rows.
+
+    python benchmarks/study/map.py recipe|map --data DIR --folder DIR --figures FILE.jsonl [--part I/N]
+        [--task T ...] [--domain N ...] [--kind K ...] [--seeds 0,1] [--hours] [--model M]
+
+`recipe` varies the training itself on one cell, `map` goes through the cells; docs/results.md has the protocol. Every
+run appends one line to --figures: what was trained, tokens, seconds, log loss and accuracy on the test items (of every
+item), and the environment. A run that is in the file is not trained again, so a second call goes on where the first was
+stopped; `--part 0/2` and `--part 1/2` share the work between two processes. --hours only prints what is left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import supply
+from environment import describe
+from table import log_loss
+
+from ntkcli.demo import demo_model_path
+from ntkcli.steps.evaluation.evaluate import evaluate
+from ntkcli.steps.shared.stores import open_store
+from ntkcli.steps.training.finetune import finetune
+
+DOMAINS: Final = (32, 8, 128)
+SHARES: Final = (0.05, 0.2, 0.01)
+"""Of the right rows in the pool."""
+ROWS: Final = 150
+"""Rows taken from the pool in every arm that takes some."""
+VISITS: Final = 128
+"""How often rows of the domain are trained on in every arm, all together: 16 passes of 8 rows, 1 pass of 128."""
+PASSES: Final = 2
+"""Over the rows taken from the pool."""
+TEST_ITEMS: Final = 200
+TOKENS_PER_SECOND: Final = 75
+"""Of training, one thread of a 2-core machine; for --hours alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """How every run of the map is trained, but for its rows."""
+
+    lr: float = 1e-3
+    loss_per: str = "row"
+    average_weights: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One training and its evaluation; `kind` and `share` are empty where the arm's rows don't depend on them."""
+
+    task: str
+    domain: int
+    arm: str
+    seed: int
+    kind: str = ""
+    share: float | None = None
+    training: Training = Training()
+
+    @property
+    def name(self) -> str:
+        """Of its artefact."""
+        words = [self.task.partition("-")[2], f"d{self.domain}", self.kind, self.arm]
+        words += [] if self.share is None else [f"r{round(100 * self.share)}"]
+        if self.training != Training():
+            words.append("-".join(str(value) for value in asdict(self.training).values()))
+        return "-".join(word for word in words if word).replace(".", "_") + f".s{self.seed}"
+
+
+def recipe_runs(seeds: tuple[int, ...]) -> Iterator[Run]:
+    """One cell under three rates, then the middle one without averaged weights."""
+    choices = [Training(lr=lr) for lr in (1e-3, 3e-4, 2e-3)] + [Training(average_weights=False)]
+    for training in choices:
+        for seed in seeds:
+            yield Run("financial-fpb", 32, "oracle", seed, "skill", training=training)
+            yield Run("financial-fpb", 32, "random", seed, "skill", 0.2, training)
+
+
+def map_runs(given: argparse.Namespace) -> Iterator[Run]:
+    """The map in the order of the protocol: one share for every task, size and kind, then the other shares, then alone.
+
+    The domain's arms and the right rows do not depend on the share, and are trained once.
+    """
+    cells = [(task, domain) for domain in given.domain or DOMAINS for task in given.task or supply.TASKS]
+    kinds = given.kind or supply.KINDS
+    for task, domain in cells:
+        for seed in given.seeds:
+            yield Run(task, domain, "domain", seed)
+            yield Run(task, domain, "domain-steps", seed)
+        for kind in kinds:
+            for seed in given.seeds:
+                yield Run(task, domain, "oracle", seed, kind)
+                yield Run(task, domain, "random", seed, kind, SHARES[0])
+    middle = [(task, domain) for task, domain in cells if domain == DOMAINS[0]]
+    for task, domain in middle:
+        for seed in given.seeds:
+            yield from (Run(task, domain, "random", seed, "skill", share) for share in SHARES[1:])
+    for task, domain in middle:
+        for kind in kinds:
+            for seed in given.seeds:
+                yield Run(task, domain, "oracle-alone", seed, kind)
+                yield Run(task, domain, "random-alone", seed, kind, SHARES[0])
+
+
+def training_references(run: Run, data: Path, folder: Path) -> list[str]:
+    """The values of --train: files with how often each is passed over in the one epoch."""
+    stem = f"{run.task}-d{run.domain}"
+    domain = supply.write_rows(folder / f"{stem}.jsonl", supply.domain_rows(data, run.task, run.domain, seed=0))
+    visits = VISITS + PASSES * ROWS if run.arm == "domain-steps" else VISITS
+    own = [f"{domain}={visits / run.domain:g}"]
+    if run.arm.startswith("domain"):
+        return own
+    largest = max(DOMAINS)
+    wanted = supply.wanted_rows(data, run.task, run.kind, ROWS, largest_domain=largest, seed=run.seed)
+    rows = wanted
+    if run.share is not None:
+        general = supply.general_rows(data, run.task, ROWS, seed=run.seed)
+        rows = supply.random_draw(wanted, general, ROWS, run.share, seed=run.seed)
+    share = "" if run.share is None else f"-r{round(100 * run.share)}"
+    taken = supply.write_rows(folder / f"{run.task}-{run.kind}{share}-s{run.seed}.jsonl", rows)
+    return [*([] if run.arm.endswith("-alone") else own), f"{taken}={PASSES}"]
+
+
+def measure(run: Run, *, data: Path, folder: Path, model: str) -> dict[str, Any]:
+    """Train, evaluate; the line of the run."""
+    began = time.time()
+    train = training_references(run, data, folder / "data")
+    store = folder / "store"
+    shared: dict[str, Any] = {"model": model, "max_length": 256}
+    trained = finetune(
+        store, name=run.name, train=train, epochs=1, batch_size=8, seed=run.seed, **asdict(run.training), **shared
+    )
+    test = supply.write_rows(folder / "data" / f"{run.task}-test.jsonl", supply.test_rows(data, run.task, TEST_ITEMS))
+    evaluate(store, run=[run.name], task=[test], name=run.task, **shared)
+    found = open_store(store).get(f"evals/{run.task}/{run.name}")
+    nats, correct = log_loss(found), found.read("correct").astype(int)
+    return {
+        "name": run.name,
+        **{key: value for key, value in asdict(run).items() if key != "training"},
+        **asdict(run.training),
+        "steps": trained.steps,
+        "tokens": trained.tokens,
+        "last_loss": round(trained.last_loss, 4),
+        "nats": round(float(nats.mean()), 4),
+        "accuracy": round(float(correct.mean()), 4),
+        "item_nats": [round(float(value), 3) for value in nats],
+        "item_correct": "".join(map(str, correct)),
+        "seconds": round(time.time() - began),
+        "environment": describe(),
+    }
+
+
+def main() -> None:
+    given = parsed()
+    runs = list(recipe_runs(given.seeds) if given.table == "recipe" else map_runs(given))
+    done = set()
+    if given.figures.exists():
+        done = {json.loads(line)["name"] for line in given.figures.read_text(encoding="utf-8").splitlines()}
+    part, parts = given.part
+    left = [run for run in runs if run.name not in done][part::parts]
+    tokens = 90 * (VISITS + PASSES * ROWS)
+    print(f"{len(left)} of {len(runs)} runs left here, about {len(left) * tokens / TOKENS_PER_SECOND / 3600:.1f} hours")
+    if given.hours:
+        return
+    model = given.model or str(demo_model_path())
+    for run in left:
+        line = measure(run, data=given.data, folder=given.folder, model=model)
+        given.figures.parent.mkdir(parents=True, exist_ok=True)
+        with given.figures.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        shown = ("name", "nats", "accuracy", "tokens", "seconds")
+        print(" ".join(f"{key} {line[key]}" for key in shown), flush=True)
+    print_summary(given.figures, {run.name for run in runs})
+
+
+def print_summary(figures: Path, names: set[str]) -> None:
+    """Mean log loss and accuracy by arm, over its seeds."""
+    lines = [json.loads(line) for line in figures.read_text(encoding="utf-8").splitlines()]
+    by_arm: dict[str, list[dict[str, Any]]] = {}
+    for line in lines:
+        if line["name"] in names:
+            by_arm.setdefault(line["name"].rpartition(".s")[0], []).append(line)
+    for arm, found in by_arm.items():
+        nats = [line["nats"] for line in found]
+        accuracy = [line["accuracy"] for line in found]
+        spread = f"{min(nats):.3f} to {max(nats):.3f}"
+        print(f"{arm:60} {np.mean(nats):.3f} nats ({spread}), accuracy {np.mean(accuracy):.3f}, {len(nats)} seeds")
+
+
+def parsed() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", choices=("recipe", "map"))
+    parser.add_argument("--data", type=Path, required=True, help="the files of tasks, and pool2.jsonl.gz")
+    parser.add_argument("--folder", type=Path, required=True, help="where rows and store are kept")
+    parser.add_argument("--figures", type=Path, required=True, help="JSON Lines, a line for each run")
+    parser.add_argument("--part", type=lambda text: tuple(map(int, text.split("/"))), default=(0, 1), help="I/N")
+    parser.add_argument("--task", action="append", choices=list(supply.TASKS))
+    parser.add_argument("--domain", type=int, action="append", help=f"rows of the domain; default: {DOMAINS}")
+    parser.add_argument("--kind", action="append", choices=supply.KINDS)
+    parser.add_argument("--seeds", type=lambda text: tuple(map(int, text.split(","))), default=(0, 1))
+    parser.add_argument("--hours", action="store_true", help="print what is left, run nothing")
+    parser.add_argument("--model", help="default: the demo's SmolLM2-135M-Instruct")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

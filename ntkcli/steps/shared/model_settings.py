@@ -1,0 +1,53 @@
+"""What steps with a model have in common: the encoder's spec, the run behind an adapter, the compute dtype."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import store
+from ntkcli.data.encoding import VERSION as ENCODER_VERSION
+from ntkcli.identity import ModelIdentity, converted_folder, is_converted
+from ntkcli.progress import Progress
+
+
+def encoder_spec(max_length: int, thinking: bool | None = None) -> dict[str, Any]:
+    """What can change a row's tokens beside the tokenizer itself, whose digest stands with the model's."""
+    spec: dict[str, Any] = {"version": ENCODER_VERSION, "max_length": max_length}
+    return spec if thinking is None else {**spec, "thinking": thinking}
+
+
+def run_parent(stored: store.Store, reference: str | None) -> dict[str, str]:
+    """The run of the store that an adapter's reference names, as a parent; nothing for a folder or None.
+
+    store.SpecDiffersError if what the run was trained on has changed since.
+    """
+    if reference is None or "/" in reference:
+        return {}
+    run = stored.find(f"runs/{reference}")
+    if run is None:
+        return {}
+    stored.check_parents(run)
+    return {run.name: run.fingerprint}
+
+
+def note_conversion(identity: ModelIdentity, progress: Progress) -> None:
+    """Say so if loading the model will first convert its GGUF file, which takes a while, once."""
+    if not identity.gguf:
+        return
+    folder = converted_folder(identity)
+    if folder is not None and not is_converted(folder):
+        progress.note(f"converting {identity.gguf}, once; the result is kept in {folder}")
+
+
+def settle_dtype(dtype: str, device: str, known: store.Artefact | None) -> str:
+    """The compute dtype as its name: what was asked for; `auto` goes on as the artefact began, if there is one.
+
+    Only an `auto` that is new asks the device, and so imports torch.
+    """
+    if dtype == "auto" and known is not None:
+        return str(known.spec["dtype"])
+    if dtype != "auto":
+        return dtype
+    from ntkcli.engine.models.devices import pick_device, pick_dtype
+
+    return pick_dtype(dtype, pick_device(device))

@@ -1,0 +1,46 @@
+"""Open a store, write whole arrays to it, and refuse what was made with other settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+import store
+from ntkcli import __version__
+from ntkcli.data.references import home
+from store import layout
+
+DATASET_PART_ROWS = 1 << 16
+"""Rows of a part of a data set, a score or a selection: a few bytes a row, so one part holds most pools."""
+
+
+def open_store(path: str | Path, *, create: bool = False) -> store.Store:
+    """The store at `path`; made there if `create`, else refused when there is none."""
+    path = home(path)
+    if create:
+        return store.Store.open_or_create(path, made_by=f"ntksel {__version__}")
+    return store.Store.open(path)
+
+
+def write_rows(artefact: store.Artefact, arrays: dict[str, NDArray[Any]]) -> None:
+    """Write all parts that have no record yet, from whole arrays."""
+    for i in artefact.pending():
+        start, stop = artefact.part_bounds(i)
+        artefact.write_part(i, {name: values[start:stop] for name, values in arrays.items()})
+
+
+def require_spec(known: store.Artefact, spec: dict[str, Any]) -> None:
+    """Refuse, before anything expensive, to go on with an artefact that was made with other settings."""
+    if changed := store.differences(known.spec, spec):
+        raise store.SpecDiffersError(
+            f"{known.name} exists and was made with other settings: " + ", ".join(map(str, changed)),
+            "use those settings or another name",
+            differences=changed,
+        )
+
+
+def is_store(path: str | Path) -> bool:
+    """Whether there is a store at `path`."""
+    return (Path(home(path)) / layout.STORE_FILE).exists()
