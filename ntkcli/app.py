@@ -9,10 +9,12 @@ from typing import Annotated
 import typer
 
 from ntkcli import __version__
-from ntkcli.commands import arms, demo, eval as evaluation, explain, featurize, finetune, info, rm, run as recipe, score, select, split, tasks
+from ntkcli.commands import arms, demo, explain, featurize, finetune, info, rm, score, select, split, tasks
+from ntkcli.commands import eval as evaluation
+from ntkcli.commands import run as recipe
 from ntkcli.console import Output, print_anything
-from ntkcli.environment import without_library_settings
 from ntkcli.errors import ExitCode, NtkselError, parsing_message
+from ntkcli.library_settings import without_library_settings
 from ntkcli.notes import show_with
 from ntkcli.signals import listen
 

@@ -18,7 +18,7 @@ from ntkcli.data.formats.json_array import read_json
 from ntkcli.data.formats.jsonl import read_lines
 from ntkcli.data.formats.records import Reader, Record
 from ntkcli.data.hub import HubSource, configs_of, is_hub_id, local_config
-from ntkcli.errors import DataError, UsageError, require_text
+from ntkcli.errors import DataError, UsageError
 
 TEXT_READERS: Final[dict[str, Reader]] = {
     ".jsonl": read_lines,

@@ -134,7 +134,7 @@ def test_data(
 ) -> None:
     """Between the digest of the rows and their last reading: as many rows, but others."""
     from ntkcli.steps.evaluation import items
-    from ntkcli.steps.shared import inputs
+    from ntkcli.steps.shared import datasets, row_sets
 
     data = write_jsonl("d.jsonl", prompt_rows(3))
     if verb == "exact":
@@ -146,7 +146,7 @@ def test_data(
             lambda: write_rows(data, prompt_rows(3, seed=9)),
         )
     else:
-        place: Any = tasks if verb == "eval" else inputs
+        place: Any = {"eval": items, "finetune": row_sets}.get(verb, datasets)
         real = place.scan
 
         def scanned(*arguments: Any, **settings: Any) -> Any:
@@ -164,9 +164,9 @@ def test_data_between_two_parts(
     cli: Cli, tmp_path: Path, model: Path, write_jsonl: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows that were read before the exchange may be kept; not one that was read after it."""
-    from ntkcli.steps.shared import inputs
+    from ntkcli.steps.shared import row_sets
 
-    monkeypatch.setattr(inputs, "_CHECKED_ROWS", 1)
+    monkeypatch.setattr(row_sets, "_CHECKED_ROWS", 1)
     data = write_jsonl("d.jsonl", prompt_rows(300))
     settings = ["--name", "d", "--kind", "embed", "--model", model, "--part-rows", "2"]
     whole = tmp_path / "whole"

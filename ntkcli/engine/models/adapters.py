@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ntkcli.engine.hashing import hash_u64
@@ -165,7 +164,6 @@ def apply_adapter(loaded: LoadedModel, adapter: AdapterIdentity, model: ModelIde
     """Make the model compute with an adapter of any kind, in place. Refuses one of another base model, or not whole."""
     refuse_other_base(adapter, model)
     merge_floats(attach_adapter(loaded.model, adapter).base_model.model)
-
 
 
 def check_decoder_holds(layers: list[AdaptedLayer], model: Any) -> None:

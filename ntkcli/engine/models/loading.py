@@ -17,14 +17,14 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ntkcli.engine.conversion import converted, require_unchanged
+from ntkcli.engine.models.conversion import converted, require_unchanged
 from ntkcli.engine.models.devices import DTYPES, pick_device
 from ntkcli.engine.models.heads import HeadForm, read_head
+from ntkcli.engine.models.weights import own_memory, refuse_other_weights
 from ntkcli.engine.rope import forget_lengths
-from ntkcli.engine.weights import own_memory, refuse_other_weights
-from ntkcli.environment import without_library_settings
 from ntkcli.errors import NtkselError, UsageError
 from ntkcli.identity import ModelIdentity
+from ntkcli.library_settings import without_library_settings
 from ntkcli.model_files import reason_of, why_tokenizer_fails
 
 

@@ -1,8 +1,8 @@
 """Fine-tune a LoRA adapter with peft on transformers' Trainer, resumable from its last whole checkpoint.
 
 The Trainer does the loop, the optimiser, the schedule and the checkpoints. Ours are the steps, planned before training
-begins (`ntkcli.engine.training.step_plan`), and the loss, computed without logits where nothing is supervised and with little
-padding (`ntkcli.engine.training.loss`).
+begins (`ntkcli.engine.training.step_plan`), and the loss, computed without logits where nothing is supervised and
+with little padding (`ntkcli.engine.training.loss`).
 """
 
 from __future__ import annotations
@@ -29,14 +29,13 @@ from ntkcli.engine.models.devices import train_on
 from ntkcli.engine.models.loading import LoadedModel
 from ntkcli.engine.training import checkpoints
 from ntkcli.engine.training.checkpoints import RunState, newest_checkpoint
-from ntkcli.engine.training.library_variables import without_settings
 from ntkcli.engine.training.moments import write_moments
 from ntkcli.engine.training.step_plan import plan_stages
 from ntkcli.engine.training.trainer import Step, TrainingRows, checkpoint_callback, make_trainer
 from ntkcli.engine.training.weight_average import WeightAverage
-from ntkcli.environment import without_library_settings
 from ntkcli.errors import NtkselError, UsageError
 from ntkcli.identity import AdapterIdentity
+from ntkcli.library_settings import without_library_settings
 from ntkcli.progress import Progress
 from ntkcli.units import human_bytes
 from store import atomic

@@ -13,7 +13,6 @@ import numpy as np
 import store
 from ntkcli import __version__
 from ntkcli.data import Row
-from ntkcli.digests import home_path
 from ntkcli.errors import UsageError
 from ntkcli.steps.evaluation.items import Items
 from ntkcli.steps.evaluation.summary import EvaluateResult, RunMeasures

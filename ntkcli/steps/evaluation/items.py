@@ -70,7 +70,8 @@ def load_tasks(
     split: str | None = None,
     on_error: OnError = "fail",
 ) -> Items:
-    """All items of the tasks: `FILE`, a task of `ntkcli.data.tasks.reference`, or `NAME=` either; else the file names the task.
+    """All items of the tasks: `FILE`, a task of `ntkcli.data.tasks.reference`, or `NAME=` either; else the file names
+    the task.
 
     `scorer` auto: `choices` for a file whose rows have choices, else `generate`. `columns` and `split` are of every
     file: `ntkcli.data.DataFile`.

@@ -13,7 +13,6 @@ import numpy as np
 
 import store
 from ntkcli.data import Encoder
-from ntkcli.digests import home_path
 from ntkcli.errors import UsageError
 from ntkcli.identity import end_of_text_spec, resolve_model
 from ntkcli.progress import Progress

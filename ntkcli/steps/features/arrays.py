@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import store
 from ntkcli import feature_encoding
-from ntkcli.units import human_bytes
 
 PART_ROWS = {"ntk": 256, "loss": 256, "embed": 1024}
 """Rows of a part, at least: files of a few MB, and minutes of work that a kill can lose, not hours."""

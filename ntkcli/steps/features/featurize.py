@@ -26,7 +26,15 @@ from ntkcli.steps.shared.environment import begin, model_environment
 from ntkcli.steps.shared.model_settings import note_conversion, run_parent, settle_dtype
 from ntkcli.steps.shared.row_sets import rows_in_order, selected_rows
 from ntkcli.steps.shared.stores import open_store, require_spec
-from ntkcli.steps.shared.token_counts import Counts, count, count_tokens, counts_of, find_counts, refuse_long_rows, settle_problems
+from ntkcli.steps.shared.token_counts import (
+    Counts,
+    count,
+    count_tokens,
+    counts_of,
+    find_counts,
+    refuse_long_rows,
+    settle_problems,
+)
 
 if TYPE_CHECKING:
     from ntkcli.engine.features.extract import Extractor

@@ -21,7 +21,16 @@ from ntkcli.data.schemas import detect, read_row
 from ntkcli.errors import DataError, UsageError
 from ntkcli.steps.selections.export_values import json_lines, read_back, table_of
 from ntkcli.steps.shared.datasets import data_file
-from ntkcli.steps.shared.outputs import Inputs, check_output, checksum, manifest_of, output_path, publish_output, replace_folder, write_output
+from ntkcli.steps.shared.outputs import (
+    Inputs,
+    check_output,
+    checksum,
+    manifest_of,
+    output_path,
+    publish_output,
+    replace_folder,
+    write_output,
+)
 
 Format = Literal["own", "messages", "alpaca", "prompt-completion"]
 Record = dict[str, Any]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from ntkcli import identity, notes
-from ntkcli.engine import conversion
+from ntkcli.engine.models import conversion
 from ntkcli.engine.models.loading import load_model, model_config
 from ntkcli.errors import NtkselError, UsageError
 from ntkcli.identity import CONVERTED_RECORD, converted_folder, resolve_model

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ntkcli.environment import without_library_settings
+from ntkcli.library_settings import without_library_settings
 from ntkcli.steps.features.featurize import featurize
 from ntkcli.steps.training.finetune import finetune
 from tests.conftest import Writer, prompt_rows
