@@ -19,6 +19,7 @@ OPTIONS = {
     ("finetune", "--seeds"),
     ("arms", "--seeds"),
     ("demo", "--seed"),
+    ("split", "--seed"),
 }
 
 
@@ -30,6 +31,7 @@ def command(verb: str, store: Path, data: Path, model: Path) -> list[str | Path]
         "finetune": [store, "--train", data, "--name", "f", "--epochs", "1", "--model", model],
         "arms": [store, "--domain", data, "--pool", data, "--task", data, "-n", "1", "--name", "a", "--model", model],
         "demo": [store],
+        "split": [data, "--test", "0.5", "--out", store],
     }
     return [verb, *more[verb]]
 

@@ -126,7 +126,7 @@ def test_without_a_cache_it_is_converted_for_this_run(
 
 def test_what_it_takes_is_reported(gguf: Path, caplog: pytest.LogCaptureFixture) -> None:
     numbers = sum(tensor.numel() for tensor in weights_of(gguf).values())
-    assert f"converting tiny.gguf takes {8 * numbers / 2**10:.1f} KiB of memory" in caplog.text
+    assert f"converting tiny.gguf takes {10 * numbers / 2**10:.1f} KiB of memory" in caplog.text
 
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
