@@ -158,6 +158,7 @@ def evaluate(
         from ntkcli.steps.evaluation.plan import check_baseline, make_plan
 
         plan = make_plan(store, **arguments)
+        step.refuse_harness_options(num_fewshot=num_fewshot, limit=limit, apply_chat_template=apply_chat_template)
         check_baseline(plan, baseline)
         found = estimate_evaluation(plan, max_length=max_length, device=device, thinking=o.is_on(thinking))
         output.result(found, line=estimate_line(found))

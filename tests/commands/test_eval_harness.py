@@ -11,6 +11,7 @@ import pytest
 from ntkcli.engine.models import loading
 from ntkcli.steps.shared.stores import open_store
 from tests.commands.conftest import Cli
+from tests.conftest import choice_rows, write_rows
 from tests.steps.evaluation.lm_eval_kit import CHOICES, write_task
 
 
@@ -37,3 +38,14 @@ def test_on_the_command_line(cli: Cli, tmp_path: Path, model_dir: Path, monkeypa
     assert "(--limit)" in other.error_line
     for wrong in (["--limit", "0"], ["--num-fewshot", "-1"]):
         assert cli("eval", tmp_path / "t", *words, *wrong).code == 2
+
+
+def test_options_of_lm_eval_alone(cli: Cli, tmp_path: Path, model_dir: Path) -> None:
+    """Other tasks do not take them, in a dry run neither."""
+    task = write_rows(tmp_path / "t.jsonl", choice_rows(3))
+    words = ["--model", model_dir, "--run", "base", "--task", task, "--name", "h"]
+    for options in (["--limit", "2"], ["--num-fewshot", "0"], ["--apply-chat-template"]):
+        for dry in ([], ["--dry-run"]):
+            ran = cli("eval", tmp_path / "s", *words, *options, *dry)
+            assert ran.code == 2, options
+            assert f"Only tasks of lm_eval take {options[0]}." in ran.error_line

@@ -37,6 +37,7 @@ from tests.commands.effects import (
     Value,
 )
 from tests.conftest import CHATML, choice_rows, prompt_rows, save_model, write_rows
+from tests.steps.evaluation.lm_eval_kit import CHOICES, write_task
 
 VERBS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 SWITCH = "{% if enable_thinking is defined %}{{ '[' ~ enable_thinking ~ ']' }}{% endif %}"
@@ -56,6 +57,7 @@ class World:
         (self.folder / "folder").mkdir()
         for name, rows in {
             "pool.jsonl": pool,
+            "copy.jsonl": pool,
             "domain.jsonl": domain,
             "test.jsonl": choice_rows(4),
             "more.jsonl": choice_rows(3, seed=1),
@@ -64,7 +66,10 @@ class World:
             "folder/test.jsonl": prompt_rows(4, seed=5),
         }.items():
             write_rows(self.folder / name, rows)
+        write_task(self.folder, "more", CHOICES)
         (self.folder / "ids.txt").write_text("1-3\n")
+        for name in ("foreign.jsonl", "foreign2.jsonl"):
+            (self.folder / name).write_text("{}\n")
         for name, seed in (("m", 0), ("other", 1)):
             save_model(self.folder / name, seed=seed)
             (self.folder / name / "chat_template.jinja").write_text(CHATML.replace("{% if add", SWITCH + "{% if add"))

@@ -150,7 +150,7 @@ def test_every_form_of_data(form: str, cli: Cli, tmp_path: Path, monkeypatch: py
 HOSTILE = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1, max_size=60)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(HOSTILE, HOSTILE), min_size=6, max_size=30), st.integers(0, 3))
 def test_hostile_text_is_kept_whole_and_its_copies_together(
     tmp_path: Path, texts: list[tuple[str, str]], seed: int

@@ -169,7 +169,7 @@ def test_qwen25_by_hand(tokenizer):
 _TOKENIZERS: dict[str, object] = {}  # hypothesis calls the test many times
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     family=st.sampled_from(["chatml", "llama3", "gemma", "mistral", "phi", "qwen3", "plain", "bare"]),
     texts=st.lists(

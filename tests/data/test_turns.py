@@ -71,7 +71,7 @@ def same(one: Encoded, other: Encoded) -> bool:
     return one.ids.tolist() == other.ids.tolist() and one.supervised.tolist() == other.supervised.tolist()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(chats())
 def test_a_long_chat_is_the_rendering_of_its_last_exchanges(tokenizer, given_chat):
     family, example, limit = given_chat
@@ -94,7 +94,7 @@ def test_a_long_chat_is_the_rendering_of_its_last_exchanges(tokenizer, given_cha
             assert before.content in text.partition(after.content)[0]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(chats())
 def test_choices_and_prompts_are_cut_at_the_same_places(tokenizer, given_chat):
     family, example, limit = given_chat

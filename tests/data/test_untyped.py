@@ -39,7 +39,7 @@ def read(path: Path) -> Row | BadRow:
 FIRST = {"prompt": "P", "choices": ["x", "y"], "answer": 0, "completion": None}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(row=items(), as_text=st.booleans())
 def test_an_item_means_one_choice_in_every_format(
     tmp_path_factory: pytest.TempPathFactory, row: dict[str, Any], as_text: bool
@@ -66,7 +66,7 @@ def test_an_item_means_one_choice_in_every_format(
             assert expected in (None, canonical_row(found)), (row, found.answer)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(label=labels, task=labels)
 def test_labels_are_the_same_in_every_format(tmp_path_factory: pytest.TempPathFactory, label: Any, task: Any) -> None:
     folder = tmp_path_factory.mktemp("d")

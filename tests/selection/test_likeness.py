@@ -99,7 +99,7 @@ def test_short_prompts_join_nothing() -> None:
     assert not found.same(0, 1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(1, 30), min_size=5, max_size=60), st.integers(2, 5))
 def test_sides_are_full_and_balanced(sizes: list[int], k: int) -> None:
     counts = np.array(sorted(sizes, reverse=True), dtype=np.int64)[:, None]
@@ -109,7 +109,7 @@ def test_sides_are_full_and_balanced(sizes: list[int], k: int) -> None:
     assert rows.max() - rows.min() <= max(sizes)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(10, 300), st.floats(0.05, 0.95), st.integers(1, 4))
 def test_single_rows_give_the_share_in_every_stratum(n: int, share: float, strata: int) -> None:
     counts = np.zeros((n, strata), dtype=np.int64)

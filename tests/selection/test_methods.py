@@ -196,7 +196,7 @@ def test_auto_of_top_stops_below_a_twentieth_of_the_best(curve: str) -> None:
     assert sorted(taken(scores)) == np.flatnonzero(height >= 0.05 * height.max()).tolist()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     sources=st.lists(st.integers(0, 3), min_size=30, max_size=30),
     most=st.dictionaries(st.integers(0, 3), st.integers(0, 9)),

@@ -65,14 +65,9 @@ def read_tree(path: Path) -> yaml.Node | None:
 
 def mappings_in(node: yaml.Node | None) -> Iterator[dict[str, yaml.Node]]:
     """Every mapping below the node, by its keys that are plain text."""
-    if isinstance(node, yaml.MappingNode):
-        yield {key.value: value for key, value in node.value if isinstance(key, yaml.ScalarNode)}
-        for key, value in node.value:
-            yield from mappings_in(key)
-            yield from mappings_in(value)
-    elif isinstance(node, yaml.SequenceNode):
-        for child in node.value:
-            yield from mappings_in(child)
+    for each in _nodes(node):
+        if isinstance(each, yaml.MappingNode):
+            yield {key.value: value for key, value in each.value if isinstance(key, yaml.ScalarNode)}
 
 
 def members_of(node: yaml.Node | None) -> Iterator[str]:

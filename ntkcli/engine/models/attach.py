@@ -73,7 +73,22 @@ def attach_adapter(model: Any, adapter: AdapterIdentity, *, trainable: bool = Fa
         )
     _refuse_unused(attached, adapter)
     round_once(attached)
+    refuse_not_finite(adapter)
     return attached.eval()
+
+
+def refuse_not_finite(adapter: AdapterIdentity) -> None:
+    """SpecError, naming the weight, for an adapter with values that are not finite: no row is to blame for them."""
+    from safetensors import safe_open
+
+    with safe_open(adapter.folder / "adapter_model.safetensors", framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118  # no dict
+            if bad := int((~torch.isfinite(weight := file.get_tensor(name))).sum()):
+                raise SpecError(
+                    f"The adapter {adapter.folder} has weights that are not finite: {bad:,} of {weight.numel():,} in "
+                    f"{name}.",
+                    "Give another adapter, or train this one again with a lower --lr.",
+                )
 
 
 def fold(model: nn.Module) -> list[Factors]:

@@ -115,12 +115,7 @@ def evaluate(
             force=force,
             progress=progress,
         )
-    _refuse_given(
-        "Only tasks of lm_eval take",
-        num_fewshot=(num_fewshot, None),
-        limit=(limit, None),
-        apply_chat_template=(apply_chat_template, False),
-    )
+    refuse_harness_options(num_fewshot=num_fewshot, limit=limit, apply_chat_template=apply_chat_template)
     if export is not None:
         from ntkcli.steps.evaluation.export import check_export
 
@@ -169,6 +164,16 @@ def evaluate(
 
         write_export(export, artefacts, plan.items, result, spec=plan.spec, model=plan.identity.reference)
     return result
+
+
+def refuse_harness_options(*, num_fewshot: int | None, limit: int | None, apply_chat_template: bool) -> None:
+    """UsageError for an option that only tasks of lm_eval take."""
+    _refuse_given(
+        "Only tasks of lm_eval take",
+        num_fewshot=(num_fewshot, None),
+        limit=(limit, None),
+        apply_chat_template=(apply_chat_template, False),
+    )
 
 
 def _refuse_given(why: str, **options: tuple[object, object]) -> None:

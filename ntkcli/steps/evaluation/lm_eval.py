@@ -17,7 +17,7 @@ from ntkcli.errors import UsageError
 from ntkcli.identity import end_of_text_spec, resolve_model
 from ntkcli.progress import Progress
 from ntkcli.steps.evaluation.export import check_export, publish_export
-from ntkcli.steps.evaluation.plan import HARNESS, find_runs, require_baseline
+from ntkcli.steps.evaluation.plan import HARNESS, find_runs, known_runs, require_baseline
 from ntkcli.steps.evaluation.summary import HARNESS_SCORER, EvaluateResult, summarise
 from ntkcli.steps.shared.environment import begin, model_environment
 from ntkcli.steps.shared.model_settings import encoder_spec, note_conversion, settle_dtype
@@ -149,15 +149,6 @@ def _check_call(name: str, run: Sequence[str], task: Sequence[str], bare_thinkin
         )
     if bare_thinking is not None:
         raise UsageError("--thinking is a setting of the chat template.", "Give --apply-chat-template with it.")
-
-
-def known_runs(stored: store.Store, name: str) -> dict[str, store.Artefact]:
-    """The runs of an eval that the store has, by name."""
-    return {
-        artefact.name.rpartition("/")[2]: artefact
-        for artefact in stored.artefacts(store.Kind.EVAL)
-        if artefact.name.startswith(f"evals/{name}/")
-    }
 
 
 def _require_table(known: Mapping[str, store.Artefact], spec: dict[str, Any]) -> None:

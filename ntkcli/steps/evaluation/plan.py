@@ -107,11 +107,7 @@ def make_plan(
         on_error=on_error,
     )
     adapters, parents = find_runs(stored, run, identity)
-    known = {
-        artefact.name.rpartition("/")[2]: artefact
-        for artefact in (stored.artefacts(store.Kind.EVAL) if stored is not None else ())
-        if artefact.name.startswith(f"evals/{name}/")
-    }
+    known = {} if stored is None else known_runs(stored, name)
     spec = {
         "version": VERSION,
         "model": identity.spec,
@@ -123,6 +119,15 @@ def make_plan(
     for artefact in known.values():  # one eval is one table: same base model, same items, same settings
         require_spec(artefact, {**spec, "adapter": artefact.spec["adapter"]})
     return Plan(stored, name, identity, items, settings, adapters, parents, spec, known)
+
+
+def known_runs(stored: store.Store, name: str) -> dict[str, store.Artefact]:
+    """The runs of an eval that the store has, by name."""
+    return {
+        artefact.name.rpartition("/")[2]: artefact
+        for artefact in stored.artefacts(store.Kind.EVAL)
+        if artefact.name.startswith(f"evals/{name}/")
+    }
 
 
 def _with_end_of_text(

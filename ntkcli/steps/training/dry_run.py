@@ -95,7 +95,14 @@ def estimate_finetune(
     held_out = max(1, round(settings.hold_out * every)) if settings.hold_out else 0
     rows = round(every - held_out)
     spec = settings.spec(init)
-    size = training_size(identity, rank=spec["rank"], target_modules=spec["target_modules"], dtype=dtype, device=device)
+    size = training_size(
+        identity,
+        rank=spec["rank"],
+        target_modules=spec["target_modules"],
+        dtype=dtype,
+        device=device,
+        init=None if init is None else init.identity,
+    )
     tokens = settings.max_tokens or round(spec["epochs"] * mean * rows)
     an_epoch = max(1, math.ceil(rows / settings.batch_size))
     steps = max(1, round(tokens / mean / rows * an_epoch)) if settings.max_tokens else spec["epochs"] * an_epoch

@@ -68,7 +68,7 @@ def usable(text: str) -> bool:
     return "\0" not in text and not any("\ud800" <= char <= "\udfff" for char in text)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(more=extras)
 def test_own_columns_read_back(tmp_path_factory: pytest.TempPathFactory, more: list[dict[str, Any]]) -> None:
     folder = tmp_path_factory.mktemp("e")
@@ -214,7 +214,7 @@ def chats(draw: st.DrawFn) -> dict[str, Any]:
     return {"messages": [{"role": role, "content": draw(turn_texts)} for role in roles]}
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(rows=st.lists(chats(), min_size=1, max_size=3))
 def test_trainers_formats_read_back(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]) -> None:
     folder = tmp_path_factory.mktemp("e")
