@@ -187,12 +187,16 @@ DryRun = Annotated[
 ]
 
 
+_RANKS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))
+"""Variables that say which of how many processes this is: torchrun's, and those of a step of SLURM's."""
+
+
 def own_shard() -> tuple[int, int]:
     """This process's share of the parts: its rank under torchrun or srun, else all of them.
 
     SLURM's number is the step's: a batch script that runs the program without srun is one process, whatever --ntasks.
     """
-    for rank, size in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")):
+    for rank, size in _RANKS:
         if rank in os.environ and size in os.environ:
             index, count = os.environ[rank], os.environ[size]
             if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
@@ -202,6 +206,26 @@ def own_shard() -> tuple[int, int]:
                 )
             return int(index), int(count)
     return 0, 1
+
+
+_OTHER_RANKS = (("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("PMI_RANK", "PMI_SIZE"))
+"""Of mpirun: no command shares parts by these."""
+
+
+def refuse_ranks(verb: str) -> None:
+    """UsageError in one of several processes that torchrun, srun or mpirun started, for a command of one process.
+
+    Each would do the same work, into one store; a training would wait for the others for ever.
+    """
+    for rank, size in (*_RANKS, *_OTHER_RANKS):
+        index, count = os.environ.get(rank), os.environ.get(size)
+        if index is not None and count is not None and count not in ("0", "1"):
+            raise UsageError(
+                f"ntksel {verb} is for one process, and {rank}={index} with {size}={count} in the environment say that "
+                "there are several.",
+                f"Start it once, without torchrun, srun or mpirun; else unset {rank} and {size}. "
+                "Only featurize shares its work.",
+            )
 
 
 def own_device(device: str) -> str:

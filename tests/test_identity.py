@@ -77,8 +77,13 @@ def test_pickled_weights_are_refused(model_dir: Path, tmp_path: Path) -> None:
         resolve_model(str(folder))
 
 
+def empty_weights() -> bytes:
+    """A safetensors file without tensors."""
+    return (2).to_bytes(8, "little") + b"{}"
+
+
 def test_adapter_digest_ignores_where_its_base_lay(tmp_path: Path) -> None:
-    config = {"r": 4, "lora_alpha": 8, "base_model_name_or_path": "/somewhere", "peft_version": "1"}
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "base_model_name_or_path": "/somewhere"}
     changed: dict[str, dict[str, object]] = {
         "a": {},
         "b": {"base_model_name_or_path": "/else", "init_lora_weights": "gaussian"},
@@ -89,7 +94,7 @@ def test_adapter_digest_ignores_where_its_base_lay(tmp_path: Path) -> None:
         folder = tmp_path / name
         folder.mkdir()
         (folder / "adapter_config.json").write_text(json.dumps({**config, **changes}))
-        (folder / "adapter_model.safetensors").write_bytes(b"same")
+        (folder / "adapter_model.safetensors").write_bytes(empty_weights())
     a, b, c, d = (resolve_adapter(str(tmp_path / name), adapters=tmp_path / "none").spec for name in "abcd")
     assert a == b
     assert a["weights"] == c["weights"]

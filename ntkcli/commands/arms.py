@@ -146,6 +146,7 @@ def arms(
     from ntkcli.steps.pipelines.arms_plan import DEFAULT, Budget, Plan
     from ntkcli.steps.pipelines.recipe import as_shell, write_recipe
 
+    o.refuse_ranks("arms")
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
     kernel = PRESETS[preset.value]
     chosen = tuple(arm.strip() for arm in arms.split(",")) if arms is not None else DEFAULT

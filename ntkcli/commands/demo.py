@@ -14,6 +14,7 @@ from ntkcli.commands import chain
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode
 from ntkcli.formatting import comparison_table, verdict
+from ntkcli.seeds import check_seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,8 @@ def demo(
     from ntkcli.demo import pipeline as p
 
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
+    o.refuse_ranks("demo")
+    check_seed("--seed", seed)
     began = time.monotonic()
     folder = Path(home(folder))
     model = demo_model_path()

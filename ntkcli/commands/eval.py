@@ -132,6 +132,7 @@ def evaluate(
     """Evaluate runs on the same items, with intervals and paired tests."""
     from ntkcli.steps.evaluation import evaluate as step
 
+    o.refuse_ranks("eval")
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
     arguments: dict[str, Any] = {
         "model": model,

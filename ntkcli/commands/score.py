@@ -139,6 +139,7 @@ def score(
     """Score every pool row against the domain, streaming over the pool."""
     from ntkcli.steps.scores import score as step
 
+    o.refuse_ranks("score")
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
     if compare:
         if method is not None or domain or rows or pool or name or combine:

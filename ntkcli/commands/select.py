@@ -143,6 +143,7 @@ def select(
     """Select the rows that help most, and export them."""
     from ntkcli.steps.selections import select as step
 
+    o.refuse_ranks("select")
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
     if export is None and schema is not Format.OWN:
         raise UsageError(f"--format {schema.value} is given without --export.", "Give --export FILE.")

@@ -12,10 +12,12 @@ from ntkcli.data.references import home
 from ntkcli.data.stdin import STDIN
 from ntkcli.data.tasks.reference import find_task, names_task
 from ntkcli.data.tasks.source import TaskSource
+from ntkcli.errors import require_text
 
 
 def find_source(reference: str, *, split: str | None = None) -> Source:
     """The rows that a reference names. UsageError if there are none, or if `split` is needed or makes no sense."""
+    require_text(reference)
     reference = home(reference)
     if names_task(reference):
         return TaskSource(find_task(reference), split=split)

@@ -101,7 +101,7 @@ def read_arrow(path: Path) -> Iterator[Record]:
     import pyarrow as pa
 
     try:
-        with pa.memory_map(str(path)) as source:
+        with pa.OSFile(str(path)) as source:  # not mapped: a mapped file that is cut while it is read ends the process
             yield from table_records(path, _arrow_batches(source))
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, "arrow", error) from error

@@ -29,13 +29,13 @@ from ntkcli.engine.models.devices import train_on
 from ntkcli.engine.models.loading import LoadedModel
 from ntkcli.engine.training import checkpoints
 from ntkcli.engine.training.checkpoints import RunState, newest_checkpoint
-from ntkcli.engine.training.library_variables import without_settings
 from ntkcli.engine.training.moments import write_moments
 from ntkcli.engine.training.step_plan import plan_stages
 from ntkcli.engine.training.trainer import Step, TrainingRows, checkpoint_callback, make_trainer
 from ntkcli.engine.training.weight_average import WeightAverage
 from ntkcli.errors import NtkselError, UsageError
 from ntkcli.identity import AdapterIdentity
+from ntkcli.library_settings import without_library_settings
 from ntkcli.progress import Progress
 from ntkcli.units import human_bytes
 from store import atomic
@@ -109,7 +109,7 @@ def train_adapter(
     )
     resume = newest_checkpoint(folder / "checkpoints", at_most=resume_at_most)
     state = (checkpoints.read_state(resume) if resume else None) or RunState(options.batch_tokens)
-    with _quiet(), _deterministic(loaded.device), without_settings():
+    with without_library_settings(), _quiet(), _deterministic(loaded.device):
         model = _with_adapter(loaded, options)
         arguments = _arguments(loaded, options, folder / "checkpoints", n_steps=len(steps))
         pad_id = loaded.tokenizer.pad_token_id or 0
@@ -229,7 +229,7 @@ def _deterministic(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # what cuBLAS needs for it; another size may be other kernels
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:

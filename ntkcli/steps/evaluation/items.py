@@ -109,6 +109,7 @@ def _load(
     on_error: OnError,
 ) -> Task:
     file = DataFile(path if split else for_evaluation(path), columns=columns, split=split)
+    file.watch()
     scanned = scan(file, on_error=on_error)
     rows = tuple(rows_in_order(file, None, scanned.status))
     good = [row for row in rows if isinstance(row, Row)]

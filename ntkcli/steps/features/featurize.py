@@ -15,6 +15,7 @@ from ntkcli.data import DataFile, Encoder
 from ntkcli.data.files import OnError
 from ntkcli.identity import AdapterIdentity, ModelIdentity, resolve_adapter, resolve_model
 from ntkcli.progress import Progress, Silent
+from ntkcli.seeds import check_seed
 from ntkcli.steps.features.adam_moments import adam_state
 from ntkcli.steps.features.arrays import default_part_rows, feature_arrays, row_bytes
 from ntkcli.steps.features.part_loop import FeatureLoop
@@ -107,6 +108,8 @@ def featurize(
         kind=kind, positions=positions, pooling=pooling, probe=probe, projection=projection, store_dtype=store_dtype
     )
     check_numbers(kind=kind, positions=positions, probe=probe, probes=probes, shard=shard, adam=adam)
+    check_seed("--seed", seed)
+    check_seed("--adapter-seed", adapter_seed)
     identity = resolve_model(model, trust_remote_code=trust_remote_code)
     stored = open_store(store_path, create=True)
     adapter_identity = resolve_adapter(adapter, adapters=stored.path / "adapters") if adapter else None
@@ -227,7 +230,7 @@ def _load(
     from ntkcli.engine.features import extract
     from ntkcli.engine.models.loading import load_model
 
-    loaded = load_model(model, dtype=settings.dtype, device=device)
+    loaded = load_model(model, dtype=settings.dtype, device=device, with_head=settings.kind != "embed")
     encoder = Encoder(loaded.tokenizer, max_length=settings.max_length, thinking=settings.thinking)
     budget = batch_tokens or (known.plan["batch_tokens"] if known is not None else None)
     if settings.kind == "embed":
@@ -243,6 +246,8 @@ def _load(
         extractor = extract.gradient_extractor(
             loaded, model=model, adapter=adapter, settings=settings.gradient(), batch_tokens=budget
         )
+        if settings.adam is not None:
+            settings.adam.watch.require_unchanged()
     return extractor, encoder, model_environment(model, loaded)
 
 

@@ -17,6 +17,7 @@ from ntkcli.errors import UsageError
 from ntkcli.progress import Progress, Silent
 from ntkcli.scoring.features import Rows, Wide
 from ntkcli.scoring.groups import across_groups
+from ntkcli.seeds import check_seed
 from ntkcli.steps.scores import exact
 from ntkcli.steps.scores.less import plan_less
 from ntkcli.steps.scores.methods import ScorePlan, plan_by_features, plan_by_words, plan_random
@@ -111,6 +112,7 @@ def score(
         features=len(features),
         computes=dtype != "auto" or device != "auto" or batch_tokens is not None,
     )
+    check_seed("--seed", seed)
     files = [name for name, _ in map(split_name, (pool, *domains)) if name is not None]
     stored = open_store(store_path, create=bool(files))
     moved_data(stored, data, default=[pool])

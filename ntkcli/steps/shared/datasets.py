@@ -70,11 +70,12 @@ def register_data(
         data = known.attrs["source"]  # resumed at a terminal
     data = kept_data(stored, data)
     file, alike = read_as_known(known, data, columns=columns, split=split)
-    seen = file.state()
+    seen = file.watch()
     if known is not None and known.complete and alike and _is_known(seen, known):
         _refuse_bad_rows(known, file, on_error)
         return known, file
     found = scan(file, on_error=on_error, folder=stored.tmp_path().parent)
+    file.require_unchanged()
     spec = {"digest": found.digest, "schema": found.schema, "n": found.n}
     if known is not None and known.spec != spec:
         raise SpecError(
@@ -128,7 +129,7 @@ def data_file(stored: store.Store, dataset: store.Artefact) -> DataFile:
     name = dataset.name.partition("/")[2]
     source = _source_now(stored, dataset)
     file = DataFile(source, columns=dataset.attrs.get("columns"), split=dataset.attrs.get("split"))
-    if not _is_known(file.state(), dataset):
+    if not _is_known(file.watch(), dataset):
         register_data(stored, name=name, data=file.reference, on_error="skip")
     return file
 

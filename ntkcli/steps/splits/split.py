@@ -20,6 +20,7 @@ from ntkcli.data.files import OnError
 from ntkcli.data.rows import column_names, content_digest
 from ntkcli.errors import UsageError
 from ntkcli.progress import Progress, Silent
+from ntkcli.seeds import check_seed
 from ntkcli.selection.likeness import join_alike
 from ntkcli.selection.partition import Components, assign
 from ntkcli.steps.shared.row_sets import rows_in_order
@@ -91,6 +92,7 @@ def split(
         UsageError: a request that can't be met, or a file that is there with other rows and no `force`.
         DataError: rows that can't be read, unless `on_error` is "skip".
     """
+    check_seed("--seed", seed)
     progress = progress or Silent()
     shares = _shares(test, folds)
     files = targets(data, label=label, out=out, folds=folds)

@@ -15,6 +15,7 @@ from ntkcli.data.files import OnError
 from ntkcli.errors import UsageError
 from ntkcli.identity import resolve_model
 from ntkcli.progress import Progress, Silent
+from ntkcli.seeds import check_training_seed
 from ntkcli.steps.shared import seal
 from ntkcli.steps.shared.model_settings import encoder_spec, note_conversion, run_parent, settle_dtype
 from ntkcli.steps.shared.stores import open_store, require_spec
@@ -175,6 +176,8 @@ def finetune_seeds(
     """
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
         raise UsageError(f"--seeds {','.join(map(str, seeds))}: give different whole numbers, 0 or more.")
+    for seed in seeds:
+        check_training_seed("--seeds", seed)
     store.check_name(f"{name}.s{max(seeds)}", "--name")
     return SeedsResult(
         tuple(
