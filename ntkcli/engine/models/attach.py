@@ -46,7 +46,7 @@ def attach_adapter(model: Any, adapter: AdapterIdentity, *, trainable: bool = Fa
     """The model with a PEFT adapter beside it, in evaluation mode; refuses one that doesn't fit or isn't whole.
 
     Raises:
-        SpecError: its weights don't fit the model, or are not all there.
+        SpecError: its weights don't fit the model, are not all there, or not finite.
         UsageError: its effect can't be had from its files or from its layers.
     """
     from peft import PeftModel
@@ -58,6 +58,7 @@ def attach_adapter(model: Any, adapter: AdapterIdentity, *, trainable: bool = Fa
         torch.manual_seed(_SEED)
         try:
             attached = PeftModel.from_pretrained(model, str(adapter.folder), is_trainable=trainable)
+            refuse_not_finite(adapter)
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:200]
             raise SpecError(
@@ -73,7 +74,6 @@ def attach_adapter(model: Any, adapter: AdapterIdentity, *, trainable: bool = Fa
         )
     _refuse_unused(attached, adapter)
     round_once(attached)
-    refuse_not_finite(adapter)
     return attached.eval()
 
 
