@@ -65,6 +65,10 @@ class SpecError(NtkselError):
     code = ExitCode.SPEC_DIFFERS
 
 
+class DivergedError(NtkselError):
+    """A training's loss or weights are not finite."""
+
+
 def parsing_message(error: Exception) -> str | None:
     """What click or typer says of options that it can't parse, as a sentence; None for any other error."""
     if not hasattr(error, "format_message"):

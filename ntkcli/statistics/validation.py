@@ -111,6 +111,29 @@ def linear_datamodeling_score(sum_J: Floats, nats_J: Floats, *, seed: int = 0) -
     return Lds(value, low, high, p)
 
 
+@dataclass(frozen=True, slots=True)
+class PairedRuns:
+    """Mean loss of one condition minus another's (nats; negative: the first is better), with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def paired_difference(first_SI: Floats, second_SI: Floats, *, seed: int = 0) -> PairedRuns:
+    """The difference of two conditions trained with the same seeds and measured on the same items.
+
+    The interval is over items and seeds, the same draws for both.
+    """
+    difference_SI = first_SI - second_SI
+    n_seeds, n_items = difference_SI.shape
+    rng = np.random.default_rng(seed)
+    seeds_RS = seed_weights(n_seeds, rng)
+    by_items_RS = np.concatenate([counts @ difference_SI.T for counts in item_counts(n_items, rng)]) / n_items
+    low, high = interval((by_items_RS * seeds_RS).sum(axis=1))
+    return PairedRuns(float(difference_SI.mean()), low, high)
+
+
 def worst_for_diverged(nats_JI: Floats) -> Floats:
     """The losses with every run that holds a value that is not finite given the item losses of the worst finite run.
 
