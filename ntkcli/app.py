@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ntkcli import __version__
-from ntkcli.commands import arms, demo, explain, featurize, finetune, info, rm, score, select, tasks
+from ntkcli.commands import arms, demo, explain, featurize, finetune, info, rm, score, select, tasks, validate
 from ntkcli.commands import eval as evaluation
 from ntkcli.commands import run as recipe
 from ntkcli.console import Output
@@ -49,6 +49,7 @@ FLAGS = {
     "n": "-n",
     "pool": "--pool or --feature",
     "domain": "--domain or --feature",
+    "average_weights": "--average-weights",
 }
 """Field of a spec → the option that sets it, where it isn't `--<field>`; a prefix stands for what is below it."""
 
@@ -74,7 +75,7 @@ def _root(
         raise typer.Exit
 
 
-for _verb in (featurize, score, select, explain, finetune, evaluation, arms, recipe, tasks, info, rm, demo):
+for _verb in (featurize, score, select, explain, finetune, evaluation, validate, arms, recipe, tasks, info, rm, demo):
     _verb.add_to(app)
 
 

@@ -22,7 +22,7 @@ BY_HEART_SHARE = 0.1
 def share_nats(answers: NDArray[np.int64], choices: Sequence[Sequence[str]]) -> float:
     """The loss (nats per item) of knowing only how often each answer is right, the best that ignores the questions.
 
-    By the shares of the right answers' texts where all items have the same set of choices; else the mean of log(choices).
+    By the shares of the right answers' texts where all items have the same choices; else the mean of log(choices).
     """
     sets = {tuple(sorted(own)) for own in choices}
     if len(sets) > 1:
@@ -38,11 +38,13 @@ def not_learnt(arm: str, nats_SI: Floats, shares: float, *, task: str) -> str | 
 
     The interval is over items and seeds.
     """
-    if _mean_interval(nats_SI)[1] < shares:
+    low, high = _mean_interval(nats_SI)
+    if high < shares:
         return None
     return (
-        f"{arm} has not learnt {task}: its log loss, {float(nats_SI.mean()):.3f} nats, is no better than the shares of the answers, "
-        f"{shares:.3f}. Give a higher --lr or more --epochs, or repeat the domain more often (--domain-repeat)."
+        f"{arm} has not learnt {task}: its log loss, {float(nats_SI.mean()):.3f} nats (95% {low:.3f} to {high:.3f}), "
+        f"is no better than that of the shares of the answers alone, {shares:.3f}. Give a higher --lr, more --epochs, "
+        "or repeat the domain more often (--domain-repeat)."
     )
 
 

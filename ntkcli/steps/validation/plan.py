@@ -113,7 +113,7 @@ def cut(order: Rows, edges: Sequence[float]) -> list[Rows]:
 
 
 def default_rows(pool: Pool, edges: Sequence[float]) -> int:
-    """Rows of a run: half of the smallest bin (so that seeds differ), and of the oracle if it has fewer; at most 256."""
+    """Rows of a run: half of the smallest bin (so that seeds differ), the oracle's if it has fewer; at most 256."""
     sizes = [len(own) for own in cut(np.arange(len(pool.rows)), edges)] if edges else [len(pool.rows)]
     most = [DEFAULT_ROWS, min(sizes) // 2]
     if pool.oracle is not None:
@@ -188,7 +188,7 @@ def _matched(pool: Pool, positions: Rows, lengths: Rows, salt: Sequence[int]) ->
             at -= 1
         taken.append(left.pop(at))
         tokens.pop(at)
-    return pool.rows[taken]
+    return pool.rows[np.array(taken, dtype=np.int64)]
 
 
 def _subsets(pool: Pool, design: Design) -> list[Run]:
@@ -212,7 +212,7 @@ def _mixture(pool: Pool, n: int, number: int, rng: np.random.Generator) -> Rows:
     groups = [np.flatnonzero(pool.source == code) for code in np.unique(pool.source)]
     if len(groups) == 1:
         s = number % len(pool.scores)
-        groups = np.array_split(order_of(pool.scores[s], pool.ties[s]), MIXTURE_GROUPS)
+        groups = list(np.array_split(order_of(pool.scores[s], pool.ties[s]), MIXTURE_GROUPS))
     shares = rng.dirichlet(np.ones(len(groups)))
     wanted = rng.multinomial(n, shares)
     taken = [rng.permutation(group)[:count] for group, count in zip(groups, wanted.tolist(), strict=True)]
@@ -220,4 +220,5 @@ def _mixture(pool: Pool, n: int, number: int, rng: np.random.Generator) -> Rows:
     if len(found) < n:  # a group ran out
         rest = np.setdiff1d(np.arange(len(pool.rows)), found)
         found = np.concatenate([found, rng.choice(rest, size=n - len(found), replace=False)])
-    return pool.rows[rng.permutation(found)]
+    chosen: Rows = pool.rows[rng.permutation(found)]
+    return chosen

@@ -1,0 +1,150 @@
+"""`ntksel validate` with a tiny model: the whole command, its files, the kept runs, and a kill in the middle."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ntkcli.engine.models import loading
+from ntkcli.steps.shared.stores import open_store
+from tests.commands.conftest import Cli
+from tests.commands.test_kill import killed_once, tree
+from tests.steps.validation.kit import make_world
+
+KEYS = {"scores", "oracle", "runs", "diverged", "power", "sentences"}
+SCORE_KEYS = {
+    "score", "task", "lds", "lds_low", "lds_high", "slope", "slope_low", "slope_high", "rank_correlation", "p",
+}  # fmt: skip
+TINY = [
+    "--score", "right", "--score", "chance", "--name", "v", "--rows", "3", "--seeds", "0,1", "--bins", "2", "--subsets",
+    "10", "--epochs", "1", "--domain-repeat", "1", "--rank", "2", "--target-modules", "q_proj,v_proj",
+]  # fmt: skip
+RUNS = 1 + 2 * 3 + 2 * 2 * 2 + 10
+
+
+def words(world: dict[str, Any], model: Path, *more: str | Path) -> list[str]:
+    files = world["files"]
+    data = ["--domain", str(files["domain"]), "--task", str(files["test"]), "--model", str(model)]
+    return [str(world["store"]), *TINY, *data, "--oracle", "source=a", *map(str, more)]
+
+
+def test_the_whole_command(cli: Cli, tmp_path: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = make_world(tmp_path, rows=60)
+    dry = cli("validate", *words(world, model_dir, "--dry-run"))
+    assert dry.code == 0, dry.err
+    assert f"validate: {RUNS} runs" in dry.out
+    assert "is not known yet" in dry.out
+    stored = open_store(world["store"])
+    assert stored.find("validations/v") is None
+
+    loads = []
+    load_model = loading.load_model
+    monkeypatch.setattr(loading, "load_model", lambda *a, **k: (loads.append(1), load_model(*a, **k))[1])
+    table, everything, picture = tmp_path / "t.csv", tmp_path / "t.json", tmp_path / "t.svg"
+    ran = cli("validate", *words(world, model_dir, "--json", "--keep-runs", "--export", table, "--plot", picture))
+    assert ran.code == 0, ran.err
+    assert loads == [1]  # one base model for all runs
+    result = json.loads(ran.out)
+    assert set(result) == KEYS
+    assert {one["score"] for one in result["scores"]} == {"right", "chance"}
+    assert all(set(one) == SCORE_KEYS for one in result["scores"])
+    assert result["runs"] == RUNS
+    assert result["diverged"] == 0
+    assert len(list(csv.reader(table.open()))) == 3
+    assert b"</svg>" in picture.read_bytes()
+
+    again = cli("validate", *words(world, model_dir, "--json", "--export", everything))
+    assert json.loads(again.out) == result
+    assert loads == [1]
+    assert len(json.loads(everything.read_text())["curves"]) == 2
+    shown = cli("validate", *words(world, model_dir))
+    assert "slope (nats)" in shown.out
+    assert "loss on test: base" in shown.out
+    assert "No difference shown" in shown.out or "lower the loss" in shown.out or "wrong way" in shown.out
+    dry = cli("validate", *words(world, model_dir, "--dry-run"))
+    assert f"{RUNS} of them done" in dry.out
+    assert "standard deviation" in dry.out
+
+    artefact = stored.get("validations/v")
+    _same_as_a_kept_run(cli, world, model_dir, artefact.read("nats")[2], artefact.read("tokens")[2])
+    assert cli("info", world["store"], "--verify").code == 0
+    refused = cli("validate", *words(world, model_dir, "--lr", "1e-3"))
+    assert refused.code == 12
+    assert "--lr" in refused.error_line
+    assert cli("rm", world["store"], "validations/v").code == 0
+    assert stored.find("validations/v") is None
+
+
+def _same_as_a_kept_run(cli: Cli, world: dict[str, Any], model: Path, nats: np.ndarray, tokens: int) -> None:
+    """The run of random rows, seed 0: evaluated by `eval` its choices have the nats that validate recorded."""
+    store, test = world["store"], world["files"]["test"]
+    ran = cli("eval", store, "--model", model, "--run", "v.random.s0", "--task", test, "--name", "e")
+    assert ran.code == 0, ran.err
+    stored = open_store(store)
+    evaluated = stored.get("evals/e/v.random.s0")
+    loglik, answer = evaluated.read("loglik"), evaluated.read("answer")
+    expected = np.log(np.exp(loglik - loglik.max(1, keepdims=True)).sum(1)) + loglik.max(1)
+    expected -= loglik[np.arange(len(answer)), answer]
+    assert np.allclose(nats, expected, atol=1e-5)
+    assert stored.get("runs/v.random.s0").read("tokens").sum() == tokens
+
+
+def test_it_trains_as_finetune_does(cli: Cli, tmp_path: Path, model_dir: Path) -> None:
+    """The domain alone, repeated twice, is `finetune --train domain=2` with the same options, bit for bit."""
+    world = make_world(tmp_path, rows=60)
+    options = ["--rows", "3", "--seeds", "1", "--epochs", "1", "--rank", "2", "--target-modules", "q_proj,v_proj"]
+    data = ["--domain", world["files"]["domain"], "--task", world["files"]["test"], "--model", model_dir]
+    ran = cli(
+        "validate", world["store"], "--score", "right", "--name", "v", "--design", "bins", "--bins", "2",
+        "--domain-repeat", "2", "--keep-runs", *options, *data,
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    tuned = cli(
+        "finetune", world["store"], "--train", f"{world['files']['domain']}=2", "--name", "f", "--seed", "1",
+        "--loss-per", "row", "--average-weights", *options[4:], "--model", model_dir,
+    )  # fmt: skip
+    assert tuned.code == 0, tuned.err
+    import safetensors.torch
+
+    files = (world["store"] / "adapters" / run / "adapter_model.safetensors" for run in ("v.domain.s1", "f"))
+    kept, own = (safetensors.torch.load_file(file) for file in files)
+    # finetune lists a row's copies together, validate the whole domain twice: the order of steps differs
+    assert kept.keys() == own.keys()
+    assert all(kept[name].shape == own[name].shape for name in own)
+
+
+def test_missing_matplotlib_and_other_slips(cli: Cli, tmp_path: Path, model_dir: Path) -> None:
+    world = make_world(tmp_path, rows=60)
+    for more, said in (
+        (["--plot", "x.pdf"], ".png or .svg"),
+        (["--export", "x.xlsx"], ".csv or .json"),
+        (["--plot", str(tmp_path / "no" / "x.png")], "Make it first"),
+        (["--seeds", "a"], "As in --seeds 0,1,2"),
+    ):
+        ran = cli("validate", *words(world, model_dir, *more))
+        assert ran.code == 2
+        assert said in ran.error_line
+
+
+def test_kill_and_run_again(cli: Cli, tmp_path: Path, model_dir: Path) -> None:
+    (tmp_path / "a").mkdir()
+    world = make_world(tmp_path / "a", rows=60)
+    import shutil
+
+    shutil.copytree(world["store"], tmp_path / "killed")
+    command = words(world, model_dir, "--json")
+    unbroken = cli("validate", *command)
+    assert unbroken.code == 0, unbroken.err
+    command[0] = str(tmp_path / "killed")
+    records = tmp_path / "killed" / "arrays.zarr/validations/v/part/c"
+    assert killed_once(["validate", *command], records, after=4, delay=0.02)
+    again = cli("validate", *command)
+    assert again.code == 0
+    assert json.loads(again.out) == json.loads(unbroken.out)
+    assert tree(tmp_path / "killed") == tree(world["store"])
+    assert not any((tmp_path / "killed" / "tmp").iterdir())
