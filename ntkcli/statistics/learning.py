@@ -18,6 +18,9 @@ from ntkcli.statistics.resampling import Floats, interval, item_counts, seed_wei
 BY_HEART_SHARE = 0.1
 """Of the loss that guessing has, a training loss below which the rows count as known by heart."""
 
+SHOWN = 1e-3
+"""Nats of the last digit shown: a spread that rounds to nothing is none."""
+
 
 def share_nats(answers: NDArray[np.int64], choices: Sequence[Sequence[str]]) -> float:
     """The loss (nats per item) of knowing only how often each answer is right, the best that ignores the questions.
@@ -73,7 +76,7 @@ def seeds_differ_more(losses: Mapping[str, Floats], *, task: str) -> str | None:
         return None
     between = float(np.sqrt(np.mean([own.var(ddof=1) for own in several.values()])))
     arms = float(np.std([own.mean() for own in several.values()], ddof=1))
-    if between <= arms:
+    if between <= max(arms, SHOWN / 2):
         return None
     return (
         f"On {task} seeds differ more than arms do: the standard deviation is {between:.3f} nats between seeds and "

@@ -55,7 +55,7 @@ def test_the_whole_command(cli: Cli, tmp_path: Path, model_dir: Path, monkeypatc
     assert all(set(one) == SCORE_KEYS for one in result["scores"])
     assert result["runs"] == RUNS
     assert result["diverged"] == 0
-    assert len(list(csv.reader(table.open()))) == 3
+    assert len(list(csv.reader(table.read_text().splitlines()))) == 3
     assert b"</svg>" in picture.read_bytes()
 
     again = cli("validate", *words(world, model_dir, "--json", "--export", everything))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -54,10 +55,13 @@ class Evaluator:
 
     def restore(self, model: ModelIdentity) -> None:
         """Take off what was put into the `bare` model, which is then the same bytes as before."""
-        if getattr(self.loaded.model, "is_gradient_checkpointing", False):
-            self.loaded.model.gradient_checkpointing_disable()
+        if any(getattr(module, "gradient_checkpointing", False) for module in self.loaded.model.modules()):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # of names in transformers' next version
+                self.loaded.model.gradient_checkpointing_disable()
         take_off(self.loaded.model)
-        gc.collect()  # the optimiser's state, which a trainer's callbacks hold in a circle
+        if self.loaded.device.type == "cuda":
+            gc.collect()  # the optimiser's state on the device, which a trainer's callbacks hold in a circle
         self._reload_if_changed(model)
 
     def _take_off(self, model: ModelIdentity) -> None:

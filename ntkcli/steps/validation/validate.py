@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,14 +203,18 @@ def validate(
     artefact = _create(request, len(runs), plan)
     refuse_without_room(artefact, artefact.pending(), instead="")
     progress.start(artefact.name, total=artefact.n, unit="runs", done=artefact.rows_done())
-    while pending := artefact.pending():
-        run = runs[pending[0]]
-        keep = _keeper(request, artefact, pending[0], run) if keep_runs else None
-        rows, names = _rows_of(request, run, domain, by_row, needed)
-        found = train(rows, names, seed=run.seed, keep=keep)
-        artefact.write_part(pending[0], _arrays_of(request, run, found))
-        progress.advance(1, note=f"loss {found.nats.mean():.3f}")
-    progress.stop()
+    gc.freeze()  # what stands by now stays: every trainer collects garbage, which else walks over all of it
+    try:
+        while pending := artefact.pending():
+            run = runs[pending[0]]
+            keep = _keeper(request, artefact, pending[0], run) if keep_runs else None
+            rows, names = _rows_of(request, run, domain, by_row, needed)
+            found = train(rows, names, seed=run.seed, keep=keep)
+            artefact.write_part(pending[0], _arrays_of(request, run, found))
+            progress.advance(1, note=f"loss {found.nats.mean():.3f}")
+    finally:
+        gc.unfreeze()
+        progress.stop()
     return summarise(measures_of(artefact, request))
 
 
