@@ -203,7 +203,8 @@ def _resampled(a_J: Floats, b_J: Floats, counts_RJ: Floats) -> Floats:
     a_RJ, b_RJ = centred
     scale_R = np.sqrt((counts_RJ * a_RJ**2).sum(axis=1) * (counts_RJ * b_RJ**2).sum(axis=1))
     products_R = (counts_RJ * a_RJ * b_RJ).sum(axis=1)
-    return np.divide(products_R, scale_R, out=np.zeros_like(products_R), where=scale_R > 1e-9)
+    found: Floats = np.divide(products_R, scale_R, out=np.zeros_like(products_R), where=scale_R > 1e-9)
+    return found
 
 
 def _ranks(values: Floats) -> Floats:

@@ -36,7 +36,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Run:
-    """One training run: its rows of the pool; `score` and `bin` are positions (-1: neither), bin 0 is the best."""
+    """One training run: its rows of the pool, ascending; `score` and `bin` are positions (-1: neither), bin 0 is the best."""
 
     design: str
     seed: int
@@ -140,8 +140,8 @@ def make_runs(pool: Pool, design: Design, names: Sequence[str]) -> list[Run]:
             runs.append(Run(ORACLE, seed, _matched(pool, own, lengths, [seed, 3])))
     bins = [cut(order_of(score, tie), design.edges) for score, tie in zip(pool.scores, pool.ties, strict=True)]
     for seed in design.seeds:  # seed by seed: what is done early says something about every bin
-        for s, own in enumerate(bins if design.edges else []):
-            for b, positions in enumerate(own):
+        for s, of_score in enumerate(bins if design.edges else []):
+            for b, positions in enumerate(of_score):
                 runs.append(Run(BIN, seed, _matched(pool, positions, lengths, [seed, 4, s, b]), s, b))
     return runs + _subsets(pool, design)
 
@@ -188,7 +188,7 @@ def _matched(pool: Pool, positions: Rows, lengths: Rows, salt: Sequence[int]) ->
             at -= 1
         taken.append(left.pop(at))
         tokens.pop(at)
-    return pool.rows[np.array(taken, dtype=np.int64)]
+    return pool.rows[np.sort(np.array(taken, dtype=np.int64))]
 
 
 def _subsets(pool: Pool, design: Design) -> list[Run]:
@@ -197,7 +197,7 @@ def _subsets(pool: Pool, design: Design) -> list[Run]:
     for i in range(design.subsets):
         rng = np.random.default_rng([design.n, 5, i])
         if i % 2 == 0:
-            rows = rng.choice(pool.rows, size=design.n, replace=False)
+            rows = np.sort(rng.choice(pool.rows, size=design.n, replace=False))
             runs.append(Run(UNIFORM, design.seeds[0], rows))
         else:
             runs.append(Run(MIXTURE, design.seeds[0], _mixture(pool, design.n, i // 2, rng)))
@@ -220,5 +220,5 @@ def _mixture(pool: Pool, n: int, number: int, rng: np.random.Generator) -> Rows:
     if len(found) < n:  # a group ran out
         rest = np.setdiff1d(np.arange(len(pool.rows)), found)
         found = np.concatenate([found, rng.choice(rest, size=n - len(found), replace=False)])
-    chosen: Rows = pool.rows[rng.permutation(found)]
+    chosen: Rows = pool.rows[np.sort(found)]
     return chosen
