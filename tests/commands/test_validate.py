@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 
 from ntkcli.engine.models import loading
 from ntkcli.steps.shared.stores import open_store
 from tests.commands.conftest import Cli
 from tests.commands.test_kill import killed_once, tree
+from tests.conftest import write_rows
 from tests.steps.validation.kit import make_world
 
 KEYS = {"scores", "oracle", "runs", "diverged", "power", "sentences"}
@@ -95,27 +98,31 @@ def _same_as_a_kept_run(cli: Cli, world: dict[str, Any], model: Path, nats: np.n
 
 
 def test_it_trains_as_finetune_does(cli: Cli, tmp_path: Path, model_dir: Path) -> None:
-    """The domain alone, repeated twice, is `finetune --train domain=2` with the same options, bit for bit."""
+    """Each run is `finetune --train domain=2 --train ROWS` with the same options: the same adapter, bit for bit."""
     world = make_world(tmp_path, rows=60)
-    options = ["--rows", "3", "--seeds", "1", "--epochs", "1", "--rank", "2", "--target-modules", "q_proj,v_proj"]
-    data = ["--domain", world["files"]["domain"], "--task", world["files"]["test"], "--model", model_dir]
+    options = ["--epochs", "1", "--rank", "2", "--target-modules", "q_proj,v_proj", "--model", str(model_dir)]
+    options += ["--gradient-checkpointing"]
     ran = cli(
-        "validate", world["store"], "--score", "right", "--name", "v", "--design", "bins", "--bins", "2",
-        "--domain-repeat", "2", "--keep-runs", *options, *data,
+        "validate", world["store"], "--score", "right", "--name", "v", "--design", "bins", "--bins", "2", "--rows", "3",
+        "--seeds", "1", "--domain-repeat", "2", "--keep-runs", "--domain", world["files"]["domain"], "--task",
+        world["files"]["test"], *options,
     )  # fmt: skip
     assert ran.code == 0, ran.err
-    tuned = cli(
-        "finetune", world["store"], "--train", f"{world['files']['domain']}=2", "--name", "f", "--seed", "1",
-        "--loss-per", "row", "--average-weights", *options[4:], "--model", model_dir,
-    )  # fmt: skip
-    assert tuned.code == 0, tuned.err
-    import safetensors.torch
-
-    files = (world["store"] / "adapters" / run / "adapter_model.safetensors" for run in ("v.domain.s1", "f"))
-    kept, own = (safetensors.torch.load_file(file) for file in files)
-    # finetune lists a row's copies together, validate the whole domain twice: the order of steps differs
-    assert kept.keys() == own.keys()
-    assert all(kept[name].shape == own[name].shape for name in own)
+    rows = open_store(world["store"]).get("validations/v").read("rows")
+    lines = world["files"]["pool"].read_text().splitlines()
+    for kept, number in (("v.domain.s1", None), ("v.right.bin1.s1", 3)):
+        more: list[str | Path] = []
+        if number is not None:
+            more = ["--train", write_rows(tmp_path / "bin.jsonl", [lines[row] for row in rows[number]])]
+        tuned = cli(
+            "finetune", world["store"], "--train", f"{world['files']['domain']}=2", *more, "--name", f"f{number}",
+            "--seed", "1", "--loss-per", "row", "--average-weights", *options,
+        )  # fmt: skip
+        assert tuned.code == 0, tuned.err
+        folders = (world["store"] / "adapters" / run for run in (kept, f"f{number}"))
+        first, second = (safetensors.torch.load_file(folder / "adapter_model.safetensors") for folder in folders)
+        assert first.keys() == second.keys()
+        assert all(first[name].equal(second[name]) for name in first)
 
 
 def test_missing_matplotlib_and_other_slips(cli: Cli, tmp_path: Path, model_dir: Path) -> None:
@@ -134,10 +141,8 @@ def test_missing_matplotlib_and_other_slips(cli: Cli, tmp_path: Path, model_dir:
 def test_kill_and_run_again(cli: Cli, tmp_path: Path, model_dir: Path) -> None:
     (tmp_path / "a").mkdir()
     world = make_world(tmp_path / "a", rows=60)
-    import shutil
-
     shutil.copytree(world["store"], tmp_path / "killed")
-    command = words(world, model_dir, "--json")
+    command = words(world, model_dir, "--json", "--design", "bins")
     unbroken = cli("validate", *command)
     assert unbroken.code == 0, unbroken.err
     command[0] = str(tmp_path / "killed")

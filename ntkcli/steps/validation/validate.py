@@ -290,13 +290,11 @@ def _rows_of(
     """What a run is trained on, and how messages name it: the domain's rows, repeated, and its own."""
     if run.design == BASE:
         return [], []
-    repeat = request.domain_repeat
-    names = [name_of(row) for row in request.domain_rows] * repeat
+    copies = [i for i in range(len(domain)) for _ in range(request.domain_repeat)]  # in the order of `finetune`'s
     own = run.rows.tolist()
-    return [*list(domain) * repeat, *(by_row[row] for row in own)], [
-        *names,
-        *(name_of(needed[row]) for row in own),
-    ]
+    rows = [*(domain[i] for i in copies), *(by_row[row] for row in own)]
+    named = [*(request.domain_rows[i] for i in copies), *(needed[row] for row in own)]
+    return rows, [name_of(row) for row in named]
 
 
 def _arrays_of(request: Request, run: Run, found: Measured) -> dict[str, NDArray[Any]]:
