@@ -16,7 +16,7 @@ from ntkcli.engine.models import loading
 from ntkcli.steps.shared.stores import open_store
 from tests.commands.conftest import Cli
 from tests.commands.test_kill import killed_once, tree
-from tests.conftest import write_rows
+from tests.conftest import prompt_rows, write_rows
 from tests.steps.validation.kit import make_world
 
 KEYS = {"scores", "oracle", "runs", "diverged", "power", "sentences"}
@@ -102,12 +102,14 @@ def test_it_trains_as_finetune_does(cli: Cli, tmp_path: Path, model_dir: Path) -
     world = make_world(tmp_path, rows=60)
     options = ["--epochs", "1", "--rank", "2", "--target-modules", "q_proj,v_proj", "--model", str(model_dir)]
     options += ["--gradient-checkpointing"]
+    said = write_rows(tmp_path / "said.jsonl", prompt_rows(9, seed=77))
     ran = cli(
         "validate", world["store"], "--score", "right", "--name", "v", "--design", "bins", "--bins", "2", "--rows", "3",
         "--seeds", "1", "--domain-repeat", "2", "--keep-runs", "--domain", world["files"]["domain"], "--task",
-        world["files"]["test"], *options,
+        world["files"]["test"], "--task", said, *options,
     )  # fmt: skip
     assert ran.code == 0, ran.err
+    assert "average" in ran.out  # of the two tasks
     rows = open_store(world["store"]).get("validations/v").read("rows")
     lines = world["files"]["pool"].read_text().splitlines()
     for kept, number in (("v.domain.s1", None), ("v.right.bin1.s1", 3)):
@@ -123,6 +125,28 @@ def test_it_trains_as_finetune_does(cli: Cli, tmp_path: Path, model_dir: Path) -
         first, second = (safetensors.torch.load_file(folder / "adapter_model.safetensors") for folder in folders)
         assert first.keys() == second.keys()
         assert all(first[name].equal(second[name]) for name in first)
+    ran = cli(
+        "eval", world["store"], "--model", model_dir, "--run", "v.domain.s1", "--task", said, "--scorer", "loss",
+        "--name", "e",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    stored = open_store(world["store"])
+    evaluated, nats = stored.get("evals/e/v.domain.s1"), stored.get("validations/v").read("nats")[1]
+    assert np.allclose(nats[-9:], evaluated.read("nll") / evaluated.read("tokens"), atol=1e-5)
+
+
+def test_trainings_that_diverge_are_counted_and_the_rest_goes_on(cli: Cli, tmp_path: Path, model_dir: Path) -> None:
+    world = make_world(tmp_path, rows=60)
+    ran = cli("validate", *words(world, model_dir, "--design", "bins", "--seeds", "0", "--lr", "1e30", "--json"))
+    assert ran.code == 0, ran.err
+    result = json.loads(ran.out)
+    assert result["runs"] == 1 + 3 + 4
+    assert result["diverged"] == 7  # all that are trained; the model before training is not
+    assert "diverged, and counts as the worst" in ran.err
+    artefact = open_store(world["store"]).get("validations/v")
+    assert np.isfinite(artefact.read("nats")[0]).all()
+    assert np.isnan(artefact.read("nats")[1:]).all()
+    assert any("7 of 8 runs diverged" in text for text in result["sentences"])
 
 
 def test_missing_matplotlib_and_other_slips(cli: Cli, tmp_path: Path, model_dir: Path) -> None:

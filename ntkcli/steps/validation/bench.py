@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkcli.data import Encoded, Row
-from ntkcli.errors import DivergedError
+from ntkcli.errors import DivergedError, NtkselError
 from ntkcli.identity import AdapterIdentity, ModelIdentity
 from ntkcli.progress import Progress
 from ntkcli.steps.evaluation.items import Items
@@ -66,7 +66,12 @@ class Bench:
         """The measures of the model trained on these rows, or of the bare model if there are none."""
         if not rows:
             self._evaluator.use(None, self._identity)
-            return self._measure()
+            bare = self._measure()
+            if not np.isfinite(bare.nats).all():
+                raise NtkselError(
+                    "The test items' likelihoods are not finite before training.", "Give --dtype float32."
+                )
+            return bare
         folder = self._work()
         folder.mkdir()
         try:

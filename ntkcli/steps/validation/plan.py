@@ -36,7 +36,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Run:
-    """One training run: its rows of the pool, ascending; `score` and `bin` are positions (-1: neither), bin 0 is best."""
+    """One training run: its rows of the pool, ascending; `score` and `bin` are positions or -1, bin 0 is the best."""
 
     design: str
     seed: int
