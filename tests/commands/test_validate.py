@@ -137,7 +137,10 @@ def test_it_trains_as_finetune_does(cli: Cli, tmp_path: Path, model_dir: Path) -
 
 def test_trainings_that_diverge_are_counted_and_the_rest_goes_on(cli: Cli, tmp_path: Path, model_dir: Path) -> None:
     world = make_world(tmp_path, rows=60)
-    ran = cli("validate", *words(world, model_dir, "--design", "bins", "--seeds", "0", "--lr", "1e30", "--json"))
+    ran = cli(
+        "validate",
+        *words(world, model_dir, "--design", "bins", "--seeds", "0", "--lr", "1e38", "--epochs", "2", "--json"),
+    )
     assert ran.code == 0, ran.err
     result = json.loads(ran.out)
     assert result["runs"] == 1 + 3 + 4
