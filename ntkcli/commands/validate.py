@@ -146,7 +146,7 @@ def validate(
 ) -> int:
     """Train on the rows that scores like best and least, and report if the best help more; resumes run by run."""
     from ntkcli.steps.validation.export import check_files, write_export, write_plot
-    from ntkcli.steps.validation.validate import prepare
+    from ntkcli.steps.validation.request import prepare
     from ntkcli.steps.validation.validate import validate as step
 
     output = Output(as_json=json, quiet=quiet, verbose=verbose)

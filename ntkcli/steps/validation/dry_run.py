@@ -18,8 +18,9 @@ from ntkcli.steps.shared.token_counts import Counts, count, counts_of, find_coun
 from ntkcli.steps.training.dry_run import FORWARD, OPERATIONS
 from ntkcli.steps.validation.measures import Power
 from ntkcli.steps.validation.plan import BASE, DOMAIN, make_runs
+from ntkcli.steps.validation.request import Request, pool_without_tokens
 from ntkcli.steps.validation.result import power_of, spread_of
-from ntkcli.steps.validation.validate import Request, measures_of, pool_without_tokens
+from ntkcli.steps.validation.validate import measures_of
 from ntkcli.steps.validation.wording import power_sentences
 
 

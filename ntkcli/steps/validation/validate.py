@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,19 +12,12 @@ from numpy.typing import NDArray
 
 import store
 from ntkcli.data import Encoded, Encoder, Row
-from ntkcli.errors import UsageError
-from ntkcli.identity import ModelIdentity, resolve_model
 from ntkcli.progress import Progress, Silent
-from ntkcli.steps.evaluation.items import Items
 from ntkcli.steps.evaluation.scorers import refuse_long_items, refuse_unusable
 from ntkcli.steps.shared.disk_room import refuse_without_room
-from ntkcli.steps.shared.model_settings import encoder_spec, note_conversion, run_parent, settle_dtype
+from ntkcli.steps.shared.model_settings import note_conversion
 from ntkcli.steps.shared.non_finite import name_of
-from ntkcli.steps.shared.row_sets import RowSet, resolve_rows
-from ntkcli.steps.shared.stores import open_store, require_spec
 from ntkcli.steps.shared.token_counts import count_tokens, counts_of
-from ntkcli.steps.training.rows import MOST_TIMES
-from ntkcli.steps.training.settings import InitAdapter, TrainingSettings, resolve_init
 from ntkcli.steps.validation import inputs
 from ntkcli.steps.validation.bench import Bench, Keep, Measured, Trainer
 from ntkcli.steps.validation.keep import keep_run
@@ -34,43 +26,11 @@ from ntkcli.steps.validation.plan import (
     BASE,
     BIN,
     DESIGNS,
-    Design,
-    Pool,
     Run,
-    check_subsets,
-    default_rows,
     make_runs,
-    parse_bins,
 )  # fmt: skip
+from ntkcli.steps.validation.request import Request, prepare
 from ntkcli.steps.validation.result import Validation, summarise
-
-VERSION = 1
-"""Of the validation, in every spec: goes up when the same inputs would get other runs or other values."""
-DESIGN_NAMES = ("bins", "subsets", "both")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Request:
-    """All that a validation is made of, checked, before a model is loaded. `spec` is without what the pool's tokens
-    decide; `domain_rows` can all be used.
-    """
-
-    stored: store.Store
-    name: str
-    identity: ModelIdentity
-    settings: TrainingSettings
-    init: InitAdapter | None
-    scored: inputs.Scored
-    oracle: inputs.Oracle | None
-    domain: RowSet
-    domain_rows: list[Row]
-    items: Items
-    shares: list[float]
-    design: Design
-    domain_repeat: int
-    spec: dict[str, Any]
-    parents: dict[str, str]
-    known: store.Artefact | None
 
 
 class MakeTrainer(Protocol):
@@ -78,83 +38,6 @@ class MakeTrainer(Protocol):
 
     def __call__(self, request: Request, plan: Mapping[str, Any], /) -> Trainer:
         """The trainer of these runs."""
-
-
-def prepare(
-    store_path: str | Path, *, score: Sequence[str], model: str, domain: str, task: Sequence[str], name: str,
-    design: str = "both", bins: str = "5", subsets: int = 40, rows: int | None = None, seeds: Sequence[int] = (0, 1, 2),
-    domain_repeat: int | None = None, oracle: str | None = None, epochs: int | None = None,
-    max_tokens: int | None = None, lr: float = 2e-4, schedule: str = "cosine", warmup: float = 0.03,
-    rank: int | None = None, alpha: float | None = None, target_modules: str | None = None,
-    init_adapter: str | None = None, batch_size: int = 16, max_length: int = 1024, loss_per: str = "row",
-    average_weights: bool = True, dtype: str = "auto", device: str = "auto",
-    columns: Mapping[str, str] | None = None, split: str | None = None, thinking: bool | None = None,
-    trust_remote_code: bool = False,
-) -> Request:  # fmt: skip
-    """Everything looked up and checked as `validate` does it. Reads files, loads no weights, writes nothing.
-
-    Raises:
-        UsageError, DataError, SpecError: as `validate`.
-    """
-    store.check_name(name, "--name")
-    if design not in DESIGN_NAMES:
-        raise UsageError(f"--design {design}: expected one of {', '.join(DESIGN_NAMES)}.", "Give one of these.")
-    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise UsageError(
-            f"--seeds {','.join(map(str, seeds)) or '(none)'}: give different whole numbers, 0 or more.", "As in 0,1,2."
-        )
-    if rows is not None and rows < 1:
-        raise UsageError(f"--rows {rows}: each run takes rows of the pool.", "Give 1 or more.")
-    edges = parse_bins(bins) if design != "subsets" else ()
-    if design != "bins":
-        check_subsets(subsets)
-    settings = TrainingSettings(
-        epochs, max_tokens, lr, schedule, warmup, rank, alpha, target_modules, batch_size, 0, 0.0, None, None, loss_per,
-        average_weights,
-    )  # fmt: skip
-    settings.check()
-    stored = open_store(store_path)
-    scored = inputs.find_scores(stored, score)
-    identity = resolve_model(model, trust_remote_code=trust_remote_code)
-    init = resolve_init(init_adapter, settings, adapters=stored.path / "adapters", model=identity)
-    domain_set = resolve_rows(stored, domain, option="--domain", columns=columns, split=split)
-    domain_rows = inputs.read_domain(domain_set)
-    items = inputs.load_items(stored, task, columns=columns, split=split)
-    inputs.refuse_overlap(items, domain_rows, what="--domain")
-    right = inputs.find_oracle(stored, oracle, scored)
-    pool = inputs.pool_of(scored, *_nothing_known(scored), right)
-    n = rows or default_rows(pool, edges)
-    repeat = domain_repeat or max(1, min(MOST_TIMES, round(n / max(1, len(domain_rows)))))
-    if not 1 <= repeat <= MOST_TIMES:
-        raise UsageError(f"--domain-repeat {repeat}: expected 1 to {MOST_TIMES}.", "Give a number in that range.")
-    asked = Design(edges, subsets if design != "bins" else 0, n, tuple(seeds))
-    make_runs(pool, asked, scored.names)  # refuses what is too small
-    known = stored.find(f"validations/{name}")
-    training = {key: value for key, value in settings.spec(init).items() if key not in ("seed", "version")}
-    spec = {
-        **training,
-        "version": {"validation": VERSION, "training": settings.spec(init)["version"]},
-        "model": identity.spec,
-        "encoder": encoder_spec(max_length, thinking),
-        "data": scored.dataset.spec["digest"],
-        "score": [one.fingerprint for one in scored.artefacts],
-        "domain": domain_set.spec,
-        "tasks": [one.digest for one in items.tasks],
-        "scorers": items.scorers,
-        "bins": list(edges),
-        "subsets": asked.subsets,
-        "rows": n,
-        "seeds": list(seeds),
-        "domain_repeat": repeat,
-        "oracle": None if right is None else right.spec,
-        "dtype": settle_dtype(dtype, device, known),
-    }
-    if known is not None:
-        require_spec(known, spec)
-    return Request(
-        stored, name, identity, settings, init, scored, right, domain_set, domain_rows, items, inputs.shares_of(items),
-        asked, repeat, spec, {**scored.parents, **domain_set.parents, **run_parent(stored, init_adapter)}, known,
-    )  # fmt: skip
 
 
 def validate(
@@ -216,15 +99,6 @@ def validate(
         gc.unfreeze()
         progress.stop()
     return summarise(measures_of(artefact, request))
-
-
-def pool_without_tokens(request: Request) -> Pool:
-    """The rows that may be drawn, before they are counted: all alike long."""
-    return inputs.pool_of(request.scored, *_nothing_known(request.scored), request.oracle)
-
-
-def _nothing_known(scored: inputs.Scored) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    return np.ones(scored.dataset.n, dtype=np.int64), np.ones(scored.dataset.n, dtype=np.bool_)
 
 
 def _plan(
