@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ntkcli import __version__
-from ntkcli.commands import arms, demo, explain, featurize, finetune, info, rm, score, select, split, tasks
+from ntkcli.commands import arms, demo, explain, featurize, finetune, info, rm, score, select, split, tasks, validate
 from ntkcli.commands import eval as evaluation
 from ntkcli.commands import run as recipe
 from ntkcli.console import Output, print_anything
@@ -54,6 +54,7 @@ FLAGS = {
     "tokens": "--tokens-of",
     "pool": "--pool or --feature",
     "domain": "--domain or --feature",
+    "average_weights": "--average-weights",
 }
 """Field of a spec → the option that sets it, where it isn't `--<field>`; a prefix stands for what is below it."""
 
@@ -79,7 +80,10 @@ def _root(
         raise typer.Exit
 
 
-for _verb in (featurize, score, select, explain, finetune, evaluation, arms, recipe, split, tasks, info, rm, demo):
+VERBS = (
+    featurize, score, select, explain, finetune, evaluation, validate, arms, recipe, split, tasks, info, rm, demo,
+)  # fmt: skip
+for _verb in VERBS:
     _verb.add_to(app)
 
 

@@ -71,6 +71,10 @@ def require_text(reference: str) -> None:
         raise UsageError(f"{reference}: the name is not UTF-8, and the store keeps names as text.", "Rename it.")
 
 
+class DivergedError(NtkselError):
+    """A training's loss or weights are not finite."""
+
+
 def parsing_message(error: Exception) -> str | None:
     """What click or typer says of options that it can't parse, as a sentence; None for any other error."""
     if not hasattr(error, "format_message"):

@@ -33,6 +33,7 @@ class Kind(StrEnum):
     RUN = "run"
     EVAL = "eval"
     TOKENS = "tokens"
+    VALIDATION = "validation"
 
 
 PLACES: Final[dict[Kind, tuple[str, int]]] = {  # kind -> (folder, how many names follow it)
@@ -43,6 +44,7 @@ PLACES: Final[dict[Kind, tuple[str, int]]] = {  # kind -> (folder, how many name
     Kind.RUN: ("runs", 1),
     Kind.EVAL: ("evals", 2),
     Kind.TOKENS: ("tokens", 2),
+    Kind.VALIDATION: ("validations", 1),
 }
 
 

@@ -24,6 +24,7 @@ DOCUMENTS = [
     "docs/recipes.md",
     "docs/tasks.md",
     "docs/troubleshooting.md",
+    "docs/validation.md",
     *map(str, (ROOT / "examples").glob("*.sh")),
 ]
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]

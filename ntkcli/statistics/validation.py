@@ -103,12 +103,36 @@ def linear_datamodeling_score(sum_J: Floats, nats_J: Floats, *, seed: int = 0) -
     gain_J = -np.where(np.isfinite(nats_J), nats_J, np.inf)
     rng = np.random.default_rng(seed)
     value = spearman(sum_J, gain_J)
-    drawn = rng.integers(len(sum_J), size=(RESAMPLES // 5, len(sum_J)))
-    low, high = interval(np.array([spearman(sum_J[rows], gain_J[rows]) for rows in drawn]))
+    low, high = interval(np.concatenate([_resampled(sum_J, gain_J, one) for one in item_counts(len(sum_J), rng)]))
     ranks, gains = _ranks(sum_J), _ranks(gain_J)
-    shuffled = np.abs([_correlation(rng.permutation(ranks), gains) for _ in range(RESAMPLES)])
+    shuffled_RJ = rng.permuted(np.tile(ranks - ranks.mean(), (RESAMPLES, 1)), axis=1)
+    scale = math.sqrt(float(((ranks - ranks.mean()) ** 2).sum() * ((gains - gains.mean()) ** 2).sum()))
+    shuffled = np.abs(shuffled_RJ @ (gains - gains.mean())) / (scale or 1.0)
     p = (1 + int((shuffled >= abs(value) - 1e-12).sum())) / (1 + RESAMPLES)
     return Lds(value, low, high, p)
+
+
+@dataclass(frozen=True, slots=True)
+class PairedRuns:
+    """Mean loss of one condition minus another's (nats; negative: the first is better), with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def paired_difference(first_SI: Floats, second_SI: Floats, *, seed: int = 0) -> PairedRuns:
+    """The difference of two conditions trained with the same seeds and measured on the same items.
+
+    The interval is over items and seeds, the same draws for both.
+    """
+    difference_SI = first_SI - second_SI
+    n_seeds, n_items = difference_SI.shape
+    rng = np.random.default_rng(seed)
+    seeds_RS = seed_weights(n_seeds, rng)
+    by_items_RS = np.concatenate([counts @ difference_SI.T for counts in item_counts(n_items, rng)]) / n_items
+    low, high = interval((by_items_RS * seeds_RS).sum(axis=1))
+    return PairedRuns(float(difference_SI.mean()), low, high)
 
 
 def worst_for_diverged(nats_JI: Floats) -> Floats:
@@ -163,6 +187,24 @@ def subsets_for(lds: float) -> int:
 def spearman(a: Floats, b: Floats) -> float:
     """Spearman's rank correlation, ties at their mean rank; 0 where one side is constant."""
     return _correlation(_ranks(a), _ranks(b))
+
+
+def _resampled(a_J: Floats, b_J: Floats, counts_RJ: Floats) -> Floats:
+    """Spearman of each resample (R,), in which run j is `counts_RJ[:, j]` times; 0 where one side is constant.
+
+    The rank of j in a resample, ties at their mean: how many are below, and half of those that are equal.
+    """
+    n = counts_RJ.sum(axis=1, keepdims=True)
+    centred = []
+    for values in (a_J, b_J):
+        below = (values[None] < values[:, None]) + 0.5 * (values[None] == values[:, None])
+        ranks_RJ = counts_RJ @ below.T
+        centred.append(ranks_RJ - (counts_RJ * ranks_RJ).sum(axis=1, keepdims=True) / n)
+    a_RJ, b_RJ = centred
+    scale_R = np.sqrt((counts_RJ * a_RJ**2).sum(axis=1) * (counts_RJ * b_RJ**2).sum(axis=1))
+    products_R = (counts_RJ * a_RJ * b_RJ).sum(axis=1)
+    found: Floats = np.divide(products_R, scale_R, out=np.zeros_like(products_R), where=scale_R > 1e-9)
+    return found
 
 
 def _ranks(values: Floats) -> Floats:

@@ -114,6 +114,19 @@ def test_lds_of_scores_that_are_right_random_and_reversed() -> None:
         linear_datamodeling_score(sums[:2], nats[:2])
 
 
+def test_resampled_spearman_is_scipys_of_the_resample() -> None:
+    from ntkcli.statistics.validation import _resampled
+
+    rng = np.random.default_rng(4)
+    a, b = rng.integers(0, 6, 15).astype(float), rng.normal(size=15)
+    b[:2] = -np.inf  # runs that diverged
+    drawn = rng.integers(15, size=(20, 15))
+    counts = np.stack([np.bincount(rows, minlength=15) for rows in drawn]).astype(float)
+    expected = [spearman(a[rows], b[rows]) for rows in drawn]
+    assert np.allclose(_resampled(a, b, counts), expected)
+    assert _resampled(np.ones(3), np.arange(3.0), np.ones((1, 3))).tolist() == [0.0]
+
+
 def test_the_spread_is_pooled_within_conditions() -> None:
     condition = np.array([0, 0, 0, 1, 1, 2])
     nats = np.array([1.0, 2.0, 3.0, 10.0, 12.0, 99.0])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,7 +16,7 @@ from ntkcli.engine.evaluation.generation import generate_greedily, longest_conte
 from ntkcli.engine.evaluation.loglikelihood import Likelihoods, choice_logliks, shares_prefixes
 from ntkcli.engine.features.extract import default_batch_tokens
 from ntkcli.engine.memory import TokenBudget
-from ntkcli.engine.models.attach import attach_adapter, weight_hashes
+from ntkcli.engine.models.attach import attach_adapter, take_off, weight_hashes
 from ntkcli.engine.models.environment import stop_tokens
 from ntkcli.engine.models.loading import LoadedModel, load_model
 from ntkcli.errors import NtkselError, UsageError, listed
@@ -45,9 +47,30 @@ class Evaluator:
                 self._weights = weight_hashes(self.loaded.model)
             self._attached = attach_adapter(self.loaded.model, adapter)
 
+    def bare(self, model: ModelIdentity) -> LoadedModel:
+        """The model without any adapter, to be trained: `restore` afterwards, whether or not that went well."""
+        self.use(None, model)
+        if self._weights is None:
+            self._weights = weight_hashes(self.loaded.model)
+        return self.loaded
+
+    def restore(self, model: ModelIdentity) -> None:
+        """Take off what was put into the `bare` model, which is then the same bytes as before."""
+        if any(getattr(module, "gradient_checkpointing", False) for module in self.loaded.model.modules()):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # of names in transformers' next version
+                self.loaded.model.gradient_checkpointing_disable()
+        take_off(self.loaded.model)
+        if self.loaded.device.type == "cuda":
+            gc.collect()  # the optimiser's state on the device, which a trainer's callbacks hold in a circle
+        self._reload_if_changed(model)
+
     def _take_off(self, model: ModelIdentity) -> None:
         self._attached.unload()
         self._attached = None
+        self._reload_if_changed(model)
+
+    def _reload_if_changed(self, model: ModelIdentity) -> None:
         if weight_hashes(self.loaded.model) != self._weights:
             dtype, device = str(self.loaded.dtype).removeprefix("torch."), str(self.loaded.device)
             self.loaded = replace(self.loaded, model=None)  # its memory is free before the next one takes it

@@ -236,6 +236,26 @@ def _refuse_outside_the_layers(adapter: AdapterIdentity, kind: str) -> None:
         )
 
 
+def take_off(model: nn.Module) -> None:
+    """Take all of peft's layers off a model that it was put into, and freeze it: the base layers compute alone.
+
+    As `PeftModel.unload`, for callers who hold the base model only (after a training, or one that broke off). Weights
+    that were trained whole, or changed by the adapter's initial values, stay changed: compare `weight_hashes`.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, BaseTunerLayer | AuxiliaryTrainingWrapper):
+            inner = layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer.original_module
+            parent, _, last = name.rpartition(".")
+            setattr(model.get_submodule(parent), last, inner)
+    if hasattr(model, "peft_config"):
+        del model.peft_config  # else peft warns of a second adapter
+    model.requires_grad_(False)
+    model.eval()
+
+
 def weight_hashes(model: nn.Module) -> dict[str, tuple[torch.Size, torch.dtype, int]]:
     """Shape, dtype and hash of every weight by its name; 135M float32 parameters take 0.1 s."""
     weights = {name: x.detach() for name, x in model.state_dict().items() if isinstance(x, Tensor)}

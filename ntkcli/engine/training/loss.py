@@ -23,7 +23,7 @@ from ntkcli.data.encoding import Encoded
 from ntkcli.engine.memory import LOGIT_BYTES, TokenBudget, run_batches
 from ntkcli.engine.models.loading import decoder_of, head_logits, head_of
 from ntkcli.engine.rope import LengthClasses, length_classes
-from ntkcli.errors import NtkselError, listed
+from ntkcli.errors import DivergedError, listed
 
 IGNORED = -100
 """The label of a token that is not supervised, as in PyTorch and transformers."""
@@ -232,7 +232,7 @@ def collate(rows: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
     return {name: torch.from_numpy(x) for name, x in (("input_ids", ids), ("attention_mask", mask), ("labels", labels))}
 
 
-def not_finite(what: str, loss: float, names: Sequence[str], losses: Sequence[float]) -> NtkselError:
+def not_finite(what: str, loss: float, names: Sequence[str], losses: Sequence[float]) -> DivergedError:
     """The error of a loss (`what`) that is not finite: names the rows that make it so, by their own losses."""
     bad = [name for name, own in zip(names, losses, strict=True) if not np.isfinite(own)]
     if 0 < len(bad) < len(names):
@@ -241,4 +241,4 @@ def not_finite(what: str, loss: float, names: Sequence[str], losses: Sequence[fl
     else:
         why = f"training has diverged; all of its rows make it so: {listed(bad or names)}."
         mend = "Lower --lr, or give --dtype float32; then give the run another --name."
-    return NtkselError(f"{what} is {loss}: {why}", mend)
+    return DivergedError(f"{what} is {loss}: {why}", mend)

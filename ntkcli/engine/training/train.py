@@ -33,7 +33,7 @@ from ntkcli.engine.training.moments import write_moments
 from ntkcli.engine.training.step_plan import plan_stages
 from ntkcli.engine.training.trainer import Step, TrainingRows, checkpoint_callback, make_trainer
 from ntkcli.engine.training.weight_average import WeightAverage
-from ntkcli.errors import NtkselError, UsageError
+from ntkcli.errors import DivergedError, NtkselError, UsageError
 from ntkcli.identity import AdapterIdentity
 from ntkcli.library_settings import without_library_settings
 from ntkcli.progress import Progress
@@ -97,7 +97,7 @@ def train_adapter(
     interrupted and resumed training equal those of an unbroken one bit for bit.
 
     Raises:
-        NtkselError: the loss is not finite; names the step and its rows.
+        DivergedError: the loss is not finite; names the step and its rows.
     """
     steps = plan_stages(
         [len(row) for row in data.rows],
@@ -271,7 +271,7 @@ def _refuse_without_room(model: Any, folder: Path, *, n_copies: int) -> None:
 def _save_adapter(model: Any, work: Path) -> None:
     """The adapter's two files in the folder `work`; the list of modules sorted, so that bytes repeat."""
     if not all(bool(torch.isfinite(p).all()) for p in model.parameters() if p.requires_grad):
-        raise NtkselError(
+        raise DivergedError(
             "The adapter's weights are not finite: training has diverged.",
             "Lower --lr, or give --dtype float32; then give the run another --name.",
         )

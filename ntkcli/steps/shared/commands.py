@@ -17,6 +17,7 @@ _VERBS: Final[dict[Kind, tuple[str, tuple[str, ...]]]] = {  # kind -> verb, the 
     Kind.RUN: ("finetune", ("--name",)),
     Kind.EVAL: ("eval", ("--name", "--run")),
     Kind.TOKENS: ("featurize", ("--name",)),
+    Kind.VALIDATION: ("validate", ("--name",)),
 }
 
 

@@ -1,0 +1,259 @@
+"""`ntksel validate`: parse, call the step, show."""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ntkcli import options as o
+from ntkcli.console import Output
+from ntkcli.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from ntkcli.steps.validation.dry_run import ValidateEstimate
+    from ntkcli.steps.validation.result import Validation
+
+EXAMPLE = (
+    "ntksel validate med --score stage1 --score stage2 --model ./Llama-3-8B --domain domain.jsonl --task test.jsonl "
+    "--name v1 --dry-run\n\n"
+    "Example: ntksel validate med --score stage2 --model ./Llama-3-8B --domain domain.jsonl --task test.jsonl "
+    "--name v2 --design bins --bins 1,5,20,50,100 --oracle source=pubmed --plot v2.png"
+)
+
+
+class Design(StrEnum):
+    """Which runs are trained."""
+
+    BINS = "bins"
+    SUBSETS = "subsets"
+    BOTH = "both"
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command(epilog=f"Example: {EXAMPLE}")(validate)
+
+
+def validate(
+    store: o.Store,
+    score: Annotated[
+        list[str], typer.Option(help="A score of the store; repeatable, all of one pool.", show_default=False)
+    ],
+    model: o.Model,
+    domain: Annotated[
+        str, typer.Option(help="The domain's rows: a data file, or a data set of the store.", show_default=False)
+    ],
+    task: Annotated[
+        list[str],
+        typer.Option(
+            help="Test items, as `ntksel eval` has them: [NAME=]FILE or a task; repeatable.", show_default=False
+        ),
+    ],
+    name: Annotated[str, typer.Option(help="The validation's name.", show_default=False)],
+    design: Annotated[
+        Design,
+        typer.Option(
+            help="bins: train on rows from bins of each score's ranks; subsets: on random subsets shared by all scores."
+        ),
+    ] = Design.BOTH,
+    bins: Annotated[
+        str,
+        typer.Option(
+            help="How many equal bins, or their edges in percent of the ranks: 1,5,20,50,100.", metavar="K|EDGE,..."
+        ),
+    ] = "5",
+    subsets: Annotated[int, typer.Option(min=1, help="How many random subsets; half are mixtures of sources.")] = 40,
+    rows: Annotated[
+        int | None,
+        typer.Option(min=1, help="Rows of the pool in each run.", show_default="half of the smallest bin, at most 256"),
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds: one run of each bin for each.", metavar="S,...")] = "0,1,2",
+    domain_repeat: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="How often each run's rows hold each domain row.", show_default="as often as the pool's rows"
+        ),
+    ] = None,
+    oracle: Annotated[
+        str | None,
+        typer.Option(
+            help="Rows of the pool known to be right: a file of them, or source=LABEL,... for the pool's labels.",
+            metavar="FILE|source=A,...",
+            show_default="none",
+        ),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the rows.", show_default="3")] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Instead of --epochs: as many passes as hold this many tokens.", show_default="none"),
+    ] = None,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-4,
+    schedule: Annotated[o.Schedule, typer.Option(help="The learning rate after the warm-up.")] = o.Schedule.COSINE,
+    warmup: Annotated[float, typer.Option(help="Share of the steps that the learning rate rises over.")] = 0.03,
+    rank: Annotated[int | None, typer.Option(min=1, help="LoRA rank.", show_default="16")] = None,
+    alpha: Annotated[float | None, typer.Option(help="LoRA alpha.", show_default="2 x rank")] = None,
+    target_modules: Annotated[
+        str | None, typer.Option(help="Layers to adapt: all-linear, or names.", show_default="all-linear")
+    ] = None,
+    init_adapter: Annotated[
+        str | None,
+        typer.Option(help="Start each run from the adapter of a run or in a folder.", show_default="a new one"),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows of a step.")] = 16,
+    batch_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens computed at a time.", show_default="what fits")
+    ] = None,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Less memory, about a third more time.")
+    ] = False,
+    max_length: o.MaxLength = 1024,
+    loss_per: Annotated[
+        o.LossPer, typer.Option(help="What the training loss is a mean over: rows, or all supervised tokens of a step.")
+    ] = o.LossPer.ROW,
+    average_weights: Annotated[
+        bool,
+        typer.Option(
+            "--average-weights/--no-average-weights",
+            help="Measure the mean of the weights after each of the last quarter of the steps: seeds differ less.",
+        ),
+    ] = True,
+    dtype: o.DtypeOption = o.Dtype.AUTO,
+    device: o.Device = "auto",
+    columns: o.Columns = None,
+    split: o.Split = None,
+    thinking: o.ThinkingOption = None,
+    trust_remote_code: o.TrustRemoteCode = False,
+    keep_runs: Annotated[
+        bool, typer.Option("--keep-runs", help="Keep each run's adapter, as runs/NAME.random.s0 and so on.")
+    ] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw the curves and the LDS: .png or .svg.", show_default="no picture")
+    ] = None,
+    export: Annotated[
+        Path | None, typer.Option(help="Write the table (.csv), or everything (.json).", show_default="no file")
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only report what it would take and show: runs, tokens, time, power."),
+    ] = False,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
+) -> int:
+    """Train on the rows that scores like best and least, and report if the best help more; resumes run by run."""
+    from ntkcli.steps.validation.export import check_files, write_export, write_plot
+    from ntkcli.steps.validation.request import prepare
+    from ntkcli.steps.validation.validate import validate as step
+
+    output = Output(as_json=json, quiet=quiet, verbose=verbose)
+    check_files(export, plot)
+    given: dict[str, Any] = {
+        "score": score,
+        "model": model,
+        "domain": domain,
+        "task": task,
+        "name": name,
+        "design": design.value,
+        "bins": bins,
+        "subsets": subsets,
+        "rows": rows,
+        "seeds": _parse_seeds(seeds),
+        "domain_repeat": domain_repeat,
+        "oracle": oracle,
+        "epochs": epochs,
+        "max_tokens": max_tokens,
+        "lr": lr,
+        "schedule": schedule.value,
+        "warmup": warmup,
+        "rank": rank,
+        "alpha": alpha,
+        "target_modules": target_modules,
+        "init_adapter": init_adapter,
+        "batch_size": batch_size,
+        "max_length": max_length,
+        "loss_per": loss_per.value,
+        "average_weights": average_weights,
+        "dtype": dtype.value,
+        "device": device,
+        "columns": o.parse_columns(columns),
+        "split": split,
+        "thinking": o.is_on(thinking),
+        "trust_remote_code": trust_remote_code,
+    }
+    if dry_run:
+        from ntkcli.steps.validation.dry_run import estimate_validation
+
+        estimate = estimate_validation(prepare(store, **given), device=device)
+        output.result(estimate, line=_estimate_line(estimate))
+        return ExitCode.OK
+    found = step(
+        store,
+        **given,
+        batch_tokens=batch_tokens,
+        gradient_checkpointing=gradient_checkpointing,
+        keep_runs=keep_runs,
+        progress=output.progress,
+    )
+    if export is not None:
+        write_export(export, found)
+    if plot is not None:
+        write_plot(plot, found)
+    if json:
+        output.result(found.result, line="")
+    else:
+        _show(output, found, name)
+    return ExitCode.OK
+
+
+def _parse_seeds(text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise UsageError(f"--seeds {text}: expected whole numbers, 0 or more.", "As in --seeds 0,1,2.")
+    return [int(part) for part in parts]
+
+
+def _estimate_line(found: ValidateEstimate) -> str:
+    hours = f"{found.seconds / 3600:.1f} hours" if found.seconds >= 3600 else f"{found.seconds / 60:.1f} minutes"
+    left = f"{found.runs} runs" + (f", {found.runs_done} of them done" if found.runs_done else "")
+    line = (
+        f"validate: {left}; each takes {found.rows} rows of the pool and the domain's {found.domain_repeat} times; "
+        f"{found.train_tokens:,} tokens to train on and {found.test_tokens:,} to measure, about {hours}"
+    )
+    return "\n".join([line, *found.sentences])
+
+
+def _show(output: Output, found: Validation, name: str) -> None:
+    several = len({one.task for one in found.result.scores}) > 1
+    columns = ["score", "LDS", "95% interval", "slope (nats)", "95% interval", "rank correlation", "p"]
+    rows = []
+    for one in found.result.scores:
+        rows.append(
+            [
+                f"{one.task} · {one.score}" if several else one.score,
+                _number(one.lds, "+.2f"),
+                _interval(one.lds_low, one.lds_high, "+.2f"),
+                _number(one.slope, "+.3f"),
+                _interval(one.slope_low, one.slope_high, "+.3f"),
+                _number(one.rank_correlation, "+.2f"),
+                _number(one.p, ".3f"),
+            ]
+        )
+    title = f"validations/{name}: {found.result.runs} runs, {found.result.diverged} diverged; a slope above 0 is right"
+    output.table(title, columns, rows)
+    for task, levels in found.levels.items():
+        output.say(f"loss on {task}: " + ", ".join(f"{kind} {value:.3f}" for kind, value in levels.items()))
+    output.say("")
+    for sentence in found.result.sentences:
+        output.say(sentence)
+
+
+def _number(value: float, form: str) -> str:
+    return "" if math.isnan(value) else f"{value:{form}}"
+
+
+def _interval(low: float, high: float, form: str) -> str:
+    return "" if math.isnan(low) else f"{low:{form}} to {high:{form}}"

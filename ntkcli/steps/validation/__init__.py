@@ -1,0 +1,1 @@
+"""Validation by retraining: do the rows that a score likes help more?"""

@@ -1,0 +1,173 @@
+"""One base model in memory: train an adapter on rows, measure it on the test items, take it off again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ntkcli.data import Encoded, Row
+from ntkcli.errors import DivergedError, NtkselError
+from ntkcli.identity import AdapterIdentity, ModelIdentity
+from ntkcli.progress import Progress
+from ntkcli.steps.evaluation.items import Items
+from ntkcli.steps.evaluation.scorers import encode_item
+
+if TYPE_CHECKING:
+    from ntkcli.engine.evaluation.evaluator import Evaluator
+    from ntkcli.engine.training.train import TrainingOptions
+    from ntkcli.engine.training.trainer import Step
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measured:
+    """What one run leaves: `nats`, `correct` per item (I,), tokens trained on, and the mean loss of the last tenth.
+
+    `nats` is NaN where the training diverged. `steps` are those taken.
+    """
+
+    nats: NDArray[np.float64]
+    correct: NDArray[np.bool_]
+    tokens: int = 0
+    last_loss: float = float("nan")
+    diverged: bool = False
+    steps: tuple[Any, ...] = ()
+
+
+Keep = Callable[[Path, Measured], None]
+"""Takes the folder of a trained adapter before it is removed."""
+
+
+class Trainer(Protocol):
+    """Trains on rows from one seed and measures; without rows it measures the model as it is."""
+
+    def __call__(self, rows: Sequence[Encoded], names: Sequence[str], *, seed: int, keep: Keep | None) -> Measured:
+        """The measures of the model trained on these rows, or of the bare model if there are none."""
+
+
+class Bench:
+    """The `Trainer` that trains. The base model is the same bytes for every run."""
+
+    def __init__(
+        self, evaluator: Evaluator, identity: ModelIdentity, items: Items, options: TrainingOptions,
+        work: Callable[[], Path], progress: Progress,
+    ) -> None:  # fmt: skip
+        self._evaluator, self._identity, self._items = evaluator, identity, items
+        self._options, self._work, self._progress = options, work, progress
+        self._encoded = [encode_item(items, i, evaluator.encoder)[1] for i in range(len(items.rows))]
+
+    def __call__(self, rows: Sequence[Encoded], names: Sequence[str], *, seed: int, keep: Keep | None) -> Measured:
+        """The measures of the model trained on these rows, or of the bare model if there are none."""
+        if not rows:
+            self._evaluator.use(None, self._identity)
+            bare = self._measure()
+            if not np.isfinite(bare.nats).all():
+                raise NtkselError(
+                    "The test items' likelihoods are not finite before training.", "Give --dtype float32."
+                )
+            return bare
+        folder = self._work()
+        folder.mkdir()
+        try:
+            return self._train(rows, names, seed, folder, keep)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _train(
+        self, rows: Sequence[Encoded], names: Sequence[str], seed: int, folder: Path, keep: Keep | None
+    ) -> Measured:
+        from ntkcli.engine.training.train import train_adapter
+        from ntkcli.engine.training.trainer import TrainingRows
+
+        steps: list[Step] = []
+
+        def on_step(step: Step) -> None:
+            steps.append(step)
+            os.utime(folder)  # an entry of the store's tmp/ lives as long as it is touched
+
+        loaded = self._evaluator.bare(self._identity)
+        try:
+            train_adapter(
+                loaded,
+                TrainingRows(rows, names),
+                options=replace(self._options, seed=seed),
+                folder=folder,
+                on_step=on_step,
+                progress=_Within(self._progress),
+                resume_at_most=0,
+            )
+        except DivergedError as error:
+            self._progress.note(f"diverged, and counts as the worst: {error.what}")
+            return self._diverged(steps)
+        finally:
+            self._evaluator.restore(self._identity)
+        self._evaluator.use(AdapterIdentity(folder, {}, None), self._identity)
+        try:
+            found = self._measure()
+        finally:
+            self._evaluator.use(None, self._identity)
+        if not np.isfinite(found.nats).all():
+            self._progress.note("diverged, and counts as the worst: the test items' likelihoods are not finite")
+            return self._diverged(steps)
+        tenth = max(1, len(steps) // 10)
+        found = replace(
+            found,
+            tokens=sum(step.tokens for step in steps),
+            last_loss=float(np.mean([step.loss for step in steps[-tenth:]])),
+            steps=tuple(steps),
+        )
+        if keep is not None:
+            keep(folder, found)
+        return found
+
+    def _diverged(self, steps: Sequence[Step]) -> Measured:
+        n = len(self._items.rows)
+        tokens = sum(step.tokens for step in steps)
+        return Measured(np.full(n, np.nan), np.zeros(n, np.bool_), tokens, float("nan"), diverged=True)
+
+    def _measure(self) -> Measured:
+        """Nats of the right choice among the choices, or per token of the answer; and if it is the likeliest."""
+        nats = np.full(len(self._encoded), np.nan)
+        correct = np.zeros(len(self._encoded), dtype=np.bool_)
+        for i, sums in enumerate(self._evaluator.logliks(self._encoded)):
+            row = self._items.rows[i]
+            if self._items.scorer(i) == "choices" and isinstance(row, Row) and row.answer is not None:
+                nats[i] = choice_nats(sums, row.answer)
+                correct[i] = np.isfinite(sums).all() and int(np.argmax(sums)) == row.answer
+            else:
+                nats[i] = -float(sums[0]) / int(self._encoded[i][0].supervised.sum())
+        return Measured(nats, correct)
+
+
+def choice_nats(sums: NDArray[np.float64], answer: int) -> float:
+    """-log of the right choice's share of the choices' likelihoods: log softmax over their log-likelihoods."""
+    top = float(sums.max())
+    return float(np.log(np.exp(sums - top).sum()) + top - sums[answer])
+
+
+class _Within:
+    """The progress of one training within a bar that counts runs: tokens and notes pass, steps do not."""
+
+    def __init__(self, outer: Progress) -> None:
+        self._outer = outer
+
+    def start(self, label: str, *, total: int, unit: str, done: int = 0) -> None:
+        """Nothing is shown."""
+
+    def advance(self, count: int, *, tokens: int = 0, note: str = "") -> None:
+        """Tokens count, steps don't."""
+        del count
+        self._outer.advance(0, tokens=tokens, note=note)
+
+    def stop(self) -> None:
+        """Nothing is shown."""
+
+    def note(self, text: str) -> None:
+        """Passed on."""
+        self._outer.note(text)
