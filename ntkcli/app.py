@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ntkcli import __version__
-from ntkcli.commands import arms, demo, explain, featurize, finetune, info, rm, score, select, tasks
+from ntkcli.commands import arms, demo, explain, featurize, finetune, info, report, rm, score, select, tasks
 from ntkcli.commands import eval as evaluation
 from ntkcli.commands import run as recipe
 from ntkcli.console import Output
@@ -74,7 +74,7 @@ def _root(
         raise typer.Exit
 
 
-for _verb in (featurize, score, select, explain, finetune, evaluation, arms, recipe, tasks, info, rm, demo):
+for _verb in (featurize, score, select, explain, finetune, evaluation, arms, recipe, tasks, info, report, rm, demo):
     _verb.add_to(app)
 
 

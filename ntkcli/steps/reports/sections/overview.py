@@ -1,0 +1,209 @@
+"""What was run, on what, at which cost, and by which commands."""
+
+from __future__ import annotations
+
+import shlex
+from datetime import UTC, datetime
+
+import store
+from ntkcli.steps.reports.blocks import Block, Column, Commands, Notice, Paragraph, Stat, Stats, Table
+from ntkcli.steps.reports.collect import READING, Facts, Made, spec_value
+from ntkcli.units import human_bytes, human_duration
+
+
+def overview(facts: Facts) -> list[Block]:
+    """The first numbers, the data sets, the models, and every artefact with what it was made from."""
+    blocks: list[Block] = [Stats(_stats(facts)), *_data(facts), *_models(facts)]
+    if not facts.made:
+        blocks.append(Notice("missing", "The store is empty.", f"ntksel featurize {_path(facts)} --data FILE ..."))
+        return blocks
+    columns = (Column("artefact"), Column("rows", ",", True), Column("state"), Column("finished (UTC)"),
+               Column("made from"))  # fmt: skip
+    there = {made.name for made in facts.made} | {name for name, _ in facts.damaged}
+    lines = tuple((made.name, made.rows, _state(made), _when(made.ended), _parents(made, there)) for made in facts.made)
+    blocks.append(Table("artefacts", "Every artefact of the store and what it was made from", columns, lines, True))
+    return blocks
+
+
+def cost(facts: Facts) -> list[Block]:
+    """Tokens, wall-clock time and disk by artefact."""
+    if not facts.made:
+        return [Notice("missing", "Nothing was computed yet.")]
+    lines, tokens_of_all, seconds_of_all = [], 0, 0.0
+    for made in facts.made:
+        tokens = facts.attempt(made.name, lambda made=made: _tokens(facts.stored.get(made.name)))
+        seconds = max(0.0, made.ended - made.began)
+        tokens_of_all += tokens or 0
+        seconds_of_all += seconds
+        lines.append((made.name, tokens, round(seconds / 60, 1), round(made.size_bytes / (1 << 20), 2)))
+    columns = (Column("artefact"), Column("tokens", ",", True), Column("minutes", ".1f", True),
+               Column("disk (MiB)", ".2f", True))  # fmt: skip
+    total = Stats((
+        Stat("tokens read by a model", f"{tokens_of_all:,}"),
+        Stat("time", human_duration(seconds_of_all), "between first and last write, pauses included"),
+        Stat("disk", human_bytes(sum(made.size_bytes for made in facts.made))),
+    ))  # fmt: skip
+    said = "Time runs from the first to the last write of an artefact: loading a model and pauses between two runs of a "
+    said += "command are in it or not, as they fell. Evaluations count the tokens of answers only where the store has them."
+    return [total, Table("costs", "Cost by artefact", columns, tuple(lines), True), Paragraph(said)]
+
+
+def commands(facts: Facts) -> list[Block]:
+    """The commands in the order in which they began, as far as the store knows their options."""
+    done = sorted((made for made in facts.made if made.kind not in ("dataset", "tokens")), key=lambda made: made.began)
+    lines = []
+    for made in done:
+        line = facts.attempt(made.name, lambda made=made: _command(facts, facts.stored.get(made.name)))
+        if line is not None and line not in lines:
+            lines.append(line)
+    if not lines:
+        return [Notice("missing", "No command has left a result yet.", f"ntksel featurize {_path(facts)} --data FILE ...")]
+    said = "Rebuilt from what the store has on record; options left at their defaults, and those that change no value, "
+    said += "are left out. Run again in this order, each finished step is found and skipped."
+    return [Paragraph(said), Commands(tuple(lines))]
+
+
+def _stats(facts: Facts) -> tuple[Stat, ...]:
+    ended = max((made.ended for made in facts.made), default=0.0)
+    pool = None if facts.pool is None else facts.dataset(facts.pool)
+    chosen = facts.selection
+    share = f"{chosen.n / pool.n:.2%} of the pool" if chosen is not None and pool is not None and pool.n else ""
+    unfinished = sum(not made.complete for made in facts.made)
+    return (
+        Stat("pool", f"{pool.n:,}" if pool is not None else "–", "rows" if pool is not None else "none is scored yet"),
+        Stat("chosen", f"{chosen.n:,}" if chosen is not None else "–", share or "no selection yet"),
+        Stat("artefacts", f"{len(facts.made):,}", f"{unfinished} unfinished" if unfinished else "all finished"),
+        Stat("last result", _when(ended)[:10] or "–", _when(ended)[11:] + (" UTC" if ended else "")),
+    )
+
+
+def _data(facts: Facts) -> list[Block]:
+    lines = []
+    for artefact in facts.of_kind("dataset"):
+        attrs = artefact.attrs
+        line = facts.attempt(
+            artefact.name,
+            lambda a=artefact, attrs=attrs: (
+                a.name.partition("/")[2], a.n, int((a.read("status") >= store.RowStatus.UNREADABLE).sum()),
+                len(attrs["sources"]), str(a.spec["schema"]), str(attrs.get("source", "")),
+            ),
+        )  # fmt: skip
+        if line is not None:
+            lines.append(line)
+    if not lines:
+        return [Notice("missing", "The store has no data set.", f"ntksel featurize {_path(facts)} --data FILE --name pool ...")]
+    columns = (Column("data set"), Column("rows", ",", True), Column("unusable", ",", True), Column("sources", ",", True),
+               Column("schema"), Column("file"))  # fmt: skip
+    return [Table("data", "Data sets", columns, tuple(lines))]
+
+
+def _models(facts: Facts) -> list[Block]:
+    lines = []
+    for kind in ("features", "run", "eval"):
+        for artefact in facts.of_kind(kind):
+            spec = artefact.spec
+            model = spec.get("model")
+            digest = spec_value(model, "weights") or (model if isinstance(model, str) else store.fingerprint({"": model}))
+            what = {"features": f"{spec.get('kind')}, kept as {spec.get('store_dtype', 'float16')}",
+                    "run": f"adapter of rank {spec.get('rank')}", "eval": f"scorer {spec.get('scorer')}"}[kind]
+            lines.append((artefact.name, what, str(spec.get("dtype", "")), str(artefact.attrs.get("model", "")),
+                          str(digest)[:12]))  # fmt: skip
+    columns = (Column("artefact"), Column("what"), Column("number format"), Column("model"), Column("weights (digest)"))
+    return [Table("models", "Models", columns, tuple(lines))] if lines else []
+
+
+def _state(made: Made) -> str:
+    if made.stale:
+        return "out of date"
+    return "finished" if made.complete else f"{made.done:,} of {made.rows:,} rows"
+
+
+def _parents(made: Made, there: set[str]) -> str:
+    return ", ".join(name if name in there else f"{name} (removed)" for name in made.parents)
+
+
+def _when(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M") if seconds else ""
+
+
+def _tokens(artefact: store.Artefact) -> int | None:
+    """Tokens that a model has read for it; None where the store doesn't know."""
+    if artefact.kind not in (store.Kind.FEATURES, store.Kind.RUN, store.Kind.EVAL) or "tokens" not in artefact.arrays:
+        return None
+    total = 0
+    for i in np_parts(artefact):
+        total += int(artefact.read_part("tokens", i).sum())
+    return total
+
+
+def np_parts(artefact: store.Artefact) -> list[int]:
+    """The numbers of the parts that are done."""
+    return [i for i, done in enumerate(artefact.done().tolist()) if done]
+
+
+def _command(facts: Facts, artefact: store.Artefact) -> str:
+    """One command line, from the spec."""
+    spec, names = artefact.spec, artefact.name.split("/")[1:]
+    data_of = {made.name.split("/")[1]: made.name for made in facts.made if made.kind == "dataset"}
+    words = {"features": ["featurize"], "score": ["score"], "selection": ["select"], "run": ["finetune"],
+             "eval": ["eval"]}.get(str(artefact.kind), [str(artefact.kind)])  # fmt: skip
+    words.append(str(facts.stored.path))
+    match str(artefact.kind):
+        case "features":
+            file = _attribute(facts, data_of.get(names[0]), "source")
+            words += ["--data", file or "FILE", "--name", names[0], "--feature", names[1], "--kind", str(spec.get("kind"))]
+            words += _given(("--max-length", spec_value(spec, "encoder", "max_length")),
+                            ("--dim", spec_value(spec, "projection", "dim")), ("--probe", spec.get("probe")),
+                            ("--store-dtype", spec.get("store_dtype")))  # fmt: skip
+        case "score":
+            features = [name.split("/")[1:] for name in artefact.parents if name.startswith("features/")]
+            pool = str(artefact.attrs["data"])
+            words += ["--pool", pool]
+            domains = [data for data, _ in features if data != pool] or _plain_parents(artefact, pool)
+            for domain in dict.fromkeys(domains):
+                words += ["--domain", domain]
+            for feature in dict.fromkeys(feature for data, feature in features if data == pool):
+                words += ["--feature", feature]
+            words += ["--method", str(spec.get("method")), "--name", names[0]]
+        case "selection":
+            score = next((name.split("/")[1] for name in artefact.parents if name.startswith("scores/")), "SCORE")
+            words += ["--score", score, "--name", names[0], *_given(("-n", spec.get("n")), ("--method", spec.get("method")))]
+            for option in ("token_budget", "min_tokens", "max_tokens", "dedup"):
+                words += _given((f"--{option.replace('_', '-')}", spec.get(option)))
+            for option in ("max_per_source", "min_per_source"):
+                for each in spec.get(option) or []:
+                    words += [f"--{option.replace('_', '-')}", str(each)]
+        case "run":
+            words += [*_given(("--model", artefact.attrs.get("model"))), "--name", names[0]]
+            for train in artefact.attrs.get("train", []):
+                words += ["--train", str(train)]
+            words += _given(("--epochs", spec.get("epochs")), ("--max-tokens", spec.get("max_tokens")),
+                            ("--rank", spec.get("rank")), ("--lr", spec.get("lr")), ("--seed", spec.get("seed")))  # fmt: skip
+        case "eval":
+            words += [*_given(("--model", artefact.attrs.get("model"))), "--name", names[0], "--run", names[1]]
+            for task in artefact.attrs.get("files", []):
+                words += ["--task", str(task)]
+    return shlex.join(["ntksel", *words])
+
+
+def _plain_parents(artefact: store.Artefact, pool: str) -> list[str]:
+    """Data sets it was made from, besides the pool."""
+    found = [name.split("/")[1] for name in artefact.parents if name.startswith("datasets/")]
+    return [name for name in found if name != pool]
+
+
+def _given(*pairs: tuple[str, object]) -> list[str]:
+    return [word for option, value in pairs if value is not None for word in (option, str(value))]
+
+
+def _attribute(facts: Facts, name: str | None, attribute: str) -> str:
+    if name is None:
+        return ""
+    try:
+        return str(facts.stored.get(name).attrs.get(attribute, ""))
+    except READING:
+        return ""
+
+
+def _path(facts: Facts) -> str:
+    return shlex.quote(str(facts.stored.path))
