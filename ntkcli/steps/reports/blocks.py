@@ -118,5 +118,5 @@ class Section:
 def shown(value: Value, column: Column) -> str:
     """A cell as text; an unknown value as a dash."""
     if value is None or value != value:  # noqa: PLR0124  # NaN
-        return "–"
+        return "—"
     return format(value, column.format) if column.format and not isinstance(value, str) else str(value)

@@ -186,7 +186,7 @@ def _made(stored: store.Store, artefact: store.Artefact) -> Made:
 
 
 def _times(folder: Path) -> Iterator[float]:
-    """When the records and the arrays' documents were written; attributes are rewritten later, so theirs don't count."""
+    """When the records and the arrays' documents were written. Attributes are rewritten later: their times don't count."""
     for path in [*folder.glob("*/zarr.json"), *folder.glob("part/c/*")]:
         if path.is_file():
             yield path.stat().st_mtime

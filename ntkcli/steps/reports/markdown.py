@@ -20,7 +20,7 @@ from ntkcli.steps.reports.blocks import (
 from ntkcli.steps.reports.page import About
 from ntkcli.steps.reports.texts import visible
 
-_SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~>-])")
+_SPECIAL = re.compile(r"([\\`*_\[\]|~>#]|^[-+=]|:(?=//))")
 _ESCAPES = {"&": "&amp;", "<": "&lt;"}
 
 

@@ -84,7 +84,7 @@ def dumbbell(names: Sequence[str], before: Sequence[float], after: Sequence[floa
                                 line_width=2, hoverinfo="skip", showlegend=False))  # fmt: skip
     dots = [
         go.Scatter(x=list(values), y=labels, mode="markers", name=name, marker_color=colour, marker_size=11,
-                   marker_symbol=symbol, hovertemplate="%{x:.1%}<extra>" + name + "</extra>")
+                   marker_symbol=symbol, cliponaxis=False, hovertemplate="%{x:.1%}<extra>" + name + "</extra>")
         for name, values, colour, symbol in (("pool", before, MUTED, "circle"), ("selection", after, ACCENT, "diamond"))
     ]  # fmt: skip
     return _figure([*lines, *dots], x="share of rows", xaxis_tickformat=".0%", yaxis_autorange="reversed",
@@ -117,7 +117,8 @@ def curves(series: Mapping[str, tuple[Sequence[int], Sequence[float], bool]]) ->
     """Lines by name: (steps, values, whether it is a held-out loss: dots)."""
     import plotly.graph_objects as go
 
-    lines, colours = [], {}
+    lines: list[Any] = []
+    colours: dict[str, int] = {}
     for name, (steps, values, held_out) in series.items():
         run = name.partition(" (")[0]
         i = colours.setdefault(run, len(colours))

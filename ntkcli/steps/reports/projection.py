@@ -20,7 +20,7 @@ class Plane:
 
 
 def project(vectors: NDArray[np.float32]) -> Plane:
-    """The rows (n, p) on a plane; the same for the same rows. Memory: n² numbers."""
+    """The rows (n, p) on a plane; the same for the same rows. Memory: n by n numbers."""
     if find_spec("umap") is not None and len(vectors) > 15:
         import umap
 
@@ -30,7 +30,7 @@ def project(vectors: NDArray[np.float32]) -> Plane:
 
 
 def pca(vectors: NDArray[np.float32]) -> Plane:
-    """Principal components through the n × n matrix of products: p may be large. Signs: the largest entry is positive."""
+    """Principal components from the n by n matrix of products, so p may be large. The largest entry of each is positive."""
     n = len(vectors)
     if n < 2:
         return Plane(np.zeros((n, 2)), "PCA", (0.0, 0.0))

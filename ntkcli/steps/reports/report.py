@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -86,12 +87,10 @@ def report(
     )
 
 
-def _blocks(facts: Facts, make: object) -> list[Block]:
+def _blocks(facts: Facts, make: Callable[[Facts], list[Block]]) -> list[Block]:
     """The blocks of a section, or one that says that they could not be made: one bad array spoils one section."""
-    assert callable(make)  # noqa: S101
     try:
-        found: list[Block] = make(facts)
-        return found
+        return make(facts)
     except READING as error:
         return [Notice("damaged", f"This section could not be made: {type(error).__name__}: {error}", facts.repair)]
 

@@ -45,7 +45,9 @@ def sample(features: store.Artefact, *, most: int, only: Rows | None = None, see
     else:
         places = _in_order(covered, good, only, features.part_rows, budget, most)
     read = {each: features.take(each, places) for each in held}
-    unit = feature_encoding.decode(read, name) if len(places) else np.zeros((0, features.arrays[name].tail[0]), np.float32)
+    unit = (
+        feature_encoding.decode(read, name) if len(places) else np.zeros((0, features.arrays[name].tail[0]), np.float32)
+    )
     return Sample(covered[places], unit, int(good.sum()))
 
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from ntkcli.steps.reports.blocks import Block
 from ntkcli.steps.reports.collect import Facts
-from ntkcli.steps.reports.sections import choice, neighbours, overview, results, rows, vectors
+from ntkcli.steps.reports.sections import choice, neighbours, overview, results, rows, validation, vectors
 
 SECTIONS: Final[tuple[tuple[str, str, Callable[[Facts], list[Block]]], ...]] = (
     ("overview", "What was run", overview.overview),
@@ -19,7 +19,7 @@ SECTIONS: Final[tuple[tuple[str, str, Callable[[Facts], list[Block]]], ...]] = (
     ("neighbours", "Nearest domain rows", neighbours.neighbours),
     ("training", "Training", results.training),
     ("results", "Evaluation", results.evaluations),
-    ("validation", "Validation", results.validation),
+    ("validation", "Validation", validation.validation),
     ("cost", "Cost", overview.cost),
     ("commands", "Commands", overview.commands),
 )

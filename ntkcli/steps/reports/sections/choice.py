@@ -41,7 +41,11 @@ def funnel(facts: Facts) -> list[Block]:
     said = " → ".join(f"{count:,} {name}" for name, count in stages) + "."
     table = Table("funnel-table", "Rows left at each stage", columns, lines)
     height = 70 + 56 * len(stages)
-    return [Plot("funnel-plot", "Rows left at each stage", said, plots.funnel(stages), table, height), *blocks, *_limits(facts)]
+    return [
+        Plot("funnel-plot", "Rows left at each stage", said, plots.funnel(stages), table, height),
+        *blocks,
+        *_limits(facts),
+    ]
 
 
 def scores(facts: Facts) -> list[Block]:
@@ -79,7 +83,10 @@ def sources(facts: Facts) -> list[Block]:
     if len(names) < 2:
         return [Paragraph(f"All {pool.n:,} rows of the pool have one source: {names[0] if names else '(no label)'}.")]
     order = np.argsort(-(before / max(1, before.sum()) + after / max(1, after.sum())), kind="stable")
-    lines = [(names[i], int(before[i]), before[i] / before.sum(), int(after[i]), after[i] / max(1, after.sum())) for i in order]
+    lines = [
+        (names[i], int(before[i]), before[i] / before.sum(), int(after[i]), after[i] / max(1, after.sum()))
+        for i in order
+    ]
     if len(lines) > MOST_SOURCES:
         rest = order[MOST_SOURCES:]
         b, a = int(before[rest].sum()), int(after[rest].sum())
@@ -87,7 +94,7 @@ def sources(facts: Facts) -> list[Block]:
     columns = (Column("source"), Column("rows in pool", ",", True), Column("share of pool", ".1%", True),
                Column("rows chosen", ",", True), Column("share of selection", ".1%", True))  # fmt: skip
     most = max(lines, key=lambda line: line[4] - line[2])
-    said = f"The share of “{most[0]}” changes most in its favour: {most[2]:.1%} of the pool, {most[4]:.1%} of the selection."
+    said = f"The share of “{most[0]}” grows most: {most[2]:.1%} of the pool, {most[4]:.1%} of the selection."
     figure = plots.dumbbell([line[0] for line in lines], [line[2] for line in lines], [line[4] for line in lines])
     table = Table("sources-table", "Rows by source", columns, tuple(lines), explore=True)
     return [Plot("sources-plot", "Share of each source", said, figure, table, 130 + 30 * len(lines))]
@@ -142,7 +149,12 @@ def _histogram(facts: Facts, score: store.Artefact) -> Plot:
     if len(held):
         said += f": from {low:.4g} to {high:.4g}, half of them below {np.median(held):.4g}"
     said += "." if cut is None else f". The {len(rows):,} chosen rows begin at {cut:.4g}."
-    columns = (Column("from", ".4g", True), Column("to", ".4g", True), Column("rows", ",", True), Column("chosen", ",", True))
+    columns = (
+        Column("from", ".4g", True),
+        Column("to", ".4g", True),
+        Column("rows", ",", True),
+        Column("chosen", ",", True),
+    )
     wide = zip(edges[:-1:4], edges[4::4], counts.reshape(-1, 4).sum(1), chosen.reshape(-1, 4).sum(1), strict=True)
     lines = tuple((float(a), float(b), int(c), int(d)) for a, b, c, d in wide)
     table = Table(f"score-{name}-table", f"Rows by score “{name}”", columns, lines)

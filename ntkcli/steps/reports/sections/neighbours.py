@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ntkcli.steps.reports.blocks import Block, Notice, Panel, Panels, Paragraph
 from ntkcli.steps.reports.collect import READING, Facts
@@ -26,7 +27,7 @@ def neighbours(facts: Facts) -> list[Block]:
     try:
         best = sample(pool, most=TOP, only=facts.selection.read("row"))
         near = sample(domain, most=DOMAIN_ROWS)
-        similar = best.unit @ near.unit.T
+        similar = _unit(best.unit) @ _unit(near.unit).T
     except READING as error:
         facts.note_damage(pool.name, error)
         return [Notice("damaged", f"{pool.name} or {domain.name} can't be read.", facts.repair)]
@@ -44,9 +45,18 @@ def neighbours(facts: Facts) -> list[Block]:
             other, _, said = facts.row(data, int(near.rows[j]))
             closest.append((other, float(similar[i, j]), said))
         panels.append(Panel(row_id, text, tuple(closest)))
-    lead = f"The first {len(panels)} chosen rows, each with the {NEAREST} rows of “{data}” whose features point most nearly "
-    lead += "the same way (cosine; 1 = the same direction)."
+    lead = (
+        f"The first {len(panels)} chosen rows, each with the {NEAREST} rows of “{data}” whose features are most alike "
+    )
+    lead += "(cosine of the stored features; 1 = the same direction)."
     more: list[Block] = []
     if near.of > len(near.rows):
         more.append(Notice("sampled", f"Compared with {len(near.rows):,} of {near.of:,} domain rows."))
     return [Paragraph(lead), Panels(tuple(panels)), *more]
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows of length 1: a sketch of a unit gradient is of that length in the mean alone."""
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    found: NDArray[np.float32] = vectors / np.where(length > 0, length, 1)
+    return found

@@ -43,8 +43,12 @@ def cost(facts: Facts) -> list[Block]:
         Stat("time", human_duration(seconds_of_all), "between first and last write, pauses included"),
         Stat("disk", human_bytes(sum(made.size_bytes for made in facts.made))),
     ))  # fmt: skip
-    said = "Time runs from the first to the last write of an artefact: loading a model and pauses between two runs of a "
-    said += "command are in it or not, as they fell. Evaluations count the tokens of answers only where the store has them."
+    said = (
+        "Time runs from the first to the last write of an artefact: loading a model and pauses between two runs of a "
+    )
+    said += (
+        "command are in it or not, as they fell. Evaluations count the tokens of answers only where the store has them."
+    )
     return [total, Table("costs", "Cost by artefact", columns, tuple(lines), True), Paragraph(said)]
 
 
@@ -57,7 +61,9 @@ def commands(facts: Facts) -> list[Block]:
         if line is not None and line not in lines:
             lines.append(line)
     if not lines:
-        return [Notice("missing", "No command has left a result yet.", f"ntksel featurize {_path(facts)} --data FILE ...")]
+        return [
+            Notice("missing", "No command has left a result yet.", f"ntksel featurize {_path(facts)} --data FILE ...")
+        ]
     said = "Rebuilt from what the store has on record; options left at their defaults, and those that change no value, "
     said += "are left out. Run again in this order, each finished step is found and skipped."
     return [Paragraph(said), Commands(tuple(lines))]
@@ -70,10 +76,10 @@ def _stats(facts: Facts) -> tuple[Stat, ...]:
     share = f"{chosen.n / pool.n:.2%} of the pool" if chosen is not None and pool is not None and pool.n else ""
     unfinished = sum(not made.complete for made in facts.made)
     return (
-        Stat("pool", f"{pool.n:,}" if pool is not None else "–", "rows" if pool is not None else "none is scored yet"),
-        Stat("chosen", f"{chosen.n:,}" if chosen is not None else "–", share or "no selection yet"),
+        Stat("pool", f"{pool.n:,}" if pool is not None else "—", "rows" if pool is not None else "none is scored yet"),
+        Stat("chosen", f"{chosen.n:,}" if chosen is not None else "—", share or "no selection yet"),
         Stat("artefacts", f"{len(facts.made):,}", f"{unfinished} unfinished" if unfinished else "all finished"),
-        Stat("last result", _when(ended)[:10] or "–", _when(ended)[11:] + (" UTC" if ended else "")),
+        Stat("last result", _when(ended)[:10] or "—", _when(ended)[11:] + (" UTC" if ended else "")),
     )
 
 
@@ -91,7 +97,11 @@ def _data(facts: Facts) -> list[Block]:
         if line is not None:
             lines.append(line)
     if not lines:
-        return [Notice("missing", "The store has no data set.", f"ntksel featurize {_path(facts)} --data FILE --name pool ...")]
+        return [
+            Notice(
+                "missing", "The store has no data set.", f"ntksel featurize {_path(facts)} --data FILE --name pool ..."
+            )
+        ]
     columns = (Column("data set"), Column("rows", ",", True), Column("unusable", ",", True), Column("sources", ",", True),
                Column("schema"), Column("file"))  # fmt: skip
     return [Table("data", "Data sets", columns, tuple(lines))]
@@ -103,9 +113,14 @@ def _models(facts: Facts) -> list[Block]:
         for artefact in facts.of_kind(kind):
             spec = artefact.spec
             model = spec.get("model")
-            digest = spec_value(model, "weights") or (model if isinstance(model, str) else store.fingerprint({"": model}))
-            what = {"features": f"{spec.get('kind')}, kept as {spec.get('store_dtype', 'float16')}",
-                    "run": f"adapter of rank {spec.get('rank')}", "eval": f"scorer {spec.get('scorer')}"}[kind]
+            digest = spec_value(model, "weights") or (
+                model if isinstance(model, str) else store.fingerprint({"": model})
+            )
+            what = {
+                "features": f"{spec.get('kind')}, kept as {spec.get('store_dtype', 'float16')}",
+                "run": f"adapter of rank {spec.get('rank')}",
+                "eval": f"scorer {spec.get('scorer')}",
+            }[kind]
             lines.append((artefact.name, what, str(spec.get("dtype", "")), str(artefact.attrs.get("model", "")),
                           str(digest)[:12]))  # fmt: skip
     columns = (Column("artefact"), Column("what"), Column("number format"), Column("model"), Column("weights (digest)"))
@@ -131,12 +146,12 @@ def _tokens(artefact: store.Artefact) -> int | None:
     if artefact.kind not in (store.Kind.FEATURES, store.Kind.RUN, store.Kind.EVAL) or "tokens" not in artefact.arrays:
         return None
     total = 0
-    for i in np_parts(artefact):
+    for i in _done_parts(artefact):
         total += int(artefact.read_part("tokens", i).sum())
     return total
 
 
-def np_parts(artefact: store.Artefact) -> list[int]:
+def _done_parts(artefact: store.Artefact) -> list[int]:
     """The numbers of the parts that are done."""
     return [i for i, done in enumerate(artefact.done().tolist()) if done]
 
@@ -151,7 +166,16 @@ def _command(facts: Facts, artefact: store.Artefact) -> str:
     match str(artefact.kind):
         case "features":
             file = _attribute(facts, data_of.get(names[0]), "source")
-            words += ["--data", file or "FILE", "--name", names[0], "--feature", names[1], "--kind", str(spec.get("kind"))]
+            words += [
+                "--data",
+                file or "FILE",
+                "--name",
+                names[0],
+                "--feature",
+                names[1],
+                "--kind",
+                str(spec.get("kind")),
+            ]
             words += _given(("--max-length", spec_value(spec, "encoder", "max_length")),
                             ("--dim", spec_value(spec, "projection", "dim")), ("--probe", spec.get("probe")),
                             ("--store-dtype", spec.get("store_dtype")))  # fmt: skip
@@ -167,7 +191,13 @@ def _command(facts: Facts, artefact: store.Artefact) -> str:
             words += ["--method", str(spec.get("method")), "--name", names[0]]
         case "selection":
             score = next((name.split("/")[1] for name in artefact.parents if name.startswith("scores/")), "SCORE")
-            words += ["--score", score, "--name", names[0], *_given(("-n", spec.get("n")), ("--method", spec.get("method")))]
+            words += [
+                "--score",
+                score,
+                "--name",
+                names[0],
+                *_given(("-n", spec.get("n")), ("--method", spec.get("method"))),
+            ]
             for option in ("token_budget", "min_tokens", "max_tokens", "dedup"):
                 words += _given((f"--{option.replace('_', '-')}", spec.get(option)))
             for option in ("max_per_source", "min_per_source"):

@@ -1,10 +1,9 @@
-"""What came of it: training curves, evaluations with intervals, and validations."""
+"""What came of it: training curves, and evaluations with their intervals."""
 
 from __future__ import annotations
 
-import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from ntkcli.statistics import ArmScore
 from ntkcli.steps.evaluation.summary import EvaluateResult, summarise
 from ntkcli.steps.reports import plots
 from ntkcli.steps.reports.blocks import Block, Column, Notice, Paragraph, Plot, Table, Value
-from ntkcli.steps.reports.collect import READING, Facts
+from ntkcli.steps.reports.collect import Facts
 
 POINTS = 400
 """Of a curve: more than a screen shows; longer ones are means of neighbouring steps."""
@@ -69,24 +68,6 @@ def evaluations(facts: Facts) -> list[Block]:
     return blocks
 
 
-def validation(facts: Facts) -> list[Block]:
-    """Dose and response, and LDS, where a validation has left them; it is read by what it says of itself."""
-    folder = facts.stored.path / "arrays.zarr" / "validations"
-    names = sorted(path.name for path in folder.glob("*") if path.is_dir()) if folder.is_dir() else []
-    blocks: list[Block] = []
-    for name in names:
-        try:
-            artefact = store.Artefact.load(folder / name, f"validations/{name}", facts.stored.scratch)
-            blocks += _validation(name, artefact.attrs)
-        except READING as error:
-            facts.note_damage(f"validations/{name}", error)
-            blocks.append(Notice("damaged", f"validations/{name} can't be read.", facts.repair))
-    if not blocks:
-        text = "No validation is in the store: whether these scores predict what training does was not measured here."
-        return [Notice("missing", text)]
-    return blocks
-
-
 def _curve(
     run: store.Artefact, series: dict[str, tuple[Sequence[int], Sequence[float], bool]], lines: list[tuple[Value, ...]]
 ) -> None:
@@ -128,7 +109,8 @@ def _evaluation(name: str, found: EvaluateResult) -> list[Block]:
         better = "higher" if first.higher_is_better else "lower"
         best = (max if first.higher_is_better else min)(scores, key=lambda score: score.value)
         said = f"{label}: {len(scores)} arms on {first.n:,} items, with 95% intervals; {better} is better. "
-        said += f"Best value: {best.arm}, {_value(best, best.value)} ({_value(best, best.low)} to {_value(best, best.high)})."
+        ends = f"{_value(best, best.low)} to {_value(best, best.high)}"
+        said += f"Best value: {best.arm}, {_value(best, best.value)} ({ends})."
         table = _table(f"eval-{name}-{i}-table", label, scores, found.baseline)
         blocks.append(Plot(f"eval-{name}-{i}", f"Evaluation {label}", said, figure, table, 130 + 44 * len(scores)))
     if len(tasks) > MOST_TASKS:
@@ -144,45 +126,18 @@ def _table(table_id: str, label: str, scores: Sequence[ArmScore], baseline: str)
         line: list[Value] = [score.arm, len(score.seeds), _value(score, score.value),
                              f"{_value(score, score.low)} to {_value(score, score.high)}"]  # fmt: skip
         d = score.difference
-        line += ["", "", None] if d is None else [
-            _value(score, d.value, "+"), f"{_value(score, d.low, '+')} to {_value(score, d.high, '+')}", d.p_holm]  # fmt: skip
+        if d is None:
+            line += ["", "", None]
+        else:
+            ends = f"{_value(score, d.low, '+')} to {_value(score, d.high, '+')}"
+            line += [_value(score, d.value, "+"), ends, d.p_holm]
+
         lines.append(tuple(line))
     return Table(table_id, f"Values of {label}", columns, tuple(lines))
 
 
 def _value(score: ArmScore, value: float, sign: str = "") -> str:
     return format(100 * value, f"{sign}.1f") + "%" if score.percent else format(value, f"{sign}.3f")
-
-
-def _validation(name: str, attrs: Mapping[str, Any]) -> list[Block]:
-    """A validation by its attribute `result` (or its attributes): `scores` with lds and slope, and `sentences`."""
-    said = attrs.get("result") if isinstance(attrs.get("result"), Mapping) else attrs
-    blocks: list[Block] = [Paragraph(str(sentence)) for sentence in said.get("sentences", ())]
-    scores = [one for one in said.get("scores", ()) if isinstance(one, Mapping)]
-    for key, title in (("lds", "LDS (rank correlation of predicted and measured change)"), ("slope", "slope of response on dose")):
-        dots = [
-            plots.Interval(str(one.get("score", "?")) + (f" · {one['task']}" if one.get("task") else ""), *ends)
-            for one in scores
-            if (ends := _ends(one, key)) is not None
-        ]
-        if dots:
-            lines = tuple((dot.label, dot.value, dot.low, dot.high) for dot in dots)
-            columns = (Column("score"), *(Column(each, ".3f", True) for each in (key, "low", "high")))
-            best = max(dots, key=lambda dot: dot.value)
-            text = f"Validation “{name}”: {title}, with 95% intervals. Highest: {best.label}, {best.value:.3f} "
-            text += f"({best.low:.3f} to {best.high:.3f}). An interval that holds 0 shows no effect."
-            table = Table(f"validation-{name}-{key}-table", f"{title} of “{name}”", columns, lines)
-            figure = plots.intervals(dots, x=key, at=0.0)
-            blocks.append(Plot(f"validation-{name}-{key}", f"“{name}”: {key}", text, figure, table, 130 + 44 * len(dots)))
-    return blocks or [Paragraph(f"The validation “{name}” is in the store, without results that this report can show.")]
-
-
-def _ends(one: Mapping[str, Any], key: str) -> tuple[float, float, float] | None:
-    try:
-        found = (float(one[key]), float(one[f"{key}_low"]), float(one[f"{key}_high"]))
-    except (KeyError, TypeError, ValueError):
-        return None
-    return found if all(math.isfinite(value) for value in found) else None
 
 
 def _path(facts: Facts) -> str:

@@ -39,21 +39,27 @@ def rows(facts: Facts) -> list[Block]:
     lines: list[tuple[Value, ...]] = []
     for group, row, why in groups:
         row_id, source, text = facts.row(pool, row)
-        lines.append((group, row_id, source, float(values[row]), int(rank[row]) or None, why, text))
-    columns = (Column("group"), Column("row"), Column("source"), Column("score", ".4g", True), Column("rank", ",", True),
+        lines.append((row_id, group, source, float(values[row]), int(rank[row]) or None, why, text))
+    columns = (Column("row"), Column("group"), Column("source"), Column("score", ".4g", True), Column("rank", ",", True),
                Column("reason"), Column("text", rows_text=True))  # fmt: skip
     caption = f"{len(lines)} rows of {len(values):,}: best, on either side of the cut, rejected, and lowest"
     table = Table("rows-table", caption, columns, tuple(lines), True, ("group", "source"))
     blocks: list[Block] = [table]
     if len(values) > len(lines):
-        blocks.append(Notice("sampled", f"Of {len(order):,} scored rows, {len(lines)} are listed; rejected ones by chance."))
+        blocks.append(
+            Notice("sampled", f"Of {len(order):,} scored rows, {len(lines)} are listed; rejected ones by chance.")
+        )
     if pool in facts.lost_texts:
         blocks.append(Notice("missing", f"The texts of {pool!r} can't be read: {facts.lost_texts[pool]}"))
     return blocks
 
 
 def _groups(
-    facts: Facts, score: store.Artefact, values: NDArray[np.float32], order: NDArray[np.int64], chosen: NDArray[np.int64]
+    facts: Facts,
+    score: store.Artefact,
+    values: NDArray[np.float32],
+    order: NDArray[np.int64],
+    chosen: NDArray[np.int64],
 ) -> list[tuple[str, int, str]]:
     """(group, row, reason), no row twice."""
     seen: set[int] = set()

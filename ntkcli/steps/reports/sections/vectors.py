@@ -94,7 +94,9 @@ def _plot(
     if domain_texts:
         groups["domain"] = (plane.xy[start:], domain_texts)
     counts = ", ".join(f"{len(xy):,} {name}" for name, (xy, _) in groups.items())
-    said = f"{counts} rows by {plane.method} of the stored features; rows that lie close together have similar features."
+    said = (
+        f"{counts} rows by {plane.method} of the stored features; rows that lie close together have similar features."
+    )
     axes = ("first axis", "second axis")
     if plane.explained:
         one, two = plane.explained
@@ -117,10 +119,14 @@ def _notices(
     blocks: list[Block] = []
     if drawn.of > POOL_ROWS or len(selected.rows) < len(chosen):
         text = f"A sample: {len(drawn.rows):,} of {drawn.of:,} pool rows"
-        text += f" and {len(selected.rows):,} of {len(chosen):,} selected rows are drawn." if len(chosen) else " are drawn."
+        text += (
+            f" and {len(selected.rows):,} of {len(chosen):,} selected rows are drawn." if len(chosen) else " are drawn."
+        )
         blocks.append(Notice("sampled", text))
     if not near:
         line = f"ntksel featurize {shlex.quote(str(facts.stored.path))} --data FILE --name DOMAIN ..."
         blocks.append(Notice("missing", "No features of a domain can be compared with the pool's.", line))
-    blocks += [Notice("missing", f"The texts of {data!r} can't be read: {why}") for data, why in facts.lost_texts.items()]
+    blocks += [
+        Notice("missing", f"The texts of {data!r} can't be read: {why}") for data, why in facts.lost_texts.items()
+    ]
     return blocks
