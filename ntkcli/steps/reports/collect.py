@@ -62,7 +62,7 @@ class Facts:
         """The finished artefacts of a kind, damaged ones left out."""
         for made in self.made:
             if made.kind == kind and made.complete:
-                found = self.attempt(made.name, lambda name=made.name: self.stored.get(name))
+                found = self.attempt(made.name, self.stored.get, made.name)
                 if found is not None:
                     yield found
 
@@ -70,10 +70,10 @@ class Facts:
         """Artefacts of a kind with rows that are not done."""
         return [made for made in self.made if made.kind == kind and not made.complete]
 
-    def attempt(self, name: str, read: Callable[[], T]) -> T | None:
-        """What `read` gives; None where `name` can't be read, which is noted under `damaged`."""
+    def attempt(self, name: str, read: Callable[..., T], *given: Any) -> T | None:
+        """What `read(*given)` gives; None where `name` can't be read, which is noted under `damaged`."""
         try:
-            return read()
+            return read(*given)
         except READING as error:
             self.note_damage(name, error)
             return None
@@ -186,7 +186,7 @@ def _made(stored: store.Store, artefact: store.Artefact) -> Made:
 
 
 def _times(folder: Path) -> Iterator[float]:
-    """When the records and the arrays' documents were written. Attributes are rewritten later: their times don't count."""
+    """When the records and the arrays' documents were written; attributes, which are rewritten later, don't count."""
     for path in [*folder.glob("*/zarr.json"), *folder.glob("part/c/*")]:
         if path.is_file():
             yield path.stat().st_mtime

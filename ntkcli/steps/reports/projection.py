@@ -30,7 +30,7 @@ def project(vectors: NDArray[np.float32]) -> Plane:
 
 
 def pca(vectors: NDArray[np.float32]) -> Plane:
-    """Principal components from the n by n matrix of products, so p may be large. The largest entry of each is positive."""
+    """Two principal components, from the n by n products, so p may be large; the largest entry of each is positive."""
     n = len(vectors)
     if n < 2:
         return Plane(np.zeros((n, 2)), "PCA", (0.0, 0.0))

@@ -7,7 +7,7 @@ from typing import Final
 
 from ntkcli.steps.reports.blocks import Block
 from ntkcli.steps.reports.collect import Facts
-from ntkcli.steps.reports.sections import choice, neighbours, overview, results, rows, validation, vectors
+from ntkcli.steps.reports.sections import choice, commands, neighbours, overview, results, rows, validation, vectors
 
 SECTIONS: Final[tuple[tuple[str, str, Callable[[Facts], list[Block]]], ...]] = (
     ("overview", "What was run", overview.overview),
@@ -21,6 +21,6 @@ SECTIONS: Final[tuple[tuple[str, str, Callable[[Facts], list[Block]]], ...]] = (
     ("results", "Evaluation", results.evaluations),
     ("validation", "Validation", validation.validation),
     ("cost", "Cost", overview.cost),
-    ("commands", "Commands", overview.commands),
+    ("commands", "Commands", commands.commands),
 )
 """Id, title and what makes its blocks."""

@@ -58,7 +58,7 @@ def scores(facts: Facts) -> list[Block]:
     found.sort(key=lambda artefact: (artefact.name != mine, -ended[artefact.name], artefact.name))
     blocks: list[Block] = []
     for score in found[:MOST_SCORES]:
-        plot = facts.attempt(score.name, lambda score=score: _histogram(facts, score))
+        plot = facts.attempt(score.name, _histogram, facts, score)
         if plot is not None:
             blocks.append(plot)
     if len(found) > MOST_SCORES:

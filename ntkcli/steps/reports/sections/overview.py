@@ -1,4 +1,4 @@
-"""What was run, on what, at which cost, and by which commands."""
+"""What was run, on what, and at which cost."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import shlex
 from datetime import UTC, datetime
 
 import store
-from ntkcli.steps.reports.blocks import Block, Column, Commands, Notice, Paragraph, Stat, Stats, Table
-from ntkcli.steps.reports.collect import READING, Facts, Made, spec_value
+from ntkcli.steps.reports.blocks import Block, Column, Notice, Paragraph, Stat, Stats, Table, Value
+from ntkcli.steps.reports.collect import Facts, Made, spec_value
 from ntkcli.units import human_bytes, human_duration
 
 
@@ -31,7 +31,7 @@ def cost(facts: Facts) -> list[Block]:
         return [Notice("missing", "Nothing was computed yet.")]
     lines, tokens_of_all, seconds_of_all = [], 0, 0.0
     for made in facts.made:
-        tokens = facts.attempt(made.name, lambda made=made: _tokens(facts.stored.get(made.name)))
+        tokens = facts.attempt(made.name, _tokens, facts.stored, made.name)
         seconds = max(0.0, made.ended - made.began)
         tokens_of_all += tokens or 0
         seconds_of_all += seconds
@@ -52,23 +52,6 @@ def cost(facts: Facts) -> list[Block]:
     return [total, Table("costs", "Cost by artefact", columns, tuple(lines), True), Paragraph(said)]
 
 
-def commands(facts: Facts) -> list[Block]:
-    """The commands in the order in which they began, as far as the store knows their options."""
-    done = sorted((made for made in facts.made if made.kind not in ("dataset", "tokens")), key=lambda made: made.began)
-    lines = []
-    for made in done:
-        line = facts.attempt(made.name, lambda made=made: _command(facts, facts.stored.get(made.name)))
-        if line is not None and line not in lines:
-            lines.append(line)
-    if not lines:
-        return [
-            Notice("missing", "No command has left a result yet.", f"ntksel featurize {_path(facts)} --data FILE ...")
-        ]
-    said = "Rebuilt from what the store has on record; options left at their defaults, and those that change no value, "
-    said += "are left out. Run again in this order, each finished step is found and skipped."
-    return [Paragraph(said), Commands(tuple(lines))]
-
-
 def _stats(facts: Facts) -> tuple[Stat, ...]:
     ended = max((made.ended for made in facts.made), default=0.0)
     pool = None if facts.pool is None else facts.dataset(facts.pool)
@@ -86,14 +69,7 @@ def _stats(facts: Facts) -> tuple[Stat, ...]:
 def _data(facts: Facts) -> list[Block]:
     lines = []
     for artefact in facts.of_kind("dataset"):
-        attrs = artefact.attrs
-        line = facts.attempt(
-            artefact.name,
-            lambda a=artefact, attrs=attrs: (
-                a.name.partition("/")[2], a.n, int((a.read("status") >= store.RowStatus.UNREADABLE).sum()),
-                len(attrs["sources"]), str(a.spec["schema"]), str(attrs.get("source", "")),
-            ),
-        )  # fmt: skip
+        line = facts.attempt(artefact.name, _data_line, artefact)
         if line is not None:
             lines.append(line)
     if not lines:
@@ -102,9 +78,16 @@ def _data(facts: Facts) -> list[Block]:
                 "missing", "The store has no data set.", f"ntksel featurize {_path(facts)} --data FILE --name pool ..."
             )
         ]
-    columns = (Column("data set"), Column("rows", ",", True), Column("unusable", ",", True), Column("sources", ",", True),
+    columns = (Column("data set"), Column("rows", ",", True), Column("unusable", ",", True),
+               Column("sources", ",", True),
                Column("schema"), Column("file"))  # fmt: skip
     return [Table("data", "Data sets", columns, tuple(lines))]
+
+
+def _data_line(artefact: store.Artefact) -> tuple[Value, ...]:
+    attrs, unusable = artefact.attrs, artefact.read("status") >= store.RowStatus.UNREADABLE
+    name, schema = artefact.name.partition("/")[2], str(artefact.spec["schema"])
+    return name, artefact.n, int(unusable.sum()), len(attrs["sources"]), schema, str(attrs.get("source", ""))
 
 
 def _models(facts: Facts) -> list[Block]:
@@ -141,8 +124,9 @@ def _when(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M") if seconds else ""
 
 
-def _tokens(artefact: store.Artefact) -> int | None:
+def _tokens(stored: store.Store, name: str) -> int | None:
     """Tokens that a model has read for it; None where the store doesn't know."""
+    artefact = stored.get(name)
     if artefact.kind not in (store.Kind.FEATURES, store.Kind.RUN, store.Kind.EVAL) or "tokens" not in artefact.arrays:
         return None
     total = 0
@@ -154,85 +138,6 @@ def _tokens(artefact: store.Artefact) -> int | None:
 def _done_parts(artefact: store.Artefact) -> list[int]:
     """The numbers of the parts that are done."""
     return [i for i, done in enumerate(artefact.done().tolist()) if done]
-
-
-def _command(facts: Facts, artefact: store.Artefact) -> str:
-    """One command line, from the spec."""
-    spec, names = artefact.spec, artefact.name.split("/")[1:]
-    data_of = {made.name.split("/")[1]: made.name for made in facts.made if made.kind == "dataset"}
-    words = {"features": ["featurize"], "score": ["score"], "selection": ["select"], "run": ["finetune"],
-             "eval": ["eval"]}.get(str(artefact.kind), [str(artefact.kind)])  # fmt: skip
-    words.append(str(facts.stored.path))
-    match str(artefact.kind):
-        case "features":
-            file = _attribute(facts, data_of.get(names[0]), "source")
-            words += [
-                "--data",
-                file or "FILE",
-                "--name",
-                names[0],
-                "--feature",
-                names[1],
-                "--kind",
-                str(spec.get("kind")),
-            ]
-            words += _given(("--max-length", spec_value(spec, "encoder", "max_length")),
-                            ("--dim", spec_value(spec, "projection", "dim")), ("--probe", spec.get("probe")),
-                            ("--store-dtype", spec.get("store_dtype")))  # fmt: skip
-        case "score":
-            features = [name.split("/")[1:] for name in artefact.parents if name.startswith("features/")]
-            pool = str(artefact.attrs["data"])
-            words += ["--pool", pool]
-            domains = [data for data, _ in features if data != pool] or _plain_parents(artefact, pool)
-            for domain in dict.fromkeys(domains):
-                words += ["--domain", domain]
-            for feature in dict.fromkeys(feature for data, feature in features if data == pool):
-                words += ["--feature", feature]
-            words += ["--method", str(spec.get("method")), "--name", names[0]]
-        case "selection":
-            score = next((name.split("/")[1] for name in artefact.parents if name.startswith("scores/")), "SCORE")
-            words += [
-                "--score",
-                score,
-                "--name",
-                names[0],
-                *_given(("-n", spec.get("n")), ("--method", spec.get("method"))),
-            ]
-            for option in ("token_budget", "min_tokens", "max_tokens", "dedup"):
-                words += _given((f"--{option.replace('_', '-')}", spec.get(option)))
-            for option in ("max_per_source", "min_per_source"):
-                for each in spec.get(option) or []:
-                    words += [f"--{option.replace('_', '-')}", str(each)]
-        case "run":
-            words += [*_given(("--model", artefact.attrs.get("model"))), "--name", names[0]]
-            for train in artefact.attrs.get("train", []):
-                words += ["--train", str(train)]
-            words += _given(("--epochs", spec.get("epochs")), ("--max-tokens", spec.get("max_tokens")),
-                            ("--rank", spec.get("rank")), ("--lr", spec.get("lr")), ("--seed", spec.get("seed")))  # fmt: skip
-        case "eval":
-            words += [*_given(("--model", artefact.attrs.get("model"))), "--name", names[0], "--run", names[1]]
-            for task in artefact.attrs.get("files", []):
-                words += ["--task", str(task)]
-    return shlex.join(["ntksel", *words])
-
-
-def _plain_parents(artefact: store.Artefact, pool: str) -> list[str]:
-    """Data sets it was made from, besides the pool."""
-    found = [name.split("/")[1] for name in artefact.parents if name.startswith("datasets/")]
-    return [name for name in found if name != pool]
-
-
-def _given(*pairs: tuple[str, object]) -> list[str]:
-    return [word for option, value in pairs if value is not None for word in (option, str(value))]
-
-
-def _attribute(facts: Facts, name: str | None, attribute: str) -> str:
-    if name is None:
-        return ""
-    try:
-        return str(facts.stored.get(name).attrs.get(attribute, ""))
-    except READING:
-        return ""
 
 
 def _path(facts: Facts) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,11 +33,12 @@ def training(facts: Facts) -> list[Block]:
     series: dict[str, tuple[Sequence[int], Sequence[float], bool]] = {}
     lines: list[tuple[Value, ...]] = []
     for run in runs[:MOST_RUNS]:
-        facts.attempt(run.name, lambda run=run: _curve(run, series, lines))
+        facts.attempt(run.name, _curve, run, series, lines)
     if not series:
         line = f"ntksel finetune {_path(facts)} --model MODEL --train DATA --name RUN"
         return [*blocks, Notice("missing", "No finished run is in the store.", line)]
-    columns = (Column("run"), Column("steps", ",", True), Column("tokens", ",", True), Column("first loss", ".3f", True),
+    columns = (Column("run"), Column("steps", ",", True), Column("tokens", ",", True),
+               Column("first loss", ".3f", True),
                Column("last loss", ".3f", True), Column("best held-out loss", ".3f", True))  # fmt: skip
     falls = max(lines, key=lambda line: float(line[3] or 0) - float(line[4] or 0))
     said = f"Loss by step of {len(lines)} runs. It falls most in {falls[0]}: from {falls[3]:.3f} to {falls[4]:.3f}."
@@ -55,7 +57,7 @@ def evaluations(facts: Facts) -> list[Block]:
         by_eval.setdefault(name, {})[run] = artefact
     for name, artefacts in by_eval.items():
         runs = dict(sorted(artefacts.items(), key=lambda pair: (pair[0] != "base", pair[0])))
-        found = facts.attempt(f"evals/{name}", lambda runs=runs, name=name: summarise(runs, name=name))
+        found = facts.attempt(f"evals/{name}", partial(summarise, runs, name=name))
         if found is not None:
             blocks += _evaluation(name, found)
     blocks += [

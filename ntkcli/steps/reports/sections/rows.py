@@ -40,7 +40,8 @@ def rows(facts: Facts) -> list[Block]:
     for group, row, why in groups:
         row_id, source, text = facts.row(pool, row)
         lines.append((row_id, group, source, float(values[row]), int(rank[row]) or None, why, text))
-    columns = (Column("row"), Column("group"), Column("source"), Column("score", ".4g", True), Column("rank", ",", True),
+    columns = (Column("row"), Column("group"), Column("source"), Column("score", ".4g", True),
+               Column("rank", ",", True),
                Column("reason"), Column("text", rows_text=True))  # fmt: skip
     caption = f"{len(lines)} rows of {len(values):,}: best, on either side of the cut, rejected, and lowest"
     table = Table("rows-table", caption, columns, tuple(lines), True, ("group", "source"))

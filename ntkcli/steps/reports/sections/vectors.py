@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from functools import partial
 
 import numpy as np
 
@@ -28,10 +29,10 @@ def features_of_score(facts: Facts) -> tuple[store.Artefact, list[store.Artefact
         named = sorted(finished)
         mine = [name for name in named if name.split("/")[1] == pool]
     for name in mine:
-        side = facts.attempt(name, lambda name=name: facts.stored.get(name))
+        side = facts.attempt(name, facts.stored.get, name)
         feature = name.split("/")[2]
         others = [each for each in named if each.split("/")[2] == feature and each.split("/")[1] != pool]
-        domains = [facts.attempt(each, lambda each=each: facts.stored.get(each)) for each in others]
+        domains = [facts.attempt(each, facts.stored.get, each) for each in others]
         found = [each for each in domains if each is not None]
         if side is not None:
             return side, found
@@ -55,7 +56,7 @@ def feature_map(facts: Facts) -> list[Block]:
         return [Notice("damaged", f"{pool.name} can't be read.", facts.repair)]
     near: list[tuple[store.Artefact, Sample]] = []
     for domain in domains:
-        read = facts.attempt(domain.name, lambda domain=domain: sample(domain, most=DOMAIN_ROWS // len(domains)))
+        read = facts.attempt(domain.name, partial(sample, domain, most=DOMAIN_ROWS // len(domains)))
         if read is not None and read.unit.shape[1] == drawn.unit.shape[1]:
             near.append((domain, read))
     rest = ~np.isin(drawn.rows, chosen)
