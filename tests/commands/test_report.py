@@ -50,6 +50,10 @@ def test_report_of_a_whole_chain(cli: Cli, tmp_path: Path, model_dir: Path, writ
     for line in shown:  # every option that it shows is one of the command, with a value that it takes
         words = shlex.split(line)
         COMMANDS[words[1]].make_context(words[1], words[2:], resilient_parsing=False)
+    for line in shown[:4]:  # made with these very settings: found, and nothing is computed
+        again = cli(*shlex.split(line)[1:])
+        assert again.code == 0, again.err
+    assert cli(*shlex.split(shown[-2])[1:]).code == 0
 
 
 def test_report_goes_to_the_store_by_default(cli: Cli, tmp_path: Path, write_jsonl: Writer) -> None:

@@ -1,4 +1,4 @@
-"""The commands that made the store, rebuilt from the specs: options at their defaults are shown only where they matter."""
+"""The commands that made the store, rebuilt from the specs of what they made."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def commands(facts: Facts) -> list[Block]:
             f"ntksel featurize {shlex.quote(str(facts.stored.path))} --data FILE --name POOL --model MODEL --kind ntk"
         )
         return [Notice("missing", "No command has left a result yet.", line)]
-    said = "Rebuilt from what the store has on record; options that change no value are left out. Run again in this order, "
-    said += "each finished step is found and skipped."
+    said = "Rebuilt from what the store has on record; options that change no value are left out. Run again in this "
+    said += "order, each finished step is found and skipped."
     return [Paragraph(said), Commands(tuple(lines))]
 
 
@@ -42,6 +42,8 @@ def _featurize(facts: Facts, artefact: store.Artefact, names: Words) -> Words:
     words = ["--data", _attribute(facts, f"datasets/{names[0]}", "source") or "FILE", "--name", names[0]]
     words += ["--feature", names[1], "--kind", str(spec.get("kind")), *_model(facts, artefact)]
     words += _one("--adapter", _parent(artefact, "runs") or artefact.attrs.get("adapter"))
+    fresh = spec_value(spec, "adapter", "fresh") or {}
+    words += _some(fresh, "rank", "target_modules") + _one("--adapter-seed", fresh.get("seed"))
     words += _one("--rows", _parent(artefact, "selections"))
     words += _one("--max-length", spec_value(spec, "encoder", "max_length"))
     words += _one("--dim", spec_value(spec, "projection", "dim")) + _one(
@@ -75,8 +77,8 @@ def _select(_: Facts, artefact: store.Artefact, names: Words) -> Words:
 def _finetune(facts: Facts, artefact: store.Artefact, names: Words) -> Words:
     words = _model(facts, artefact)
     words += [word for train in artefact.attrs.get("train", []) for word in ("--train", str(train))]
-    words += ["--name", names[0]]
-    keys = ("epochs", "max_tokens", "lr", "rank", "batch_size", "seed")
+    words += ["--name", names[0], *_one("--max-length", spec_value(artefact.spec, "encoder", "max_length"))]
+    keys = ("epochs", "max_tokens", "lr", "schedule", "rank", "alpha", "batch_size", "seed")
     held = artefact.spec.get("hold_out")
     return words + _some(artefact.spec, *keys) + (_one("--hold-out", held) if held else [])
 
@@ -84,6 +86,7 @@ def _finetune(facts: Facts, artefact: store.Artefact, names: Words) -> Words:
 def _eval(facts: Facts, artefact: store.Artefact, names: Words) -> Words:
     runs = [made.name.split("/")[2] for made in facts.made if made.name.startswith(f"evals/{names[0]}/")]
     words = [*_model(facts, artefact), "--name", names[0]]
+    words += _one("--max-length", spec_value(artefact.spec, "encoder", "max_length"))
     words += [word for task in artefact.attrs.get("files", []) for word in ("--task", str(task))]
     return words + [word for run in sorted(runs, key=lambda run: (run != "base", run)) for word in ("--run", run)]
 

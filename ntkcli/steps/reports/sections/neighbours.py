@@ -58,5 +58,5 @@ def neighbours(facts: Facts) -> list[Block]:
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Rows of length 1: a sketch of a unit gradient is of that length in the mean alone."""
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    found: NDArray[np.float32] = vectors / np.where(length > 0, length, np.float32(1))
+    found: NDArray[np.float32] = (vectors / np.where(length > 0, length, 1)).astype(np.float32)
     return found
