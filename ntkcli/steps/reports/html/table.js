@@ -40,6 +40,7 @@
 
     heads.forEach((head, index) => {
       const button = make("button", { type: "button" }, head.textContent);
+      head.dataset.name = head.textContent; // for the printer, which repeats heads but not their buttons
       head.replaceChildren(button);
       button.addEventListener("click", () => sortBy(index, head));
     });
