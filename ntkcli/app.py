@@ -9,11 +9,13 @@ from typing import Annotated
 import typer
 
 from ntkcli import __version__
-from ntkcli.commands import arms, demo, explain, featurize, finetune, info, report, rm, score, select, tasks
+from ntkcli.commands import arms, demo, explain, featurize, finetune, info, report, rm, score, select, split, tasks
 from ntkcli.commands import eval as evaluation
 from ntkcli.commands import run as recipe
-from ntkcli.console import Output
+from ntkcli.console import Output, print_anything
 from ntkcli.errors import ExitCode, NtkselError, parsing_message
+from ntkcli.library_settings import without_library_settings
+from ntkcli.notes import show_with
 from ntkcli.signals import listen
 
 EXIT_CODES = """Exit codes: 0 ok; 1 failure; 2 usage; 3 done, but rows were skipped; 10 no store, or an input is not
@@ -44,9 +46,12 @@ FLAGS = {
     "tasks": "--task",
     "generate.max_new_tokens": "--max-new-tokens",
     "generate.answer_pattern": "--answer-pattern",
+    "generate.eos_token_id": "--model",
+    "eos_token_id": "--model",
     "train": "--train",
     "score": "--score",
     "n": "-n",
+    "tokens": "--tokens-of",
     "pool": "--pool or --feature",
     "domain": "--domain or --feature",
 }
@@ -66,7 +71,7 @@ def _root(
     ] = False,
 ) -> None:
     if exact_digests:
-        from ntkcli.identity import EXACT  # numpy with it, which `--help` need not wait for
+        from ntkcli.digests import EXACT  # numpy with it, which `--help` need not wait for
 
         EXACT.set(True)
     if version:
@@ -74,21 +79,28 @@ def _root(
         raise typer.Exit
 
 
-for _verb in (featurize, score, select, explain, finetune, evaluation, arms, recipe, tasks, info, report, rm, demo):
+_VERBS = (featurize, score, select, explain, finetune, evaluation, arms, recipe, split, tasks, info, report, rm, demo)
+for _verb in _VERBS:
     _verb.add_to(app)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     listen()
+    print_anything()
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
 def run(arguments: list[str]) -> int:
     """Run one command; returns its exit code. Errors are shown as one line on stderr."""
-    output = Output(verbose="-v" in arguments or "--verbose" in arguments)
+    output = Output(
+        quiet="-q" in arguments or "--quiet" in arguments, verbose="-v" in arguments or "--verbose" in arguments
+    )
+    context = copy_context()  # so that --exact-digests, and what was noted, end with the command
+    context.run(show_with, output.progress.note)
     try:
-        code = copy_context().run(app, arguments, standalone_mode=False)  # so that --exact-digests ends with it
+        with without_library_settings(ranks=False):  # before torch is imported, which reads some at once
+            code = context.run(app, arguments, standalone_mode=False)
     except Exception as error:
         return _report(error, output)
     except KeyboardInterrupt:

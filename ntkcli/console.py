@@ -7,8 +7,10 @@ from data sets is escaped, so that it can't draw or colour anything.
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import math
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -178,6 +180,16 @@ class Reporter:
 
     def _rate(self, now: float) -> str:
         return f"{self._tokens / max(1e-9, now - self._began):,.0f} tokens/s" if self._tokens else ""
+
+
+def print_anything() -> None:
+    """Let stdout and stderr write out what their encoding lacks (`\\u2726`) instead of raising UnicodeEncodeError.
+
+    So with PYTHONIOENCODING=ascii, and for file names that are not UTF-8.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def visible(text: str) -> str:

@@ -65,6 +65,12 @@ class SpecError(NtkselError):
     code = ExitCode.SPEC_DIFFERS
 
 
+def require_text(reference: str) -> None:
+    """UsageError if a path holds bytes that are not UTF-8: the store keeps paths as text."""
+    if not reference.isascii() and any("\ud800" <= char <= "\udfff" for char in reference):
+        raise UsageError(f"{reference}: the name is not UTF-8, and the store keeps names as text.", "Rename it.")
+
+
 def parsing_message(error: Exception) -> str | None:
     """What click or typer says of options that it can't parse, as a sentence; None for any other error."""
     if not hasattr(error, "format_message"):

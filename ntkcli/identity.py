@@ -1,33 +1,46 @@
 """Which model, which adapter: where its files lie and the digests that stand for them in every spec.
 
-Reads files only and never loads weights or torch, so that a finished command returns at once. Digests are
-remembered in the user's cache by path, size, mtime and inode: 16 GB of weights are read once, not daily.
+Reads files only and never loads weights or torch, so that a finished command returns at once.
 """
 
 from __future__ import annotations
 
-import hashlib
+import errno
 import json
 import os
-from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import store
-from ntkcli.errors import SpecError, UsageError
+from ntkcli.digests import EXACT, Watch, cache_dir, digest_file, home_path
+from ntkcli.errors import SpecError, UsageError, require_text
+from ntkcli.model_files import TOKENIZER_FILES, check_adapter, check_model, read_json, refuse_pointer
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-)
-"""All that can change which tokens a text becomes; missing ones count as missing."""
+__all__ = [
+    "BASE_RECORD",
+    "CONVERTED_RECORD",
+    "EXACT",
+    "AdapterIdentity",
+    "ModelIdentity",
+    "converted_folder",
+    "converters",
+    "digest_file",
+    "is_converted",
+    "refuse_other_base",
+    "resolve_adapter",
+    "resolve_model",
+]
+
+CONVERSION = 1
+"""Of our own conversion of GGUF files, in the name of its folder: goes up when the same file gives other weights."""
+
+CONVERTED_RECORD = "ntksel-converted.json"
+"""In the folder of a converted GGUF file: what it was made from, by what, and the digests of its files."""
+
+CONVERTED_FILES = ("vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tekken.json")
+"""What a fast tokenizer is made of where there is no tokenizer.json."""
 
 _ADAPTER_VALUES = (
     "r",
@@ -58,17 +71,14 @@ _HARMLESS_STARTS = ("gaussian", "eva", "orthogonal")
 """Of `init_lora_weights`: values that only the first A and B depend on."""
 
 
-EXACT: ContextVar[bool] = ContextVar("EXACT", default=False)
-"""Whether every digest is computed anew, whatever is remembered: `ntksel --exact-digests`."""
-
-
 @dataclass(frozen=True, slots=True)
 class ModelIdentity:
     """A model's files, by content.
 
     `reference` is what the user gave; `folder` holds the files; `gguf` is the file's name when the model is
     one GGUF file; `spec` holds hex digests and goes into every spec as `model`. `trust_remote_code`: code in the folder
-    may be run; its digest stands in the spec as `remote_code`.
+    may be run; its digest stands in the spec as `remote_code`. `watch` is on all its files: whoever has loaded them
+    asks it whether they are still those of the digests.
     """
 
     reference: str
@@ -76,6 +86,12 @@ class ModelIdentity:
     gguf: str | None
     spec: dict[str, str]
     trust_remote_code: bool = False
+    watch: Watch = field(default_factory=Watch, compare=False, repr=False)
+
+    @property
+    def label(self) -> str:
+        """How messages call it."""
+        return f"--model {self.reference}"
 
     @property
     def brings_code(self) -> bool:
@@ -91,35 +107,41 @@ class AdapterIdentity:
     spec: dict[str, str]
     base_weights: str | None
     """Digest of the base model's weights it was trained on, when `ntksel finetune` made it."""
+    watch: Watch = field(default_factory=Watch, compare=False, repr=False)
 
 
-def cache_dir() -> Path:
-    """The folder for what can be made again: `$NTKSEL_CACHE`, else `$XDG_CACHE_HOME/ntksel`, else ~/.cache."""
-    if own := os.environ.get("NTKSEL_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ntksel"
+def converted_folder(identity: ModelIdentity) -> Path | None:
+    """Where the model of a GGUF file is in transformers' own format once it has been converted.
+
+    The name holds the file's digest and the versions of what converts it. None where the user has no cache folder.
+    """
+    folder = cache_dir()
+    if folder is None:
+        return None
+    key = {"weights": identity.spec["weights"], **converters()}
+    return folder / "models" / store.fingerprint(key)
 
 
-def converted_folder(identity: ModelIdentity) -> Path:
-    """Where the model of a GGUF file stands in transformers' own format once it has been converted."""
-    return cache_dir() / "models" / identity.spec["weights"]
-
-
-def digest_file(path: Path) -> str:
-    """SHA-256 of a file as 32 hex digits, remembered by path, size, mtime and inode (unless EXACT)."""
-    stat = path.stat()
-    seen = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}"
-    memo = cache_dir() / "digests" / hashlib.sha256(seen.encode()).hexdigest()[:32]
+def is_converted(folder: Path) -> bool:
+    """Whether a folder holds a whole conversion: a record, and just the files that it names, with their digests."""
     try:
-        if len(known := memo.read_text()) == 32 and not EXACT.get():
-            return known
-    except OSError:
-        pass
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()[:32]
-    memo.parent.mkdir(parents=True, exist_ok=True)
-    store.write_bytes(memo, digest.encode())
-    return digest
+        files = json.loads((folder / CONVERTED_RECORD).read_bytes())["files"]
+        if {path.name for path in folder.iterdir()} != {CONVERTED_RECORD, *files}:
+            return False
+        return bool(files) and all(digest_file(folder / name) == digest for name, digest in files.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def converters() -> dict[str, Any]:
+    """The versions of what converts a GGUF file."""
+    found: dict[str, Any] = {"conversion": CONVERSION}
+    for package in ("transformers", "gguf"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = None
+    return found
 
 
 def resolve_model(reference: str, *, trust_remote_code: bool = False) -> ModelIdentity:
@@ -128,38 +150,56 @@ def resolve_model(reference: str, *, trust_remote_code: bool = False) -> ModelId
     Nothing of it is run here. `trust_remote_code` lets the engine run what it brings, and the spec says so.
 
     Raises:
-        UsageError: there is no such model, or its folder lacks a configuration or weights.
+        UsageError: there is no such model, or a file of it is missing, cut or damaged.
     """
-    path = Path(reference).expanduser()
+    require_text(reference)
+    path, label, watch = home_path(reference), f"--model {reference}", Watch()
     if path.suffix == ".gguf":
-        if not path.is_file():
-            raise UsageError(f"--model {reference}: no such file.", "Give the path of a GGUF file.")
-        digest = digest_file(path)
-        return ModelIdentity(
-            reference, path.parent, path.name, {"weights": digest, "config": digest, "tokenizer": digest}
-        )
+        return _gguf(path, reference, watch)
     folder = path if path.is_dir() else _download(reference, code=trust_remote_code)
-    if not (folder / "config.json").is_file():
-        raise UsageError(
-            f"--model {reference}: the folder has no config.json, so it is not a model.",
-            "Give a folder made by save_pretrained, a GGUF file or a Hub id.",
-        )
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        raise UsageError(
-            f"--model {reference}: the folder has a config.json but no *.safetensors weights.",
-            "Give the folder that has them; pickled weights (*.bin) are not loaded, convert them first.",
-        )
-    tokenizer = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    for name in ("config.json", "generation_config.json", *TOKENIZER_FILES):
+        watch.add(folder / name)
+    weights = check_model(folder, label=label)
+    names = TOKENIZER_FILES if (folder / "tokenizer.json").is_file() else (*TOKENIZER_FILES, *CONVERTED_FILES)
+    tokenizer = [folder / name for name in names if (folder / name).is_file()]
     spec = {
-        "weights": _digest_files(weights),
-        "config": _digest_json(folder / "config.json", drop=("_name_or_path", "transformers_version")),
-        "tokenizer": _digest_files(tokenizer),
+        "weights": _digest_files(weights, watch),
+        "config": _digest_config(folder, label),
+        "tokenizer": _digest_files(tokenizer, watch),
     }
-    identity = ModelIdentity(reference, folder, None, spec, trust_remote_code)
+    identity = ModelIdentity(reference, folder, None, spec, trust_remote_code, watch)
     if trust_remote_code and identity.brings_code:
-        spec["remote_code"] = _digest_files(sorted(folder.glob("*.py")))
+        spec["remote_code"] = _digest_files(sorted(folder.glob("*.py")), watch)
     return identity
+
+
+def _gguf(path: Path, reference: str, watch: Watch) -> ModelIdentity:
+    label = f"--model {reference}"
+    if not path.is_file():
+        raise UsageError(f"{label}: no such file.", "Give the path of a GGUF file.")
+    refuse_pointer(path, label=label)
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise UsageError(f"{label}: the file does not begin as a GGUF file does.", "Download it again.")
+    digest = watch.digest(path)
+    spec = {"weights": digest, "config": digest, "tokenizer": digest}
+    return ModelIdentity(reference, path.parent, path.name, spec, watch=watch)
+
+
+def end_of_text_spec(model: ModelIdentity) -> dict[str, list[int]]:
+    """What the model's generation_config.json changes in a generated answer: the tokens that end it, for the spec.
+
+    Nothing else of that file is followed (`ntkcli.engine.evaluation.generation`). Where there is none, config.json
+    counts, whose digest is in the spec.
+    """
+    try:
+        values = json.loads((model.folder / "generation_config.json").read_text(encoding="utf-8"))
+        found = None if model.gguf else values.get("eos_token_id")
+    except (OSError, ValueError, AttributeError):
+        return {}
+    tokens = found if isinstance(found, list) else [found]
+    ids = sorted(token for token in tokens if isinstance(token, int))
+    return {"eos_token_id": ids} if ids else {}
 
 
 def embedding_rows(identity: ModelIdentity) -> int | None:
@@ -184,19 +224,22 @@ def resolve_adapter(reference: str, *, adapters: Path, option: str = "--adapter"
     """The adapter of a run in this store (`adapters/<run>`), else the one in a folder of that name.
 
     Raises:
-        UsageError: neither exists, or the folder holds no PEFT adapter.
+        UsageError: neither exists, the folder holds no PEFT adapter, or a file of it is cut or damaged.
     """
-    candidates = [Path(reference).expanduser()]
+    require_text(reference)
+    candidates = [home_path(reference)]
     if "/" not in reference and os.sep not in reference:
         candidates.insert(0, adapters / reference)
     for folder in candidates:
         config, weights = folder / "adapter_config.json", folder / "adapter_model.safetensors"
         if config.is_file() and weights.is_file():
-            values = json.loads(config.read_text(encoding="utf-8"))
+            watch = Watch()
+            watch.add(config)
+            values = check_adapter(folder, label=f"{option} {reference}")
             kept = {key: values[key] for key in _ADAPTER_VALUES if key in values}
             kept |= {key: values[key] for key in _ADAPTER_VARIANTS if _changes_model(key, values.get(key), values)}
-            spec = {"weights": digest_file(weights), "config": store.fingerprint(kept)}
-            return AdapterIdentity(folder, spec, _base_weights(folder))
+            spec = {"weights": watch.digest(weights), "config": store.fingerprint(kept)}
+            return AdapterIdentity(folder, spec, _base_weights(folder), watch)
     raise UsageError(
         f"{option} {reference}: no finished run of that name in the store and no folder with adapter_config.json "
         "and adapter_model.safetensors.",
@@ -238,13 +281,14 @@ def _names_code(path: Path) -> bool:
     return bool(_read_json(path).get("auto_map"))
 
 
-def _digest_files(paths: list[Path]) -> str:
-    return store.fingerprint({path.name: digest_file(path) for path in paths})
+def _digest_files(paths: list[Path], watch: Watch) -> str:
+    return store.fingerprint({path.name: watch.digest(path) for path in paths})
 
 
-def _digest_json(path: Path, *, drop: tuple[str, ...]) -> str:
-    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return store.fingerprint({key: value for key, value in values.items() if key not in drop})
+def _digest_config(folder: Path, label: str) -> str:
+    """The configuration without what says where it came from."""
+    values = read_json(folder / "config.json", label=label)
+    return store.fingerprint({k: v for k, v in values.items() if k not in ("_name_or_path", "transformers_version")})
 
 
 def _download(reference: str, *, code: bool) -> Path:
@@ -259,10 +303,15 @@ def _download(reference: str, *, code: bool) -> Path:
             "Give a model folder, a GGUF file or a Hub id (org/name).",
         )
     try:
-        patterns = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt"]
+        patterns = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt", *CONVERTED_FILES]
         patterns += ["*.py"] if code else []
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        if isinstance(error, PermissionError) or getattr(error, "errno", None) in (errno.EROFS, errno.ENOSPC):
+            raise UsageError(
+                f"--model {reference}: the Hub's cache can't be written ({error}).",
+                "Set HF_HOME to a folder that can be written, or give a local folder.",
+            ) from error
         raise UsageError(
             f"--model {reference}: no such folder, and the Hub does not give it ({type(error).__name__}).",
             "Check the name and the connection, or give a local folder.",

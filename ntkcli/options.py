@@ -107,7 +107,12 @@ Model = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:I.")]
 DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="Number format; auto: bfloat16 on CUDA, else float32.")]
-MaxLength = Annotated[int, typer.Option(min=3, help="Longest row in tokens; longer prompts lose their beginning.")]
+MaxLength = Annotated[
+    int,
+    typer.Option(
+        min=3, help="Longest row in tokens; longer ones lose their oldest turns, else the prompt's beginning."
+    ),
+]
 OnErrorOption = Annotated[
     OnError,
     typer.Option(
@@ -141,12 +146,23 @@ Split = Annotated[
 ThinkingOption = Annotated[
     Thinking | None,
     typer.Option(
-        "--thinking", help="Switch a chat template's thinking (Qwen 3) on or off.", show_default="the template's own"
+        "--thinking",
+        help="Switch a chat template's thinking on or off, also of one that only opens a thought (DeepSeek R1).",
+        show_default="the template's own",
     ),
 ]
 TrustRemoteCode = Annotated[
     bool,
     typer.Option("--trust-remote-code", help="Run Python code that the model's folder brings; the spec says so."),
+]
+TokensOf = Annotated[
+    str | None,
+    typer.Option(
+        "--tokens-of",
+        help="How lengths are counted: as in these features of the pool, or whole rows by the tokenizer of this model.",
+        metavar="FEATURE|MODEL",
+        show_default="features that the score was made from, else the pool's only ones",
+    ),
 ]
 BatchTokens = Annotated[
     int | None, typer.Option(min=1, help="Tokens of a batch; default: what fits.", show_default="auto")
@@ -154,9 +170,25 @@ BatchTokens = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="The result as one JSON object.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Tracebacks of errors.")]
+Moved = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--data",
+        help="Where the file of a data set is now, if it has moved: NAME=FILE, or FILE for the pool; repeatable.",
+        metavar="[NAME=]FILE",
+        show_default="where it was",
+    ),
+]
+Force = Annotated[
+    bool, typer.Option("--force", help="Write over a file that ntksel did not make; never over an input.")
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Only say what it would take: rows, tokens, disk, memory, time.")
 ]
+
+
+_RANKS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))
+"""Variables that say which of how many processes this is: torchrun's, and those of a step of SLURM's."""
 
 
 def own_shard() -> tuple[int, int]:
@@ -164,7 +196,7 @@ def own_shard() -> tuple[int, int]:
 
     SLURM's number is the step's: a batch script that runs the program without srun is one process, whatever --ntasks.
     """
-    for rank, size in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")):
+    for rank, size in _RANKS:
         if rank in os.environ and size in os.environ:
             index, count = os.environ[rank], os.environ[size]
             if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
@@ -174,6 +206,26 @@ def own_shard() -> tuple[int, int]:
                 )
             return int(index), int(count)
     return 0, 1
+
+
+_OTHER_RANKS = (("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("PMI_RANK", "PMI_SIZE"))
+"""Of mpirun: no command shares parts by these."""
+
+
+def refuse_ranks(verb: str) -> None:
+    """UsageError in one of several processes that torchrun, srun or mpirun started, for a command of one process.
+
+    Each would do the same work, into one store; a training would wait for the others for ever.
+    """
+    for rank, size in (*_RANKS, *_OTHER_RANKS):
+        index, count = os.environ.get(rank), os.environ.get(size)
+        if index is not None and count is not None and count not in ("0", "1"):
+            raise UsageError(
+                f"ntksel {verb} is for one process, and {rank}={index} with {size}={count} in the environment say that "
+                "there are several.",
+                f"Start it once, without torchrun, srun or mpirun; else unset {rank} and {size}. "
+                "Only featurize shares its work.",
+            )
 
 
 def own_device(device: str) -> str:

@@ -106,10 +106,16 @@ def test_pool_is_short_and_mixed(made: DemoData) -> None:
 def test_same_bytes_again_in_a_fresh_process(made: DemoData, tmp_path: Path) -> None:
     folder = shutil.copytree(made.train.parent, tmp_path / "again")
     (folder / "train.jsonl").unlink()
-    (folder / "pool.jsonl").write_text("{}\n", encoding="utf-8")  # another run's
+    (folder / "pool.jsonl").write_text("{}\n", encoding="utf-8")  # the user's own
     untouched = (folder / "test.jsonl").stat()
     script = [sys.executable, str(REPOSITORY / "examples" / "demo_data.py"), str(folder)]
     environment = os.environ | {"PYTHONHASHSEED": "271", "PYTHONPATH": str(REPOSITORY)}
+    refused = subprocess.run(script, env=environment, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "pool.jsonl exists and holds other rows than the demo's. Give another folder." in refused.stderr
+    assert (folder / "pool.jsonl").read_text(encoding="utf-8") == "{}\n"
+    assert not (folder / "train.jsonl").exists()
+    (folder / "pool.jsonl").unlink()
     done = subprocess.run(script, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == f"{folder / 'pool.jsonl'}: {N_POOL} rows"
     assert sorted(path.name for path in folder.iterdir()) == ["pool.jsonl", "test.jsonl", "train.jsonl"]

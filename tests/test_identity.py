@@ -29,6 +29,18 @@ def test_another_template_is_another_tokenizer(model_dir: Path, tmp_path: Path) 
     assert before["weights"] == after["weights"]
 
 
+@pytest.mark.parametrize("name", ["vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tekken.json"])
+def test_a_vocabulary_counts_where_the_tokenizer_is_made_of_it(name: str, model_dir: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "m"
+    shutil.copytree(model_dir, copy)
+    (copy / name).write_text("a")
+    assert resolve_model(str(copy)).spec == resolve_model(str(model_dir)).spec  # tokenizer.json is read, not this
+    (copy / "tokenizer.json").unlink()
+    before = resolve_model(str(copy)).spec["tokenizer"]
+    (copy / name).write_text("bc")
+    assert resolve_model(str(copy)).spec["tokenizer"] != before
+
+
 def test_a_changed_file_gets_a_new_digest(tmp_path: Path) -> None:
     path = tmp_path / "weights"
     path.write_bytes(b"one")
@@ -65,8 +77,13 @@ def test_pickled_weights_are_refused(model_dir: Path, tmp_path: Path) -> None:
         resolve_model(str(folder))
 
 
+def empty_weights() -> bytes:
+    """A safetensors file without tensors."""
+    return (2).to_bytes(8, "little") + b"{}"
+
+
 def test_adapter_digest_ignores_where_its_base_lay(tmp_path: Path) -> None:
-    config = {"r": 4, "lora_alpha": 8, "base_model_name_or_path": "/somewhere", "peft_version": "1"}
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "base_model_name_or_path": "/somewhere"}
     changed: dict[str, dict[str, object]] = {
         "a": {},
         "b": {"base_model_name_or_path": "/else", "init_lora_weights": "gaussian"},
@@ -77,7 +94,7 @@ def test_adapter_digest_ignores_where_its_base_lay(tmp_path: Path) -> None:
         folder = tmp_path / name
         folder.mkdir()
         (folder / "adapter_config.json").write_text(json.dumps({**config, **changes}))
-        (folder / "adapter_model.safetensors").write_bytes(b"same")
+        (folder / "adapter_model.safetensors").write_bytes(empty_weights())
     a, b, c, d = (resolve_adapter(str(tmp_path / name), adapters=tmp_path / "none").spec for name in "abcd")
     assert a == b
     assert a["weights"] == c["weights"]

@@ -12,7 +12,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "study"))
 
 from jacobian_free import output_cosines, trace_kernels
-from kernels import agreement, best_penalty, forms, leave_one_out, ridge
+from kernel_features import agreement, best_penalty, forms, leave_one_out, ridge
 
 from ntkcli.data.encoding import Encoded
 from ntkcli.engine.models.adapters import AdaptedLayer

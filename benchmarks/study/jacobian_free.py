@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from kernels import FORMS, Agreement, Wide, agreement, cosines, forms
+from kernel_features import FORMS, Agreement, Wide, agreement, cosines, forms
 from torch import Tensor
 
 from ntkcli.data import DataFile, Encoded, Encoder, Row

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from kernels import Wide, best_penalty, forms, leave_one_out, ridge, stored_kernel
+from kernel_features import Wide, best_penalty, forms, leave_one_out, ridge, stored_kernel
 from setting import Cell, Setting
 
 from ntkcli.statistics import accuracy

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from kernels import FORMS, Wide, agreement, forms, stored_kernel
+from kernel_features import FORMS, Wide, agreement, forms, stored_kernel
 
 from ntkcli.engine.training import checkpoints
 from ntkcli.progress import Silent

@@ -19,6 +19,7 @@ from ntkcli.kernel_presets import PRESETS
 
 if TYPE_CHECKING:
     from ntkcli.steps.pipelines.arms_plan import Plan
+    from ntkcli.steps.splits.overlap import Overlap
 
 EXAMPLE = (
     "ntksel arms med --model ./Llama-3-8B --domain domain.jsonl --pool pool.jsonl --task test.jsonl -n 9000 "
@@ -35,10 +36,11 @@ class PresetName(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ArmsPlan:
-    """What a dry run tells: the arms and the commands that make them."""
+    """What a dry run shows: the arms, the commands that make them, and each task's items that are domain rows."""
 
     arms: dict[str, str]
     commands: tuple[str, ...]
+    overlap: dict[str, Overlap]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -119,6 +121,9 @@ def arms(
     on_error: o.OnErrorOption = o.OnError.FAIL,
     thinking: o.ThinkingOption = None,
     trust_remote_code: o.TrustRemoteCode = False,
+    allow_overlap: Annotated[
+        bool, typer.Option("--allow-overlap", help="Go on though items of a task are rows of the domain.")
+    ] = False,
     name: Annotated[str, typer.Option(help="The eval's and the report's name.")] = "arms",
     prefix: Annotated[
         str, typer.Option(help="Before every name in the store, for a comparison beside others.", show_default="none")
@@ -130,6 +135,7 @@ def arms(
     recipe: Annotated[
         Path | None, typer.Option(help="Only write the steps as a recipe for `ntksel run`.", show_default="no file")
     ] = None,
+    force: o.Force = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the commands that it stands for.")] = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -140,9 +146,9 @@ def arms(
     from ntkcli.steps.pipelines.arms_plan import DEFAULT, Budget, Plan
     from ntkcli.steps.pipelines.recipe import as_shell, write_recipe
 
+    o.refuse_ranks("arms")
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
     kernel = PRESETS[preset.value]
-    step.check_export(export)
     chosen = tuple(arm.strip() for arm in arms.split(",")) if arms is not None else DEFAULT
     plan = Plan(
         store=str(store),
@@ -169,9 +175,11 @@ def arms(
         pool_data=_given(split=(pool_split, None), on_error=(on_error.value, "fail")),
         evaluation=_given(retain=(list(retain or ()), []), on_error=(on_error.value, "fail")),
     )
+    step.check_outputs(plan, export=export, recipe=recipe, force=force)
     reference = plan.reference(baseline)
     plan = dataclasses.replace(plan, evaluation={**plan.evaluation, "baseline": reference})
     plan = step.check_data(plan, domain_split=domain_split, pool_split=pool_split)
+    shared = step.check_overlap(plan, domain_split=domain_split, allow=allow_overlap, progress=output.progress)
     words = chain.vocabulary()
     commands = [each.arguments(words) for each in plan.steps()]
     shown = tuple(as_shell(command) for command in commands)
@@ -179,7 +187,9 @@ def arms(
         write_recipe(recipe, plan.steps(), comment=f"The arms {', '.join(plan.names())} under one budget.")
     if recipe is not None or dry_run:
         told = f"wrote {recipe}: `ntksel run {recipe}`, then the same `ntksel arms` for the table"
-        output.result(ArmsPlan(_described(plan), shown), line=told if recipe and not dry_run else "\n".join(shown))
+        output.result(
+            ArmsPlan(_described(plan), shown, shared), line=told if recipe and not dry_run else "\n".join(shown)
+        )
         return ExitCode.OK
     done = chain.run_commands(commands, output, results_to_stderr=True, hidden=("eval",))
     result = step.arms_result(store, plan, baseline=reference, commands=shown, export=export)

@@ -14,6 +14,7 @@ from ntkcli.commands import chain
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode
 from ntkcli.formatting import comparison_table, verdict
+from ntkcli.seeds import check_seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +45,15 @@ def demo(
     verbose: o.Verbose = False,
 ) -> int:
     """Run the whole pipeline on SmolLM2-135M and legal text, in minutes on 2 CPU cores, and print its commands."""
+    from ntkcli.data.references import home
     from ntkcli.demo import demo_model_path, write_demo_data
     from ntkcli.demo import pipeline as p
 
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
+    o.refuse_ranks("demo")
+    check_seed("--seed", seed)
     began = time.monotonic()
+    folder = Path(home(folder))
     model = demo_model_path()
     data = write_demo_data(folder, seed=seed, n_train=p.N_TRAIN, n_test=p.N_TEST, n_pool=p.N_POOL)
     output.progress.note(

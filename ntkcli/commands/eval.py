@@ -95,7 +95,24 @@ def evaluate(
     columns: o.Columns = None,
     split: o.Split = None,
     thinking: o.ThinkingOption = None,
-    trust_remote_code: o.TrustRemoteCode = False,
+    num_fewshot: Annotated[
+        int | None,
+        typer.Option(min=0, help="lm_eval: examples before each question.", show_default="each task's own"),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="lm_eval: only the first items of each task.", show_default="all")
+    ] = None,
+    apply_chat_template: Annotated[
+        bool,
+        typer.Option("--apply-chat-template", help="lm_eval: prompts by the model's chat template, examples as turns."),
+    ] = False,
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option(
+            "--trust-remote-code",
+            help="Run Python code that the model's folder or a task's YAML file brings; the spec says so.",
+        ),
+    ] = False,
     per_class: Annotated[
         bool, typer.Option("--per-class", help="Also tables of classes, where all items have the same choices.")
     ] = False,
@@ -106,6 +123,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    force: o.Force = False,
     dry_run: o.DryRun = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -114,6 +132,7 @@ def evaluate(
     """Evaluate runs on the same items, with intervals and paired tests."""
     from ntkcli.steps.evaluation import evaluate as step
 
+    o.refuse_ranks("eval")
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
     arguments: dict[str, Any] = {
         "model": model,
@@ -139,6 +158,7 @@ def evaluate(
         from ntkcli.steps.evaluation.plan import check_baseline, make_plan
 
         plan = make_plan(store, **arguments)
+        step.refuse_harness_options(num_fewshot=num_fewshot, limit=limit, apply_chat_template=apply_chat_template)
         check_baseline(plan, baseline)
         found = estimate_evaluation(plan, max_length=max_length, device=device, thinking=o.is_on(thinking))
         output.result(found, line=estimate_line(found))
@@ -146,9 +166,13 @@ def evaluate(
     result = step.evaluate(
         store,
         **arguments,
+        num_fewshot=num_fewshot,
+        limit=limit,
+        apply_chat_template=apply_chat_template,
         baseline=baseline,
         batch_tokens=batch_tokens,
         export=export,
+        force=force,
         progress=output.progress,
     )
     if json:

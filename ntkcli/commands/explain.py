@@ -20,6 +20,7 @@ def explain(
     store: o.Store,
     selection: Annotated[str, typer.Argument(help="The selection.", show_default=False)],
     row: Annotated[str, typer.Argument(help="A row of its pool: the id, else the number from 0.", show_default=False)],
+    data: o.Moved = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
@@ -28,7 +29,7 @@ def explain(
     from ntkcli.steps.selections import explain as step
 
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
-    found = step.explain(store, selection=selection, row=row)
+    found = step.explain(store, selection=selection, row=row, data=data or ())
     if json:
         output.result(found, line="")
         return ExitCode.OK

@@ -10,6 +10,7 @@ from ntkcli import options as o
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode
 from ntkcli.formatting import estimate_line
+from ntkcli.seeds import check_seed
 
 EXAMPLE = "ntksel featurize med --data pool.jsonl --name pool --kind ntk --model ./Llama-3-8B --adapter warmup"
 
@@ -102,6 +103,8 @@ def featurize(
     from ntkcli.steps.features import featurize as step
 
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
+    check_seed("--seed", seed)
+    check_seed("--adapter-seed", adapter_seed)
     if dry_run:
         from ntkcli.steps.features.dry_run import estimate_featurize
 

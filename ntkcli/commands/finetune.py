@@ -10,6 +10,7 @@ from ntkcli import options as o
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode, UsageError
 from ntkcli.formatting import finetune_estimate_line, finetune_line
+from ntkcli.seeds import check_training_seed
 
 EXAMPLE = "ntksel finetune med --model ./Llama-3-8B --train domain.jsonl --train picked=0.5 --name mixed"
 
@@ -118,6 +119,7 @@ def finetune(
     on_error: o.OnErrorOption = o.OnError.FAIL,
     columns: o.Columns = None,
     split: o.Split = None,
+    data: o.Moved = None,
     thinking: o.ThinkingOption = None,
     trust_remote_code: o.TrustRemoteCode = False,
     dry_run: o.DryRun = False,
@@ -128,6 +130,7 @@ def finetune(
     """Fine-tune a LoRA adapter; resumes from its last checkpoint."""
     from ntkcli.steps.training import finetune as step
 
+    o.refuse_ranks("finetune")
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
     given: dict[str, Any] = {
         "model": model,
@@ -159,20 +162,22 @@ def finetune(
         "on_error": on_error.value,
         "columns": o.parse_columns(columns),
         "split": split,
+        "data": data or [],
         "thinking": o.is_on(thinking),
         "trust_remote_code": trust_remote_code,
         "progress": output.progress,
     }
     if seed is not None and seeds is not None:
         raise UsageError("--seed and --seeds both say how to draw.", "Give one of them.")
+    parsed = None if seeds is None else _parse_seeds(seeds)
     if dry_run:
         from ntkcli.steps.training.dry_run import estimate_finetune
 
         found = estimate_finetune(store, **given, seed=seed or 0)
         output.result(found, line=finetune_estimate_line(found) + (", for each seed" if seeds else ""))
         return ExitCode.OK
-    if seeds is not None:
-        result: Any = step.finetune_seeds(store, seeds=_parse_seeds(seeds), **given)
+    if parsed is not None:
+        result: Any = step.finetune_seeds(store, seeds=parsed, **given)
         runs = result.runs
     else:
         result = step.finetune(store, seed=seed or 0, **given)
@@ -185,6 +190,9 @@ def finetune(
 
 def _parse_seeds(text: str) -> list[int]:
     try:
-        return [int(part) for part in text.split(",")]
+        seeds = [int(part) for part in text.split(",")]
     except ValueError as error:
         raise UsageError(f"--seeds {text}: these are no whole numbers.", "As in --seeds 0,1,2.") from error
+    for seed in seeds:
+        check_training_seed("--seeds", seed)
+    return seeds

@@ -80,11 +80,18 @@ def _show_rows(output: Output, found: Preview) -> None:
         output.result(found, line="")
         return
     output.say(f"{found.data}: {found.schema} rows; what is supervised is marked")
+    if found.form:
+        output.say(found.form)
     for row in found.rows:
         cut = ", truncated" if row.truncated else ""
+        if row.turns_dropped:
+            cut += f", {row.turns_dropped} turns left out"
         about = row.problem or f"{row.tokens} tokens, {row.supervised} supervised{cut}"
         output.say(f"\n{' '.join(word for word in (row.place, row.row_id, row.source) if word)}: {about}")
         output.marked([(piece.text, piece.supervised) for piece in row.pieces])
+    if found.rows_cut:
+        turns = f"; {found.turns_dropped} turns left out" if found.turns_dropped else ""
+        output.say(f"\n{found.rows_cut} of {len(found.rows)} rows cut to --max-length{turns}")
 
 
 def _show_store(output: Output, store: Path, *, verify: bool, repair: bool) -> int:

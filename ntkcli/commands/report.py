@@ -34,7 +34,7 @@ def report(
     selection: Annotated[
         str | None, typer.Option(help="The selection to show in detail.", show_default="the newest one")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that no report wrote.")] = False,
+    force: o.Force = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,

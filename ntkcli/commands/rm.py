@@ -30,6 +30,7 @@ def rm(
     """Remove artefacts from a store; of a run the adapter and its checkpoints as well."""
     from ntkcli.steps.upkeep import remove as step
 
+    o.refuse_ranks("rm")
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
     found = step.remove(store, artefact, force=force)
     line = f"removed {', '.join(found.removed)}: {human_bytes(found.freed_bytes)}"

@@ -46,6 +46,7 @@ def run_recipe(
     from ntkcli.steps.pipelines.recipe import EXAMPLE, as_shell, read_recipe
     from ntkcli.steps.pipelines.recipe_check import check_names
 
+    o.refuse_ranks("run")
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
     if example:
         text = EXAMPLE.read_text(encoding="utf-8")

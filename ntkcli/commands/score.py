@@ -84,7 +84,10 @@ def score(
     ] = None,
     rows: Annotated[str | None, typer.Option(help="Only the pool rows of this selection.", show_default="all")] = None,
     centre: Annotated[
-        bool, typer.Option("--centre", "--center", help="Subtract the pool's mean feature from both sides.")
+        bool,
+        typer.Option(
+            "--centre", "--center", help="Subtract the pool's mean feature from both sides (not with Adam's steps)."
+        ),
     ] = False,
     k: Annotated[
         int | None,
@@ -102,6 +105,7 @@ def score(
             help="random: draw rows as long, in tokens, as this data set's or selection's.", show_default="any length"
         ),
     ] = None,
+    tokens_of: o.TokensOf = None,
     combine: Annotated[
         list[str] | None,
         typer.Option(help="Instead of a method: the mean rank of these scores; repeat it.", show_default="none"),
@@ -127,6 +131,7 @@ def score(
             help="Bad rows of a NAME=FILE, and rows whose values are not finite: stop, or leave them out (exit 3).",
         ),
     ] = o.OnError.FAIL,
+    data: o.Moved = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
@@ -134,6 +139,7 @@ def score(
     """Score every pool row against the domain, streaming over the pool."""
     from ntkcli.steps.scores import score as step
 
+    o.refuse_ranks("score")
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
     if compare:
         if method is not None or domain or rows or pool or name or combine:
@@ -174,10 +180,12 @@ def score(
             k=k,
             seed=seed,
             match_length=match_length,
+            tokens_of=tokens_of,
             dtype=dtype.value,
             device=device,
             batch_tokens=batch_tokens,
             on_error=on_error.value,
+            data=data or (),
             progress=output.progress,
         )
     output.result(

@@ -63,7 +63,8 @@ def select(
         str | None,
         typer.Option(
             "-n",
-            help="How many rows; auto: until a row gains less than 5% of the first.",
+            help="How many rows; auto: until a row gains less than 5% of the first. For top that is its score over the "
+            "median, so fewer than half of the rows may be worth taking; refused if the scores have no elbow.",
             show_default="what --token-budget allows",
         ),
     ] = None,
@@ -84,6 +85,7 @@ def select(
     max_tokens: Annotated[
         int | None, typer.Option(min=1, help="Only rows of at most so many tokens.", show_default="any")
     ] = None,
+    tokens_of: o.TokensOf = None,
     dedup: Annotated[
         str | None,
         typer.Option(
@@ -92,7 +94,11 @@ def select(
         ),
     ] = None,
     exclude: Annotated[
-        list[Path] | None, typer.Option(help="Never these rows: ids, a line each, or a data file.", show_default="none")
+        list[Path] | None,
+        typer.Option(
+            help="Never these rows: a file of ids, a line each, or a data file of any kind; repeat it.",
+            show_default="none",
+        ),
     ] = None,
     must_include: Annotated[
         list[Path] | None, typer.Option(help="These rows first, in the same forms.", show_default="none")
@@ -125,6 +131,8 @@ def select(
         Path | None,
         typer.Option(help="Write all scores of the pool there, as .parquet.", show_default="no file"),
     ] = None,
+    force: o.Force = False,
+    data: o.Moved = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Write why each row was chosen to the store's reports/.")
     ] = False,
@@ -135,6 +143,7 @@ def select(
     """Select the rows that help most, and export them."""
     from ntkcli.steps.selections import select as step
 
+    o.refuse_ranks("select")
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
     if export is None and schema is not Format.OWN:
         raise UsageError(f"--format {schema.value} is given without --export.", "Give --export FILE.")
@@ -156,6 +165,7 @@ def select(
             must_include=tuple(must_include or ()),
             against=tuple(against or ()),
             leaks=leaks.value,
+            tokens_of=tokens_of,
         ),
         feature=feature,
         domain=domain or (),
@@ -163,6 +173,8 @@ def select(
         export=export,
         schema=schema.value,
         scores_export=export_scores,
+        force=force,
+        data=data or (),
         explain=explain,
         progress=output.progress,
     )

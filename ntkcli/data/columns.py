@@ -16,15 +16,16 @@ def renamed(raw: RAW, columns: Mapping[str, str]) -> RAW:
     if not columns:
         return raw
     taken = set(columns.values())
-    row = {name: value for name, value in raw.items() if name not in taken and name not in columns}
+    row = type(raw)({name: value for name, value in raw.items() if name not in taken and name not in columns})
     for known, own in columns.items():
-        found, value = _lookup(raw, own)
+        found, value = lookup(raw, own)
         if found:
             row[known] = value
     return row
 
 
-def _lookup(raw: RAW, own: str) -> tuple[bool, Any]:
+def lookup(raw: RAW, own: str) -> tuple[bool, Any]:
+    """Whether a row has this column, which may be `a.b`, and what it holds."""
     if own in raw:
         return True, raw[own]
     value: Any = raw

@@ -7,30 +7,40 @@ know files, models or torch. Read `Encoder` first.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from ntkcli.data.rendering import PLAIN, Renderer, Span
+from ntkcli.data.answers import Span, find_answer
+from ntkcli.data.rendering import PLAIN, Renderer
 from ntkcli.data.rows import Message, Row, RowError
+from ntkcli.data.turns import shortened
 from ntkcli.errors import UsageError
 from store import RowStatus, fingerprint
 
-VERSION: Final = 1  # of the encoding; goes up when the same row gets other tokens or another mask
+VERSION: Final = 2  # of the encoding; goes up when the same row gets other tokens or another mask
 
 _SHORTEST: Final = 3  # begin of text, one token to predict from, one to predict
+
+Kept = tuple[int, ...]
+"""Positions of the turns that stay of a conversation, ascending."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoded:
-    """`ids` (T,) int32, and `supervised` (T,) bool: the tokens of the answers with their ends of turn."""
+    """`ids` (T,) int32, and `supervised` (T,) bool: the tokens of the answers with their ends of turn.
+
+    `truncated`: the row was too long; `dropped_turns` of it were left out whole.
+    """
 
     ids: npt.NDArray[np.int32]
     supervised: npt.NDArray[np.bool_]
     truncated: bool
+    dropped_turns: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -41,11 +51,16 @@ class Encoder:
 
     The text is the tokenizer's chat template, or the plain fallback of `ntkcli.data.rendering`. A row is
     refused (RowError) when its texts hold a special token of the model, which could forge a turn; when the
-    template refuses it; when the answer can't be found, or decoding the mask doesn't give it back; and when
-    there is nothing to predict. A row longer than `max_length` tokens loses tokens from the left of its
-    prompt, so that the answer stays; the begin-of-text token is kept. Only an answer too long by itself is
-    cut on its right. `thinking` switches templates that know it (`enable_thinking`, as Qwen 3's) on or off; None
-    leaves it to the template. UsageError if the tokenizer or `max_length` can't be used.
+    template refuses it, or leaves out what the row has; when the answer can't be found, or decoding the mask doesn't
+    give it back; and when there is nothing to predict.
+
+    A row longer than `max_length` tokens loses whole turns (`ntkcli.data.turns`): the oldest exchanges first, never
+    the system turn, and is rendered again without them. Where one exchange is too long by itself, tokens are cut
+    from the left of its prompt, so that the answer stays; the begin-of-text token is kept. Only an answer too long
+    by itself is cut on its right, behind the last token of its prompt.
+
+    `thinking` switches templates that know it (`enable_thinking`, as Qwen 3's) on or off; None leaves it to the
+    template. UsageError if the tokenizer or `max_length` can't be used.
     """
 
     def __init__(self, tokenizer: Any, *, max_length: int, thinking: bool | None = None) -> None:
@@ -84,16 +99,26 @@ class Encoder:
             self.spec["thinking"] = thinking
 
     def encode(self, row: Row) -> Encoded:
-        """The row's tokens, every assistant turn behind its context supervised.
+        """The row's tokens, every assistant turn behind its context, and not marked otherwise, supervised.
 
         A row that comes as tokens is taken as it is. RowError, with reason and status, if the row is refused.
         """
         if row.tokens:
-            return self._fit([self._given(row)])[0]
-        self._renderer.check_content(row.messages)
-        turns = [i for i, message in enumerate(row.messages) if message.role == "assistant" and i >= row.context]
-        heads = {turn: self._renderer.head(row.messages, turn) for turn in turns}
-        return self._fit([self._tokens(row.messages, heads)])[0]
+            return self._fit_given(self._given(row))
+        self._renderer.check_content(row.messages, row.tools)
+        learned = [
+            turn
+            for turn, message in enumerate(row.messages)
+            if message.role == "assistant" and turn >= row.context and message.learned
+        ]
+
+        def encoded(kept: Kept) -> list[Encoded]:
+            messages = [row.messages[i] for i in kept]
+            turns = [kept.index(turn) for turn in learned if turn in kept]
+            heads = {turn: self._renderer.head(messages, turn, tools=row.tools) for turn in turns}
+            return [self._tokens(messages, heads, row.tools)]
+
+        return self._fit(row.messages, learned, encoded)[0]
 
     def encode_choices(self, row: Row) -> list[Encoded]:
         """One for each choice: the row with it as the last assistant turn, which alone is supervised.
@@ -104,36 +129,44 @@ class Encoder:
         """
         if not row.choices or row.messages[-1].role != "assistant":
             raise ValueError(f"row {row.row_id!r} has no choices")
-        last = len(row.messages) - 1
-        head = self._renderer.head(row.messages, last)
-        encoded = []
+        last = row.messages[-1]
         for choice in row.choices:
-            messages = (*row.messages[:last], replace(row.messages[last], content=choice))
-            self._renderer.check_content(messages)
-            encoded.append(self._tokens(messages, {last: head}))
-        return self._fit(encoded)
+            self._renderer.check_content((*row.messages[:-1], replace(last, content=choice)), row.tools)
+
+        def encoded(kept: Kept) -> list[Encoded]:
+            before = [row.messages[i] for i in kept[:-1]]
+            head = self._renderer.head([*before, last], len(before), tools=row.tools)
+            return [
+                self._tokens([*before, replace(last, content=choice)], {len(before): head}, row.tools)
+                for choice in row.choices
+            ]
+
+        return self._fit(row.messages, [len(row.messages) - 1], encoded)
 
     def encode_prompt(self, row: Row) -> Encoded:
         """The row up to where the model would write its last assistant turn; nothing supervised.
 
-        A prompt longer than `max_length` tokens loses its beginning, the begin-of-text token excepted. RowError if
-        the row is refused, or has no last assistant turn.
+        A prompt that is too long is cut as a row is (`encode`); one of a single exchange loses its beginning. RowError
+        if the row is refused, or has no last assistant turn to compare with.
         """
         if not row.messages or row.messages[-1].role != "assistant":
             raise RowError("it has no answer to compare with", RowStatus.EMPTY)
-        self._renderer.check_content(row.messages[:-1])
-        text = self._renderer.head(row.messages, len(row.messages) - 1)
-        ids = np.array(self._backend.encode(text, add_special_tokens=False).ids, dtype=np.int32)
-        if self._prepend_bos:
-            ids = np.concatenate([np.array([self._bos_id], dtype=np.int32), ids])
-        self._check(ids)
-        if not len(ids):
-            raise RowError("its prompt has no tokens: nothing to predict from", RowStatus.EMPTY)
-        whole = Encoded(ids, np.zeros(len(ids), dtype=np.bool_), truncated=False)
-        if len(ids) <= self.max_length:
-            return whole
-        keep = int(ids[0] == self._bos_id)
-        return _cut(whole, keep, len(ids) - (self.max_length - keep), len(ids))
+        if not row.messages[-1].content:
+            raise RowError("its last answer calls tools: there is no text to compare with", RowStatus.EMPTY)
+        if not row.messages[-1].learned:
+            raise RowError("its last answer is marked as not to be learned", RowStatus.EMPTY)
+        self._renderer.check_content(row.messages[:-1], row.tools)
+
+        def encoded(kept: Kept) -> list[Encoded]:
+            messages = [row.messages[i] for i in kept]
+            return [self._prompt(self._renderer.head(messages, len(messages) - 1, tools=row.tools))]
+
+        return self._fit(row.messages, [len(row.messages) - 1], encoded, self._cut_prompt)[0]
+
+    @property
+    def form(self) -> str:
+        """What becomes of a thought that the template opens where an answer begins, in words; mostly ""."""
+        return self._renderer.form
 
     def end_of_turn(self, row: Row) -> int | None:
         """The special token that ends the row's last answer as it is encoded, or None. RowError if it is refused."""
@@ -145,10 +178,22 @@ class Encoder:
         added = self._backend.get_added_tokens_decoder().get(token)
         return token if added is not None and added.special else None
 
-    def _tokens(self, messages: Sequence[Message], heads: Mapping[int, str]) -> Encoded:
+    def _prompt(self, text: str) -> Encoded:
+        """The tokens of a text, none of them supervised."""
+        ids = np.array(self._backend.encode(text, add_special_tokens=False).ids, dtype=np.int32)
+        if self._prepend_bos:
+            ids = np.concatenate([np.array([self._bos_id], dtype=np.int32), ids])
+        if not len(ids):
+            raise RowError("its prompt has no tokens: nothing to predict from", RowStatus.EMPTY)
+        return Encoded(ids, np.zeros(len(ids), dtype=np.bool_), truncated=False)
+
+    def _tokens(self, messages: Sequence[Message], heads: Mapping[int, str], tools: str) -> Encoded:
         """The whole row, with the answers of the turns in `heads` supervised and verified."""
-        text = self._renderer.text(messages)
-        spans = [self._renderer.answer(messages, turn, text, head=head) for turn, head in heads.items()]
+        text = self._renderer.text(messages, tools=tools)
+        self._renderer.check_results(messages, text)
+        spans = [
+            find_answer(self._renderer, messages, turn, text, head=head, tools=tools) for turn, head in heads.items()
+        ]
         encoding = self._backend.encode(text, add_special_tokens=False)
         ids = np.array(encoding.ids, dtype=np.int32)
         supervised = np.zeros(len(ids), dtype=np.bool_)
@@ -174,6 +219,12 @@ class Encoder:
         supervised[0] = False
         return Encoded(ids.astype(np.int32), supervised, truncated=False)
 
+    def _checked(self, rows: list[Encoded]) -> list[Encoded]:
+        """The rows; RowError for a token that the model has no embedding for."""
+        for row in rows:
+            self._check(row.ids)
+        return rows
+
     def _check(self, ids: npt.NDArray[np.int32]) -> None:
         """RowError for a token that the model has no embedding for."""
         if self._rows is None or not len(ids) or int(ids.max()) < self._rows:
@@ -190,23 +241,80 @@ class Encoder:
         return (int(touching[0]), int(touching[-1]) + 1) if touching.size else (0, 0)
 
     def _verify(self, ids: npt.NDArray[np.int32], span: Span) -> None:
-        decoded = self._backend.decode(ids.tolist(), skip_special_tokens=False)
-        if _letters(span.content) not in _letters(decoded):
+        decoded = _letters(self._backend.decode(ids.tolist(), skip_special_tokens=False))
+        if not all(_letters(content) in decoded for content in span.contents):
             raise RowError("decoding the supervised tokens doesn't give the answer back", RowStatus.UNMASKED)
 
-    def _fit(self, encoded: Sequence[Encoded]) -> list[Encoded]:
-        """All of them cut to `max_length` tokens at the same place of their common prompt."""
-        for one in encoded:
-            self._check(one.ids)
+    def _fit(
+        self,
+        messages: Sequence[Message],
+        learned: Sequence[int],
+        encoded: Callable[[Kept], list[Encoded]],
+        cut: Callable[[Sequence[Encoded]], list[Encoded]] | None = None,
+    ) -> list[Encoded]:
+        """What `encoded` makes of the most turns with which all of it fits; of the fewest, `cut`, if nothing fits."""
+        views = shortened(messages, learned)
+        made: dict[int, list[Encoded]] = {}
+
+        def fits(number: int) -> bool:
+            made[number] = encoded(views[number])
+            return max(map(len, made[number])) <= self.max_length
+
+        if fits(0):
+            return self._checked(made[0])
+        number = bisect_left(range(1, len(views)), True, key=fits) + 1  # each view is about as long or shorter
+        if number in made:
+            found = made[number]
+        else:  # none fits
+            number = len(views) - 1
+            found = (cut or self._cut_alike)(made.get(number) or encoded(views[number]))
+        dropped = len(messages) - len(views[number])
+        return self._checked([replace(one, truncated=True, dropped_turns=dropped) for one in found])
+
+    def _fit_given(self, row: Encoded) -> Encoded:
+        """A row of token ids, cut where it is too long: answers are its runs of supervised tokens.
+
+        What follows the last answer goes first, then the oldest prompts with their answers.
+        """
+        self._check(row.ids)
+        if len(row) <= self.max_length:
+            return row
+        ends = np.flatnonzero(row.supervised & ~np.append(row.supervised[1:], False)) + 1
+        if not len(ends):
+            return self._cut_alike([row])[0]
+        keep = self._kept_at_start(row)
+        starts = [keep, *(int(end) for end in ends[:-1] if end >= keep)]
+        whole = [start for start in starts if keep + int(ends[-1]) - start <= self.max_length]
+        start = min(whole, default=starts[-1])
+        shorter = _cut(row, keep, start, int(ends[-1]))
+        dropped = 2 * starts.index(start)  # prompts and answers
+        return replace(self._cut_alike([shorter])[0], truncated=True, dropped_turns=dropped)
+
+    def _cut_alike(self, encoded: Sequence[Encoded]) -> list[Encoded]:
+        """All of them cut to `max_length` tokens at the same place of their common prompt.
+
+        The prompt loses its beginning, but for the begin-of-text token; an answer that is too long by itself loses its
+        end. Of a row without answers the beginning stays.
+        """
         longest = max(len(one) for one in encoded)
         if longest <= self.max_length:
             return list(encoded)
-        keep = int(encoded[0].ids[0] == self._bos_id)  # tokens at the start that stay
+        keep = self._kept_at_start(encoded[0])
         room = self.max_length - keep
         # Not behind the token that predicts the first supervised one. A row without any keeps its beginning.
         latest = min(int(np.argmax(one.supervised)) for one in encoded) - 1
         start = max(keep, min(longest - room, latest))
         return [_cut(one, keep, start, start + room) for one in encoded]
+
+    def _cut_prompt(self, encoded: Sequence[Encoded]) -> list[Encoded]:
+        """A prompt by itself without its beginning, but with the begin-of-text token."""
+        (whole,) = encoded
+        keep = self._kept_at_start(whole)
+        return [_cut(whole, keep, len(whole) - (self.max_length - keep), len(whole))]
+
+    def _kept_at_start(self, row: Encoded) -> int:
+        """How many tokens at the start stay whatever is cut: the begin-of-text token."""
+        return int(row.ids[0] == self._bos_id)
 
 
 def _cut(encoded: Encoded, keep: int, start: int, stop: int) -> Encoded:

@@ -15,6 +15,7 @@ from ntkcli.data.formats.records import Record
 from ntkcli.data.llamafactory import find_entry
 from ntkcli.data.places import Source
 from ntkcli.data.problems import BAD_KEPT, none_usable
+from ntkcli.data.references import home
 from ntkcli.data.rows import RAW, BadRow, Row, RowError, column_names
 from ntkcli.data.schemas import Schema, detect, known_columns, known_schemas, read_row
 from ntkcli.errors import DataError, UsageError
@@ -30,12 +31,13 @@ class DataFile:
     Also an entry of LLaMA-Factory's `dataset_info.json`, whose columns and split come second to those given here.
 
     `columns` are the row's own names by the name that the schemas know; `split` is of a folder or Hub id.
-    UsageError if there is nothing of that name that can be read. The rows are read anew by every call and must
-    not change in between; `scan(...).digest` tells whether they did.
+    UsageError if there is nothing of that name that can be read. The rows are read anew by every call; what was read
+    between `watch` and `require_unchanged` is of one state.
     """
 
     def __init__(self, path: str | Path, *, columns: Mapping[str, str] | None = None, split: str | None = None) -> None:
-        if (entry := find_entry(str(path))) is not None:
+        path = home(path)
+        if (entry := find_entry(path)) is not None:
             path, columns, split = entry.reference, {**entry.columns, **(columns or {})}, split or entry.split
         self.path = Path(path)
         self.columns, self.split = dict(columns or {}), split
@@ -45,6 +47,7 @@ class DataFile:
                 f"Known are: {', '.join(sorted(known_columns()))}.",
             )
         self._source: Source = find_source(str(path), split=split)
+        self._seen: list[Any] | None = None
 
     @property
     def reference(self) -> str:
@@ -54,6 +57,23 @@ class DataFile:
     def state(self) -> list[Any]:
         """JSON values that are equal at two times if the rows are: path, size, time and inode of a file."""
         return self._source.state()
+
+    def watch(self) -> list[Any]:
+        """The `state` now, which `require_unchanged` compares with from here on."""
+        self._seen = self.state()
+        return self._seen
+
+    def require_unchanged(self) -> None:
+        """DataError if a file was changed, exchanged or removed since `watch`; nothing if that was never called."""
+        try:
+            changed = self._seen is not None and self.state() != self._seen
+        except OSError:
+            changed = True  # it is gone
+        if changed:
+            raise DataError(
+                f"{self.path} was changed while it was read: its rows may not be those of its digest.",
+                "Restore it, or run the same command again when nothing writes to it.",
+            )
 
     @cached_property
     def schema(self) -> Schema:
@@ -120,6 +140,7 @@ def pick(file: DataFile, indices: Iterable[int]) -> Iterator[Row]:
             raise DataError(f"{row.place} can't be used: {row.reason}.", "Mend the row.")
         found += 1
         yield row
+    file.require_unchanged()
     if found < wanted.size:
         raise DataError(
             f"{file.path} has {sum(1 for _ in file.records())} rows, and row {wanted[found]} (counted from 0) was "

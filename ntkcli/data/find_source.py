@@ -8,13 +8,17 @@ from pathlib import Path
 from ntkcli.data.hub import is_hub_id, local_config
 from ntkcli.data.llamafactory import is_entry
 from ntkcli.data.places import Source, find_place
+from ntkcli.data.references import home
 from ntkcli.data.stdin import STDIN
 from ntkcli.data.tasks.reference import find_task, names_task
 from ntkcli.data.tasks.source import TaskSource
+from ntkcli.errors import require_text
 
 
 def find_source(reference: str, *, split: str | None = None) -> Source:
     """The rows that a reference names. UsageError if there are none, or if `split` is needed or makes no sense."""
+    require_text(reference)
+    reference = home(reference)
     if names_task(reference):
         return TaskSource(find_task(reference), split=split)
     return find_place(reference, split=split)
@@ -22,6 +26,7 @@ def find_source(reference: str, *, split: str | None = None) -> Source:
 
 def names_data(reference: str) -> bool:
     """Whether it can name rows: a file, -, a glob, a Hub id, a task, or an entry of LLaMA-Factory's."""
+    reference = home(reference)
     named = reference == STDIN or glob.has_magic(reference) or is_hub_id(reference)
     named = named or local_config(reference) is not None or is_entry(reference) or names_task(reference)
     return named or Path(reference).exists()

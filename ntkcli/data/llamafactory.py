@@ -6,6 +6,7 @@ Preference data (`ranking`), images and other modalities are refused.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +22,7 @@ _COLUMNS: Final = {  # theirs → ours
         "system": "system",
         "history": "history",
     },
-    "sharegpt": {"messages": "conversations", "system": "system"},
+    "sharegpt": {"messages": "conversations", "system": "system", "tools": "tools"},
 }
 _IGNORED: Final = {"tools"}
 _NOT_READ: Final = ("num_samples", "folder", "script_url")  # to read more rows than it says would be no service
@@ -55,7 +56,7 @@ def find_entry(reference: str) -> Entry | None:
     """
     if not is_entry(reference):
         return None
-    head, _, name = reference.rpartition(":")
+    head, _, name = os.path.expanduser(reference).rpartition(":")
     path = Path(head)
     entries = _read(path)
     entry = entries.get(name)
@@ -96,7 +97,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _place(where: str, folder: Path, entry: dict[str, Any]) -> str:
     """The entry's file, beside the record; or its Hub id."""
     if name := entry.get("file_name"):
-        return str(folder / str(name))
+        return str(folder / os.path.expanduser(str(name)))
     if hub := entry.get("hf_hub_url"):
         return f"{hub}:{entry['subset']}" if entry.get("subset") else str(hub)
     raise UsageError(f"{where} has neither file_name nor hf_hub_url.", "Give one of them.")

@@ -1,138 +1,176 @@
-"""Messages as one text, by chat template or a plain fallback, and where in it the answers stand.
+"""Messages as one text, by chat template or a plain fallback.
 
-Characters only; tokens are `ntkcli.data.encoding`'s.
+Characters only: tokens are `ntkcli.data.encoding`'s, where the answers are is found by `ntkcli.data.answers`, and what
+a template knows by `ntkcli.data.templates`.
 
 The plain fallback, for a tokenizer without a template, is "{prompt}\\n{completion}{eos}": the turns joined by
 line feeds, the end-of-text token after every assistant turn, and the begin-of-text token in front where the
-tokenizer itself puts one.
+tokenizer itself puts one. It, and templates that know no tool calls, get calls and their results as text.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
+from ntkcli.data import tools as calls_format
 from ntkcli.data.rows import Message, RowError
+from ntkcli.data.templates import DATE, REASONING, find_template, without_thought
 from ntkcli.errors import UsageError
 from store import RowStatus
 
 PLAIN: Final = "plain fallback 1"  # its name in the spec; a change of its bytes takes the next number
 
-# Llama 3 and others write today's date into the system turn, so a run resumed at midnight would end in other
-# bytes than one that never stopped. Every row gets the date that Llama's template falls back to.
-_DATE: Final = "26 Jul 2024"
-_PINNED_CLOCK: Final = "{% macro strftime_now(format) %}" + _DATE + "{% endmacro %}"
-
-_THINKING: Final = "enable_thinking"  # the variable by which templates write an empty thought, or leave one to come
 _REASON_CHARACTERS: Final = 200  # of a template's own error
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """An answer in a text: characters [start, stop), with the end of turn, and the `content` within."""
-
-    start: int
-    stop: int
-    content: str
+_PROBE: Final = (Message("user", "Hi"), Message("assistant", "Yes"))
 
 
 class Renderer:
-    """Renders messages with the template of `tokenizer`, the same on every day and for every caller."""
+    """Renders messages with the template of `tokenizer`, the same on every day and for every caller.
+
+    `thinking` sets the template's own switch. A template without one that opens a thought where an answer is to be
+    written (DeepSeek R1's) knows off as well: heads then end before the thought.
+    """
 
     def __init__(self, tokenizer: Any, *, thinking: bool | None = None) -> None:
         self._tokenizer = tokenizer
-        self.template: str | None = _template(tokenizer)
-        if thinking is not None and _THINKING not in (self.template or ""):
-            raise UsageError(
-                f"--thinking: the model's chat template has no switch {_THINKING!r}.", "Leave the option out."
-            )
-        self._switches = {} if thinking is None else {_THINKING: thinking}
+        self._known = find_template(tokenizer)
+        self.template: str | None = self._known.text
         self._end_of_text: str = tokenizer.eos_token or ""
         special = sorted(special_tokens(tokenizer), key=len, reverse=True)
         either = "|".join(map(re.escape, special)) or r"(?!)"  # a tokenizer without special tokens: matches nowhere
-        self._special = re.compile(either)
-        self._end_of_turn = re.compile(rf"\s*(?:{either})")
+        self.special = re.compile(either)
+        self.end_of_turn = re.compile(rf"\s*(?:{either})")
+        self._switches: dict[str, bool] = {}
+        self._cuts_thought = False
+        self.opens_thought = self._opens_thought()
+        if thinking is None:
+            return
+        if self._known.switch is not None:
+            self._switches = {self._known.switch: thinking}
+            self.opens_thought = self._opens_thought()
+        elif self.opens_thought:
+            self._cuts_thought = not thinking
+        else:
+            raise UsageError(
+                "--thinking: the model's chat template has no switch 'enable_thinking' or 'thinking', and opens no "
+                "thought.",
+                "Leave the option out.",
+            )
 
-    def text(self, messages: Sequence[Message], *, generation: bool = False, switched: bool = True) -> str:
+    @property
+    def form(self) -> str:
+        """What becomes of a thought that the template opens where an answer begins, in words; "" if it opens none."""
+        if not self.opens_thought:
+            return ""
+        form = "the chat template opens a thought (<think>) before a new answer, and finished answers have none: "
+        if self._cuts_thought:
+            return f"{form}answers are supervised and generated without it"
+        return f"{form}answers are supervised without it, and generated with it (--thinking off: without it)"
+
+    def text(
+        self, messages: Sequence[Message], *, tools: str = "", generation: bool = False, switched: bool = True
+    ) -> str:
         """The text; with `generation`, up to where the assistant's next turn begins. RowError if refused.
 
         Not `switched`: with the template's own default for thinking.
         """
         if self.template is None:
             return self._plain(messages, generation=generation)
-        turns = [{"role": message.role, "content": message.content} for message in messages]
+        options: dict[str, Any] = {"add_generation_prompt": generation, **(self._switches if switched else {})}
+        if tools:
+            options["tools"] = json.loads(tools)
         try:
-            return str(
-                self._tokenizer.apply_chat_template(
-                    turns,
-                    chat_template=self.template,
-                    tokenize=False,
-                    add_generation_prompt=generation,
-                    date_string=_DATE,
-                    **(self._switches if switched else {}),
-                )
-            )
+            return self._render(self._turns(messages), options)
         except Exception as error:  # templates are foreign code: in the sandbox they may raise anything
+            if any(message.calls for message in messages):
+                with contextlib.suppress(Exception):  # the first error tells more
+                    return self._render(self._turns(messages, arguments_as_text=True), options)
             reason = " ".join(str(error).split())[:_REASON_CHARACTERS] or type(error).__name__
             raise RowError(f"the chat template refuses it: {reason}", RowStatus.UNMASKED) from error
 
-    def check_content(self, messages: Sequence[Message]) -> None:
-        """RowError if a text holds a special token: it would be read as one, and could forge a turn."""
+    def check_content(self, messages: Sequence[Message], tools: str = "") -> None:
+        """RowError if a text holds a special token, which could forge a turn, or the template has no place for it."""
         for message in messages:
-            if found := self._special.search(message.content):
+            if found := self.special.search(message.text):
                 raise RowError(
                     f"the {message.role}'s text holds {found[0]!r}, a special token of the model",
                     RowStatus.UNMASKED,
                 )
-
-    def head(self, messages: Sequence[Message], turn: int) -> str:
-        """The text before `messages[turn]`, up to where the model would begin to write that turn."""
-        return self.text(messages[:turn], generation=True)
-
-    def answer(self, messages: Sequence[Message], turn: int, whole: str, *, head: str) -> Span:
-        """Where the answer `messages[turn]` stands in `whole`, the rendered messages. RowError if unsure.
-
-        It starts where `head` ends, which must be how `whole` begins. It ends with the special token behind
-        its content, so that a model learns to stop and choices compare as whole answers; the line feed that
-        ChatML puts behind that is left out. A template without such a token has the answer end where the turn
-        ends.
-        """
-        content = messages[turn].content.strip()
-        if self._switches and turn < len(messages) - 1 and not whole.startswith(head):
-            # Templates take thoughts out of earlier turns, so their answers stand where no thought was written.
-            head = self.text(messages[:turn], generation=True, switched=False)
-        if not whole.startswith(head):
+            if message.reasoning and not self._known.thoughts:
+                raise RowError(
+                    "a turn has its thought beside its content (reasoning_content, thinking), which the chat template "
+                    "doesn't show; put it into the content as the model writes it, or take it out",
+                    RowStatus.UNMASKED,
+                )
+        if found := self.special.search(tools):
+            raise RowError(f"its tools hold {found[0]!r}, a special token of the model", RowStatus.UNMASKED)
+        if tools and not self._known.tools:
             raise RowError(
-                f"the chat template changes the turns before turn {turn + 1} once its answer is there",
-                RowStatus.UNMASKED,
+                "it has tools, which the chat template doesn't show; take the column 'tools' out", RowStatus.UNMASKED
             )
-        turn_end = self._turn_end(messages, turn, whole)
-        at = whole.find(content, len(head), turn_end)
-        if at < 0:
-            raise RowError(f"the rendered text lacks the answer of turn {turn + 1}", RowStatus.UNMASKED)
-        if turn_end is None and self._special.search(whole, len(head), at):  # found in a later turn only
-            raise RowError(f"the rendered text lacks the answer of turn {turn + 1}", RowStatus.UNMASKED)
-        while at >= 0:
-            end = self._end_of_turn.match(whole, at + len(content))
-            if end is not None and (turn_end is None or end.end() <= turn_end):
-                return Span(len(head), end.end(), content)
-            at = whole.find(content, at + 1, turn_end)
-        if turn_end is None:
-            raise RowError(f"the end of turn {turn + 1} can't be found", RowStatus.UNMASKED)
-        return Span(len(head), turn_end, content)
 
-    def _turn_end(self, messages: Sequence[Message], turn: int, whole: str) -> int | None:
-        """Where the text up to this turn ends; None if a template treats the last turn in another way."""
-        if turn == len(messages) - 1:
-            return len(whole)
-        text = self.text(messages[: turn + 1])
-        return len(text) if whole.startswith(text) else None
+    def check_results(self, messages: Sequence[Message], text: str) -> None:
+        """RowError if the text, rendered of these messages, lacks what a tool said."""
+        for message in messages:
+            said = message.content.strip()
+            if message.role == "tool" and said not in text and json.dumps(said, ensure_ascii=False)[1:-1] not in text:
+                raise RowError("the chat template leaves a tool's result out", RowStatus.UNMASKED)
+
+    def head(self, messages: Sequence[Message], turn: int, *, tools: str = "") -> str:
+        """The text before `messages[turn]`, up to where the model would begin to write that turn."""
+        head = self.text(messages[:turn], tools=tools, generation=True)
+        return next(iter(without_thought(head)), head) if self._cuts_thought else head
+
+    def shown(self, message: Message) -> Message:
+        """The message as the template gets it: calls as text where it knows none, a tool's result then as a user's."""
+        if self._known.calls:
+            return message
+        if message.role == "tool":
+            return Message("user", message.content)
+        if not message.calls:
+            return message
+        lines = calls_format.as_lines(message.calls)
+        return replace(message, content=f"{message.content}\n{lines}" if message.content else lines, calls="")
+
+    def _turns(self, messages: Sequence[Message], *, arguments_as_text: bool = False) -> list[dict[str, Any]]:
+        turns: list[dict[str, Any]] = []
+        after_tool = False
+        for message in messages:
+            shown = self.shown(message)
+            if message.role == "tool" and after_tool and shown.role == "user":
+                # the results of parallel calls: templates want roles to alternate
+                turns[-1]["content"] += f"\n{shown.content}"
+            else:
+                turns.append(_turn(shown, arguments_as_text=arguments_as_text))
+            after_tool = message.role == "tool"
+        return turns
+
+    def _render(self, turns: list[dict[str, Any]], options: Mapping[str, Any]) -> str:
+        return str(
+            self._tokenizer.apply_chat_template(
+                turns, chat_template=self.template, tokenize=False, date_string=DATE, **options
+            )
+        )
 
     def _plain(self, messages: Sequence[Message], *, generation: bool) -> str:
-        turns = [message.content + (self._end_of_text if message.role == "assistant" else "") for message in messages]
+        turns = [
+            turn["content"] + (self._end_of_text if turn["role"] == "assistant" else "")
+            for turn in self._turns(messages)
+        ]
         return "\n".join([*turns, ""] if generation else turns)
+
+    def _opens_thought(self) -> bool:
+        """Whether the template opens a thought for an answer to come that it leaves out of a finished one."""
+        try:
+            head, whole = self.text(_PROBE[:1], generation=True), self.text(_PROBE)
+        except RowError:  # it wants other turns; rows will show
+            return False
+        return not whole.startswith(head) and any(map(whole.startswith, without_thought(head)))
 
 
 def special_tokens(tokenizer: Any) -> set[str]:
@@ -140,11 +178,15 @@ def special_tokens(tokenizer: Any) -> set[str]:
     return {token.content for token in tokenizer.backend_tokenizer.get_added_tokens_decoder().values() if token.special}
 
 
-def _template(tokenizer: Any) -> str | None:
-    if tokenizer.chat_template is None:
-        return None
-    try:
-        template = str(tokenizer.get_chat_template())
-    except ValueError as error:  # several named templates and no default among them
-        raise UsageError(f"the tokenizer's chat template can't be used: {error}") from error
-    return _PINNED_CLOCK + template if "strftime_now" in template else template
+def _turn(message: Message, *, arguments_as_text: bool) -> dict[str, Any]:
+    """A message as templates of transformers take it."""
+    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.reasoning:
+        turn |= dict.fromkeys(REASONING, message.reasoning)
+    if message.calls:
+        turn["tool_calls"] = calls_format.for_template(message.calls, as_text=arguments_as_text)
+    if message.name:
+        turn["name"] = message.name
+    if message.call_id:
+        turn["tool_call_id"] = message.call_id
+    return turn

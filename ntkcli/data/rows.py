@@ -14,6 +14,11 @@ from store import RowStatus
 
 RAW = dict[str, Any]  # one row as the file has it
 
+
+class Untyped(dict[str, Any]):
+    """A row of a format whose cells are all text: `1` may have been a number or a string, and an empty one nothing."""
+
+
 _ENCODE: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 """Canonical JSON (docs/store-format.md) of lists of texts and integers, in half the time that any JSON takes."""
 _CONTENT_ID_DIGITS: Final = 16  # 64 bits: two of 10^7 rows meet with probability 3e-6
@@ -23,10 +28,25 @@ _SHOWN_COLUMNS: Final = 12
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn: `role` is "system", "user" or "assistant"."""
+    """One turn: `role` is "system", "user", "assistant" or "tool".
+
+    `learned`: False for an assistant's turn that the row marks as not to be trained on. `reasoning` is the thought
+    before an assistant's answer, `calls` are its tool calls as JSON (`ntkcli.data.tools`); `name` and `call_id` say
+    what a tool's result belongs to.
+    """
 
     role: str
     content: str
+    learned: bool = True
+    reasoning: str = ""
+    calls: str = ""
+    name: str = ""
+    call_id: str = ""
+
+    @property
+    def text(self) -> str:
+        """Everything that the turn says: thought, content and calls, a line each."""
+        return "\n".join(part for part in (self.reasoning, self.content, self.calls) if part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +55,8 @@ class Content:
 
     `choices` are the candidate answers and `answer` is the index of the right one; the last message is then
     `choices[answer]`. The first `context` messages are never supervised. A row that comes as `tokens` has no
-    messages; its `labels`, as many, are -100 where a token is not supervised, else the token.
+    messages; its `labels`, as many, are -100 where a token is not supervised, else the token. `tools` are the
+    functions that the assistant may call, as a JSON list (`ntkcli.data.tools`), "" for none.
     """
 
     messages: tuple[Message, ...]
@@ -44,6 +65,7 @@ class Content:
     context: int = 0
     tokens: tuple[int, ...] = ()
     labels: tuple[int, ...] = ()
+    tools: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +88,7 @@ class Row:
     context: int = 0
     tokens: tuple[int, ...] = ()
     labels: tuple[int, ...] = ()
+    tools: str = ""
     file: str = ""
     unit: str = "line"
 
@@ -118,18 +141,36 @@ def source_label(raw: RAW, *, content: tuple[str, ...] = ()) -> str:
     """The first of the columns `source`, `dataset`, `task` that holds a label, else "".
 
     A label is a string or an integer; other values are passed over, because many sets keep an object under
-    `task`. So are columns that are the row's `content`, as `source` is in CoT Collection.
+    `task`, also as the JSON that a format of text has for it. So are columns that are the row's `content`, as `source`
+    is in CoT Collection.
     """
     for column in ("source", "dataset", "task"):
         value = None if column in content else raw.get(column)
-        if value and isinstance(value, str | int) and not isinstance(value, bool):
+        if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+            continue
+        if not (isinstance(raw, Untyped) and _is_json(str(value))):
             return str(value)
     return ""
+
+
+def _is_json(text: str) -> bool:
+    """Whether a cell is a JSON object or list."""
+    if not text.lstrip().startswith(("{", "[")):
+        return False
+    try:
+        return isinstance(json.loads(text), dict | list)
+    except (ValueError, RecursionError):
+        return False
 
 
 def content_id(content: Content) -> str:
     """16 hex digits that depend on nothing but what the model sees: the id of a row that brings none."""
     return hashlib.sha256(_canonical(content)).hexdigest()[:_CONTENT_ID_DIGITS]
+
+
+def content_digest(row: Row) -> str:
+    """64 hex digits that depend on nothing but what the model sees of the row: not on its id or label."""
+    return hashlib.sha256(_ENCODE(_plain(row)).encode()).hexdigest()
 
 
 def canonical_row(row: Row) -> bytes:
@@ -162,11 +203,22 @@ def shown(text: str) -> str:
 
 
 def _plain(content: Content | Row) -> list[Any]:
-    messages = [[message.role, message.content] for message in content.messages]
-    plain: list[Any] = [messages, list(content.choices), content.answer]
-    if content.context or content.tokens:  # others keep the digest that they had before there were such rows
+    """Lists of texts and integers. Rows without what came later keep the digest that they had before there was such."""
+    plain: list[Any] = [[_plain_turn(message) for message in content.messages], list(content.choices), content.answer]
+    if content.context or content.tokens or content.tools:
         plain += [content.context, list(content.tokens), list(content.labels)]
-    return plain
+    return [*plain, content.tools] if content.tools else plain
+
+
+def _plain_turn(message: Message) -> list[Any]:
+    later = [
+        0 if message.learned else 1,
+        message.reasoning,
+        message.calls,
+        message.name,
+        message.call_id,
+    ]
+    return [message.role, message.content, *(later if any(later) else [])]
 
 
 def _canonical(content: Content) -> bytes:

@@ -11,20 +11,21 @@ from functools import partial
 from typing import Any, Final
 
 from ntkcli.data.columns import renamed
-from ntkcli.data.conversations import read_conversations, read_message_lists, read_messages
+from ntkcli.data.conversations import is_message_list, read_conversations, read_message_lists, read_messages
 from ntkcli.data.rows import (
     RAW,
     Content,
     Message,
     Row,
     RowError,
+    Untyped,
     column_names,
     content_id,
     own_id,
     source_label,
     what_is,
 )
-from ntkcli.data.values import answer_of, choices_of, integers_of, listed, text_of
+from ntkcli.data.values import answer_of, choices_of, integers_of, listed, text_of, untyped_answer
 from store import RowStatus
 
 UNSUPERVISED: Final = -100
@@ -89,6 +90,7 @@ def read_row(
         context=content.context,
         tokens=content.tokens,
         labels=content.labels,
+        tools=content.tools,
         file=file,
         unit=unit,
     )
@@ -97,8 +99,12 @@ def read_row(
 def _read_choices(raw: RAW, *, prompt: str) -> Content:
     """The right choice becomes the assistant's turn; a `completion` beside it must say the same."""
     choices = choices_of(raw["choices"])
-    answer = answer_of(raw["answer"], choices)
     completion = raw.get("completion")
+    if isinstance(raw, Untyped):
+        completion = completion or None  # an empty cell is none
+        answer = untyped_answer(raw["answer"], choices, completion)
+    else:
+        answer = answer_of(raw["answer"], choices)
     if completion is not None and text_of(completion, "the column 'completion'").strip() != choices[answer].strip():
         raise RowError(
             f"the column 'completion' holds {what_is(completion)}, but the answer is choice {answer}, "
@@ -116,6 +122,11 @@ def _read_completion(raw: RAW) -> Content:
     """`prompt` and `completion`, both texts or both lists of messages."""
     if isinstance(raw["prompt"], list) and isinstance(raw["completion"], list):
         return read_message_lists(raw)
+    if isinstance(raw, Untyped) and is_message_list(raw["prompt"]) and is_message_list(raw["completion"]):
+        raise RowError(
+            "the columns 'prompt' and 'completion' hold lists of messages as text, and a format without types can't "
+            "say whether they are meant as such: give JSON Lines or parquet, or one column 'messages'"
+        )
     return _read_pair(raw, prompt="prompt", completion="completion")
 
 
@@ -165,15 +176,15 @@ COMMON: Final = ("id", "row_id", "source", "dataset", "task")
 
 # The order decides where several fit: the richer first.
 SCHEMAS: Final = (
-    Schema("messages", ("messages",), read_messages),
+    Schema("messages", ("messages",), read_messages, ("tools", "functions")),
     Schema(
         "prompt/choices/answer",
         ("prompt", "choices", "answer"),
         partial(_read_choices, prompt="prompt"),
         ("completion",),
     ),
-    Schema("prompt/completion", ("prompt", "completion"), _read_completion),
-    Schema("conversations", ("conversations",), read_conversations, ("system",)),
+    Schema("prompt/completion", ("prompt", "completion"), _read_completion, ("tools", "functions")),
+    Schema("conversations", ("conversations",), read_conversations, ("system", "tools", "functions")),
     Schema("question/choices/answer", ("question", "choices", "answer"), partial(_read_choices, prompt="question")),
     Schema("instruction/output", ("instruction", "output"), _read_alpaca, ("input", "system", "history")),
     Schema("source/rationale/target", ("source", "rationale", "target"), _read_rationale),

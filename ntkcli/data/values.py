@@ -46,6 +46,31 @@ def choices_of(value: Any) -> tuple[str, ...]:
     return choices
 
 
+def untyped_answer(cell: Any, choices: tuple[str, ...], completion: Any) -> int:
+    """As `answer_of`, of a cell that may have been a number or a string: both must mean one choice.
+
+    Where only one of the two can be, it is that; else the row's `completion`, if it has one, decides.
+
+    Raises:
+        RowError: the number means one choice, the string another.
+    """
+    text = cell.strip() if isinstance(cell, str) else ""
+    if not (text.isascii() and text.isdigit()) or int(text) >= len(choices):
+        return answer_of(cell, choices)
+    meant = {int(text), answer_of(text, choices)}
+    if len(meant) > 1 and isinstance(completion, str) and completion.strip():
+        meant = {index for index in meant if choices[index].strip() == completion.strip()} or meant
+    if len(meant) == 1:
+        return meant.pop()
+    (by_text,) = meant - {int(text)}
+    raise RowError(
+        f"the column 'answer' holds {text}, which is the text of choice {by_text} and the index of choice {int(text)}, "
+        f"{what_is(choices[int(text)])}, and a format without types can't say which is meant: give the letter "
+        f"(choice {by_text} is {_LETTERS[by_text : by_text + 1] or 'beyond Z'}), a column 'completion' with the right "
+        "text, or JSON Lines"
+    )
+
+
 def answer_of(value: Any, choices: tuple[str, ...]) -> int:
     """The index of the right choice, given as 0-based index, text, or letter; a text wins over the others.
 

@@ -12,6 +12,7 @@ from ntkcli.demo.domain import domain_rows
 from ntkcli.demo.packages import require
 from ntkcli.demo.pool import pool_rows
 from ntkcli.errors import UsageError
+from store import write_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ def write_demo_data(
     """Write train.jsonl, test.jsonl and pool.jsonl into `folder` (made where missing); takes about 6 s.
 
     The same arguments and package versions give the same bytes; a file that already holds them is left alone.
-    UsageError: a package is missing, or holds too few rows.
+    UsageError: a package is missing, or holds too few rows; or a file holds something else, and nothing is written.
     """
     for name, n in (("n_train", n_train), ("n_test", n_test), ("n_pool", n_pool)):
         if n < 1:
@@ -47,24 +48,20 @@ def write_demo_data(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     train_path, test_path, pool_path = (folder / f"{name}.jsonl" for name in ("train", "test", "pool"))
-    _write(train_path, train)
-    _write(test_path, test)
-    _write(pool_path, pool)
+    files = {train_path: _lines(train), test_path: _lines(test), pool_path: _lines(pool)}
+    for path, data in files.items():  # all before the first is written
+        if os.path.lexists(path) and not _holds(path, data):
+            raise UsageError(f"{path} exists and holds other rows than the demo's.", "Give another folder.")
+    for path, data in files.items():
+        if not _holds(path, data):
+            write_bytes(path, data)
     shared = {row["source"] for row in train} & {row["source"] for row in test}
     return DemoData(train_path, test_path, pool_path, len(train), len(test), len(pool), len(shared))
 
 
-def _write(path: Path, rows: list[dict[str, Any]]) -> None:
-    """All or nothing: the whole file to a temporary one beside it, then a rename."""
-    data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-    if path.is_file() and path.read_bytes() == data:
-        return
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+def _lines(rows: list[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    return path.is_file() and path.read_bytes() == data

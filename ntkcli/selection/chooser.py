@@ -65,6 +65,11 @@ class Chooser:
         return self._limits.n
 
     @property
+    def auto(self) -> bool:
+        """Whether the gains decide how many rows are taken."""
+        return self._limits.auto
+
+    @property
     def done(self) -> bool:
         """Whether nothing more can or need be taken."""
         full = self._limits.n is not None and len(self.taken) >= self._limits.n

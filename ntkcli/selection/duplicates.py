@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,9 +40,13 @@ def exact_key(text: str) -> str:
 
 
 class NearDuplicates:
-    """Texts seen so far, by MinHash bands; a meeting in a band is checked by the exact Jaccard similarity."""
+    """Texts seen so far, by MinHash bands; a meeting in a band is checked by the exact Jaccard similarity.
 
-    def __init__(self) -> None:
+    Shingles whose hashes are `ignored` don't count. A text that has no others is like no text.
+    """
+
+    def __init__(self, *, ignored: Hashes | None = None) -> None:
+        self._ignored = ignored
         self._shingles: list[Hashes] = []
         self._buckets: dict[tuple[int, bytes], list[int]] = {}
         draw = np.random.default_rng(0)
@@ -51,18 +55,31 @@ class NearDuplicates:
 
     def find(self, text: str) -> int | None:
         """The first text added, by number, that this is a near-duplicate of, or None."""
-        shingles = gram_hashes(normalised(text), SHINGLE_WORDS)
+        return next(self.like(text), None)
+
+    def like(self, text: str, *, skip: Callable[[int], bool] = lambda _: False) -> Iterator[int]:
+        """All texts added, by number and ascending, that this is a near-duplicate of.
+
+        Those that `skip` is true of are passed over; it is asked right before a comparison.
+        """
+        shingles = self._of(text)
         seen: set[int] = set()
         for key in self._keys(shingles):
             seen.update(self._buckets.get(key, ()))
-        return next((i for i in sorted(seen) if _jaccard(self._shingles[i], shingles) >= NEAR), None)
+        for i in sorted(seen):
+            if not skip(i) and _jaccard(self._shingles[i], shingles) >= NEAR:
+                yield i
 
     def add(self, text: str) -> None:
         """Remember a text; it gets the next number."""
-        shingles = gram_hashes(normalised(text), SHINGLE_WORDS)
+        shingles = self._of(text)
         for key in self._keys(shingles):
             self._buckets.setdefault(key, []).append(len(self._shingles))
         self._shingles.append(shingles)
+
+    def _of(self, text: str) -> Hashes:
+        shingles = gram_hashes(normalised(text), SHINGLE_WORDS)
+        return shingles if self._ignored is None else np.setdiff1d(shingles, self._ignored, assume_unique=True)
 
     def _keys(self, shingles: Hashes) -> Iterator[tuple[int, bytes]]:
         if not len(shingles):

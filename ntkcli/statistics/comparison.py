@@ -52,15 +52,16 @@ def compare_arms(
     tasks: Mapping[str, TaskItems],
     *,
     baseline: str,
-    averages: Mapping[str, Sequence[str]] | None = None,
+    averages: Mapping[str, Sequence[str] | Mapping[str, float]] | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Comparison:
     """Compare every arm with `baseline` on every task and on their average, and say so in plain words.
 
-    `averages` are tasks by the name of their average; by default all of them, as `average`. Only tasks whose values
-    are shares count, and with fewer than two there is none. Deterministic by `seed`; an arm's numbers do not depend on
-    which other arms are there, but for Holm's correction.
+    `averages` are tasks by the name of their average, weighted alike or by the weights given; by default all of them,
+    as `average`. Only tasks whose values are shares that are better when higher count, and with fewer than two there is
+    none. Deterministic by `seed`; an arm's numbers do not depend on which other arms are there, but for Holm's
+    correction.
 
     Raises:
         ValueError: the tasks differ in arms or seeds, or no arm is the baseline, or a task has no items.
@@ -80,11 +81,14 @@ def compare_arms(
         found = [_score(arm, task, point[task][arm], resampled[task][arm], seeds[arm], n, items) for arm in seeds]
         scores += _with_differences(found, resampled[task], baseline, items)
     for name, members in ({AVERAGE: list(tasks)} if averages is None else averages).items():
-        shares = [task for task in members if tasks[task].percent]
+        shares = [task for task in members if tasks[task].percent and tasks[task].higher_is_better]
         if len(shares) < 2:
             continue
-        mean_point = {arm: np.mean([point[task][arm] for task in shares], axis=0) for arm in seeds}
-        mean_drawn = {arm: np.mean([resampled[task][arm] for task in shares], axis=0) for arm in seeds}
+        weights = [members[task] for task in shares] if isinstance(members, Mapping) else None
+        mean_point = {arm: np.average([point[task][arm] for task in shares], axis=0, weights=weights) for arm in seeds}
+        mean_drawn = {
+            arm: np.average([resampled[task][arm] for task in shares], axis=0, weights=weights) for arm in seeds
+        }
         n = sum(score.n for score in scores if score.arm == baseline and score.task in shares)
         found = [_score(arm, name, mean_point[arm], mean_drawn[arm], seeds[arm], n, None) for arm in seeds]
         scores += _with_differences(found, mean_drawn, baseline, None)

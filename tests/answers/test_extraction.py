@@ -56,3 +56,11 @@ def test_pattern_takes_the_last_match() -> None:
 def test_no_regular_expression() -> None:
     with pytest.raises(UsageError, match=r"--answer-pattern '\(' is no regular expression.*quoted"):
         AnswerPattern("(")
+
+
+def test_a_thought_is_no_part_of_an_answer():
+    thought = "<think>\nIs it Copyleft? The answer is Copyleft.\n</think>\n\nPermissive"
+    for text in (thought, thought.removeprefix("<think>\n")):  # the prompt may have opened it
+        assert find_answer(text, None) == "Permissive"
+        assert find_choice(text, LICENCES, None) == 2
+        assert find_answer(text, AnswerPattern("answer is (.*)")) is None

@@ -147,6 +147,19 @@ def test_going_on_from_an_adapter(cli: Cli, tmp_path: Path, on: Command, model_d
     assert "--rank 8: the adapter r has 4" in ran.error_line
 
 
+@pytest.mark.parametrize("modules", ["all-linear", "q_proj,v_proj"])
+def test_a_dry_run_of_going_on_from_an_adapter(
+    modules: str, cli: Cli, tmp_path: Path, on: Command, model_dir: Path, data: Path
+) -> None:
+    """Its file lists the layers by their whole paths; it is as large as it is."""
+    store = tmp_path / "s"
+    options = ["--epochs", "1", "--rank", "4", "--target-modules", modules]
+    expected = ok(cli, "finetune", store, *on, *options, "--dry-run")["adapter_parameters"]
+    ok(cli, "finetune", store, *on, *options)
+    second: Command = ["--model", model_dir, "--train", data, "--name", "second", "--init-adapter", "r"]
+    assert ok(cli, "finetune", store, *second, "--dry-run")["adapter_parameters"] == expected
+
+
 def test_bfloat16_keeps_the_adapter_in_float32(cli: Cli, tmp_path: Path, on: Command) -> None:
     import safetensors.torch
 
@@ -187,7 +200,7 @@ def test_a_dry_run_is_the_bill_of_the_run(cli: Cli, tmp_path: Path, on: Command)
 
 
 MISTAKES: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
-    "no weight": (["--train", "picked=half"], 2, ("'half' is no weight", "0.5 draws half")),
+    "no weight": (["--train", "picked=half"], 2, ("'half' is not a valid weight", "0.5 draws half")),
     "unknown set": (["--train", "picked=0.5"], 2, ("--train picked:", "no such file")),
     "two ends": (["--epochs", "2", "--max-tokens", "99"], 2, ("--epochs and --max-tokens", "one of them")),
     "patience alone": (["--patience", "2"], 2, ("--hold-out 0.1",)),
@@ -242,11 +255,11 @@ def test_a_loss_that_is_not_finite_names_the_rows(
     """One row whose answer no model can bear."""
     wanted = json.loads(data.read_text().splitlines()[5])
 
-    def poison(self: Any, batch: dict[str, Any], group: Any, length: int) -> Any:
-        total, count = whole(self, batch, group, length)
+    def poison(self: Any, batch: dict[str, Any], group: Any, *rest: Any) -> Any:
+        total = whole(self, batch, group, *rest)
         marks = [len(wanted["prompt"]), len(wanted["completion"])]
         bad = any(int((batch["labels"][i] >= 0).sum()) == marks[1] + 1 and is_wanted(batch, i) for i in group.tolist())
-        return (total * math.nan if bad else total), count
+        return total * math.nan if bad else total
 
     def is_wanted(batch: dict[str, Any], i: int) -> bool:
         return wanted["prompt"] in tokenizer.decode(batch["input_ids"][i])

@@ -60,6 +60,15 @@ def test_less_is_the_weighted_cosine_with_adams_steps(cli: Cli, tmp_path: Path, 
     weights = np.array(rates) / sum(rates)
     expected = np.tensordot(weights, cosines, axes=1).max(axis=0)
     np.testing.assert_allclose(arrays["scores/x/score"][:], expected, atol=1e-6)
+    # Adam's steps and plain gradients share no mean that both could lose: neither a score nor a selection is centred.
+    for command in (
+        ("score", store, *both, "--feature", "w1", "--centre", "--name", "c"),
+        ("select", store, "--score", "x", "-n", "5", "--method", "herding", "--centre", "--name", "c"),
+    ):
+        ran = cli(*command)
+        assert ran.code == 2
+        assert "features/pool/w1 holds Adam's steps" in ran.error_line
+        assert "Leave --centre out" in ran.error_line
     # What was made of both sides can be selected from and explained.
     assert cli("select", store, "--score", "x", "-n", "5", "--method", "round-robin", "--name", "y").code == 0
     assert len(json.loads(cli("explain", store, "y", "1-0", "--json").out)["nearest"]) == 3
@@ -84,6 +93,14 @@ def test_less_without_moments_is_of_plain_gradients_and_says_so(
     arrays = zarr.open_group(store / "arrays.zarr", mode="r")
     x, a = (arrays[f"features/{data}/loss/sketch"][:].astype(np.float64) for data in ("pool", "domain"))
     np.testing.assert_allclose(arrays["scores/x/score"][:], (x @ a.T).mean(axis=1), atol=1e-6)
+    # Gradients of both sides centred on the pool's mean: each against a dense product.
+    ran = cli("score", store, "--pool", "pool", "--domain", "domain", "--method", "less", "--centre", "--name", "c")
+    assert ran.code == 0, ran.err
+    mean = x.mean(axis=0)
+    x, a = (side - mean for side in (x, a))
+    cosines = (x / np.linalg.norm(x, axis=1, keepdims=True)) @ (a / np.linalg.norm(a, axis=1, keepdims=True)).T
+    scores = zarr.open_group(store / "arrays.zarr", mode="r")["scores/c/score"][:]
+    np.testing.assert_allclose(scores, cosines.mean(axis=1), atol=1e-5)
 
 
 def test_what_less_and_adam_refuse(cli: Cli, tmp_path: Path, model_dir: Path, files: Files) -> None:

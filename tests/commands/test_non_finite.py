@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -262,3 +263,31 @@ def test_padding_is_not_to_blame(cli: Cli, tmp_path: Path, plain: Path, write_js
         np.testing.assert_allclose(*values, rtol=1e-3)
     texts = [stored.get("evals/generate/base").read("text").tolist() for stored in (found, expected)]
     assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_adapter_is_to_blame_not_the_rows(
+    value: float, cli: Cli, tmp_path: Path, plain: Path, write_jsonl: Writer
+) -> None:
+    """By every command that attaches it; --on-error skip leaves no row out for it."""
+    from safetensors.numpy import load_file, save_file
+
+    rows, on = write_jsonl("d.jsonl", prompt_rows(4)), ["--model", plain, "--on-error", "skip"]
+    assert cli("finetune", tmp_path / "s", *on, "--train", rows, "--name", "r", "--epochs", "1").code == 0
+    file = tmp_path / "bad" / "adapter_model.safetensors"
+    shutil.copytree(tmp_path / "s" / "adapters" / "r", file.parent)
+    weights = load_file(file)
+    name = sorted(weights)[-1]
+    weights[name][0, :2] = value
+    save_file(weights, file, metadata={"format": "pt"})
+    data = ["--data", rows, "--name", "d", "--adapter", file.parent]
+    for command in (
+        ["featurize", *data, "--kind", "loss"],
+        ["featurize", *data, "--kind", "embed"],
+        ["eval", "--run", file.parent, "--task", rows, "--scorer", "loss", "--name", "e"],
+        ["finetune", "--train", rows, "--init-adapter", file.parent, "--name", "f"],
+    ):
+        ran = cli(command[0], tmp_path / "t", *command[1:], *on)
+        assert ran.code == 12, ran.err
+        assert f"bad has weights that are not finite: 2 of {weights[name].size} in {name}" in short(ran, tmp_path)
+        assert "id 0-" not in ran.error_line

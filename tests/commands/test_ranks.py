@@ -113,3 +113,68 @@ def test_several_probes_of_one_direction_are_refused(
     assert ran.code == 2
     assert "--probe rademacher or --probe centred" in ran.error_line
     assert not (tmp_path / "s").exists()
+
+
+ALONE = ("score", "select", "finetune", "eval", "arms", "run", "rm", "demo")
+"""Commands that can't share their work."""
+
+
+def least_arguments(verb: str, tmp_path: Path) -> list[str | Path]:
+    """As little as the command is parsed with."""
+    store = tmp_path / "s"
+    more: dict[str, list[str | Path]] = {
+        "score": [store, "--pool", "p", "--method", "random", "--name", "x"],
+        "select": [store, "--score", "x", "-n", "1", "--name", "y"],
+        "finetune": [store, "--train", "d.jsonl", "--model", "m", "--name", "r"],
+        "eval": [store, "--task", "d.jsonl", "--model", "m", "--run", "base", "--name", "e"],
+        "arms": [store, "--domain", "d", "--pool", "p", "--task", "t", "--model", "m", "-n", "1", "--name", "a"],
+        "run": ["recipe.toml"],
+        "rm": [store, "x"],
+        "demo": [store],
+    }
+    return [verb, *more[verb]]
+
+
+@pytest.mark.parametrize("verb", ALONE)
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("RANK", "WORLD_SIZE"),
+        ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+        ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ],
+)
+def test_commands_that_share_no_work_refuse_ranks(
+    tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, verb: str, names: tuple[str, str]
+) -> None:
+    for rank in "01":
+        monkeypatch.setenv(names[0], rank)
+        monkeypatch.setenv(names[1], "2")
+        ran = cli(*least_arguments(verb, tmp_path))
+        assert ran.code == 2
+        assert f"ntksel {verb} is for one process, and {names[0]}={rank} with {names[1]}=2" in ran.error_line
+        assert f"unset {names[0]} and {names[1]}" in ran.error_line
+        assert not (tmp_path / "s").exists()
+
+
+def test_one_of_one_process_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setenv("SLURM_PROCID", "3")  # of a batch script without srun
+    options.refuse_ranks("finetune")
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft asks for it
+def test_a_training_by_the_python_interface_waits_for_nobody(
+    tmp_path: Path, model_dir: Path, write_jsonl: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """accelerate would open a group of two processes, wait for the other for 30 minutes and ignore Ctrl-C."""
+    from ntkcli.steps.training.finetune import finetune
+
+    ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29517"}
+    for name, value in ranks.items():
+        monkeypatch.setenv(name, value)
+    data = write_jsonl("d.jsonl", prompt_rows(3))
+    assert finetune(tmp_path / "s", model=str(model_dir), train=[str(data)], name="r", epochs=1).steps == 1
+    assert not torch.distributed.is_initialized()
+    assert {name: os.environ[name] for name in ranks} == ranks

@@ -124,6 +124,11 @@ TOKENIZERS: dict[str, dict[str, Any]] = {
         "template": QWEN3,
         "nfc": True,
     },
+    "r1": {"special": ("<|bos|>", "<|end|>", "<|user|>", "<|assistant|>"), "bos": "<|bos|>", "eos": "<|end|>"},
+    "harmony": {
+        "special": ("<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|return|>", "<|call|>"),
+        "eos": "<|return|>",
+    },
     "plain": {"special": ("<s>", "</s>"), "bos": "<s>", "eos": "</s>", "adds_bos": True},
     "bare": {"special": ()},
 }

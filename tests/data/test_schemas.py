@@ -13,6 +13,7 @@ from ntkcli.options import parse_columns
 USER, ASSISTANT = Message("user", "Q"), Message("assistant", "A")
 SYSTEM = Message("system", "S")
 TURNS = [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]
+CALLS = '[{"name":"f","arguments":{"x":1}}]'
 CALL = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": '{"x": 1}'}}]}
 U, A = {"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}
 
@@ -31,7 +32,19 @@ GOOD = [
     (
         {"messages": [U, CALL, {"role": "tool", "content": "1"}, {"role": "tool", "content": "2"}, A]},
         "messages",
-        (USER, Message("assistant", '{"arguments": {"x": 1}, "name": "f"}'), Message("user", "1\n2"), ASSISTANT),
+        (USER, Message("assistant", "", calls=CALLS), Message("tool", "1"), Message("tool", "2"), ASSISTANT),
+    ),
+    (
+        {
+            "conversations": [
+                {"from": "human", "value": "Q"},
+                {"from": "function_call", "value": '{"name": "f", "arguments": {"x": 1}}'},
+                {"from": "observation", "value": "1"},
+                {"from": "gpt", "value": "A"},
+            ]
+        },
+        "conversations",
+        (USER, Message("assistant", "", calls=CALLS), Message("tool", "1"), ASSISTANT),
     ),
     ({"prompt": [U], "completion": [A]}, "prompt/completion", (USER, ASSISTANT)),
     ({"instruction": "Q", "output": "A"}, "instruction/output", (USER, ASSISTANT)),

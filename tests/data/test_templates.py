@@ -55,6 +55,11 @@ QWEN3 = (  # splits thoughts off, drops them from turns before the last question
     "{% if add_generation_prompt %}<|im_start|>assistant\n"
     "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
 )
+R1 = (  # opens a thought for an answer to come, and leaves the thought of a finished one out
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}<|user|>{{ m.content }}"
+    "{% else %}<|assistant|>{{ m.content.split('</think>')[-1] }}<|end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|><think>\n{% endif %}"
+)
 TURNS = row("s: S", "u: Hi", "a: yes", "u: Go", "a: no")
 DATE = "<|start_header_id|>system<|end_header_id|>\n\nToday Date: 26 Jul 2024<|eot_id|>"
 
@@ -153,6 +158,79 @@ def test_qwen3_thinking_on_and_off_in_several_turns(tokenizer, thinking, expecte
     encoded = Encoder(tok, max_length=1000, thinking=thinking).encode(row("u: Hi", "a: yes", "u: Go", "a: no"))
     earlier = chatml("user", "Hi") + "<|im_start|>assistant\n⟦yes<|im_end|>⟧\n"
     assert marked(tok, encoded) == earlier + chatml("user", "Go") + expected
+
+
+QWQ = (  # opens a thought, and writes what the answer says, its own thought included
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+)
+ASKED_R1, ASKED_QWQ = "<|bos|><|user|>Hi<|assistant|>", chatml("user", "Hi") + "<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize("thinking", [None, True, False])
+def test_a_thought_that_the_template_opens_is_not_a_part_of_finished_answers(tokenizer, thinking):
+    """Answers stand where they stand in the text; only what the model is to write begins with the thought."""
+    tok = tokenizer("r1", template=R1)
+    encoder = Encoder(tok, max_length=1000, thinking=thinking)
+    text = marked(tok, encoder.encode(row("u: Hi", "a: yes", "u: Go", "a: no")))
+    assert text == f"{ASKED_R1}⟦yes<|end|>⟧<|user|>Go<|assistant|>⟦no<|end|>⟧"
+    choices = encoder.encode_choices(row("u: Hi", "a: yes", choices=["yes", "no"], answer=0))
+    assert [marked(tok, one) for one in choices] == [f"{ASKED_R1}⟦yes<|end|>⟧", f"{ASKED_R1}⟦no<|end|>⟧"]
+    prompt = marked(tok, encoder.encode_prompt(row("u: Hi", "a: yes")))
+    assert prompt == ASKED_R1 + ("" if thinking is False else "<think>\n")
+    assert "opens a thought" in encoder.form
+    assert ("generated without it" in encoder.form) == (thinking is False)
+    assert Encoder(tokenizer("chatml", template=SMOLLM2), max_length=1000).form == ""
+    with pytest.raises(RowError, match=r"lacks the answer of turn 2: the chat template takes its thought out"):
+        encoder.encode(row("u: Hi", "a: <think>\nwhy\n</think>\n\nyes"))
+
+
+@pytest.mark.parametrize(
+    ("thinking", "expected"),
+    [
+        (None, ASKED_QWQ + "<think>\n⟦why\n</think>\n\nyes<|im_end|>⟧\n"),  # the head has the opening tag
+        (False, ASKED_QWQ + "⟦<think>\nwhy\n</think>\n\nyes<|im_end|>⟧\n"),
+    ],
+)
+def test_an_answer_with_its_own_thought_behind_a_template_that_opens_one(tokenizer, thinking, expected):
+    tok = tokenizer("qwen3", template=QWQ)
+    encoder = Encoder(tok, max_length=1000, thinking=thinking)
+    assert marked(tok, encoder.encode(row("u: Hi", "a: <think>\nwhy\n</think>\n\nyes"))) == expected
+    assert marked(tok, encoder.encode(row("u: Hi", "a: yes"))) == ASKED_QWQ + "⟦yes<|im_end|>⟧\n"
+
+
+SWITCHES = [
+    ("enable_thinking", "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"),
+    ("thinking", "{% if not thinking is defined %}{% set thinking = false %}{% endif %}{{ '[on]' if thinking }}"),
+]
+
+
+@pytest.mark.parametrize(("name", "switch"), SWITCHES, ids=[name for name, _ in SWITCHES])
+def test_thinking_sets_the_variable_that_the_template_reads(tokenizer, name, switch):
+    tok = tokenizer("chatml", template=SMOLLM2 + switch)
+    on, off = (Encoder(tok, max_length=1000, thinking=value).encode_prompt(TURNS) for value in (True, False))
+    assert marked(tok, on).endswith({"enable_thinking": "assistant\n", "thinking": "[on]"}[name])
+    assert marked(tok, off).endswith({"enable_thinking": "<think></think>", "thinking": "assistant\n"}[name])
+
+
+HARMONY = (  # gpt-oss: channels, thoughts of the last answer only, another end for the last turn
+    "{% for m in messages %}{% if m.role == 'assistant' %}"
+    "{% if loop.last and m.thinking is defined %}<|start|>assistant<|channel|>analysis<|message|>"
+    "{{ m.thinking }}<|end|>"
+    "{% endif %}<|start|>assistant<|channel|>final<|message|>{{ m.content }}"
+    "{{ '<|return|>' if loop.last else '<|end|>' }}"
+    "{% else %}<|start|>{{ m.role }}<|message|>{{ m.content }}<|end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant{% endif %}"
+)
+
+
+def test_gpt_oss_by_hand(tokenizer):
+    tok = tokenizer("harmony", template=HARMONY)
+    encoder = Encoder(tok, max_length=1000)
+    assert marked(tok, encoder.encode(row("u: Hi", "a: yes", "u: Go", "a: no"))) == (
+        "<|start|>user<|message|>Hi<|end|><|start|>assistant⟦<|channel|>final<|message|>yes<|end|>⟧"
+        "<|start|>user<|message|>Go<|end|><|start|>assistant⟦<|channel|>final<|message|>no<|return|>⟧"
+    )
 
 
 REFUSED = [

@@ -130,6 +130,36 @@ def one_row_loop(
     return found
 
 
+def peft_gradients(model: Any, rows: list[Encoded], kind: str = "loss") -> list[dict[str, Any]]:
+    """Of peft's model with respect to A and B alone, by autograd, row by row: layer → both as (rank, columns).
+
+    Of the mean cross-entropy of the answer (`loss`), or of its mean sum of logits (`sum`).
+    """
+    named = {n: p for n, p in model.named_parameters() if "lora_A" in n or ("lora_B" in n and n.endswith("weight"))}
+    for parameter in named.values():
+        parameter.requires_grad_(True)
+    found = []
+    for row in rows:
+        ids, answer = torch.tensor(row.ids.astype(np.int64)), torch.tensor(row.supervised[1:])
+        logits = model(input_ids=ids[None]).logits[0][:-1][answer]
+        if kind == "loss":
+            value = torch.nn.functional.cross_entropy(logits, ids[1:][answer])
+        else:
+            value = logits.sum(dim=-1).mean()
+        grads = dict(zip(named, torch.autograd.grad(value, list(named.values())), strict=True))
+        layers = [n.removesuffix(".lora_A.default.weight") for n in grads if "lora_A" in n]
+        found.append(
+            {
+                layer.removeprefix("base_model.model."): (
+                    grads[f"{layer}.lora_A.default.weight"].numpy(),
+                    grads[f"{layer}.lora_B.default.weight"].T.numpy(),
+                )
+                for layer in layers
+            }
+        )
+    return found
+
+
 def dense_sketch(gradients: dict[str, Any], dim: int = DIM) -> np.ndarray:
     """The sketch by its definition, coordinate by coordinate, in float64."""
     sketch = np.zeros(dim)

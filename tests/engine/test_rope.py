@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ntkcli.engine.features.exact import ExactScorer
 
 from ntkcli.data.encoding import Encoded
 from ntkcli.engine.batches import plan_batches
 from ntkcli.engine.evaluation.generation import generate_greedily
 from ntkcli.engine.evaluation.loglikelihood import choice_logliks
+from ntkcli.engine.features.exact_scores import ExactScorer
 from ntkcli.engine.features.extract import Extractor, GradientSettings, embedding_extractor, gradient_extractor
+from ntkcli.engine.memory import TokenBudget
 from ntkcli.engine.models.adapters import fresh_adapter
 from ntkcli.engine.models.loading import LoadedModel, load_model
 from ntkcli.engine.rope import length_classes
@@ -152,7 +153,7 @@ def test_likelihoods_of_choices(identity: ModelIdentity) -> None:
             choices.append(Encoded(ids, np.arange(len(ids)) >= len(prompt), truncated=False))
         items.append(choices)
     items += [[row] for row in make_rows(LENGTHS)]
-    found = choice_logliks(load(identity), items, budget_tokens=10_000)
+    found = choice_logliks(load(identity), items, budget=TokenBudget(10_000))
     for choices, sums in zip(items, found.sums, strict=True):
         np.testing.assert_allclose(sums, [-loss_alone(identity, choice)[0] for choice in choices], rtol=1e-3, atol=1e-3)
 
@@ -170,9 +171,9 @@ def test_a_training_step(identity: ModelIdentity) -> None:
 
 def test_generated_answers(identity: ModelIdentity) -> None:
     prompts = make_rows([8, 12, 15, 20, 20])
-    together, _ = generate_greedily(load(identity), prompts, stop_ids=[], max_new_tokens=8, budget_tokens=10_000)
+    together = generate_greedily(load(identity), prompts, stop_ids=[], max_new_tokens=8, budget=TokenBudget(10_000))
     for prompt, tokens in zip(prompts, together, strict=True):
-        (own,), _ = generate_greedily(load(identity), [prompt], stop_ids=[], max_new_tokens=8, budget_tokens=10_000)
+        (own,) = generate_greedily(load(identity), [prompt], stop_ids=[], max_new_tokens=8, budget=TokenBudget(10_000))
         assert tokens == own
 
 

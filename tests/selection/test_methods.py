@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ntkcli.errors import UsageError
 from ntkcli.selection.chooser import Chooser, Limits
 from ntkcli.selection.coverage import choose_by_coverage
 from ntkcli.selection.herding import choose_by_herding
+from ntkcli.selection.top import choose_top
 from ntkcli.selection.transport import ENTROPY, NEAR, PULL, densities, transported_mass
 from ntkcli.steps.scores.score import score
 from ntkcli.steps.selections.select import Constraints, select
@@ -155,7 +157,46 @@ def test_auto_stops_when_nothing_is_gained(method: str, tmp_path: Path) -> None:
     assert set(rows_of(path, "y")[:1]) <= set(range(12))
 
 
-@settings(max_examples=150, deadline=None)
+ROWS = np.arange(1000, dtype=np.float32)
+STRAIGHT = {
+    "straight": ROWS,
+    "straight and steep": ROWS * 1e-6 + 5,
+    "evenly spread": np.random.default_rng(0).uniform(size=1000).astype(np.float32),
+    "all the same": np.ones(1000, dtype=np.float32),
+    "bent the other way": -((1000 - ROWS) ** 2).astype(np.float32),
+    "more good rows than half": np.where(ROWS < 300, 0.0, 1.0).astype(np.float32) + ROWS * 1e-6,
+    "too few to say": np.array([5, 4, 3.2, 1, 0], dtype=np.float32),
+}
+ELBOWS = {
+    "a few good ones": np.where(ROWS < 40, 1.0, 0.0).astype(np.float32) + ROWS * 1e-6,
+    "exponential": np.exp(-ROWS / 50).astype(np.float32),
+    "one over rank": (1 / (1 + ROWS)).astype(np.float32),
+    "normal": np.random.default_rng(0).normal(size=1000).astype(np.float32),
+}
+
+
+def taken(scores: np.ndarray) -> list[int]:
+    chooser = Chooser(Limits(source=np.zeros(len(scores), dtype=np.int64), auto=True))
+    choose_top(chooser, scores, np.zeros(len(scores), dtype=np.float32))
+    return chooser.taken
+
+
+@pytest.mark.parametrize("curve", list(STRAIGHT))
+def test_auto_is_refused_where_top_sees_no_elbow(curve: str) -> None:
+    draw = np.random.default_rng(1)
+    with pytest.raises(UsageError, match=r"-n auto.*too evenly.*Give -n N"):
+        taken(draw.permutation(STRAIGHT[curve]))
+
+
+@pytest.mark.parametrize("curve", list(ELBOWS))
+def test_auto_of_top_stops_below_a_twentieth_of_the_best(curve: str) -> None:
+    """Measured from the median; the rows are the best ones."""
+    scores = np.random.default_rng(1).permutation(ELBOWS[curve])
+    height = scores.astype(np.float64) - np.median(scores)
+    assert sorted(taken(scores)) == np.flatnonzero(height >= 0.05 * height.max()).tolist()
+
+
+@settings(max_examples=150)
 @given(
     sources=st.lists(st.integers(0, 3), min_size=30, max_size=30),
     most=st.dictionaries(st.integers(0, 3), st.integers(0, 9)),

@@ -86,6 +86,26 @@ def test_the_average_over_tasks_has_the_variance_of_independent_tasks() -> None:
     assert average.high - average.low == pytest.approx((single.high - single.low) / 2, rel=0.06)
 
 
+def test_an_average_by_weight_is_that_of_all_items_and_errors_are_no_shares_of_it() -> None:
+    """Weighted by their sizes, tasks have the mean and the interval of one task of all their items (by closed form)."""
+    parts = {"a": slice(0, 300), "b": slice(300, 400)}
+    tasks = {name: TaskItems({"base": {"": BASE[at]}, "better": {"": BETTER[at]}}) for name, at in parts.items()}
+    errors = {arm: {"": 1 - values} for arm, values in (("base", BASE), ("better", BETTER))}
+    tasks["errors"] = TaskItems(errors, higher_is_better=False)
+    found = compare_arms(
+        tasks, baseline="base", averages={"sized": {"a": 300.0, "b": 100.0}, "alike": ["a", "b", "errors"]}
+    )
+    sized = score_of(found.scores, "better", "sized")
+    assert sized.value == pytest.approx(BETTER.mean())
+    deviation = math.sqrt(
+        sum((len(BETTER[at]) / 400) ** 2 * BETTER[at].var() / len(BETTER[at]) for at in parts.values())
+    )
+    assert sized.high - sized.low == pytest.approx(2 * 1.96 * deviation, rel=0.05)
+    alike = score_of(found.scores, "base", "alike")
+    assert alike.value == pytest.approx((BASE[:300].mean() + BASE[300:].mean()) / 2), "an error rate is no share of it"
+    assert "better beats base on errors" in " ".join(found.sentences)
+
+
 def test_weighted_items_are_a_ratio_of_sums() -> None:
     """The loss: nats an item divided by its tokens, weighted by tokens, against scipy's bootstrap of the ratio."""
     draw = np.random.default_rng(3)

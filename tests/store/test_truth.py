@@ -131,7 +131,7 @@ def written(draw: st.DrawFn) -> tuple[ArraySpec, int, Any]:
     return ArraySpec(spec, tail), part_rows, draw(hnp.arrays(spec, (n, *tail)))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=written(), data=st.data())
 def test_any_shape_part_size_and_dtype(tmp_path: Path, case: tuple[ArraySpec, int, Any], data: st.DataObject) -> None:
     spec, part_rows, values = case

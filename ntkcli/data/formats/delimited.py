@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ntkcli.data.formats.compression import Place, opened, without_bom
 from ntkcli.data.formats.records import MAX_FIELD_BYTES, ParsedRecord, Record
+from ntkcli.data.rows import Untyped
 from ntkcli.errors import DataError
 
 
@@ -66,7 +67,7 @@ def _record(path: Path, line: int, header: list[str], cells: list[str]) -> Recor
     for name, cell in zip(header, cells, strict=True):
         if not cell.isascii() and not _is_text(cell):
             return Cells(path, line, cells, f"the column {name!r} is not UTF-8")
-    return Cells(path, line, dict(zip(header, cells, strict=True)))
+    return Cells(path, line, Untyped(zip(header, cells, strict=True)))
 
 
 def _is_text(cell: str) -> bool:

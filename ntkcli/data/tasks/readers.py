@@ -12,6 +12,8 @@ from ntkcli.data.formats.delimited import read_delimited
 from ntkcli.data.formats.records import ParsedRecord, Record
 from ntkcli.errors import DataError
 
+_MMLU: Final = ("question", "A", "B", "C", "D", "answer")
+
 
 class Numbered(ParsedRecord):
     """A record whose number is that of its line."""
@@ -27,14 +29,17 @@ def read_tabs(path: Path) -> Iterator[Record]:
 
 def read_mmlu(path: Path) -> Iterator[Record]:
     """MMLU's CSV files: question, four options and a letter, without a header."""
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         rows = csv.reader(file)
-        for cells in rows:
-            if len(cells) == 6:
-                names = ("question", "A", "B", "C", "D", "answer")
-                yield Numbered(path, rows.line_num, {**dict(zip(names, cells, strict=True)), "subject": _subject(path)})
-            elif cells:
-                yield Numbered(path, rows.line_num, None, f"it has {len(cells)} cells, and MMLU's rows have 6")
+        try:
+            for cells in rows:
+                if len(cells) == 6:
+                    row = {**dict(zip(_MMLU, cells, strict=True)), "subject": _subject(path)}
+                    yield Numbered(path, rows.line_num, row)
+                elif cells:
+                    yield Numbered(path, rows.line_num, None, f"it has {len(cells)} cells, and MMLU's rows have 6")
+        except csv.Error as error:
+            raise DataError(f"{path} line {rows.line_num} is not valid CSV: {error}.", "Fix that line.") from error
 
 
 def read_phrasebank(path: Path) -> Iterator[Record]:

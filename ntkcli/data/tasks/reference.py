@@ -7,6 +7,7 @@ Without PATH the rows come from the Hub. docs/tasks.md has the format.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -67,7 +68,7 @@ class TaskReference:
 
 def names_task(reference: str) -> bool:
     """Whether a reference names a task: one that is known here, or a task file. What exists as a file is one."""
-    match = _REFERENCE.fullmatch(reference)
+    match = _REFERENCE.fullmatch(os.path.expanduser(reference))
     if match is None or (Path(reference).exists() and not match["name"].endswith(".toml")):
         return False
     return match["name"].endswith(".toml") or match["name"] in known_tasks()
@@ -75,12 +76,12 @@ def names_task(reference: str) -> bool:
 
 def find_task(reference: str) -> TaskReference:
     """The task that a reference names (`names_task`). UsageError if its file can't be read or makes no sense."""
-    match = _REFERENCE.fullmatch(reference)
+    match = _REFERENCE.fullmatch(os.path.expanduser(reference))
     if match is None:
         raise UsageError(f"{reference} names no task.", f"Give one of: {', '.join(known_tasks())}.")
     name = match["name"]
     file = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
-    return TaskReference(_read(file), name, match["split"] or "", match["path"] or "")
+    return TaskReference(_read(file), name, match["split"] or "", os.path.expanduser(match["path"] or ""))
 
 
 def task_label(reference: str) -> str:
@@ -97,7 +98,7 @@ def known_tasks() -> tuple[str, ...]:
 def _read(file: Path) -> Task:
     try:
         data = file.read_bytes()
-        said = tomllib.loads(data.decode("utf-8"))
+        said = tomllib.loads(data.decode("utf-8-sig"))
     except OSError as error:
         raise UsageError(f"{file} can't be read: {error.strerror or error}.", "Give a task's name or file.") from error
     except ValueError as error:

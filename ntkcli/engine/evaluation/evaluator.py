@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkcli.data.encoding import Encoded, Encoder
-from ntkcli.engine.evaluation.generation import generate_greedily, longest_context, stop_tokens
+from ntkcli.engine.evaluation.generation import generate_greedily, longest_context
 from ntkcli.engine.evaluation.loglikelihood import Likelihoods, choice_logliks, shares_prefixes
 from ntkcli.engine.features.extract import default_batch_tokens
 from ntkcli.engine.memory import TokenBudget
 from ntkcli.engine.models.attach import attach_adapter, weight_hashes
+from ntkcli.engine.models.environment import stop_tokens
 from ntkcli.engine.models.loading import LoadedModel, load_model
 from ntkcli.errors import NtkselError, UsageError, listed
 from ntkcli.identity import AdapterIdentity, ModelIdentity, refuse_other_base

@@ -61,13 +61,6 @@ def generate_greedily(
     return answers
 
 
-def stop_tokens(loaded: LoadedModel, end_of_turn: int | None) -> list[int]:
-    """What ends an answer: the end of turn of the chat template, the tokenizer's and the model's own end of text."""
-    own = loaded.model.generation_config.eos_token_id if loaded.model.generation_config is not None else None
-    found = [loaded.tokenizer.eos_token_id, end_of_turn, *(own if isinstance(own, list) else [own])]
-    return sorted({int(token) for token in found if token is not None})
-
-
 def longest_context(loaded: LoadedModel) -> int | None:
     """Positions that the model has, by its configuration; None if it doesn't say."""
     value = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)

@@ -6,36 +6,49 @@ come from the model with the adapter in use. Needs the package lm_eval.
 
 from __future__ import annotations
 
-import logging
-import re
-from collections.abc import Sequence
-from pathlib import Path
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from jinja2.exceptions import TemplateError
 from lm_eval import utils
 from lm_eval.api.model import TemplateLM
+from lm_eval.models.utils import normalize_gen_kwargs
 
 from ntkcli.data.encoding import Encoded
 from ntkcli.engine.evaluation.evaluator import Evaluator
-from ntkcli.engine.evaluation.generation import stop_tokens
-from ntkcli.errors import NtkselError, UsageError
+from ntkcli.engine.models.environment import stop_tokens
+from ntkcli.errors import UsageError
 from ntkcli.progress import Progress
 
 DEFAULT_NEW_TOKENS = 256
 """Of an answer whose task names no length, as HFLM has it."""
 ANSWERS_AT_ONCE = 64
 """Requests between two lines of progress."""
+GREEDY_KEYS = frozenset({"until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k", "min_p", "typical_p"})
+"""Generation settings that are honoured, or change nothing where the likeliest token is taken."""
+NEUTRAL = {"num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "use_cache": True}
+"""Settings that change nothing at this value."""
 Request = tuple[tuple[str, str], list[int], list[int]]
 
 
 class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
-    """lm-evaluation-harness's interface around an `Evaluator`; the harness's own class tokenises pairs of texts."""
+    """lm-evaluation-harness's interface around an `Evaluator`; the harness's own class tokenises pairs of texts.
 
-    def __init__(self, evaluator: Evaluator, *, max_length: int, progress: Progress) -> None:
+    `truncated` collects (task, document) of the requests that lost the beginning of their prompt. `failure` is what
+    the engine raised, so that a caller can tell it from what a task's own code raised.
+    """
+
+    def __init__(
+        self, evaluator: Evaluator, *, max_length: int, progress: Progress, thinking: bool | None = None
+    ) -> None:
         super().__init__()
         self._evaluator, self._max_length, self._progress = evaluator, max_length, progress
+        self._thinking = thinking
         self.tokenizer = evaluator.loaded.tokenizer
+        self.truncated: set[tuple[str, int]] = set()
+        self.failure: BaseException | None = None
 
     @property
     def eot_token_id(self) -> int:
@@ -55,22 +68,62 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
         """Token ids; special ones as the tokenizer adds them, unless the text begins with one or the flag says."""
-        bos = self.tokenizer.bos_token
         if add_special_tokens is None:
-            add_special_tokens = not (bos and string.startswith(bos))
+            add_special_tokens = not string.startswith(self.tokenizer.decode(self.prefix_token_id))
         ids: list[int] = self.tokenizer.encode(string, add_special_tokens=add_special_tokens)
         return ids
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """The turns as one text, by the tokenizer's template."""
+        """The turns as one text, by the tokenizer's template; without a system turn where the template refuses it."""
+        try:
+            return self._render(chat_history, add_generation_prompt)
+        except TemplateError:
+            turns = [turn for turn in chat_history if turn["role"] != "system"]
+            return self._render(turns, add_generation_prompt)
+
+    def _render(self, turns: list[dict[str, str]], add_generation_prompt: bool) -> str:
+        known = {} if self._thinking is None else {"enable_thinking": self._thinking}
         return str(
             self.tokenizer.apply_chat_template(
-                chat_history,
+                turns,
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=not add_generation_prompt,
+                **known,
             )
         )
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """As the harness has it, and notes whose prompts are cut."""
+        del disable_tqdm
+        with self._engine():
+            encoded: list[Request] = []
+            for request in requests:
+                context, continuation = request.args
+                pair = self._encode_from_start(continuation) if context == "" else None
+                pair = pair or self._encode_pair(context, continuation)
+                self._require_room(request, pair)
+                encoded.append(((context, continuation), *pair))
+            return self._loglikelihood_tokens(encoded)
+
+    def _encode_from_start(self, continuation: str) -> tuple[list[int], list[int]]:
+        """A text without a context comes after the first token, which counts as the context if it has it itself."""
+        ids = self.tok_encode(continuation, add_special_tokens=False)
+        prefix = self.prefix_token_id
+        return (ids[:1], ids[1:]) if ids[:1] == [prefix] else ([prefix], ids)
+
+    def _require_room(self, request: Any, pair: tuple[list[int], list[int]]) -> None:
+        context, continuation = pair
+        where = f"the task {request.task_name}, document {request.doc_id}"
+        if not continuation:
+            raise UsageError(f"{where}: an answer has no tokens of its own.", "Fix its doc_to_choice or doc_to_target.")
+        if len(continuation) > self._max_length:
+            raise UsageError(
+                f"{where}: an answer of {len(continuation)} tokens is longer than --max-length {self._max_length}.",
+                f"Give --max-length {len(continuation)} or more.",
+            )
+        if len(context) + len(continuation) > self._max_length + 1:
+            self.truncated.add((str(request.task_name), int(request.doc_id)))
 
     def _loglikelihood_tokens(self, requests: Sequence[Request], **options: Any) -> list[tuple[float, bool]]:
         """Sum of log-probabilities and whether the continuation is the greedy one; contexts lose their beginning."""
@@ -88,7 +141,6 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
             for members, values, most_likely in zip(chunk, found.sums, found.greedy, strict=True):
                 for i, value, best in zip(members, values, most_likely, strict=True):
                     answers[i] = (float(value), bool(best))
-                    self.cache_hook.add_partial("loglikelihood", requests[i][0], answers[i])
             self._progress.advance(sum(map(len, chunk)), tokens=sum(len(one) for item in items for one in item))
         self._progress.stop()
         return answers
@@ -103,96 +155,91 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         """The log-likelihood of each whole text, in windows of `max_length` tokens that share no predicted token."""
         del disable_tqdm
-        totals = []
-        for request in requests:
-            (text,) = request.args
-            windows = utils.get_rolling_token_windows(
-                token_list=self.tok_encode(text),
-                prefix_token=self.prefix_token_id,
-                max_seq_len=self._max_length,
-                context_len=1,
-            )
-            pairs: list[Request] = [(("", ""), *utils.make_disjoint_window(window)) for window in windows]
-            totals.append(sum(value for value, _ in self._loglikelihood_tokens(pairs)))
-            self.cache_hook.add_partial("loglikelihood_rolling", (text,), totals[-1])
-        return totals
+        with self._engine():
+            pairs: list[Request] = []
+            counts = []
+            for request in requests:
+                (text,) = request.args
+                windows = utils.get_rolling_token_windows(
+                    token_list=self.tok_encode(text),
+                    prefix_token=self.prefix_token_id,
+                    max_seq_len=self._max_length,
+                    context_len=1,
+                )
+                own: list[Request] = [(("", ""), *utils.make_disjoint_window(window)) for window in windows]
+                pairs += own
+                counts.append(len(own))
+            values = np.array([value for value, _ in self._loglikelihood_tokens(pairs)])
+            ends = np.cumsum(counts)
+            return [float(values[end - count : end].sum()) for end, count in zip(ends, counts, strict=True)]
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """Greedy answers up to the first of each request's stop texts. NtkselError for a task that wants sampling."""
+        """Greedy answers up to the first of each request's stop texts. UsageError for a task that wants others."""
         del disable_tqdm
-        texts = [""] * len(requests)
-        groups: dict[int, list[int]] = {}
-        for i, request in enumerate(requests):
-            wanted = request.args[1]
-            if wanted.get("do_sample") and wanted.get("temperature", 1.0):
-                raise NtkselError(
-                    f"the task {request.task_name} wants sampled answers, and `ntksel eval` writes greedy ones.",
-                    "Leave the task out.",
-                )
-            groups.setdefault(int(wanted.get("max_gen_toks", DEFAULT_NEW_TOKENS)), []).append(i)
-        stop_ids = stop_tokens(self._evaluator.loaded, None)
-        self._progress.start("answers", total=len(requests), unit="requests")
-        for new_tokens, members in groups.items():
-            for start in range(0, len(members), ANSWERS_AT_ONCE):
-                chunk = members[start : start + ANSWERS_AT_ONCE]
-                prompts = [self._prompt(requests[i].args[0], new_tokens) for i in chunk]
-                found = self._evaluator.continuations(prompts, stop_ids=stop_ids, max_new_tokens=new_tokens)
-                for i, text in zip(chunk, found, strict=True):
-                    texts[i] = _until(text, requests[i].args[1].get("until"))
-                    self.cache_hook.add_partial("generate_until", requests[i].args, texts[i])
-                self._progress.advance(len(chunk), tokens=sum(map(len, prompts)))
-        self._progress.stop()
-        return texts
+        with self._engine():
+            texts = [""] * len(requests)
+            groups: dict[int, list[int]] = {}
+            stops: list[list[str]] = []
+            for i, request in enumerate(requests):
+                wanted = normalize_gen_kwargs(request.args[1], DEFAULT_NEW_TOKENS)
+                self._require_greedy(request, wanted)
+                groups.setdefault(wanted["max_gen_toks"], []).append(i)
+                stops.append(wanted["until"])
+            stop_ids = stop_tokens(self._evaluator.loaded, None)
+            self._progress.start("answers", total=len(requests), unit="requests")
+            for new_tokens, members in groups.items():
+                for start in range(0, len(members), ANSWERS_AT_ONCE):
+                    chunk = members[start : start + ANSWERS_AT_ONCE]
+                    prompts = [self._prompt(requests[i], new_tokens) for i in chunk]
+                    found = self._evaluator.continuations(prompts, stop_ids=stop_ids, max_new_tokens=new_tokens)
+                    for i, text in zip(chunk, found, strict=True):
+                        texts[i] = _until(text, stops[i])
+                    self._progress.advance(len(chunk), tokens=sum(map(len, prompts)))
+            self._progress.stop()
+            return texts
 
-    def _prompt(self, context: str, new_tokens: int) -> Encoded:
+    def _require_greedy(self, request: Any, wanted: dict[str, Any]) -> None:
+        other = {
+            key: value
+            for key, value in wanted.items()
+            if value is not None and key not in GREEDY_KEYS and NEUTRAL.get(key, ...) != value
+        }
+        if wanted["do_sample"] and wanted.get("temperature", 1.0):
+            other["do_sample"] = True
+        if other:
+            named = ", ".join(f"{key}: {value}" for key, value in sorted(other.items()))
+            raise UsageError(
+                f"the task {request.task_name} wants answers written with {named}, and `ntksel eval` writes greedy "
+                "ones.",
+                "Leave the task out, or change the generation_kwargs of its file.",
+            )
+        if wanted["max_gen_toks"] >= self._max_length:
+            raise UsageError(
+                f"the task {request.task_name} wants answers of up to {wanted['max_gen_toks']} tokens, which leaves no "
+                f"room for a prompt in --max-length {self._max_length}.",
+                "Give a larger --max-length.",
+            )
+
+    def _prompt(self, request: Any, new_tokens: int) -> Encoded:
         """The context's last tokens, so that the answer has room as well."""
-        ids = np.array(self.tok_encode(context)[-max(1, self._max_length - new_tokens) :], dtype=np.int32)
-        return Encoded(ids, np.zeros(len(ids), dtype=np.bool_), truncated=False)
+        whole = self.tok_encode(request.args[0])
+        kept = whole[-(self._max_length - new_tokens) :]
+        if len(kept) < len(whole):
+            self.truncated.add((str(request.task_name), int(request.doc_id)))
+        ids = np.array(kept, dtype=np.int32)
+        return Encoded(ids, np.zeros(len(ids), dtype=np.bool_), truncated=len(kept) < len(whole))
+
+    @contextlib.contextmanager
+    def _engine(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            self.failure = error
+            raise
 
 
-def _until(text: str, stops: Any) -> str:
+def _until(text: str, stops: Sequence[str]) -> str:
     """The text before the first of the stop texts."""
-    for stop in [stops] if isinstance(stops, str) else list(stops or []):
+    for stop in stops:
         text = text.split(stop, maxsplit=1)[0] if stop else text
     return text
-
-
-def run_harness(evaluator: Evaluator, names: Sequence[str], *, max_length: int, progress: Progress) -> dict[str, Any]:
-    """The harness's own results, with samples, of tasks by name or by the path of a .yaml file, for the model in use.
-
-    Raises:
-        UsageError: there is no such task, or its data can't be had.
-    """
-    from lm_eval import simple_evaluate
-    from lm_eval.tasks import TaskManager
-
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    files = [Path(name) for name in names if name.endswith((".yaml", ".yml"))]
-    folders = sorted({str(file.resolve().parent) for file in files})
-    # The harness reads thousands of its own files to know its tasks; not where all tasks come as files.
-    manager = TaskManager(include_path=folders or None, include_defaults=len(files) < len(names))
-    known = [_task_of(name) for name in names]
-    if missing := [name for name in known if name not in manager.all_tasks]:
-        raise UsageError(f"--task lm_eval:{missing[0]}: lm_eval has no such task.", "`lm-eval ls tasks` lists them.")
-    model = HarnessModel(evaluator, max_length=max_length, progress=progress)
-    try:
-        found: dict[str, Any] = simple_evaluate(
-            model=model, tasks=known, task_manager=manager, bootstrap_iters=0, log_samples=True
-        )
-    except (OSError, ValueError, ImportError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UsageError(
-            f"--task lm_eval:{','.join(known)}: lm_eval can't run it: {type(error).__name__}: {reason}",
-            "Check that its data can be reached; a .yaml task of your own may name local files.",
-        ) from error
-    return found
-
-
-def _task_of(name: str) -> str:
-    """The name itself, or the one that a task's file gives."""
-    if not name.endswith((".yaml", ".yml")):
-        return name
-    found = re.search(r"^task:\s*[\"']?([\w.-]+)", Path(name).read_text(encoding="utf-8"), re.MULTILINE)
-    if found is None:
-        raise UsageError(f"--task lm_eval:{name}: the file names no task.", "Begin it with `task: NAME`.")
-    return found[1]

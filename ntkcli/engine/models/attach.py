@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ntkcli.engine.models.beside import is_half, is_vanilla, round_once
@@ -57,20 +58,37 @@ def attach_adapter(model: Any, adapter: AdapterIdentity, *, trainable: bool = Fa
         torch.manual_seed(_SEED)
         try:
             attached = PeftModel.from_pretrained(model, str(adapter.folder), is_trainable=trainable)
-        except (RuntimeError, ValueError, KeyError) as error:
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:200]
             raise SpecError(
                 f"The adapter {adapter.folder} does not fit this base model: {reason}",
                 "Give --model the model it was trained on.",
             ) from error
+    adapter.watch.require_unchanged()
     missing = [str(w.message) for w in caught if "missing adapter keys" in str(w.message)]
     if missing:
         raise SpecError(
             f"The adapter {adapter.folder} lacks weights: {' '.join(missing[0].split())[:200]}",
             "Give --model the model it was trained on, or train the adapter again.",
         )
+    _refuse_unused(attached, adapter)
     round_once(attached)
+    refuse_not_finite(adapter)
     return attached.eval()
+
+
+def refuse_not_finite(adapter: AdapterIdentity) -> None:
+    """SpecError, naming the weight, for an adapter with values that are not finite: no row is to blame for them."""
+    from safetensors import safe_open
+
+    with safe_open(adapter.folder / "adapter_model.safetensors", framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118  # no dict
+            if bad := int((~torch.isfinite(weight := file.get_tensor(name))).sum()):
+                raise SpecError(
+                    f"The adapter {adapter.folder} has weights that are not finite: {bad:,} of {weight.numel():,} in "
+                    f"{name}.",
+                    "Give another adapter, or train this one again with a lower --lr.",
+                )
 
 
 def fold(model: nn.Module) -> list[Factors]:
@@ -223,3 +241,20 @@ def weight_hashes(model: nn.Module) -> dict[str, tuple[torch.Size, torch.dtype, 
     weights = {name: x.detach() for name, x in model.state_dict().items() if isinstance(x, Tensor)}
     hashes = torch.stack([torch.hash_tensor(x).view(torch.int64) for x in weights.values()]).tolist()
     return {name: (x.shape, x.dtype, found) for (name, x), found in zip(weights.items(), hashes, strict=True)}
+
+
+def _refuse_unused(attached: Any, adapter: AdapterIdentity) -> None:
+    """SpecError if the file has LoRA weights of layers that the adapter's configuration leaves as they are.
+
+    peft drops these without a word.
+    """
+    with safe_open(str(adapter.folder / "adapter_model.safetensors"), framework="np") as file:
+        keys = [key for key in file.keys() if ".lora_" in key]  # noqa: SIM118  (not a dictionary)
+    modules = dict(attached.named_modules())
+    for key in keys:
+        layer = modules.get(key.partition(".lora_")[0])
+        if layer is not None and not hasattr(layer, "lora_A"):
+            raise SpecError(
+                f"The adapter {adapter.folder} has weights {key}, and its adapter_config.json leaves that layer out.",
+                "Download adapter_config.json and adapter_model.safetensors again, both of one adapter.",
+            )

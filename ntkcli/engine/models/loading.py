@@ -6,12 +6,8 @@ Knows nothing of stores or commands. No code from a model's folder is run, unles
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import logging
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +17,15 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from ntkcli.engine.models.conversion import converted, require_unchanged
 from ntkcli.engine.models.devices import DTYPES, pick_device
 from ntkcli.engine.models.heads import HeadForm, read_head
+from ntkcli.engine.models.weights import own_memory, refuse_other_weights
 from ntkcli.engine.rope import forget_lengths
-from ntkcli.errors import UsageError
-from ntkcli.identity import ModelIdentity, converted_folder
+from ntkcli.errors import NtkselError, UsageError
+from ntkcli.identity import ModelIdentity
+from ntkcli.library_settings import without_library_settings
+from ntkcli.model_files import reason_of, why_tokenizer_fails
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,22 +39,49 @@ class LoadedModel:
 
 
 def load_tokenizer(identity: ModelIdentity) -> Any:
-    """The model's own tokenizer (a fast one: the encoder needs character offsets)."""
+    """The model's own tokenizer (a fast one: the encoder needs character offsets).
+
+    Raises:
+        UsageError: a file of it is missing or damaged. NtkselError: one changed since its digest was taken.
+    """
     from transformers import AutoTokenizer
 
-    folder = _converted(identity) if identity.gguf else identity.folder
+    folder = _folder(identity)
     with _remote_code(identity) as trust:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
+        except Exception as error:  # of transformers, tokenizers, sentencepiece or the model's own code
+            if trust or not identity.brings_code:
+                model_config(identity)  # which the tokenizer's class is chosen by, and may be the one that is damaged
+                raise why_tokenizer_fails(folder, error, label=identity.label) from error
+            raise
+    require_unchanged(identity, folder)
     if not tokenizer.is_fast:
         raise UsageError(
             f"--model {identity.reference}: its tokenizer has no fast version, which gives the character offsets "
             "that the answer mask needs.",
             "Save one beside the model as tokenizer.json.",
         )
+    _check_template(tokenizer, identity)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     _fit_tokens(tokenizer, model_config(identity))
     return tokenizer
+
+
+def _check_template(tokenizer: Any, identity: ModelIdentity) -> None:
+    """UsageError if the chat template itself is broken, which every row would be blamed for."""
+    from jinja2 import TemplateSyntaxError
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    try:
+        if isinstance(tokenizer.chat_template, str):
+            _compile_jinja_template(tokenizer.chat_template)
+    except TemplateSyntaxError as error:
+        raise UsageError(
+            f"{identity.label}: its chat template is cut or damaged: {reason_of(error)} (line {error.lineno}).",
+            "Download chat_template.jinja or tokenizer_config.json again.",
+        ) from error
 
 
 def _fit_tokens(tokenizer: Any, config: Any) -> None:
@@ -72,60 +99,89 @@ def _fit_tokens(tokenizer: Any, config: Any) -> None:
 
 
 def model_config(identity: ModelIdentity) -> Any:
-    """The model's configuration, without its weights."""
+    """The model's configuration, without its weights. UsageError if transformers can't make sense of it."""
     from transformers import AutoConfig
 
-    folder = _converted(identity) if identity.gguf else identity.folder
-    with _remote_code(identity) as trust:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=trust)
+    with _remote_code(identity) as trust, _as_usage_error(identity):
+        return AutoConfig.from_pretrained(_folder(identity), trust_remote_code=trust)
 
 
-def load_model(identity: ModelIdentity, *, dtype: str, device: str) -> LoadedModel:
+def load_model(identity: ModelIdentity, *, dtype: str, device: str, with_head: bool = True) -> LoadedModel:
     """The model with every weight frozen, in evaluation mode, on `device` in `dtype` (a key of `DTYPES`).
 
     A GGUF file is converted once (about 20 s for 135M parameters) and kept in the user's cache. A folder whose weights
-    were quantised by bitsandbytes stays quantised.
+    were quantised by bitsandbytes stays quantised. Without `with_head` the files may lack the output layer, which is
+    then random.
 
     Raises:
-        UsageError: transformers can't load it; the message carries its reason.
+        UsageError: transformers can't load it; the message carries its reason. NtkselError: a file changed meanwhile.
     """
     from transformers import AutoModelForCausalLM
 
-    _silence_bars()
     place = pick_device(device)
-    folder = _converted(identity) if identity.gguf else identity.folder
+    folder = _folder(identity)
     quantised = _quantisation(folder)
-    try:
-        with _remote_code(identity) as trust:
-            model = AutoModelForCausalLM.from_pretrained(
-                folder,
-                dtype=DTYPES[dtype],
-                use_safetensors=True,
-                device_map={"": place} if quantised else None,
-                trust_remote_code=trust,
-            )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        if quantised and isinstance(error, ImportError):
-            raise UsageError(
-                f"--model {identity.reference}: its weights are quantised by {quantised}, which is not installed here.",
-                "pip install 'ntksel[quantised]'" if quantised == "bitsandbytes" else f"Install {quantised}.",
-            ) from error
-        reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
-        raise UsageError(f"--model {identity.reference}: transformers can't load it: {reason}") from error
+    with (
+        without_library_settings(),
+        _quiet_loading(),
+        _remote_code(identity) as trust,
+        _as_usage_error(identity, quantised),
+    ):
+        model, found = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=DTYPES[dtype],
+            use_safetensors=True,
+            device_map={"": place} if quantised else None,
+            trust_remote_code=trust,
+            ignore_mismatched_sizes=True,  # found out below, with the names
+            output_loading_info=True,
+        )
+    refuse_other_weights(model, found, identity, with_head=with_head)
     model.requires_grad_(False)
     model.eval()
     if quantised:
         _keep_differentiable(model)
     else:
         model.to(place)
+        if place.type == "cpu":
+            own_memory(model)
     forget_lengths(model)
     head_form(model)  # refuses here what could not be right later
+    require_unchanged(identity, folder)
     return LoadedModel(model, load_tokenizer(identity), place, DTYPES[dtype])
+
+
+def _folder(identity: ModelIdentity) -> Path:
+    return converted(identity) if identity.gguf else identity.folder
+
+
+@contextlib.contextmanager
+def _as_usage_error(identity: ModelIdentity, quantised: str = "") -> Iterator[None]:
+    """What transformers raises while it loads, as an error of the model: it has no class of its own for these."""
+    try:
+        yield
+    except NtkselError:
+        raise
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise NtkselError(
+            f"{identity.label}: there is not enough memory to load it.",
+            "Give --dtype bfloat16, another --device, or a smaller or quantised model.",
+        ) from error
+    except Exception as error:
+        if quantised and isinstance(error, ImportError):
+            raise UsageError(
+                f"--model {identity.reference}: its weights are quantised by {quantised}, which is not installed here.",
+                "pip install 'ntksel[quantised]'" if quantised == "bitsandbytes" else f"Install {quantised}.",
+            ) from error
+        raise UsageError(
+            f"--model {identity.reference}: transformers can't load it: {reason_of(error)}.",
+            "Check its config.json, or give a model that this version of transformers can load.",
+        ) from error
 
 
 def _quantisation(folder: Path) -> str:
     """How the folder's weights are quantised, by its configuration (`bitsandbytes`), or ""."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = json.loads((folder / "config.json").read_bytes())
     return str((config.get("quantization_config") or {}).get("quant_method", ""))
 
 
@@ -215,46 +271,19 @@ def _is_known(identity: ModelIdentity) -> bool:
     """Whether transformers has the model's architecture itself."""
     from transformers import CONFIG_MAPPING
 
-    config = json.loads((identity.folder / "config.json").read_text(encoding="utf-8"))
+    config = json.loads((identity.folder / "config.json").read_bytes())
     return config.get("model_type") in CONFIG_MAPPING
 
 
-def _silence_bars() -> None:
-    """No bars of transformers' own: ours tells the course of the whole."""
-    from transformers.utils import logging
+@contextlib.contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """No bars and no reports of transformers' own: what is wrong we report ourselves."""
+    from transformers.utils import logging as messages
 
-    logging.disable_progress_bar()
-
-
-def _converted(identity: ModelIdentity) -> Path:
-    """The folder with a GGUF file's model in transformers' own format, made once and published by a rename."""
-    final = converted_folder(identity)
-    if final.is_dir():
-        return final
+    messages.disable_progress_bar()
+    before = messages.get_verbosity()
+    messages.set_verbosity_error()
     try:
-        import gguf  # noqa: F401  (transformers needs it and says so less clearly)
-    except ImportError as error:
-        raise UsageError("A GGUF model needs the package gguf.", "pip install 'ntksel[gguf]'") from error
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    _silence_bars()
-    final.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".converting-", dir=final.parent))
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):  # the converter draws a bar that nothing else turns off
-            loaded = AutoModelForCausalLM.from_pretrained(identity.folder, gguf_file=identity.gguf, dtype=torch.float32)
-        # save_pretrained refuses a model that was loaded from GGUF, so its weights move into a fresh one.
-        del loaded.config.quantization_config
-        fresh = AutoModelForCausalLM.from_config(loaded.config, dtype=torch.float32)
-        fresh.load_state_dict(loaded.state_dict())
-        fresh.save_pretrained(work)
-        AutoTokenizer.from_pretrained(identity.folder, gguf_file=identity.gguf).save_pretrained(work)
-        json.loads((work / "config.json").read_text(encoding="utf-8"))
-        try:
-            os.rename(work, final)
-        except OSError:
-            if not final.is_dir():  # not another process that was first, a real failure
-                raise
+        yield
     finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return final
+        messages.set_verbosity(before)

@@ -24,6 +24,7 @@ import store
 from ntkcli.engine.features.extract import default_batch_tokens
 from ntkcli.engine.models.adapters import linear_layers
 from ntkcli.engine.models.attach import attach_adapter
+from ntkcli.engine.models.beside import round_once
 from ntkcli.engine.models.devices import train_on
 from ntkcli.engine.models.loading import LoadedModel
 from ntkcli.engine.training import checkpoints
@@ -34,6 +35,7 @@ from ntkcli.engine.training.trainer import Step, TrainingRows, checkpoint_callba
 from ntkcli.engine.training.weight_average import WeightAverage
 from ntkcli.errors import NtkselError, UsageError
 from ntkcli.identity import AdapterIdentity
+from ntkcli.library_settings import without_library_settings
 from ntkcli.progress import Progress
 from ntkcli.units import human_bytes
 from store import atomic
@@ -107,7 +109,7 @@ def train_adapter(
     )
     resume = newest_checkpoint(folder / "checkpoints", at_most=resume_at_most)
     state = (checkpoints.read_state(resume) if resume else None) or RunState(options.batch_tokens)
-    with _quiet(), _deterministic(loaded.device):
+    with without_library_settings(), _quiet(), _deterministic(loaded.device):
         model = _with_adapter(loaded, options)
         arguments = _arguments(loaded, options, folder / "checkpoints", n_steps=len(steps))
         pad_id = loaded.tokenizer.pad_token_id or 0
@@ -205,7 +207,9 @@ def _with_adapter(loaded: LoadedModel, options: TrainingOptions) -> Any:
         task_type="CAUSAL_LM",
     )
     torch.manual_seed(options.seed)  # peft draws A
-    return get_peft_model(loaded.model, config)
+    model = get_peft_model(loaded.model, config)
+    round_once(model)
+    return model
 
 
 @contextmanager
@@ -225,7 +229,7 @@ def _deterministic(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # what cuBLAS needs for it; another size may be other kernels
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:

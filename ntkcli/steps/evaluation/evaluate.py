@@ -11,6 +11,7 @@ import numpy as np
 import store
 from ntkcli.data import Encoder
 from ntkcli.data.files import OnError
+from ntkcli.data.references import split_name
 from ntkcli.errors import UsageError
 from ntkcli.progress import Progress, Silent
 from ntkcli.statistics import Difference
@@ -18,15 +19,21 @@ from ntkcli.steps.evaluation.plan import HARNESS, Plan, check_baseline, make_pla
 from ntkcli.steps.evaluation.scorers import item_arrays, refuse_long_items, refuse_unusable, score_part
 from ntkcli.steps.evaluation.summary import EvaluateResult, summarise
 from ntkcli.steps.shared.disk_room import refuse_without_room
+from ntkcli.steps.shared.environment import begin, model_environment
 from ntkcli.steps.shared.model_settings import note_conversion
 from ntkcli.steps.shared.non_finite import settle_non_finite
-from ntkcli.steps.shared.stores import open_store
+from ntkcli.steps.shared.outputs import Inputs
+from ntkcli.steps.shared.stores import is_store, open_store
 
 if TYPE_CHECKING:
     from ntkcli.engine.evaluation.evaluator import Evaluator
 
 PART_ROWS = 64
 """Items of a part: what a kill can lose, some seconds to a minute."""
+
+
+MAX_NEW_TOKENS = 128
+"""Of an answer, where nothing else is asked for."""
 
 
 def evaluate(
@@ -39,7 +46,7 @@ def evaluate(
     retain: Sequence[str | Path] = (),
     scorer: str = "auto",
     normalise: str = "sum",
-    max_new_tokens: int = 128,
+    max_new_tokens: int = MAX_NEW_TOKENS,
     answer_pattern: str | None = None,
     baseline: str | None = None,
     max_length: int = 1024,
@@ -50,8 +57,12 @@ def evaluate(
     columns: Mapping[str, str] | None = None,
     split: str | None = None,
     thinking: bool | None = None,
+    num_fewshot: int | None = None,
+    limit: int | None = None,
+    apply_chat_template: bool = False,
     trust_remote_code: bool = False,
     export: str | Path | None = None,
+    force: bool = False,
     progress: Progress | None = None,
 ) -> EvaluateResult:
     """Write `evals/<name>/<run>` for every run: an adapter of the store, a folder with one, `base`, or an arm's seeds.
@@ -60,8 +71,9 @@ def evaluate(
     included, divided as `normalise` says), `generate` (greedy, compared with the answer) or `loss` (perplexity of the
     answer); `auto` is `choices` where rows have choices, else `generate`. `retain` are tasks of general ability.
     Runs `x.s0`, `x.s1` are seeds of the arm `x`; all arms are compared with the `baseline` arm, by default the first.
-    `export` writes every item (.jsonl). `columns`, `split`: `ntkcli.data.DataFile`, for every task; `thinking`:
-    `ntkcli.data.Encoder`.
+    `export` writes every item (.jsonl) or totals (.json), over a file that is not ours only with `force`.
+    `columns`, `split`: `ntkcli.data.DataFile`, for every task; `thinking`: `ntkcli.data.Encoder`. `num_fewshot`,
+    `limit` (items of each task) and `apply_chat_template` are of tasks `lm_eval:NAME`.
 
     Raises:
         UsageError, DataError: a run, a task or an item can't be used.
@@ -72,6 +84,16 @@ def evaluate(
     if any(str(each).startswith(HARNESS) for each in (*task, *retain)):
         from ntkcli.steps.evaluation.lm_eval import evaluate_harness
 
+        _refuse_given(
+            "Tasks of lm_eval do not take",
+            scorer=(scorer, "auto"),
+            normalise=(normalise, "sum"),
+            max_new_tokens=(max_new_tokens, MAX_NEW_TOKENS),
+            answer_pattern=(answer_pattern, None),
+            columns=(columns or None, None),
+            split=(split, None),
+            on_error=(on_error, "fail"),
+        )
         return evaluate_harness(
             store_path,
             model=model,
@@ -80,14 +102,25 @@ def evaluate(
             retain=[str(each) for each in retain],
             name=name,
             baseline=baseline,
+            num_fewshot=num_fewshot,
+            limit=limit,
+            apply_chat_template=apply_chat_template,
             max_length=max_length,
             dtype=dtype,
             device=device,
             batch_tokens=batch_tokens,
+            thinking=thinking,
             trust_remote_code=trust_remote_code,
             export=export,
+            force=force,
             progress=progress,
         )
+    refuse_harness_options(num_fewshot=num_fewshot, limit=limit, apply_chat_template=apply_chat_template)
+    if export is not None:
+        from ntkcli.steps.evaluation.export import check_export
+
+        read = Inputs([split_name(str(each))[1] for each in (*task, *retain)], (model, *run))
+        check_export(export, read, open_store(store_path) if is_store(store_path) else None, force=force)
     plan = make_plan(
         store_path,
         model=model,
@@ -110,10 +143,6 @@ def evaluate(
         create=True,
     )
     check_baseline(plan, baseline)
-    if export is not None:
-        from ntkcli.steps.evaluation.export import check_export
-
-        check_export(export)
     artefacts: dict[str, store.Artefact] = {}
     evaluator: Evaluator | None = None
     for run_name, adapter in plan.adapters.items():
@@ -124,8 +153,10 @@ def evaluate(
         refuse_without_room(artefact, artefact.pending(), instead="")
         if evaluator is None:
             note_conversion(plan.identity, progress)
-            evaluator = _load(plan, device, max_length, batch_tokens, thinking, on_error)
+            evaluator = _load(plan, device, max_length, batch_tokens, thinking, on_error, progress)
         evaluator.use(adapter, plan.identity)
+        generates = "generate" in plan.items.scorers
+        begin(artefact, model_environment(plan.identity, evaluator.loaded, generates=generates), progress)
         _run(artefact, plan, evaluator, on_error, progress)
     result = summarise(artefacts, name=name, baseline=baseline, items=plan.items)
     if export is not None:
@@ -133,6 +164,23 @@ def evaluate(
 
         write_export(export, artefacts, plan.items, result, spec=plan.spec, model=plan.identity.reference)
     return result
+
+
+def refuse_harness_options(*, num_fewshot: int | None, limit: int | None, apply_chat_template: bool) -> None:
+    """UsageError for an option that only tasks of lm_eval take."""
+    _refuse_given(
+        "Only tasks of lm_eval take",
+        num_fewshot=(num_fewshot, None),
+        limit=(limit, None),
+        apply_chat_template=(apply_chat_template, False),
+    )
+
+
+def _refuse_given(why: str, **options: tuple[object, object]) -> None:
+    """UsageError for the first option whose value is not its default: (value, default) by name."""
+    for name, (value, default) in options.items():
+        if value != default:
+            raise UsageError(f"{why} --{name.replace('_', '-')}.", "Leave the option out.")
 
 
 def summary(store_path: str | Path, *, name: str, runs: Sequence[str], baseline: str | None = None) -> EvaluateResult:
@@ -150,6 +198,8 @@ def compare(store_path: str | Path, *, name: str, run: str, baseline: str) -> Di
 
 
 def _create(plan: Plan, run: str) -> store.Artefact:
+    if plan.stored is None:
+        raise ValueError("a plan without a store is for estimates only")
     retained = [task.name for task in plan.items.tasks if task.retained]
     artefact = plan.stored.create(
         f"evals/{plan.name}/{run}",
@@ -163,6 +213,7 @@ def _create(plan: Plan, run: str) -> store.Artefact:
     attrs: dict[str, Any] = {
         "tasks": [task.name for task in plan.items.tasks],
         "files": [task.file for task in plan.items.tasks if task.file],
+        "inputs": [task.source for task in plan.items.tasks],
         **({"retained": retained} if retained or "retained" in artefact.attrs else {}),
     }
     if any(artefact.attrs.get(key) != value for key, value in attrs.items()):
@@ -171,13 +222,21 @@ def _create(plan: Plan, run: str) -> store.Artefact:
 
 
 def _load(
-    plan: Plan, device: str, max_length: int, batch_tokens: int | None, thinking: bool | None, on_error: OnError
+    plan: Plan,
+    device: str,
+    max_length: int,
+    batch_tokens: int | None,
+    thinking: bool | None,
+    on_error: OnError,
+    progress: Progress,
 ) -> Evaluator:
     """The base model; before its weights are loaded, items that can't be encoded are refused unless they may be."""
     from ntkcli.engine.evaluation.evaluator import Evaluator
     from ntkcli.engine.models.loading import load_model, load_tokenizer
 
     encoder = Encoder(load_tokenizer(plan.identity), max_length=max_length, thinking=thinking)
+    if encoder.form:
+        progress.note(encoder.form)
     if on_error == "fail":
         refuse_unusable(plan.items, encoder)
     refuse_long_items(plan.items, encoder, plan.identity, plan.settings.max_new_tokens)

@@ -16,15 +16,25 @@ from ntkcli.data import Row
 from ntkcli.errors import UsageError
 from ntkcli.steps.evaluation.items import Items
 from ntkcli.steps.evaluation.summary import EvaluateResult, RunMeasures
+from ntkcli.steps.shared.outputs import Inputs, check_output, output_path, write_output
 
 HARNESS_NAMES = {"accuracy": "acc", "token_f1": "f1"}
 """Measures that lm-evaluation-harness knows by another name."""
 
 
-def check_export(path: str | Path) -> None:
-    """UsageError if the file can't be of a form that is known."""
+def check_export(path: str | Path, inputs: Inputs, stored: store.Store | None, *, force: bool) -> None:
+    """UsageError if the file can't be of a form that is known, or must not be written:
+    `ntkcli.steps.shared.outputs`."""
     if Path(path).suffix not in (".jsonl", ".json"):
         raise UsageError(f"--export {path}: no known form.", "Give a name in .jsonl (items) or .json (totals).")
+    check_output(path, option="--export", inputs=inputs, stored=stored, force=force, parents=True)
+
+
+def publish_export(path: str | Path, data: bytes, artefacts: Mapping[str, store.Artefact]) -> None:
+    """Write an export of these runs' artefacts, and its manifest; the folder is made where there is none."""
+    output_path(path).parent.mkdir(parents=True, exist_ok=True)
+    made = {run: {"artefact": each.name, "fingerprint": each.fingerprint} for run, each in artefacts.items()}
+    write_output(path, data, {"runs": made})
 
 
 def write_export(
@@ -37,15 +47,13 @@ def write_export(
     model: str,
 ) -> None:
     """Write the items of all runs (.jsonl), or totals in the harness's shape (.json), by run if there are several."""
-    file = Path(path).expanduser()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if file.suffix == ".jsonl":
+    if Path(path).suffix == ".jsonl":
         lines = (json.dumps(record, ensure_ascii=False, allow_nan=False) for record in item_records(artefacts, items))
-        store.write_bytes(file, "".join(f"{line}\n" for line in lines).encode("utf-8", "replace"))
+        publish_export(path, "".join(f"{line}\n" for line in lines).encode("utf-8", "replace"), artefacts)
         return
     totals = {run: harness_totals(result, run, spec=spec, model=model) for run in artefacts}
     document = next(iter(totals.values())) if len(totals) == 1 else totals
-    store.write_bytes(file, json.dumps(document, indent=2, allow_nan=False).encode() + b"\n")
+    publish_export(path, json.dumps(document, indent=2, allow_nan=False).encode() + b"\n", artefacts)
 
 
 def item_records(artefacts: Mapping[str, store.Artefact], items: Items) -> Iterator[dict[str, Any]]:

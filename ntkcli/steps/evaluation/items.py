@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +12,11 @@ from numpy.typing import NDArray
 import store
 from ntkcli.data import BadRow, DataFile, Row, scan
 from ntkcli.data.files import OnError
+from ntkcli.data.references import split_name
 from ntkcli.data.tasks.reference import task_label
 from ntkcli.data.tasks.source import for_evaluation
 from ntkcli.errors import DataError, UsageError
 from ntkcli.steps.shared.row_sets import rows_in_order
-from store.layout import is_name
 
 SCORERS = ("choices", "generate", "loss")
 
@@ -27,6 +26,7 @@ class Task:
     """One task: its items' rows, the digest of its file, how they are scored, and whether it is of general ability.
 
     `file` is the path that `select` looks for leaks of; None if the rows were read with renamed columns or a split.
+    `source` is what the rows were read from.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Task:
     scorer: str
     retained: bool
     file: str | None
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +93,8 @@ def load_tasks(
 
 def _name_of(reference: str) -> tuple[str, str]:
     """Name and path of `NAME=PATH` or `PATH`."""
-    name, equals, path = reference.partition("=")
-    if equals and is_name(name) and path and not Path(reference).exists():
+    name, path = split_name(reference)
+    if name is not None and path:
         return name, path
     return store.check_name(task_label(reference), "the name of --task"), reference
 
@@ -108,6 +109,7 @@ def _load(
     on_error: OnError,
 ) -> Task:
     file = DataFile(path if split else for_evaluation(path), columns=columns, split=split)
+    file.watch()
     scanned = scan(file, on_error=on_error)
     rows = tuple(rows_in_order(file, None, scanned.status))
     good = [row for row in rows if isinstance(row, Row)]
@@ -125,4 +127,4 @@ def _load(
             "Give rows with prompt and completion, or --scorer loss.",
         )
     plain = not columns and split is None
-    return Task(name, rows, scanned.digest, chosen, retained, file.reference if plain else None)
+    return Task(name, rows, scanned.digest, chosen, retained, file.reference if plain else None, file.reference)

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import store
 from ntkcli.answers import AnswerPattern
+from ntkcli.data import stdin
 from ntkcli.data.files import OnError
 from ntkcli.errors import UsageError
-from ntkcli.identity import AdapterIdentity, ModelIdentity, refuse_other_base, resolve_adapter, resolve_model
+from ntkcli.identity import (
+    AdapterIdentity,
+    ModelIdentity,
+    end_of_text_spec,
+    refuse_other_base,
+    resolve_adapter,
+    resolve_model,
+)
 from ntkcli.statistics import group_seeds
 from ntkcli.steps.evaluation.items import Items, load_tasks
 from ntkcli.steps.evaluation.scorers import ScorerSettings
 from ntkcli.steps.shared.datasets import kept_data
 from ntkcli.steps.shared.model_settings import encoder_spec, run_parent, settle_dtype
-from ntkcli.steps.shared.stores import open_store, require_spec
+from ntkcli.steps.shared.stores import is_store, open_store, require_spec
 
 VERSION = 2
 """Of the evaluation, in every spec: goes up when the same items would get other values."""
@@ -33,10 +42,11 @@ NORMALISATIONS = ("sum", "tokens", "characters")
 class Plan:
     """All that an evaluation is made of, checked, before a model is loaded: a run's name → its adapter, None for base.
 
-    `spec` is that of every run, but for its adapter; `known` are the runs of this eval that the store has.
+    `spec` is that of every run, but for its adapter; `known` are the runs of this eval that the store has. `stored` is
+    None where there is no store yet and none was to be made.
     """
 
-    stored: store.Store
+    stored: store.Store | None
     name: str
     identity: ModelIdentity
     items: Items
@@ -82,9 +92,12 @@ def make_plan(
         raise UsageError("--dry-run can't tell what tasks of lm_eval take.", "Leave it out for these.")
     if normalise not in NORMALISATIONS or max_new_tokens < 1:
         raise UsageError(f"--normalise must be one of {', '.join(NORMALISATIONS)}; --max-new-tokens 1 or more.")
-    settings = ScorerSettings(normalise, max_new_tokens, AnswerPattern(answer_pattern) if answer_pattern else None)
+    pattern = AnswerPattern(answer_pattern) if answer_pattern else None
     identity = resolve_model(model, trust_remote_code=trust_remote_code)
-    stored = open_store(store_path, create=create)
+    settings = ScorerSettings(normalise, max_new_tokens, pattern)
+    if not create and stdin.STDIN in map(str, (*task, *retain)):
+        raise UsageError("--dry-run keeps nothing, so what standard input gives would be lost.", "Give a file.")
+    stored = open_store(store_path, create=create) if create or is_store(store_path) else None
     items = load_tasks(
         [str(kept_data(stored, path)) for path in task],
         retain=[str(kept_data(stored, path)) for path in retain],
@@ -94,22 +107,39 @@ def make_plan(
         on_error=on_error,
     )
     adapters, parents = find_runs(stored, run, identity)
-    known = {
-        artefact.name.rpartition("/")[2]: artefact
-        for artefact in stored.artefacts(store.Kind.EVAL)
-        if artefact.name.startswith(f"evals/{name}/")
-    }
+    known = {} if stored is None else known_runs(stored, name)
     spec = {
         "version": VERSION,
         "model": identity.spec,
         "encoder": encoder_spec(max_length, thinking),
         "tasks": [task.digest for task in items.tasks],
-        **settings.spec(items.scorers),
+        **_with_end_of_text(settings.spec(items.scorers), identity, known.values()),
         "dtype": settle_dtype(dtype, device, next(iter(known.values()), None)),
     }
     for artefact in known.values():  # one eval is one table: same base model, same items, same settings
         require_spec(artefact, {**spec, "adapter": artefact.spec["adapter"]})
     return Plan(stored, name, identity, items, settings, adapters, parents, spec, known)
+
+
+def known_runs(stored: store.Store, name: str) -> dict[str, store.Artefact]:
+    """The runs of an eval that the store has, by name."""
+    return {
+        artefact.name.rpartition("/")[2]: artefact
+        for artefact in stored.artefacts(store.Kind.EVAL)
+        if artefact.name.startswith(f"evals/{name}/")
+    }
+
+
+def _with_end_of_text(
+    scoring: dict[str, Any], identity: ModelIdentity, known: Iterable[store.Artefact]
+) -> dict[str, Any]:
+    """The scorers' part of a spec; where answers are written, with the tokens that end one.
+
+    Evals that were begun before these stood in the spec go on without them.
+    """
+    if "generate" in scoring and all("eos_token_id" in one.spec.get("generate", {}) for one in known):
+        scoring["generate"] |= end_of_text_spec(identity)
+    return scoring
 
 
 def check_baseline(plan: Plan, baseline: str | None) -> None:
@@ -127,9 +157,10 @@ def require_baseline(runs: Sequence[str], baseline: str | None) -> None:
 
 
 def find_runs(
-    stored: store.Store, references: Sequence[str], identity: ModelIdentity
+    stored: store.Store | None, references: Sequence[str], identity: ModelIdentity
 ) -> tuple[dict[str, AdapterIdentity | None], dict[str, dict[str, str]]]:
     """Adapter and parents of each run by its name, an arm's seeds one by one; checked to be of this base model."""
+    own = Path(os.devnull) if stored is None else stored.path / "adapters"
     adapters: dict[str, AdapterIdentity | None] = {}
     parents: dict[str, dict[str, str]] = {}
     for reference in (one for given in references for one in _seeds_of(stored, given)):
@@ -141,16 +172,17 @@ def find_runs(
             )
         adapters[name] = None
         if reference != BASE:
-            adapter = resolve_adapter(reference, adapters=stored.path / "adapters", option="--run")
+            adapter = resolve_adapter(reference, adapters=own, option="--run")
             refuse_other_base(adapter, identity)
             adapters[name] = adapter
-        parents[name] = run_parent(stored, None if reference == BASE else reference)  # refuses changed training rows
+        if stored is not None:  # refuses changed training rows
+            parents[name] = run_parent(stored, None if reference == BASE else reference)
     return adapters, parents
 
 
-def _seeds_of(stored: store.Store, reference: str) -> list[str]:
+def _seeds_of(stored: store.Store | None, reference: str) -> list[str]:
     """The run itself; for the name of an arm that is no run, its seeds `NAME.s0`, `NAME.s1`, ... in order."""
-    if "/" in reference or reference == BASE or (stored.path / "adapters" / reference).is_dir():
+    if stored is None or "/" in reference or reference == BASE or (stored.path / "adapters" / reference).is_dir():
         return [reference]
     seed = re.compile(rf"{re.escape(reference)}\.s(\d+)")
     runs = [artefact.name.partition("/")[2] for artefact in stored.artefacts(store.Kind.RUN)]

@@ -86,6 +86,7 @@ def summarise(
     tasks = [str(task) for task in first.attrs["tasks"]]
     retained = tuple(str(task) for task in first.attrs.get("retained", []))
     scorers = _scorers(first, tasks)
+    metrics: Mapping[str, Mapping[str, Any]] = first.attrs.get("metrics", {})
     columns = {run: _read(artefact) for run, artefact in artefacts.items()}
     status = np.maximum.reduce([read["status"] for read in columns.values()])  # a value may be finite under some runs
     codes = next(iter(columns.values()))["task"]
@@ -95,15 +96,18 @@ def summarise(
         if task not in masks:
             _refuse_if_not_finite(task, {run: read["status"][codes == code] for run, read in columns.items()})
     compared = compare_arms(
-        {task: _task_items(arms, columns, mask, scorers[task]) for task, mask in masks.items()},
+        {task: _task_items(arms, columns, mask, scorers[task], metrics.get(task, {})) for task, mask in masks.items()},
         baseline=reference,
         averages={
+            **_group_weights(first.attrs.get("groups", {}), {task: int(mask.sum()) for task, mask in masks.items()}),
             AVERAGE: [task for task in masks if task not in retained],
             RETAINED: [task for task in masks if task in retained],
         },
     )
     measured = tuple(
-        _measures(run, task, scorers[task], {name: values[mask] for name, values in read.items()}, mask, items)
+        _measures_of_metric(run, task, read, mask, metrics.get(task, {}))
+        if scorers[task] == HARNESS_SCORER
+        else _measures(run, task, scorers[task], {name: values[mask] for name, values in read.items()}, mask, items)
         for task, mask in masks.items()
         for run, read in columns.items()
     )
@@ -148,8 +152,9 @@ def _task_items(
     columns: Mapping[str, Mapping[str, NDArray[Any]]],
     mask: NDArray[np.bool_],
     scorer: str,
+    metric: Mapping[str, Any],
 ) -> TaskItems:
-    """The items of one task as the comparison takes them: right or wrong, or nats a token."""
+    """The items of one task as the comparison takes them: right or wrong, or nats a token; or lm_eval's `metric`."""
     if scorer in ABILITY:
         return TaskItems(
             {arm: {seed: columns[run]["correct"][mask] for seed, run in runs.items()} for arm, runs in arms.items()}
@@ -157,14 +162,43 @@ def _task_items(
     any_run = next(iter(columns.values()))
     if scorer == HARNESS_SCORER:
         found = {arm: {s: columns[run]["value"][mask] for s, run in runs.items()} for arm, runs in arms.items()}
-        shares = all(((x >= 0) & (x <= 1)).all() for runs in found.values() for x in runs.values())
-        return TaskItems(found, percent=shares)
+        unit = str(metric.get("unit", ""))
+        shares = not unit and all(((x >= 0) & (x <= 1)).all() for runs in found.values() for x in runs.values())
+        weights = any_run["weight"][mask] if "weight" in any_run else None  # evals of before have none
+        return TaskItems(
+            found,
+            weights=None if weights is None or bool((weights == 1).all()) else weights,
+            higher_is_better=bool(metric.get("higher_is_better", True)),
+            percent=shares,
+            unit=unit,
+        )
     tokens = any_run["tokens"][mask].astype(np.float64)
     values = {
         arm: {seed: columns[run]["nll"][mask] / np.maximum(1, tokens) for seed, run in runs.items()}
         for arm, runs in arms.items()
     }
     return TaskItems(values, weights=tokens, higher_is_better=False, percent=False, unit=NATS)
+
+
+def _group_weights(groups: Mapping[str, Mapping[str, Any]], sizes: Mapping[str, int]) -> dict[str, dict[str, float]]:
+    """The weight of each task in the value of its group of lm_eval, as the group has it: by its items, or alike."""
+    return {
+        name: {task: float(sizes[task]) if group["by_size"] else 1.0 for task in group["tasks"] if task in sizes}
+        for name, group in groups.items()
+    }
+
+
+def _measures_of_metric(
+    run: str, task: str, columns: Mapping[str, NDArray[Any]], mask: NDArray[np.bool_], metric: Mapping[str, Any]
+) -> RunMeasures:
+    """The mean of the items, and under lm_eval's own name the metric: e to its power for a perplexity."""
+    values = columns["value"][mask]
+    weights = columns["weight"][mask] if "weight" in columns else np.ones(len(values))
+    mean = float(weights @ values / weights.sum()) if weights.sum() else math.nan
+    measures = {"value": mean}
+    if metric:
+        measures[str(metric["metric"])] = math.exp(min(mean, 700)) if metric["perplexity"] else mean
+    return RunMeasures(run, task, HARNESS_SCORER, int(mask.sum()), measures, None)
 
 
 def _measures(
@@ -178,8 +212,6 @@ def _measures(
     n = int(mask.sum())
     if scorer == "loss":
         return RunMeasures(run, task, scorer, n, _loss_measures(columns), None)
-    if scorer == HARNESS_SCORER:
-        return RunMeasures(run, task, scorer, n, {"value": float(columns["value"].mean())}, None)
     right, classes = float(columns["correct"].mean()), _classes(columns, mask, items)
     chosen = bool((columns["answer"] >= 0).all())
     measures = {"accuracy" if chosen else "exact_match": right}

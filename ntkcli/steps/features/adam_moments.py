@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ntkcli.digests import Watch
 from ntkcli.errors import UsageError
-from ntkcli.identity import AdapterIdentity, digest_file
+from ntkcli.identity import AdapterIdentity
 from ntkcli.steps.shared.seal import OPTIMIZER
 
 VERSION = 1
@@ -20,6 +21,7 @@ class AdamState:
 
     path: Path
     spec: dict[str, Any]
+    watch: Watch = field(default_factory=Watch, compare=False, repr=False)
 
 
 def adam_state(adapter: AdapterIdentity | None) -> AdamState:
@@ -32,9 +34,11 @@ def adam_state(adapter: AdapterIdentity | None) -> AdamState:
         raise UsageError(f"--adam: the adapter {adapter.folder} has no {OPTIMIZER} beside it.", how)
     from safetensors import SafetensorError, safe_open
 
+    watch = Watch()
+    digest = watch.digest(path)
     try:
         with safe_open(str(path), framework="np") as file:
             rate = float(file.metadata()["mean_learning_rate"])
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UsageError(f"--adam: {path} can't be read ({error}).", how) from error
-    return AdamState(path, {"version": VERSION, "moments": digest_file(path), "mean_learning_rate": rate})
+    return AdamState(path, {"version": VERSION, "moments": digest, "mean_learning_rate": rate}, watch)

@@ -19,7 +19,7 @@ from ntkcli.steps.features.settings import check_numbers
 from ntkcli.steps.shared.cost import Estimate, estimate, hidden_size
 from ntkcli.steps.shared.datasets import read_as_known
 from ntkcli.steps.shared.row_sets import rows_in_order, selected_rows
-from ntkcli.steps.shared.stores import open_store
+from ntkcli.steps.shared.stores import is_store, open_store
 from ntkcli.steps.shared.token_counts import Counts, counts_of, find_counts
 
 
@@ -56,7 +56,7 @@ def estimate_featurize(
         )
     check_numbers(kind=kind, positions=None, probe=probe, probes=probes, shard=(0, 1))
     identity = resolve_model(model, trust_remote_code=trust_remote_code)
-    stored = open_store(store_path) if (Path(store_path) / "store.json").is_file() or rows is not None else None
+    stored = open_store(store_path) if is_store(store_path) or rows is not None else None
     known = stored.find(f"datasets/{store.check_name(name, '--name')}") if stored is not None else None
     with readable(str(data)) as path:
         file, alike = read_as_known(known, path, columns=columns, split=split)

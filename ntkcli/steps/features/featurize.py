@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +15,14 @@ from ntkcli.data import DataFile, Encoder
 from ntkcli.data.files import OnError
 from ntkcli.identity import AdapterIdentity, ModelIdentity, resolve_adapter, resolve_model
 from ntkcli.progress import Progress, Silent
+from ntkcli.seeds import check_seed
 from ntkcli.steps.features.adam_moments import adam_state
 from ntkcli.steps.features.arrays import default_part_rows, feature_arrays, row_bytes
 from ntkcli.steps.features.part_loop import FeatureLoop
 from ntkcli.steps.features.settings import DEFAULT_POSITIONS, FeatureSettings, check_choices, check_numbers
 from ntkcli.steps.shared.datasets import register_data
 from ntkcli.steps.shared.disk_room import refuse_without_room
+from ntkcli.steps.shared.environment import begin, model_environment
 from ntkcli.steps.shared.model_settings import note_conversion, run_parent, settle_dtype
 from ntkcli.steps.shared.row_sets import rows_in_order, selected_rows
 from ntkcli.steps.shared.stores import open_store, require_spec
@@ -106,6 +108,8 @@ def featurize(
         kind=kind, positions=positions, pooling=pooling, probe=probe, projection=projection, store_dtype=store_dtype
     )
     check_numbers(kind=kind, positions=positions, probe=probe, probes=probes, shard=shard, adam=adam)
+    check_seed("--seed", seed)
+    check_seed("--adapter-seed", adapter_seed)
     identity = resolve_model(model, trust_remote_code=trust_remote_code)
     stored = open_store(store_path, create=True)
     adapter_identity = resolve_adapter(adapter, adapters=stored.path / "adapters") if adapter else None
@@ -148,10 +152,12 @@ def featurize(
     if known is None or chosen is None:  # of a selection they are not kept, and were told when it began
         counts = _settle(stored, dataset, file, identity, chosen, shard, thinking, on_error, progress)
         refuse_long_rows(counts, model=identity, max_length=max_length, file=file, rows=chosen)
-    extractor, encoder = _load(identity, adapter_identity, settings, device, batch_tokens, known)
+    extractor, encoder, now = _load(identity, adapter_identity, settings, device, batch_tokens, known)
     n_rows = dataset.n if chosen is None else len(chosen)
     vectors = "embedding" if kind == "embed" else "sketch"
     arrays = feature_arrays(vectors, extractor.dim, store_dtype, some_rows=chosen is not None)
+    if encoder.form:
+        progress.note(encoder.form)
     artefact = stored.create(
         artefact_name,
         kind=store.Kind.FEATURES,
@@ -167,6 +173,8 @@ def featurize(
         extractor.budget.tokens = artefact.plan["batch_tokens"]  # another writer may have been first
     pending = artefact.pending(shard)
     refuse_without_room(artefact, pending)
+    if pending:
+        begin(artefact, now, progress)
     work = FeatureLoop(artefact, file, chosen, dataset.read("status"), encoder, extractor, on_error, progress, vectors)
     planned = extractor.budget.tokens
     computed, tokens = work.run(pending)
@@ -218,11 +226,11 @@ def _load(
     device: str,
     batch_tokens: int | None,
     known: store.Artefact | None,
-) -> tuple[Extractor, Encoder]:
+) -> tuple[Extractor, Encoder, dict[str, Any]]:
     from ntkcli.engine.features import extract
     from ntkcli.engine.models.loading import load_model
 
-    loaded = load_model(model, dtype=settings.dtype, device=device)
+    loaded = load_model(model, dtype=settings.dtype, device=device, with_head=settings.kind != "embed")
     encoder = Encoder(loaded.tokenizer, max_length=settings.max_length, thinking=settings.thinking)
     budget = batch_tokens or (known.plan["batch_tokens"] if known is not None else None)
     if settings.kind == "embed":
@@ -238,7 +246,9 @@ def _load(
         extractor = extract.gradient_extractor(
             loaded, model=model, adapter=adapter, settings=settings.gradient(), batch_tokens=budget
         )
-    return extractor, encoder
+        if settings.adam is not None:
+            settings.adam.watch.require_unchanged()
+    return extractor, encoder, model_environment(model, loaded)
 
 
 def _result(artefact: store.Artefact, *, computed: int, tokens: int) -> FeaturizeResult:

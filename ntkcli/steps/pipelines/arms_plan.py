@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from ntkcli import kernel_presets
 from ntkcli.errors import UsageError
+from ntkcli.seeds import check_training_seed
 from ntkcli.steps.pipelines.recipe import Step
 
 ARMS: Final[dict[str, str]] = {
@@ -85,6 +86,8 @@ class Plan:
         for what, given in (("--arms", self.arms), ("--seeds", self.seeds), ("--probe", self.probes)):
             if not given or len(set(given)) < len(given):
                 raise UsageError(f"{what}: {', '.join(map(str, given)) or 'nothing'}.", "Give each once, at least one.")
+        for seed in self.seeds:
+            check_training_seed("--seeds", seed)
         needy = [arm for arm in ("domain-tokens", "random-length") if arm in self.arms]
         if needy and not self.chosen:
             raise UsageError(f"--arms: {needy[0]} is measured by the selected rows.", "Add selected to --arms.")
@@ -268,7 +271,7 @@ class Plan:
 
     def _select(self, score: str, name: str, *, n: int | None = None) -> Step:
         tokens = self.budget.tokens if n is None else None
-        size = {"token-budget": tokens} if tokens is not None else {"n": n or self.budget.n}
+        size = {"token-budget": tokens, "tokens-of": "embed"} if tokens is not None else {"n": n or self.budget.n}
         kept_out = {"against": list(self.against)} if self.against else {}
         return Step("select", self.store, {"score": self._own(score), **size, "name": self._own(name), **kept_out})
 

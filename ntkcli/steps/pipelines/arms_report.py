@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import glob
 import io
 import json
 import math
@@ -14,13 +15,17 @@ from typing import Any, Final
 
 import store
 from ntkcli.data import DataFile
+from ntkcli.data.references import is_there, split_name
 from ntkcli.data.stdin import STDIN
-from ntkcli.data.tasks.reference import names_task
+from ntkcli.data.tasks.reference import find_task, names_task
 from ntkcli.data.tasks.source import for_evaluation
 from ntkcli.errors import UsageError
+from ntkcli.progress import Progress
 from ntkcli.statistics import ArmScore
 from ntkcli.steps.pipelines.arms_plan import Plan
-from ntkcli.steps.shared.stores import open_store
+from ntkcli.steps.shared.outputs import Inputs, check_output, write_output
+from ntkcli.steps.shared.stores import is_store, open_store
+from ntkcli.steps.splits.overlap import Overlap, overlap
 
 COLUMNS: Final = (
     "task", "arm", "seeds", "rows", "tokens", "items", "value", "low", "high", "spread",
@@ -73,15 +78,50 @@ def check_data(plan: Plan, *, domain_split: str | None, pool_split: str | None) 
         raise UsageError("--pool is missing.", "Give the rows to choose from, or only arms that need none.")
     file = DataFile(plan.pool, split=pool_split)
     known = None
-    if (Path(plan.store) / "store.json").exists():
+    if is_store(plan.store):
         known = open_store(plan.store).find(f"datasets/{plan.prefix}pool")
     return plan.fitted(sum(1 for _ in file.records()) if known is None else known.n)
 
 
+def check_overlap(plan: Plan, *, domain_split: str | None, allow: bool, progress: Progress) -> dict[str, Overlap]:
+    """Of each task whose rows are on this machine: which of its items are rows of the domain, with a note of it.
+
+    UsageError if some are, word for word, unless `allow`: every arm trains on the domain.
+    """
+    found: dict[str, Overlap] = {}
+    if not is_local(plan.domain):
+        return found
+    domain = DataFile(plan.domain, split=domain_split)
+    for task in plan.tasks:
+        place = split_name(task)[1]
+        if not is_local(place):
+            continue
+        found[task] = each = overlap(domain, DataFile(for_evaluation(place)))
+        if each.exact or each.near:
+            progress.note(
+                f"{task}: {each.exact} of {each.items} items are rows of the domain, {each.near} nearly, such as "
+                + ", ".join(each.places)
+            )
+        if each.exact and not allow:
+            raise UsageError(
+                f"--task {task}: {each.exact} of its {each.items} items are rows of --domain {plan.domain}, such as "
+                f"{each.places[0]}.",
+                "Split them (`ntksel split`), or give --allow-overlap.",
+            )
+    return found
+
+
+def is_local(reference: str) -> bool:
+    """Whether its rows are on this machine: nothing is fetched for a comparison."""
+    if names_task(reference):
+        return bool(place := find_task(reference).path) and Path(place).exists()
+    return Path(reference).exists() or glob.has_magic(reference)
+
+
 def test_files(tasks: Sequence[str]) -> tuple[str, ...]:
     """Of the tasks, those that `select --against` can look for: files, and tasks by name."""
-    named = [task.partition("=")[2] if _is_named(task) else task for task in tasks]
-    return tuple(for_evaluation(task) for task in named if names_task(task) or Path(task).is_file())
+    named = [split_name(task)[1] for task in tasks]
+    return tuple(for_evaluation(task) for task in named if names_task(task) or is_there(task))
 
 
 def arms_result(
@@ -106,19 +146,31 @@ def arms_result(
         commands=tuple(commands),
     )
     paths[0].parent.mkdir(exist_ok=True)
-    for path in [*paths, *([export] if export else [])]:
-        store.write_bytes(path, (as_csv(result) if path.suffix == ".csv" else as_json(result)).encode())
+    for path in paths:
+        store.write_bytes(path, _text(path, result))
+    if export is not None:
+        write_output(export, _text(export, result), {"arms": result.artefact})
     return result
 
 
-def check_export(path: Path | None) -> None:
-    """UsageError, before anything runs, for a file that is neither .csv nor .json or whose folder is missing."""
-    if path is None:
-        return
-    if path.suffix not in (".csv", ".json"):
-        raise UsageError(f"--export {path}: of no kind that is written.", "Give a file that ends in .csv or .json.")
-    if not path.absolute().parent.is_dir():
-        raise UsageError(f"--export {path}: there is no folder {path.parent}.", "Make it first.")
+def check_outputs(plan: Plan, *, export: Path | None, recipe: Path | None, force: bool) -> None:
+    """UsageError, before anything runs, for a file that must not be written, or is neither .csv nor .json."""
+    stored = open_store(plan.store) if is_store(plan.store) else None
+    retained = [str(task) for task in plan.evaluation.get("retain", ())]
+    tasks = [split_name(task)[1] for task in (*plan.tasks, *retained)]
+    read = Inputs([each for each in (plan.domain, plan.pool, *tasks) if each], (plan.model,))
+    if export is not None:
+        if export.suffix not in (".csv", ".json"):
+            raise UsageError(
+                f"--export {export}: of no kind that is written.", "Give a file that ends in .csv or .json."
+            )
+        check_output(export, option="--export", inputs=read, stored=stored, force=force)
+    if recipe is not None:
+        check_output(recipe, option="--recipe", inputs=read, stored=stored, force=force)
+
+
+def _text(path: Path, result: ArmsResult) -> bytes:
+    return (as_csv(result) if path.suffix == ".csv" else as_json(result)).encode()
 
 
 def as_csv(result: ArmsResult) -> str:
@@ -158,8 +210,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _is_named(task: str) -> bool:
-    """Whether it is `NAME=PATH`."""
-    return "=" in task and not Path(task).exists()

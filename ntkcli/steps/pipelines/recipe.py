@@ -15,7 +15,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
+from ntkcli.data.formats.compression import without_bom
+from ntkcli.data.references import home
 from ntkcli.errors import UsageError
+from ntkcli.steps.shared.outputs import write_output
 
 TOP: Final = ("store", "defaults", "step")
 """What a recipe may hold on top."""
@@ -102,9 +105,9 @@ def read_recipe(path: str | Path, vocabulary: Vocabulary) -> Recipe:
     Raises:
         UsageError: it can't be read, or holds a key that nobody knows: the message has its line and the nearest one.
     """
-    path = Path(path)
+    path = Path(home(path))
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = without_bom(path, path.read_bytes()).decode("utf-8")
         content = tomllib.loads(text)
     except OSError as error:
         reason = f"{path} can't be read: {error.strerror or error}."
@@ -278,7 +281,7 @@ def write_recipe(path: str | Path, steps: Sequence[Step], *, comment: str = "") 
         lines += ["", "[[step]]", f"verb = {_toml(step.verb)}", f"store = {_toml(step.store)}"]
         lines += [f"{key} = {_toml(value)}" for key, value in step.values.items()]
     try:
-        Path(path).write_text("\n".join(lines).lstrip("\n") + "\n", encoding="utf-8")
+        write_output(path, ("\n".join(lines).lstrip("\n") + "\n").encode(), {"steps": len(steps)})
     except OSError as error:
         raise UsageError(f"{path} can't be written: {error.strerror or error}.", "Give another path.") from error
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import store
 from ntkcli.data.find_source import find_source
+from ntkcli.data.references import home, is_there, split_name, split_weight
 from ntkcli.data.tasks.reference import names_task
 from ntkcli.data.tasks.source import for_evaluation
 from ntkcli.errors import UsageError
@@ -50,11 +51,11 @@ def check_names(recipe: Recipe) -> None:
     made: dict[str, set[str]] = {}
     exported: set[str] = set()
     for number, step in enumerate(recipe.steps):
-        _check_files(recipe, number, exported)
-        exported |= {str(step.values["export"])} if "export" in step.values else set()
-        known = made.setdefault(step.store, _in_store(step.store))
+        known = made.setdefault(home(step.store), _in_store(home(step.store)))
+        _check_files(recipe, number, exported, known)
+        exported |= {home(str(step.values["export"]))} if "export" in step.values else set()
         known |= {f"datasets/{name}" for name in _named_files(step)}
-        for key, name, kinds in _names(step):
+        for key, name, kinds in _names(step, known):
             if not any(_stands(f"{kind}/{name}", known) for kind in kinds):
                 have = [path.partition("/")[2] for path in sorted(known) if path.partition("/")[0] in kinds]
                 near = get_close_matches(name, have, n=1, cutoff=0.5)
@@ -67,15 +68,15 @@ def check_names(recipe: Recipe) -> None:
             known.add(f"{MAKES[step.verb]}/{step.name}")
 
 
-def _check_files(recipe: Recipe, number: int, exported: set[str]) -> None:
+def _check_files(recipe: Recipe, number: int, exported: set[str], known: set[str]) -> None:
     """UsageError if a data file of a step is missing and no earlier step writes it."""
     step = recipe.steps[number]
     split = step.values.get("split")
     for key, value in step.values.items():
         for item in map(str, _items(value) if (step.verb, key) in FILES else []):
             path = _path_of(item, key)
-            is_name = (key == "train" and _is_name(path)) or ((step.verb, key) in NAME_FILES and "=" not in item)
-            if path in exported or path.startswith(ELSEWHERE) or is_name:
+            is_name = (key == "train" and _is_name(path, known)) or ((step.verb, key) in NAME_FILES and path == item)
+            if home(path) in exported or path.startswith(ELSEWHERE) or is_name:
                 continue
             try:
                 find_source(for_evaluation(path) if step.verb == "eval" and not split else path, split=split)
@@ -85,24 +86,26 @@ def _check_files(recipe: Recipe, number: int, exported: set[str]) -> None:
 
 def _path_of(item: str, key: str) -> str:
     """The reference without the weight behind it (`REF=0.5`, of --train) or the name before it (`NAME=REF`)."""
-    head, equals, tail = item.partition("=")
-    if not equals or Path(item).exists():
-        return item
-    return head if key == "train" else tail
+    return split_weight(item)[0] if key == "train" else split_name(item)[1]
 
 
-def _is_name(reference: str) -> bool:
-    """Whether it may be the name of an artefact: neither a path nor anything with a suffix."""
-    return "/" not in reference and not Path(reference).suffix and ":" not in reference
+def _is_name(reference: str, known: set[str]) -> bool:
+    """Whether it is the name of an artefact, or may be one: neither a path nor anything with a suffix."""
+    may_be = "/" not in reference and not Path(reference).suffix and ":" not in reference
+    return may_be or any(_stands(f"{kind}/{reference}", known) for kind in ("selections", "datasets", "runs"))
 
 
-def _names(step: Step) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+def _names(step: Step, known: set[str]) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     """The key, name and kinds of every artefact that a step reads; what may be a file is passed over."""
     for key, value in step.values.items():
         kinds = NAMES.get((step.verb, key))
         for item in _items(value) if kinds else []:
-            name = str(item).partition("=")[0] if key == "train" or (step.verb, key) in NAME_FILES else str(item)
-            is_file = not _is_name(name) or Path(name).exists() or name == "base" or names_task(name)
+            name = str(item)
+            if key == "train":
+                name = split_weight(name)[0]
+            elif (step.verb, key) in NAME_FILES:
+                name = split_name(name)[0] or name
+            is_file = not _is_name(name, known) or is_there(name) or name == "base" or names_task(name)
             if not (is_file and (step.verb, key) in MAY_BE_FILES):
                 yield key, name, kinds or ()
 
@@ -110,8 +113,8 @@ def _names(step: Step) -> Iterator[tuple[str, str, tuple[str, ...]]]:
 def _named_files(step: Step) -> Iterator[str]:
     """The names that a step gives to data files."""
     for key, value in step.values.items():
-        for name, equals, _ in (str(item).partition("=") for item in _items(value)):
-            if equals and (step.verb, key) in NAME_FILES:
+        for name, _ in (split_name(str(item)) for item in _items(value)):
+            if name is not None and (step.verb, key) in NAME_FILES:
                 yield name
 
 

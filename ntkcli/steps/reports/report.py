@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -18,6 +18,7 @@ from ntkcli.steps.reports.blocks import Block, Notice, Section
 from ntkcli.steps.reports.collect import READING, Facts, collect
 from ntkcli.steps.reports.sections import SECTIONS
 from ntkcli.steps.reports.texts import visible
+from ntkcli.steps.shared.outputs import check_output, inputs_of, output_path
 from ntkcli.steps.shared.stores import open_store
 
 MARK: Final = "ntksel report"
@@ -62,8 +63,8 @@ def report(
     if html is None and md is None:
         html = stored.folder("reports", DEFAULT)
         html.parent.mkdir(exist_ok=True)
-    files = [Path(path) for path in (html, md) if path is not None]
-    _check(files, force=force)
+    files = {option: Path(path) for option, path in (("--html", html), ("--md", md)) if path is not None}
+    _check(stored, files, force=force)
     facts = collect(stored, selection=selection)
     progress.start("report", total=len(SECTIONS), unit="sections")
     sections = []
@@ -99,18 +100,22 @@ def _is_missing(section: Section) -> bool:
     return all(isinstance(block, Notice) for block in section.blocks)
 
 
-def _check(files: list[Path], *, force: bool) -> None:
+def _check(stored: store.Store, files: Mapping[str, Path], *, force: bool) -> None:
+    """UsageError, with nothing made, if a report can't be made or must not write one of `files` (by their options)."""
     if find_spec("plotly") is None or find_spec("jinja2") is None:
         raise UsageError("A report needs plotly and jinja2.", "Run `pip install 'ntksel[report]'`.")
-    if len({path.resolve() for path in files}) < len(files):
-        raise UsageError(f"--html and --md are both {files[0]}.", "Give two names.")
-    for path in files:
-        if not path.parent.is_dir():
-            raise UsageError(f"{path}: there is no folder {path.parent}.", "Make it first.")
-        if path.is_dir():
-            raise UsageError(f"{path} is a folder.", "Give the name of a file.")
-        if path.exists() and not force and not is_ours(path):
-            raise UsageError(f"{path} exists, and no report wrote it.", "Give another name, or --force to replace it.")
+    if len({output_path(path) for path in files.values()}) < len(files):
+        raise UsageError(f"--html and --md are both {files['--md']}.", "Give two names.")
+    known = inputs_of(stored, on_damage=lambda _: None)
+    for option, path in files.items():
+        target = output_path(path)
+        if target.is_dir():
+            raise UsageError(f"{option} {path} is a folder.", "Give the name of a file.")
+        check_output(path, option=option, inputs=known, stored=None, force=True)  # our mark is in the file itself
+        if target.exists() and not force and not is_ours(target):
+            raise UsageError(
+                f"{option} {path} exists, and no report wrote it.", "Give another name, or --force to write over it."
+            )
 
 
 def is_ours(path: Path) -> bool:
@@ -122,7 +127,7 @@ def is_ours(path: Path) -> bool:
 
 def _write(path: Path, text: str) -> int:
     data = text.encode("utf-8")
-    store.write_bytes(path, data)
+    store.write_bytes(output_path(path), data)
     return len(data)
 
 

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 import store
-from ntkcli.errors import IncompleteError, UsageError
+from ntkcli.errors import NtkselError, UsageError
 from ntkcli.scoring.groups import mean_ranks
 from ntkcli.selection.top import top
 from ntkcli.steps.scores.combine import scores_of_one_pool
-from ntkcli.steps.scores.inputs import token_counts
+from ntkcli.steps.shared.lengths import kept_lengths, settle_encoding
 from ntkcli.steps.shared.stores import open_store
 
 TOP_SHARE = 0.1
@@ -79,10 +79,10 @@ def compare_scores(store_path: str | Path, *, scores: Sequence[str], n: int | No
         for a, b in combinations(range(len(found)), 2)
     )
     pool = str(found[0].attrs["data"])
-    lengths = _lengths(stored, pool)
+    tokens = _lengths(stored, found, pool)
     dataset = stored.get(f"datasets/{pool}")
     profiles = tuple(
-        ScoreProfile(name, int((~np.isnan(value)).sum()), _with_length(value, lengths), _sources(dataset, rows))
+        ScoreProfile(name, int((~np.isnan(value)).sum()), _with_length(value, tokens), _sources(dataset, rows))
         for name, value, rows in zip(names, values, best, strict=True)
     )
     return Comparison(pool, n, pairs, profiles)
@@ -101,18 +101,20 @@ def _spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     return float(np.corrcoef(a, b)[0, 1])
 
 
-def _lengths(stored: store.Store, pool: str) -> NDArray[np.int64] | None:
+def _lengths(stored: store.Store, scores: Sequence[store.Artefact], pool: str) -> NDArray[np.int64] | None:
+    """Each row's tokens, None where nothing says how they are counted, or several things do."""
     try:
-        return token_counts(stored, pool)
-    except IncompleteError:
+        encoding = settle_encoding(stored, pool, option="--compare", tokens_of=None, made_from=scores)
+        return kept_lengths(stored, pool, encoding)
+    except NtkselError:
         return None
 
 
-def _with_length(value: NDArray[np.float64], lengths: NDArray[np.int64] | None) -> float | None:
-    if lengths is None:
+def _with_length(value: NDArray[np.float64], tokens: NDArray[np.int64] | None) -> float | None:
+    if tokens is None:
         return None
-    known = ~np.isnan(value) & (lengths > 0)
-    return _spearman(value[known], lengths[known].astype(np.float64)) if known.sum() > 1 else None
+    known = ~np.isnan(value) & (tokens > 0)
+    return _spearman(value[known], tokens[known].astype(np.float64)) if known.sum() > 1 else None
 
 
 def _sources(dataset: store.Artefact, rows: NDArray[np.int64]) -> dict[str, int]:

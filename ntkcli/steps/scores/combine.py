@@ -12,6 +12,7 @@ from ntkcli.errors import SpecError, UsageError
 from ntkcli.progress import Progress, Silent
 from ntkcli.scoring.groups import combine_by_rank
 from ntkcli.steps.scores.score import VERSION, ScoreResult, create_score, one_score, result_of, write_score
+from ntkcli.steps.shared.environment import begin, environment
 from ntkcli.steps.shared.stores import open_store
 
 
@@ -39,6 +40,7 @@ def combine(
     if artefact.complete:
         progress.note(f"{artefact.name} is finished already")
     else:
+        begin(artefact, environment(), progress)
         values = [each.read("score").astype(np.float64) for each in found]
         write_score(artefact, one_score(combine_by_rank(values), across="max"), None)
     return result_of(artefact, "combine")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 import store
 from ntkcli.data import BadRow, Encoded, Encoder, Row, RowError
+from ntkcli.data.encoding import VERSION as ENCODER_VERSION
 from ntkcli.data.files import OnError
 from ntkcli.errors import NtkselError, SpecError, UsageError
 from ntkcli.identity import resolve_adapter, resolve_model
@@ -20,6 +21,7 @@ from ntkcli.progress import Progress
 from ntkcli.scoring.features import Rows
 from ntkcli.steps.features.settings import VERSION as FEATURE_VERSION
 from ntkcli.steps.shared.datasets import data_file
+from ntkcli.steps.shared.environment import begin, model_environment
 from ntkcli.steps.shared.non_finite import name_of, settle_non_finite
 from ntkcli.steps.shared.row_sets import rows_in_order
 
@@ -68,7 +70,8 @@ def fill_exact(
         SpecError: the model or the adapter is no longer where the features were made from, or has changed.
         NtkselError: a row does not fit in memory or, with on_error "fail", has values that are not finite; names it.
     """
-    scorer, encoder = _load(features, dtype=score.spec["dtype"], device=device, batch_tokens=batch_tokens)
+    scorer, encoder, now = _load(features, dtype=score.spec["dtype"], device=device, batch_tokens=batch_tokens)
+    begin(score, now, progress)
     planned = scorer.budget.tokens
     wanted = np.ones(pool.n, dtype=np.bool_) if only is None else np.isin(np.arange(pool.n), only)
     pending = score.pending()
@@ -161,13 +164,19 @@ class _Chunk:
 
 def _load(
     features: store.Artefact, *, dtype: str, device: str, batch_tokens: int | None
-) -> tuple[ExactScorer, Encoder]:
+) -> tuple[ExactScorer, Encoder, dict[str, Any]]:
     from ntkcli.engine.features.exact_scores import ExactScorer
     from ntkcli.engine.models.loading import load_model
 
     spec = features.spec
     if spec["kind"] == "embed":
         raise UsageError(f"{features.name} are embeddings; exact is a score of gradients.", "Give --feature ntk.")
+    if spec["encoder"]["version"] != ENCODER_VERSION:
+        raise SpecError(
+            f"{features.name} are of rows encoded in another way than today (version {spec['encoder']['version']}, now "
+            f"{ENCODER_VERSION}).",
+            "Featurize again under another --feature.",
+        )
     if "adam" in spec:
         raise UsageError(
             f"{features.name} hold Adam's steps; exact is a score of gradients.", "Featurize without --adam."
@@ -188,7 +197,8 @@ def _load(
     loaded = load_model(model, dtype=dtype, device=device)
     scorer = ExactScorer(loaded, model=model, adapter=adapter, settings=_settings(spec), batch_tokens=batch_tokens)
     written = spec["encoder"]
-    return scorer, Encoder(loaded.tokenizer, max_length=written["max_length"], thinking=written.get("thinking"))
+    encoder = Encoder(loaded.tokenizer, max_length=written["max_length"], thinking=written.get("thinking"))
+    return scorer, encoder, model_environment(model, loaded)
 
 
 def _settings(spec: dict[str, Any]) -> GradientSettings:

@@ -1,4 +1,4 @@
-"""What scores are made of: features of pool and domain groups, texts, and lengths in tokens."""
+"""What scores are made of: features of pool and domain groups, and texts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 import store
 from ntkcli.data import Row
-from ntkcli.errors import DataError, IncompleteError, SpecError, UsageError
+from ntkcli.errors import DataError, SpecError, UsageError
 from ntkcli.scoring.features import FeatureReader, Rows
 from ntkcli.steps.shared.datasets import data_file
 from ntkcli.steps.shared.row_sets import rows_in_order
@@ -135,50 +135,5 @@ def texts_of(stored: store.Store, data: str, rows: Rows | None) -> Callable[[], 
 
 
 def text_of(row: Row) -> str:
-    """What the row says: its turns' contents, joined by line feeds."""
-    return "\n".join(message.content for message in row.messages)
-
-
-def token_counts(stored: store.Store, data: str) -> Rows:
-    """Tokens of each row of a data set (n,) int64; 0 = unknown.
-
-    From its finished features that cover most rows, so as the model saw them; of rows that these leave out from the
-    counts that `featurize` keeps, cut at the same maximum length.
-
-    Raises:
-        IncompleteError: the data set has neither finished features nor counts.
-    """
-    n = stored.get(f"datasets/{store.check_name(data)}").n
-    found = [
-        artefact
-        for artefact in stored.artefacts(store.Kind.FEATURES)
-        if artefact.name.split("/")[1] == data and artefact.complete
-    ]
-    widest = max(found, key=lambda artefact: (artefact.n, artefact.name)) if found else None
-    counted = _counted(stored, data, widest) if widest is None or widest.n < n else None
-    if widest is None and counted is None:
-        raise IncompleteError(
-            f"Rows of {data!r} have no token counts: there are no finished features of it.",
-            f"Run `ntksel featurize ... --name {data}` first.",
-        )
-    counts = np.zeros(n, dtype=np.int64) if counted is None else counted
-    if widest is not None:
-        rows = widest.read("row") if "row" in widest.arrays else np.arange(n)
-        counts[rows] = widest.read("tokens")
-    return counts
-
-
-def _counted(stored: store.Store, data: str, features: store.Artefact | None) -> Rows | None:
-    """The counts of all rows by the features' tokenizer and up to their maximum length; by any if there are none."""
-    digest = stored.get(f"datasets/{data}").spec["digest"]
-    for artefact in stored.artefacts(store.Kind.TOKENS):
-        current = artefact.name.split("/")[1] == data and artefact.spec["data"] == digest and artefact.complete
-        if not current:
-            continue
-        length: Rows = artefact.read("length").astype(np.int64)
-        if features is None:
-            return length
-        if artefact.spec["tokenizer"] == features.spec["model"]["tokenizer"]:
-            longest: Rows = np.minimum(length, features.spec["encoder"]["max_length"])
-            return longest
-    return None
+    """What the row says: its turns, joined by line feeds."""
+    return "\n".join(message.text for message in row.messages)

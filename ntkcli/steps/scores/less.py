@@ -49,7 +49,8 @@ def plan_less(
     """Of the method less over one or more features.
 
     Raises:
-        UsageError: they are not of the loss, the domain's are Adam's steps, or only some of the pool's are.
+        UsageError: they are not of the loss, the domain's are Adam's steps, or only some of the pool's are; or Adam's
+            steps are to be centred.
         SpecError: a pool's and a domain's side were not made alike.
     """
     if len(set(features)) < len(features):
@@ -60,6 +61,8 @@ def plan_less(
         for feature in features
     ]
     weights = _weights(found)
+    if centre and found[0].rate is not None:
+        refuse_centre(found[0].pool_features)
     if found[0].rate is None:
         progress.note(
             f"{found[0].pool_features.name} holds plain gradients, not Adam's steps, so this is LESS with SGD; "
@@ -93,6 +96,17 @@ def plan_less(
     rows = sum(point.pool_features.n for point in found) * (1 + centre)
     parents = {artefact.name: artefact.fingerprint for artefact in used}
     return ScorePlan(spec, parents, compute, total=rows, measured=measured)
+
+
+def refuse_centre(side: store.Artefact) -> None:
+    """UsageError: Adam's steps and plain gradients have no mean in common that both could lose.
+
+    (Their own mean, taken from the domain's gradients, would leave nothing of the direction they are compared by.)
+    """
+    raise UsageError(
+        f"--centre: {side.name} holds Adam's steps and the domain's side plain gradients, which share no mean.",
+        "Leave --centre out, or featurize the pool without --adam.",
+    )
 
 
 def _checkpoint(

@@ -23,8 +23,8 @@ from ntkcli.steps.scores.inputs import (
     features_of,
     group_readers,
     texts_of,
-    token_counts,
 )
+from ntkcli.steps.shared.lengths import SPEC_KEY, Encoding, lengths, settle_encoding
 
 VOTE_SHARE = 0.005
 """Of the pool, what each domain row votes for by default: the paper's 9,000 of 1.8 million."""
@@ -131,9 +131,16 @@ def plan_by_words(
 
 
 def plan_random(
-    stored: store.Store, dataset: store.Artefact, only: Rows | None, *, seed: int, match_length: str | None
+    stored: store.Store,
+    dataset: store.Artefact,
+    only: Rows | None,
+    *,
+    seed: int,
+    match_length: str | None,
+    tokens_of: str | None,
+    known: store.Artefact | None,
 ) -> ScorePlan:
-    """random, of any length or of another set's lengths."""
+    """random, of any length or of another set's lengths; `known` is the score of this name that is there already."""
     wanted = np.arange(dataset.n) if only is None else only
     wanted = wanted[dataset.read("status")[wanted] < store.RowStatus.UNREADABLE]
     ids = dataset.read("row_id").tolist()
@@ -145,26 +152,45 @@ def plan_random(
             return found, None
 
         return ScorePlan({"seed": seed}, {}, draw)
-    target, parent = _target_lengths(stored, match_length)
-    tokens = token_counts(stored, dataset.name.partition("/")[2])
-    wanted = wanted[tokens[wanted] > 0]
-    if not len(wanted):
-        raise DataError("No pool row has a known length in tokens.", "Featurize the pool first.")
-    spec = {"seed": seed, "match_length": parent.fingerprint}
-    return ScorePlan(
-        spec,
-        {parent.name: parent.fingerprint},
-        lambda: (match_length_scores(tokens, target, ids, wanted, seed=seed), None),
+    pool = dataset.name.partition("/")[2]
+    parent, data = _target(stored, match_length)
+    encoding = settle_encoding(
+        stored,
+        pool,
+        option="--match-length",
+        tokens_of=tokens_of,
+        made_from=[parent],
+        others=[data],
+        known=known,
     )
 
+    def match() -> ScoresAndTies:
+        target = _target_lengths(stored, parent, data, encoding)
+        tokens = lengths(stored, pool, encoding, wanted)
+        if not (tokens[wanted] > 0).any():
+            raise DataError("No pool row has a known length in tokens.", "Featurize the pool first.")
+        return match_length_scores(tokens, target, ids, wanted[tokens[wanted] > 0], seed=seed), None
 
-def _target_lengths(stored: store.Store, reference: str) -> tuple[Rows, store.Artefact]:
-    """The known lengths in tokens (m,) of a selection, else of a data set, and that artefact."""
+    spec = {"seed": seed, "match_length": parent.fingerprint, SPEC_KEY: encoding.spec}
+    if known is None:
+        found = match()
+        return ScorePlan(spec, {parent.name: parent.fingerprint}, lambda: found)
+    return ScorePlan(spec, {parent.name: parent.fingerprint}, match)
+
+
+def _target(stored: store.Store, reference: str) -> tuple[store.Artefact, str]:
+    """What `--match-length` names, a selection or else a data set, and the name of its data set."""
     selection = stored.find(f"selections/{store.check_name(reference, '--match-length')}")
     artefact = selection or stored.get(f"datasets/{reference}")
-    counts = token_counts(stored, str(artefact.attrs["data"]) if selection else reference)
-    known = counts[artefact.read("row")] if selection else counts
-    known = known[known > 0]
-    if not len(known):
-        raise DataError(f"--match-length {reference}: no row of it has a known length.", "Featurize it first.")
-    return known, artefact
+    return artefact, str(artefact.attrs["data"]) if selection else reference
+
+
+def _target_lengths(stored: store.Store, target: store.Artefact, data: str, encoding: Encoding) -> Rows:
+    """The lengths in tokens (m,) of a selection's or a data set's rows, without those that can't be encoded."""
+    rows = target.read("row") if target.name.startswith("selections/") else None
+    found = lengths(stored, data, encoding, rows)
+    found = found if rows is None else found[rows]
+    found = found[found > 0]
+    if not len(found):
+        raise DataError(f"{target.name} of --match-length: no row of it can be encoded.", "Give another.")
+    return found

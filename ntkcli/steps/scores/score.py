@@ -12,15 +12,18 @@ from numpy.typing import NDArray
 
 import store
 from ntkcli.data.files import OnError
+from ntkcli.data.references import split_name
 from ntkcli.errors import UsageError
 from ntkcli.progress import Progress, Silent
 from ntkcli.scoring.features import Rows, Wide
 from ntkcli.scoring.groups import across_groups
+from ntkcli.seeds import check_seed
 from ntkcli.steps.scores import exact
 from ntkcli.steps.scores.less import plan_less
 from ntkcli.steps.scores.methods import ScorePlan, plan_by_features, plan_by_words, plan_random
-from ntkcli.steps.shared.datasets import data_file, data_name
+from ntkcli.steps.shared.datasets import data_file, data_name, moved_data
 from ntkcli.steps.shared.disk_room import refuse_without_room
+from ntkcli.steps.shared.environment import begin, environment
 from ntkcli.steps.shared.non_finite import settle_non_finite
 from ntkcli.steps.shared.row_sets import rows_in_order, selected_rows
 from ntkcli.steps.shared.stores import DATASET_PART_ROWS, open_store, write_rows
@@ -29,6 +32,8 @@ VERSION = 1
 """Of the scores, in every spec: goes up when the same features would give other scores."""
 BY_FEATURES = ("votes", "mean", "cosine", "max", "rds", "less")
 BY_WORDS = ("bm25", "dsir")
+PACKAGES = {"bm25": ("bm25s",)}
+"""Optional packages that a method computes with, by name."""
 FIX = "Score by --method cosine, which leaves lengths out, or give --on-error skip to leave these rows out."
 METHODS = (*BY_FEATURES, "exact", *BY_WORDS, "random")
 
@@ -65,10 +70,12 @@ def score(
     k: int | None = None,
     seed: int = 0,
     match_length: str | None = None,
+    tokens_of: str | None = None,
     dtype: str = "auto",
     device: str = "auto",
     batch_tokens: int | None = None,
     on_error: OnError = "fail",
+    data: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> ScoreResult:
     """Write `scores/<name>`: one float32 a row of the data set `pool`, NaN where there is none.
@@ -79,9 +86,10 @@ def score(
     names the features on all sides (default ntk, for less loss; less takes several; words and random take none); `rows`
     keeps to a selection of the pool; `k` is for votes and rds (default 0.5% of the pool, at least 10), `seed` for dsir
     and random. Several domains, or `group_by="source"`, make groups: a score each, joined by `across` (max, mean).
-    `match_length` names a data set or a selection whose lengths in tokens random rows shall have. `dtype` (auto: the
+    `match_length` names a data set or a selection whose lengths in tokens random rows shall have, counted as
+    `ntkcli.steps.shared.lengths` settles it or by `tokens_of` (features of the pool, or a model). `dtype` (auto: the
     features'), `device` and `batch_tokens` are for exact, which computes. With on_error "skip" rows whose values are
-    not finite get no score.
+    not finite get no score. `data` says where files of data sets are now (NAME=FILE), if they have moved.
 
     Raises:
         store.MissingArtefactError, store.IncompleteError: features are missing or not finished.
@@ -97,14 +105,17 @@ def score(
         centre=centre,
         k=k,
         match_length=match_length,
+        tokens_of=tokens_of,
         across=across,
         group_by=group_by,
         domains=len(domains),
         features=len(features),
         computes=dtype != "auto" or device != "auto" or batch_tokens is not None,
     )
-    files = [name for name, equals, _ in (each.partition("=") for each in (pool, *domains)) if equals]
+    check_seed("--seed", seed)
+    files = [name for name, _ in map(split_name, (pool, *domains)) if name is not None]
     stored = open_store(store_path, create=bool(files))
+    moved_data(stored, data, default=[pool])
     pool = data_name(stored, pool, option="--pool", on_error=on_error)
     domains = [data_name(stored, each, option="--domain", on_error=on_error) for each in domains]
     dataset = stored.get(f"datasets/{pool}")
@@ -115,7 +126,15 @@ def score(
         only, selection = selected_rows(stored, rows, dataset=dataset)
         parents[selection.name] = spec["rows"] = selection.fingerprint
     if method == "random":
-        plan = plan_random(stored, dataset, only, seed=seed, match_length=match_length)
+        plan = plan_random(
+            stored,
+            dataset,
+            only,
+            seed=seed,
+            match_length=match_length,
+            tokens_of=tokens_of,
+            known=stored.find(f"scores/{store.check_name(name, '--name')}"),
+        )
     elif method == "less":
         plan = plan_less(
             stored,
@@ -167,6 +186,7 @@ def score(
             progress=progress,
         )
     else:
+        begin(artefact, environment(*PACKAGES.get(method, ())), progress)
         _fill(stored, artefact, dataset, plan, across=across, on_error=on_error, progress=progress)
     progress.stop()
     skipped = _left_out(artefact, plan) + sum(_unusable(stored.get(f"datasets/{each}")) for each in files)
@@ -212,6 +232,7 @@ def _check_options(
     centre: bool,
     k: int | None,
     match_length: str | None,
+    tokens_of: str | None,
     across: str,
     group_by: str | None,
     domains: int,
@@ -233,6 +254,8 @@ def _check_options(
     ):
         if given and method not in methods:
             raise UsageError(f"{option} means nothing to --method {method}.", f"It is for {', '.join(methods)}.")
+    if tokens_of is not None and match_length is None:
+        raise UsageError("--tokens-of says how lengths are counted, and nothing here has one.", "Give --match-length.")
 
 
 def create_score(

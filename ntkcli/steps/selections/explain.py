@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from ntkcli.scoring.features import FeatureReader
 from ntkcli.selection.top import top
 from ntkcli.steps.selections.selectors import Candidates, SelectorFeatures, features_to_compare, rows_with_features
 from ntkcli.steps.selections.why_not import displaced
+from ntkcli.steps.shared.datasets import moved_data
 from ntkcli.steps.shared.stores import open_store
 
 NEAREST = 3
@@ -62,8 +63,10 @@ class Explanation:
     scores: tuple[ScoreRank, ...]
 
 
-def explain(store_path: str | Path, *, selection: str, row: str) -> Explanation:
+def explain(store_path: str | Path, *, selection: str, row: str, data: Sequence[str] = ()) -> Explanation:
     """Explain one row of the selection's pool, given by its id or else by its number from 0.
+
+    `data` is where the pool's file is now, if it has moved.
 
     Raises:
         UsageError: the pool has no such row.
@@ -71,6 +74,7 @@ def explain(store_path: str | Path, *, selection: str, row: str) -> Explanation:
     stored = open_store(store_path)
     artefact = stored.get(f"selections/{store.check_name(selection, 'SELECTION')}")
     stored.check_parents(artefact)
+    moved_data(stored, data, default=[str(artefact.attrs["data"])])
     ids = stored.get(f"datasets/{artefact.attrs['data']}").read("row_id").tolist()
     if row in ids:
         number = ids.index(row)

@@ -5,9 +5,8 @@ The manifest beside the file says what it was made of, down to digests and the f
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -15,39 +14,79 @@ from typing import Any, Final, Literal
 import numpy as np
 
 import store
-from ntkcli.data import Row, pick
+from ntkcli.data import DataFile, Message, Row, RowError, pick
+from ntkcli.data import tools as calls_format
+from ntkcli.data.rows import canonical_row
+from ntkcli.data.schemas import detect, read_row
 from ntkcli.errors import DataError, UsageError
+from ntkcli.steps.selections.export_values import json_lines, read_back, table_of
 from ntkcli.steps.shared.datasets import data_file
+from ntkcli.steps.shared.outputs import (
+    Inputs,
+    check_output,
+    checksum,
+    manifest_of,
+    output_path,
+    publish_output,
+    replace_folder,
+    write_output,
+)
 
 Format = Literal["own", "messages", "alpaca", "prompt-completion"]
 Record = dict[str, Any]
 SUFFIXES: Final = (".jsonl", ".parquet")
 
 
+def check_exports(
+    stored: store.Store, export: str | Path | None, scores: str | Path | None, inputs: Inputs, *, force: bool
+) -> None:
+    """UsageError, before anything is chosen or made, for a file of either option that must not be written.
+
+    Also for a suffix that can't be written, and for one file under both options.
+    """
+    if export is not None:
+        path = output_path(export)
+        if path.suffix not in ("", *SUFFIXES):
+            raise UsageError(
+                f"--export {export}: {path.suffix} can't be written.", "Give .jsonl, .parquet or no suffix."
+            )
+        if path.is_dir() and not (path.suffix == "" and (path / "state.json").is_file()):
+            raise UsageError(f"--export {export} is a folder that save_to_disk didn't write.", "Give a new name.")
+        check_output(export, option="--export", inputs=inputs, stored=stored, force=force)
+    if scores is not None:
+        if output_path(scores).suffix != ".parquet":
+            raise UsageError(f"--export-scores {scores} can't be written.", "Give a .parquet file.")
+        if export is not None and output_path(export) == output_path(scores):
+            raise UsageError("--export and --export-scores name one file.", "Give each a name of its own.")
+        check_output(scores, option="--export-scores", inputs=inputs, stored=stored, force=force)
+
+
+def is_exported(path: str | Path, selection: store.Artefact | None, schema: Format) -> bool:
+    """Whether the file is this very export already: a finished command that is given again has nothing to write."""
+    if selection is None or not selection.complete:
+        return False
+    said = manifest_of(path) or {}
+    if (said.get("fingerprint"), said.get("format")) != (selection.fingerprint, schema):
+        return False
+    return output_path(path).exists() and checksum(output_path(path)) == said.get("sha256")
+
+
 def export_rows(
-    stored: store.Store, dataset: store.Artefact, selection: store.Artefact, path: Path, *, schema: Format = "own"
+    stored: store.Store, dataset: store.Artefact, selection: store.Artefact, path: str | Path, *, schema: Format = "own"
 ) -> None:
     """Write the rows in rank order, with `ntksel_score` and `ntksel_rank` (from 1), and the manifest.
 
-    `path` ends in .jsonl or .parquet, or has no suffix: a folder by `datasets.save_to_disk`. `schema` "own" keeps the
-    pool's columns. The manifest is `<path>.manifest.json`; the same selection exported again gives the same bytes.
+    `path` ends in .jsonl or .parquet, or has no suffix: a folder by `datasets.save_to_disk`; `check_exports` has passed
+    it. `schema` "own" keeps the pool's columns. What is read back from it are the same rows; in tables a column or key
+    that a row lacks is null. The same selection exported again gives the same bytes.
 
     Raises:
-        UsageError: no such folder, or a suffix that can't be written.
-        DataError: a row doesn't fit the schema; it says which one.
+        DataError: a row doesn't fit the schema, or the format can't hold its values; it says which one.
     """
-    if not path.parent.is_dir():
-        raise UsageError(f"--export {path}: there is no folder {path.parent}.", "Make it first.")
-    if path.suffix not in ("", *SUFFIXES):
-        raise UsageError(f"--export {path}: {path.suffix} can't be written.", "Give .jsonl, .parquet or no suffix.")
-    if path.is_dir() and not (path.suffix == "" and (path / "state.json").is_file()):
-        raise UsageError(f"--export {path} is a folder that save_to_disk didn't write.", "Give a new name.")
-    records = _records(stored, dataset, selection, schema)
-    if path.suffix == ".jsonl":
-        store.write_bytes(path, *(json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in records))
-    else:
-        _write_table(stored, path, records)
-    manifest = {
+    file = data_file(stored, dataset)
+    records = _records(file, selection, schema)
+    named = output_path(path)
+    made = {
         "selection": selection.name,
         "fingerprint": selection.fingerprint,
         "spec": selection.spec,
@@ -56,11 +95,13 @@ def export_rows(
         "data": {"name": dataset.name, "digest": dataset.spec["digest"], "file": dataset.attrs["source"]},
         "rows": len(records),
         "format": schema,
-        "sha256": _checksum(path),
-        "trainers": trainer_entries(path, schema, system=any(record.get("system") for record in records)),
+        "trainers": trainer_entries(named, schema, system=any(record.get("system") for record in records)),
     }
-    text = json.dumps(manifest, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
-    store.write_bytes(path.with_name(f"{path.name}.manifest.json"), text.encode())
+    if named.suffix == ".jsonl":
+        write_output(path, json_lines(records), made)
+        return
+    table = checked_table(records, file if schema == "own" else None)
+    (_write_parquet if named.suffix == ".parquet" else _write_folder)(path, table, made)
 
 
 def trainer_entries(path: Path, schema: Format, *, system: bool = False) -> dict[str, Any]:
@@ -126,10 +167,10 @@ def lineage(stored: store.Store, artefact: store.Artefact) -> dict[str, Any]:
     return found
 
 
-def export_scores(stored: store.Store, dataset: store.Artefact, path: Path) -> None:
+def export_scores(stored: store.Store, dataset: store.Artefact, path: str | Path) -> None:
     """Every finished score of the pool as parquet: `row`, `row_id`, `source` and a float32 column for each score."""
-    if path.suffix != ".parquet" or not path.parent.is_dir():
-        raise UsageError(f"--export-scores {path} can't be written.", "Give a .parquet file in a folder that exists.")
+    import pyarrow
+
     name = dataset.name.partition("/")[2]
     labels = [str(label) for label in dataset.attrs["sources"]]
     columns: dict[str, Any] = {
@@ -137,32 +178,80 @@ def export_scores(stored: store.Store, dataset: store.Artefact, path: Path) -> N
         "row_id": dataset.read("row_id").tolist(),
         "source": [labels[code] for code in dataset.read("source")],
     }
+    used: dict[str, str] = {}
     for score in stored.artefacts(store.Kind.SCORE):
         if score.attrs["data"] == name and score.complete:
             columns[f"score_{score.name.partition('/')[2]}"] = score.read("score")
-    _write_parquet(stored, path, columns)
+            used[score.name] = score.fingerprint
+    _write_parquet(path, pyarrow.table(columns), {"scores": used, "data": {"name": dataset.name}})
 
 
-def _records(stored: store.Store, dataset: store.Artefact, selection: store.Artefact, schema: Format) -> list[Record]:
+def _records(file: DataFile, selection: store.Artefact, schema: Format) -> list[Record]:
     rows, scores = selection.read("row"), selection.read("score")
     rank_of = {int(row): rank for rank, row in enumerate(rows)}
     records: list[Record] = [{}] * len(rows)
-    for row in pick(data_file(stored, dataset), rows.tolist()):
+    for row in pick(file, rows.tolist()):
         rank = rank_of[row.index]
         extra = {"ntksel_score": float(scores[rank]), "ntksel_rank": rank + 1}
-        records[rank] = {**_FORMATS[schema](row), **extra}
+        records[rank] = {**shaped(row, schema), **extra}
     return records
 
 
+def shaped(row: Row, schema: Format) -> Record:
+    """A row in a trainer's columns, or in its own. DataError if the schema can't hold it."""
+    return _FORMATS[schema](row)
+
+
+def checked_table(records: Sequence[Record], file: DataFile | None) -> Any:
+    """The records as an arrow table. DataError if it would give back another row than one of them.
+
+    Rows are read as those of the pool's `file`, or by the columns that they have.
+    """
+    table = table_of(records)
+    for rank, (record, back) in enumerate(zip(records, read_back(table), strict=True), start=1):
+        schema, columns = (file.schema, file.columns) if file else (detect(record), {})
+        if schema is None:
+            continue
+        row = read_row(schema, record, index=0, line=rank, columns=columns)
+        try:
+            same = canonical_row(read_row(schema, back, index=0, line=rank, columns=columns)) == canonical_row(row)
+        except RowError:
+            same = False
+        if not same:
+            raise DataError(
+                f"A table would give back another row than {row.row_id!r} (rank {rank}): mixed types in a column.",
+                "Export .jsonl, or a trainer's columns by --format.",
+            )
+    return table
+
+
 def _messages(row: Row) -> Record:
-    return {"messages": [{"role": message.role, "content": message.content} for message in row.messages]}
+    """All turns, with what they say beside their content, as `ntkcli.data.conversations` reads them."""
+    if not row.messages:
+        raise DataError(
+            f"--format messages: the row {row.row_id!r} (line {row.line}) holds token ids.", "Leave --format out."
+        )
+    tools = {"tools": json.loads(row.tools)} if row.tools else {}
+    turns = [_turn(message, learned=i >= row.context) for i, message in enumerate(row.messages)]
+    return {"messages": turns, **tools}
+
+
+def _turn(message: Message, *, learned: bool) -> Record:
+    turn: Record = {"role": message.role, "content": message.content}
+    if message.role == "assistant" and not (learned and message.learned):
+        turn["weight"] = 0
+    if message.calls:
+        turn["tool_calls"] = calls_format.for_template(message.calls, as_text=True)
+    given = {"reasoning_content": message.reasoning, "name": message.name, "tool_call_id": message.call_id}
+    return turn | {key: value for key, value in given.items() if value}
 
 
 def _pair(row: Row, schema: str) -> tuple[str, str, str]:
     """System text, prompt and answer of a row of one exchange. DataError for any other."""
-    system = "\n".join(message.content for message in row.messages if message.role == "system")
-    turns = [message for message in row.messages if message.role != "system"]
-    if [turn.role for turn in turns] != ["user", "assistant"]:
+    turns = list(row.messages)
+    system = turns.pop(0).content if turns and turns[0].role == "system" and turns[0].content else ""
+    more = row.tools or any(turn.reasoning or turn.calls for turn in turns)
+    if more or [turn.role for turn in turns] != ["user", "assistant"]:
         raise DataError(
             f"--format {schema}: the row {row.row_id!r} (line {row.line}) is no single question and answer.",
             "Give --format messages.",
@@ -193,45 +282,22 @@ _FORMATS: Final[dict[str, Callable[[Row], Record]]] = {
 }
 
 
-def _write_table(stored: store.Store, path: Path, records: Sequence[Record]) -> None:
-    names = list(dict.fromkeys(name for record in records for name in record))
-    columns = {name: [record.get(name) for record in records] for name in names}
-    if path.suffix == ".parquet":
-        _write_parquet(stored, path, columns)
-        return
-    from datasets import Dataset
-
-    built = stored.tmp_path()
-    Dataset(_table(columns)).save_to_disk(built)
-    if path.is_dir():
-        shutil.rmtree(path)
-    shutil.move(built, path)
-
-
-def _write_parquet(stored: store.Store, path: Path, columns: dict[str, Any]) -> None:
+def _write_parquet(path: str | Path, table: Any, made: dict[str, Any]) -> None:
+    import pyarrow
     from pyarrow import parquet
 
-    built = stored.tmp_path()
-    built.parent.mkdir(exist_ok=True)
-    parquet.write_table(_table(columns), built)
-    store.write_bytes(path, built.read_bytes())
-    built.unlink()
+    sink = pyarrow.BufferOutputStream()
+    parquet.write_table(table, sink)
+    write_output(path, sink.getvalue().to_pybytes(), made)
 
 
-def _table(columns: dict[str, Any]) -> Any:
-    import pyarrow
+def _write_folder(path: str | Path, table: Any, made: dict[str, Any]) -> None:
+    """Build the folder next to its place, then put it there as a whole."""
+    from datasets import Dataset, disable_progress_bars
 
-    try:
-        return pyarrow.table(columns)
-    except pyarrow.ArrowException as error:
-        raise DataError(
-            f"The rows' columns are of mixed types, which a table can't hold: {error}.", "Export .jsonl, or --format."
-        ) from error
-
-
-def _checksum(path: Path) -> str:
-    """SHA-256 of the file, or of a folder's data files by name; not of datasets' state.json, which is drawn anew."""
-    digest = hashlib.sha256()
-    for file in [path] if path.is_file() else sorted(path.glob("*.arrow")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
+    disable_progress_bars()
+    target = output_path(path)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as built:
+        folder = Path(built) / target.name
+        Dataset(table).save_to_disk(folder)
+        publish_output(path, lambda place: replace_folder(folder, place), made, sha256=checksum(folder))

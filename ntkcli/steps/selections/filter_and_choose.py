@@ -10,11 +10,11 @@ from ntkcli.progress import Progress
 from ntkcli.selection.chooser import Chooser, Limits
 from ntkcli.selection.quotas import check_budget, check_quotas, parse_quotas
 from ntkcli.selection.top import top
-from ntkcli.steps.scores.inputs import token_counts
 from ntkcli.steps.selections.filters import Eligible, keep_first_of_repeats, keep_lengths
 from ntkcli.steps.selections.leaks import find_leaks, write_report
 from ntkcli.steps.selections.request import Request, Rows
 from ntkcli.steps.selections.selectors import Candidates, choose, rows_with_features
+from ntkcli.steps.shared.lengths import lengths
 
 
 def choose_rows(request: Request, name: str, progress: Progress) -> tuple[Rows, NDArray[np.float64], dict[str, int]]:
@@ -32,7 +32,7 @@ def choose_rows(request: Request, name: str, progress: Progress) -> tuple[Rows, 
         )
     if not len(eligible.rows):
         raise UsageError(f"Nothing is left to select: {eligible.binding() or 'no row is scored'}.", "Loosen it.")
-    limits = _limits(request, eligible.rows)
+    limits = _limits(request, eligible.rows, progress)
     progress.note(f"selecting from {len(eligible.rows)} rows by {request.method}")
     candidates = None
     if request.features is not None:
@@ -59,8 +59,9 @@ def _eligible(request: Request, scored: Rows, *, order: Rows, name: str, progres
     if request.features is not None:
         have = rows_with_features(request.features, n=request.dataset.n)
         eligible.keep(np.isin(eligible.rows, have), "rows without features")
-    if limits.min_tokens is not None or limits.max_tokens is not None:
-        keep_lengths(eligible, stored, request.data, min_tokens=limits.min_tokens, max_tokens=limits.max_tokens)
+    if request.encoding is not None and (limits.min_tokens is not None or limits.max_tokens is not None):
+        tokens = lengths(stored, request.data, request.encoding, eligible.rows, progress=progress)
+        keep_lengths(eligible, tokens, min_tokens=limits.min_tokens, max_tokens=limits.max_tokens)
     if request.tests.paths:
         _drop_leaks(request, eligible, name, progress)
     if limits.dedup in ("exact", "minhash"):
@@ -89,7 +90,7 @@ def _drop_leaks(request: Request, eligible: Eligible, name: str, progress: Progr
         eligible.keep(~leaked, "--against")
 
 
-def _limits(request: Request, rows: Rows) -> Limits:
+def _limits(request: Request, rows: Rows, progress: Progress) -> Limits:
     labels = [str(label) for label in request.dataset.attrs["sources"]]
     source = request.dataset.take("source", rows).astype(np.int64)
     most = parse_quotas(request.limits.max_per_source, option="--max-per-source", labels=labels, n=request.n)
@@ -100,9 +101,9 @@ def _limits(request: Request, rows: Rows) -> Limits:
     if request.n is not None and len(request.first) > request.n:
         raise UsageError(f"--must-include has {len(request.first)} rows, -n is {request.n}.", "Raise -n.")
     tokens = None
-    if request.limits.token_budget is not None:
-        tokens = token_counts(request.stored, request.data)[rows]
-        tokens[tokens == 0] = np.iinfo(np.int64).max  # of unknown length: never fits a budget
+    if request.encoding is not None and request.limits.token_budget is not None:
+        tokens = lengths(request.stored, request.data, request.encoding, rows, progress=progress)[rows]
+        tokens[tokens == 0] = np.iinfo(np.int64).max  # can't be encoded: never fits a budget
         check_budget(least, labels=labels, source=source, tokens=tokens, budget=request.limits.token_budget)
     return Limits(
         source=source,

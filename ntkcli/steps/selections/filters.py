@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,13 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 import store
-from ntkcli.data import DataFile, Row
+from ntkcli.data.ids import ID_COLUMNS, listed_ids
 from ntkcli.errors import UsageError
 from ntkcli.selection.duplicates import first_of_each
-from ntkcli.steps.scores.inputs import texts_of, token_counts
+from ntkcli.steps.scores.inputs import texts_of
 
 Rows = NDArray[np.int64]
-DATA_SUFFIXES = (".jsonl", ".jsonl.gz")
+SHOWN = 5
+"""Ids that a message names."""
+UNKNOWN_KEPT = 20
+"""Ids that name no row, kept for reports."""
 
 
 @dataclass(slots=True)
@@ -37,30 +40,87 @@ class Eligible:
         return ", ".join(took)
 
 
-def listed_rows(dataset: store.Artefact, paths: Sequence[str | Path], *, option: str, strict: bool) -> Rows:
-    """The pool's rows that these files name (ascending): ids, a line each, or the rows of a data file.
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """How many ids the files of an option list, how many are rows of the pool, and the first `unknown` ones.
+
+    `headers` are first lines that were taken for a header.
+    """
+
+    option: str
+    ids: int
+    matched: int
+    unknown: tuple[str, ...]
+    headers: tuple[str, ...] = ()
+
+    def told(self) -> str:
+        """What was found, as a sentence: `--exclude: 3 of 5 ids are rows of the pool; unknown: 'a', 'b'`."""
+        if not self.ids:
+            return f"{self.option}: the files list no id"
+        lack = self.ids - self.matched
+        text = f"{self.option}: {self.matched} of {self.ids} ids are rows of the pool"
+        text += f"; unknown: {_named(self.unknown, lack)}" if lack else ""
+        return text + (f"; taken as header: {_named(self.headers, len(self.headers))}" if self.headers else "")
+
+
+def listed_rows(
+    dataset: store.Artefact, paths: Sequence[str | Path], *, option: str, strict: bool
+) -> tuple[Rows, Listed]:
+    """The pool's rows (ascending) that these files name, and the count: `ntkcli.data.ids`.
 
     Raises:
-        UsageError: a file is missing or, if `strict`, names a row that the pool doesn't have.
+        UsageError: a file is missing, names no row of the pool at all or, if `strict`, names one that it doesn't have.
+        DataError: a file can't be read.
     """
-    position = {row_id: i for i, row_id in enumerate(dataset.read("row_id").tolist())}
+    if not paths:
+        return np.array([], dtype=np.int64), Listed(option, 0, 0, ())
+    position = {row_id: i for i, row_id in enumerate(dataset.read("row_id").tolist()) if row_id}
     found: set[int] = set()
-    for path in map(Path, paths):
-        for row_id in _ids(path, option):
-            if row_id in position:
-                found.add(position[row_id])
-            elif strict:
-                raise UsageError(
-                    f"{option} {path}: the pool has no row with the id {row_id!r}.", "Name rows of the pool only."
-                )
-    return np.array(sorted(found), dtype=np.int64)
+    unknown: list[str] = []
+    headers: list[str] = []
+    matched = 0
+    for path in paths:
+        before, lacking = matched, len(unknown)
+        for listed in listed_ids(str(path), option=option, columns=dataset.attrs.get("columns") or {}):
+            row = next((position[form] for form in listed.forms if form in position), None)
+            if row is not None:
+                found.add(row)
+                matched += 1
+            elif not listed.maybe_header:
+                unknown.append(listed.forms[0])
+            elif listed.forms[0] not in ID_COLUMNS:
+                headers.append(listed.forms[0])
+        lacks = unknown[lacking:]
+        if lacks and (strict or matched == before):
+            raise _unknown(dataset, option, path, lacks, known=matched - before, strict=strict)
+    listed_here = Listed(option, matched + len(unknown), matched, tuple(unknown[:UNKNOWN_KEPT]), tuple(headers))
+    return np.array(sorted(found), dtype=np.int64), listed_here
 
 
-def keep_lengths(
-    eligible: Eligible, stored: store.Store, data: str, *, min_tokens: int | None, max_tokens: int | None
-) -> None:
-    """Leave only rows with a known length in tokens inside the bounds, both included."""
-    tokens = token_counts(stored, data)[eligible.rows]
+def _unknown(
+    dataset: store.Artefact, option: str, path: str | Path, lacks: Sequence[str], *, known: int, strict: bool
+) -> UsageError:
+    pool = dataset.name.partition("/")[2]
+    example = next((row_id for row_id in dataset.read("row_id").tolist() if row_id), "")
+    if not known:
+        return UsageError(
+            f"{option} {path}: none of its {len(lacks)} ids is in the pool {pool!r}: {_named(lacks, len(lacks))}.",
+            f"Give ids as the pool has them, such as {example!r} (`ntksel select ... --export-scores` lists them all).",
+        )
+    return UsageError(
+        f"{option} {path}: the pool {pool!r} has no row with the id {_named(lacks, len(lacks))}.",
+        "Name rows of the pool only." if strict else "",
+    )
+
+
+def _named(ids: Sequence[str], count: int) -> str:
+    shown = ", ".join(map(repr, ids[:SHOWN]))
+    return shown if count <= SHOWN else f"{shown} and {count - SHOWN} more"
+
+
+def keep_lengths(eligible: Eligible, lengths: Rows, *, min_tokens: int | None, max_tokens: int | None) -> None:
+    """Leave only rows with a length in tokens inside the bounds, both included; `lengths` (n,) of the whole pool."""
+    tokens = lengths[eligible.rows]
     if min_tokens is not None:
         eligible.keep(tokens >= min_tokens, "--min-tokens")
         tokens = tokens[tokens >= min_tokens]
@@ -79,14 +139,3 @@ def keep_first_of_repeats(
     asked = [*first.tolist(), *order[np.isin(order, eligible.rows) & ~np.isin(order, first)].tolist()]
     kept, _ = first_of_each(((row, texts[row]) for row in asked if row in texts), near=near)
     eligible.keep(np.isin(eligible.rows, kept), f"--dedup {'minhash' if near else 'exact'}")
-
-
-def _ids(path: Path, option: str) -> Iterator[str]:
-    if not path.is_file():
-        raise UsageError(f"{option} {path}: no such file.", "Give a file of ids, a line each, or a data file.")
-    if path.name.lower().endswith(DATA_SUFFIXES):
-        yield from (row.row_id for row in DataFile(path).rows() if isinstance(row, Row))
-        return
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if line.strip():
-            yield line.strip()

@@ -13,6 +13,10 @@ from numpy.typing import NDArray
 
 import store
 from ntkcli.data import DataFile, Row, scan
+from ntkcli.data.find_source import names_data
+from ntkcli.data.hub import local_config
+from ntkcli.data.references import home, is_there
+from ntkcli.data.stdin import STDIN
 from ntkcli.data.tasks.reference import find_task, names_task
 from ntkcli.data.tasks.source import for_evaluation
 from ntkcli.errors import UsageError
@@ -48,8 +52,9 @@ def test_files(stored: store.Store, against: Sequence[str | Path], progress: Pro
     """
     named = [str(path) for path in against]
     for path in named:
-        if not _is_there(path):
+        if path == STDIN or not (_is_there(path) or names_data(path)):
             raise UsageError(f"--against {path}: no such file.", "Give a data file, or TASK:PATH.")
+        DataFile(for_evaluation(path))  # refused now if it is of no kind that can be read
     if named:
         return TestFiles(tuple(map(for_evaluation, named)), given=True)
     evals = stored.artefacts(store.Kind.EVAL)
@@ -61,18 +66,18 @@ def test_files(stored: store.Store, against: Sequence[str | Path], progress: Pro
 
 
 def _is_there(reference: str) -> bool:
-    """Whether it is a file, or a task with its data here or on the Hub."""
+    """Whether it is a file, folder or glob, or a task with its data here or on the Hub."""
     if not names_task(reference):
-        return Path(reference).is_file()
+        return is_there(reference) or local_config(reference) is not None
     place = find_task(reference).path
-    return not place or Path(place).exists()
+    return not place or is_there(place)
 
 
 def _digest(reference: str) -> str:
-    """Of a file its bytes', of a task its items'."""
-    if names_task(reference):
+    """Of a file its bytes', of all else its items'."""
+    if names_task(reference) or not Path(home(reference)).is_file():
         return scan(DataFile(reference), on_error="skip").digest
-    return digest_file(Path(reference))
+    return digest_file(Path(home(reference)))
 
 
 def find_leaks(

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 import store
 from ntkcli.errors import UsageError
 from ntkcli.progress import Progress
-from ntkcli.steps.selections.filters import listed_rows
+from ntkcli.steps.selections.filters import Listed, listed_rows
 from ntkcli.steps.selections.leaks import TestFiles, test_files
 from ntkcli.steps.selections.selectors import METHODS, SelectorFeatures, features_to_compare
+from ntkcli.steps.shared.lengths import SPEC_KEY, Encoding, settle_encoding
 
 VERSION = 1
 """Of the selectors, in every spec: goes up when the same scores would give other rows."""
@@ -36,6 +37,17 @@ class Constraints:
     must_include: tuple[Path, ...] = ()
     against: tuple[Path, ...] = ()
     leaks: Literal["remove", "report", "ignore"] = "remove"
+    tokens_of: str | None = None
+
+    @property
+    def counting(self) -> str | None:
+        """The first option that counts tokens, None if none does."""
+        given = (
+            (self.token_budget, "--token-budget"),
+            (self.min_tokens, "--min-tokens"),
+            (self.max_tokens, "--max-tokens"),
+        )
+        return next((option for value, option in given if value is not None), None)
 
     @property
     def tau(self) -> float | None:
@@ -66,7 +78,9 @@ class Request:
     features: SelectorFeatures | None
     first: Rows
     excluded: Rows
+    listed: tuple[Listed, ...]
     tests: TestFiles
+    encoding: Encoding | None
 
     @property
     def data(self) -> str:
@@ -84,6 +98,7 @@ class Request:
             "token_budget": self.limits.token_budget,
             "min_tokens": self.limits.min_tokens,
             "max_tokens": self.limits.max_tokens,
+            SPEC_KEY: self.encoding.spec if self.encoding else None,
             "dedup": self.limits.dedup,
             "exclude": _digest(self.excluded),
             "must_include": _digest(self.first),
@@ -104,8 +119,11 @@ def resolve_request(
     limits: Constraints,
     progress: Progress,
     how: dict[str, Any],
+    known: store.Artefact | None = None,
 ) -> Request:
     """The request that these options make; `how` are the features to compare, as `features_to_compare` takes them.
+
+    `known` is the selection of this name that is there already.
 
     Raises:
         UsageError: an option is out of range, contradicts another, or names a file or row that there is not.
@@ -119,14 +137,34 @@ def resolve_request(
     if isinstance(n, int) and n < 1:
         raise UsageError(f"-n {n}: there is nothing to select.", "Give -n 1 or more.")
     dataset = stored.get(f"datasets/{scores.attrs['data']}")
-    first = listed_rows(dataset, limits.must_include, option="--must-include", strict=True)
-    excluded = listed_rows(dataset, limits.exclude, option="--exclude", strict=False)
+    first, in_first = listed_rows(dataset, limits.must_include, option="--must-include", strict=True)
+    excluded, in_excluded = listed_rows(dataset, limits.exclude, option="--exclude", strict=False)
+    given = ((in_first, limits.must_include), (in_excluded, limits.exclude))
+    listed = tuple(found for found, paths in given if paths)
+    for each in listed:
+        progress.note(each.told())
     if len(both := np.intersect1d(first, excluded)):
         row_id = dataset.take("row_id", both[:1])[0]
         raise UsageError(f"The row {row_id!r} is in --must-include and in --exclude.", "Take it out of one.")
     if limits.leaks == "ignore" and limits.against:
         raise UsageError("--against is given with --leaks ignore.", "Leave one of them out.")
+    if limits.tokens_of is not None and limits.counting is None:
+        raise UsageError(
+            "--tokens-of says how tokens are counted, and nothing here counts any.",
+            "Give --token-budget, --min-tokens or --max-tokens, or leave it out.",
+        )
     needs_features = method != "top" or limits.tau is not None
+    compared = features_to_compare(stored, scores, **how) if needs_features else None
+    encoding = None
+    if limits.counting is not None:
+        encoding = settle_encoding(
+            stored,
+            str(scores.attrs["data"]),
+            option=limits.counting,
+            tokens_of=limits.tokens_of,
+            made_from=[scores, *([compared.pool] if compared else [])],
+            known=known,
+        )
     return Request(
         stored=stored,
         scores=scores,
@@ -136,10 +174,12 @@ def resolve_request(
         auto=n == "auto",
         limits=limits,
         exponent=exponent,
-        features=features_to_compare(stored, scores, **how) if needs_features else None,
+        features=compared,
         first=first,
         excluded=excluded,
+        listed=listed,
         tests=TestFiles((), given=False) if limits.leaks == "ignore" else test_files(stored, limits.against, progress),
+        encoding=encoding,
     )
 
 

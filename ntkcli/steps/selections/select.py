@@ -13,19 +13,27 @@ from numpy.typing import NDArray
 import store
 from ntkcli.progress import Progress, Silent
 from ntkcli.steps.selections.explain import write_explanations
-from ntkcli.steps.selections.export import Format, export_rows, export_scores
+from ntkcli.steps.selections.export import Format, check_exports, export_rows, export_scores, is_exported
 from ntkcli.steps.selections.filter_and_choose import choose_rows
+from ntkcli.steps.selections.filters import Listed
 from ntkcli.steps.selections.request import Constraints, Request, Rows, resolve_request
+from ntkcli.steps.shared.datasets import moved_data
+from ntkcli.steps.shared.environment import begin, environment
+from ntkcli.steps.shared.outputs import Inputs
 from ntkcli.steps.shared.stores import DATASET_PART_ROWS, open_store, require_spec, write_rows
 
 __all__ = ["Constraints", "SelectResult", "select"]
+
+PACKAGES = {"ot": ("POT", "scipy")}
+"""Optional packages that a method computes with, by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class SelectResult:
     """The artefact, its number of rows out of those scored, the lowest score taken, the mix, and the export.
 
-    `removed` counts, when the selection was made just now, the scored rows that each constraint took out.
+    `removed` counts, when the selection was made just now, the scored rows that each constraint took out; `listed` is
+    what the files of `--exclude` and `--must-include` name.
     """
 
     artefact: str
@@ -36,6 +44,7 @@ class SelectResult:
     export: str | None
     digest: str
     removed: dict[str, int] = field(default_factory=dict)
+    listed: tuple[Listed, ...] = ()
 
 
 def select(
@@ -53,6 +62,8 @@ def select(
     export: str | Path | None = None,
     schema: Format = "own",
     scores_export: str | Path | None = None,
+    force: bool = False,
+    data: Sequence[str] = (),
     explain: bool = False,
     progress: Progress | None = None,
 ) -> SelectResult:
@@ -63,7 +74,8 @@ def select(
     that the score was made from, else `feature` and `domain`. Only scored rows are chosen, none twice.
 
     `export` and `schema` are `export_rows`' path and schema, `scores_export` is a parquet file for all scores of the
-    pool; `explain` writes `reports/<name>-why.jsonl`.
+    pool; both are refused before anything is chosen, and replace a file that is not ours only with `force`. `data` is
+    where the pool's file is now, if it has moved. `explain` writes `reports/<name>-why.jsonl`.
 
     Raises:
         UsageError: constraints contradict each other or leave fewer than `n` rows; it says which one, and by how much.
@@ -72,18 +84,24 @@ def select(
     stored = open_store(store_path)
     scores = stored.get(f"scores/{store.check_name(score, '--score')}")
     stored.check_parents(scores)
+    limits = constraints or Constraints()
+    read = Inputs([str(path) for path in (*limits.exclude, *limits.must_include, *limits.against)])
+    path = f"selections/{store.check_name(name, '--name')}"
+    known = stored.find(path)
+    exported = export is not None and is_exported(export, known, schema)
+    check_exports(stored, None if exported else export, scores_export, read, force=force)
+    moved_data(stored, data, default=[str(scores.attrs["data"])])
     request = resolve_request(
         stored,
         scores,
         method=method,
         n=n,
         exponent=exponent,
-        limits=constraints or Constraints(),
+        limits=limits,
         progress=progress,
         how={"feature": feature, "domains": domain, "centre": centre},
+        known=known,
     )
-    path = f"selections/{store.check_name(name, '--name')}"
-    known = stored.find(path)
     removed: dict[str, int] = {}
     if known is not None and known.complete:
         spec = request.spec()
@@ -96,12 +114,14 @@ def select(
         artefact = known
     else:
         rows, gains, removed = choose_rows(request, name, progress)
-        artefact = _write(request, path, rows, gains)
-    if export is not None:
-        export_rows(stored, request.dataset, artefact, Path(export), schema=schema)
+        artefact = _write(request, path, rows, gains, progress)
+    if exported:
+        progress.note(f"{export} holds these rows already")
+    elif export is not None:
+        export_rows(stored, request.dataset, artefact, export, schema=schema)
         progress.note(f"wrote {export}")
     if scores_export is not None:
-        export_scores(stored, request.dataset, Path(scores_export))
+        export_scores(stored, request.dataset, scores_export)
         progress.note(f"wrote {scores_export}")
     if explain:
         progress.note(f"wrote {write_explanations(stored, artefact)}")
@@ -114,10 +134,11 @@ def select(
         export=None if export is None else str(export),
         digest=artefact.digest(),
         removed={option: count for option, count in removed.items() if count},
+        listed=request.listed,
     )
 
 
-def _write(request: Request, path: str, rows: Rows, gains: NDArray[np.float64]) -> store.Artefact:
+def _write(request: Request, path: str, rows: Rows, gains: NDArray[np.float64], progress: Progress) -> store.Artefact:
     arrays = {"row": store.ArraySpec("int64"), "score": store.ArraySpec("float32")}
     values = {"row": rows, "score": request.scores.read("score")[rows]}
     if request.method != "top":
@@ -134,6 +155,7 @@ def _write(request: Request, path: str, rows: Rows, gains: NDArray[np.float64]) 
         arrays=arrays,
         attrs={"data": request.data},
     )
+    begin(artefact, environment(*PACKAGES.get(request.method, ())), progress)
     write_rows(artefact, values)
     return artefact
 

@@ -46,7 +46,7 @@ def features_to_compare(
     """The features that the score was made from, or those named.
 
     Raises:
-        UsageError: the score was made from none, and none are named.
+        UsageError: the score was made from none, and none are named; or Adam's steps are to be centred.
     """
     data = str(score.attrs["data"])
     made_from = [name.split("/")[1:] for name in score.parents if name.startswith("features/")]
@@ -61,7 +61,14 @@ def features_to_compare(
     pool_side, domain_sides = features_of(
         stored, pool=data, domains=domains, feature=feature, pool_by_adam=score.spec["method"] == "less"
     )
-    return SelectorFeatures(pool_side, tuple(domain_sides.values()), centre or bool(score.spec.get("centre")))
+    centre = centre or bool(score.spec.get("centre"))
+    if centre and "adam" in pool_side.spec:
+        raise UsageError(
+            f"{pool_side.name} holds Adam's steps and the domain's side plain gradients, which share no mean, so they "
+            "can't be compared centred.",
+            "Leave --centre out; of a score made with it, score again.",
+        )
+    return SelectorFeatures(pool_side, tuple(domain_sides.values()), centre)
 
 
 class Candidates:

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 import store
-from ntkcli.errors import NtkselError
 from ntkcli.selection.duplicates import first_of_each
 from ntkcli.selection.quotas import parse_quotas
-from ntkcli.steps.scores.inputs import texts_of, token_counts
+from ntkcli.steps.scores.inputs import texts_of
 from ntkcli.steps.selections.selectors import Candidates, SelectorFeatures, rows_with_features
+from ntkcli.steps.shared.lengths import SPEC_KEY, Encoding, kept_lengths
 
 Rows = NDArray[np.int64]
 
@@ -56,14 +56,12 @@ def _outranked(selection: store.Artefact, values: NDArray[np.float32], row: int)
 
 def _length(stored: store.Store, selection: store.Artefact, row: int) -> Displaced | None:
     least, most = selection.spec.get("min_tokens"), selection.spec.get("max_tokens")
-    if least is None and most is None:
-        return None
-    try:
-        tokens = int(token_counts(stored, str(selection.attrs["data"]))[row])
-    except NtkselError:  # the features that told the lengths are gone
-        return None
+    if SPEC_KEY not in selection.spec or (least is None and most is None):
+        return None  # a selection made before its spec said how rows were counted among them
+    encoding = Encoding(**selection.spec[SPEC_KEY])
+    tokens = int(kept_lengths(stored, str(selection.attrs["data"]), encoding)[row])
     if least is not None and tokens < least:
-        return Displaced(f"--min-tokens {least}: it has {tokens}", None)
+        return Displaced(f"--min-tokens {least}: it has {tokens or 'no known number'}", None)
     if most is not None and not 0 < tokens <= most:
         return Displaced(f"--max-tokens {most}: it has {tokens or 'no known number'}", None)
     return None

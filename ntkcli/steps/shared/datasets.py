@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,16 @@ import store
 from ntkcli.data import DataFile, Scan, scan, stdin
 from ntkcli.data.files import OnError
 from ntkcli.data.find_source import names_data
+from ntkcli.data.references import home, is_there, split_name
 from ntkcli.errors import SpecError, UsageError
 from ntkcli.identity import EXACT
 from ntkcli.steps.shared.stores import DATASET_PART_ROWS
-from store import atomic
+from store import atomic, layout
 
 
-def kept_data(stored: store.Store, reference: str | Path) -> str | Path:
+def kept_data(stored: store.Store | None, reference: str | Path) -> str | Path:
     """The reference; for `-` the file in the store that standard input is kept in, `data/stdin-<digest>.<suffix>`."""
-    if str(reference) != stdin.STDIN:
+    if str(reference) != stdin.STDIN or stored is None:
         return reference
     folder = stored.path / "data"
     atomic.make_folder(folder)
@@ -38,7 +40,7 @@ def read_as_known(
     file = DataFile(
         data,
         columns=reading.get("columns") if columns is None else columns,
-        split=reading.get("split") if split is None and not Path(data).is_file() else split,
+        split=reading.get("split") if split is None and not Path(home(data)).is_file() else split,
     )
     return file, file.columns == (reading.get("columns") or {}) and file.split == reading.get("split")
 
@@ -68,11 +70,12 @@ def register_data(
         data = known.attrs["source"]  # resumed at a terminal
     data = kept_data(stored, data)
     file, alike = read_as_known(known, data, columns=columns, split=split)
-    seen = file.state()
+    seen = file.watch()
     if known is not None and known.complete and alike and _is_known(seen, known):
         _refuse_bad_rows(known, file, on_error)
         return known, file
     found = scan(file, on_error=on_error, folder=stored.tmp_path().parent)
+    file.require_unchanged()
     spec = {"digest": found.digest, "schema": found.schema, "n": found.n}
     if known is not None and known.spec != spec:
         raise SpecError(
@@ -107,22 +110,26 @@ def data_name(stored: store.Store, reference: str, *, option: str, on_error: OnE
     Raises:
         UsageError: a file without a name, or a name without a file. SpecError, DataError: as `register_data` has it.
     """
-    name, equals, file = reference.partition("=")
-    if not equals and ("/" in name or Path(name).suffix) and names_data(name):
-        raise UsageError(f"{option} {name} is a file, and its rows need a name.", f"Give {option} NAME={name}.")
-    store.check_name(name, option)
-    if equals and not file:
-        raise UsageError(f"{option} {reference} names no file.", f"Give {option} {name}=FILE, or {name} alone.")
-    if equals:
+    name, file = split_name(reference)
+    if name is not None:
+        if not file:
+            raise UsageError(f"{option} {reference} names no file.", f"Give {option} {name}=FILE, or {name} alone.")
         register_data(stored, name=name, data=file, on_error=on_error)
-    return name
+        return name
+    known = layout.is_name(reference) and stored.find(f"datasets/{reference}") is not None
+    if not known and ("/" in reference or Path(reference).suffix or "=" in reference) and names_data(reference):
+        raise UsageError(
+            f"{option} {reference} is a file, and its rows need a name.", f"Give {option} NAME={reference}."
+        )
+    return store.check_name(reference, option)
 
 
 def data_file(stored: store.Store, dataset: store.Artefact) -> DataFile:
     """The file of a data set, checked to hold the same rows still."""
     name = dataset.name.partition("/")[2]
-    file = DataFile(dataset.attrs["source"], columns=dataset.attrs.get("columns"), split=dataset.attrs.get("split"))
-    if not _is_known(file.state(), dataset):
+    source = _source_now(stored, dataset)
+    file = DataFile(source, columns=dataset.attrs.get("columns"), split=dataset.attrs.get("split"))
+    if not _is_known(file.watch(), dataset):
         register_data(stored, name=name, data=file.reference, on_error="skip")
     return file
 
@@ -146,3 +153,43 @@ def _is_known(state: list[Any], dataset: store.Artefact) -> bool:
 def _refuse_bad_rows(known: store.Artefact, file: DataFile, on_error: OnError) -> None:
     if on_error == "fail" and bool((known.read("status") >= store.RowStatus.UNREADABLE).any()):
         scan(file, on_error="fail")  # raises, naming the rows
+
+
+def moved_data(stored: store.Store, references: Sequence[str], *, default: Sequence[str] = ()) -> None:
+    """Note where the files of data sets are now: `NAME=FILE`, or `FILE` where `default` has the one data set meant.
+
+    Raises:
+        UsageError: no such data set or file, or it isn't clear which is meant.
+        SpecError: the file holds other rows.
+    """
+    for reference in references:
+        name, file = split_name(reference)
+        if name is None and len(set(default)) != 1:
+            raise UsageError(f"--data {reference}: it is not clear of which data set.", f"Give NAME={reference}.")
+        name = name or default[0]
+        if stored.find(f"datasets/{name}") is None:
+            have = ", ".join(each.name.partition("/")[2] for each in stored.artefacts(store.Kind.DATASET))
+            raise UsageError(f"--data {reference}: the store has no data set {name!r}.", f"It has: {have or 'none'}.")
+        register_data(stored, name=name, data=file, on_error="skip")
+
+
+def data_sets_of(stored: store.Store, reference: str) -> list[str]:
+    """The data set behind a name of the store: a selection's, else that of the name; none for a file."""
+    if not layout.is_name(reference):
+        return []
+    if (selection := stored.find(f"selections/{reference}")) is not None:
+        return [str(selection.attrs["data"])]
+    return [reference] if stored.find(f"datasets/{reference}") is not None else []
+
+
+def _source_now(stored: store.Store, dataset: store.Artefact) -> str:
+    """The reference of a data set's rows. UsageError, with the option that names their new place, if they are gone."""
+    source, name = str(dataset.attrs["source"]), dataset.name.partition("/")[2]
+    kept = stored.path / "data" / Path(source).name
+    if Path(source).parent.name == "data" and not Path(source).exists() and kept.exists():
+        return str(kept)  # of standard input, in a store that has moved
+    if os.path.isabs(source) and not is_there(source) and not names_data(source):
+        raise UsageError(
+            f"The file of the data set {name!r} is gone: {source}.", f"Give its new place: --data {name}=FILE."
+        )
+    return source

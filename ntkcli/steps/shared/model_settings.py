@@ -6,7 +6,7 @@ from typing import Any
 
 import store
 from ntkcli.data.encoding import VERSION as ENCODER_VERSION
-from ntkcli.identity import ModelIdentity, converted_folder
+from ntkcli.identity import ModelIdentity, converted_folder, is_converted
 from ntkcli.progress import Progress
 
 
@@ -32,8 +32,11 @@ def run_parent(stored: store.Store, reference: str | None) -> dict[str, str]:
 
 def note_conversion(identity: ModelIdentity, progress: Progress) -> None:
     """Say so if loading the model will first convert its GGUF file, which takes a while, once."""
-    if identity.gguf and not converted_folder(identity).is_dir():
-        progress.note(f"converting {identity.gguf}, once; the result is kept in {converted_folder(identity)}")
+    if not identity.gguf:
+        return
+    folder = converted_folder(identity)
+    if folder is not None and not is_converted(folder):
+        progress.note(f"converting {identity.gguf}, once; the result is kept in {folder}")
 
 
 def settle_dtype(dtype: str, device: str, known: store.Artefact | None) -> str:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import store
-from ntkcli.data import BadRow, DataFile, Row, scan, stdin
+from ntkcli.data import BadRow, DataFile, Row, scan
 from ntkcli.data.files import OnError
 from ntkcli.data.find_source import names_data
 from ntkcli.errors import SpecError, UsageError
 from ntkcli.steps.shared.datasets import data_file, kept_data
+from store import layout
+
+_CHECKED_ROWS = 256
+"""Rows read before the file is looked at again: a look at a file takes microseconds, at 1,000 files milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +58,16 @@ def resolve_rows(
     Raises:
         UsageError: it is none of the three; the message lists what the store has.
     """
-    if stored is not None and reference != stdin.STDIN and "/" not in reference and not Path(reference).suffix:
+    if stored is not None and layout.is_name(reference):  # also with a dot; ./picked.v2 is the file of that name
         for place in ("selections", "datasets"):
             if stored.find(f"{place}/{reference}") is not None:
                 return _selection(stored, reference) if place == "selections" else _dataset(stored, reference)
     if names_data(reference):
         reference = reference if stored is None else str(kept_data(stored, reference))
         file = DataFile(reference, columns=columns, split=split)
+        file.watch()
         found = scan(file, on_error=on_error)
+        file.require_unchanged()
         return RowSet(reference, {"data": found.digest}, {}, file, None, found.status)
     if stored is None:
         raise UsageError(f"{option} {reference}: no such file, and no store yet.", "Give the path of a data file.")
@@ -107,10 +113,16 @@ def _dataset(stored: store.Store, name: str) -> RowSet:
 def rows_in_order(file: DataFile, rows: NDArray[np.int64] | None, status: NDArray[np.uint8]) -> Iterator[Row | BadRow]:
     """All rows of a file, or those at ascending indices, as a stream; what `status` calls bad is a BadRow.
 
+    DataError if the file is watched and changes on the way.
+
     (A row whose id stands twice reads well by itself; only the scan of the whole file knows.)
     """
-    for row in file.rows(None if rows is None else map(int, rows)):
-        if isinstance(row, Row) and status[row.index] >= store.RowStatus.UNREADABLE:
-            yield BadRow(row.index, row.line, "its id stands twice", int(status[row.index]), "", row.file, row.unit)
-        else:
-            yield row
+    stream = file.rows(None if rows is None else map(int, rows))
+    while some := list(islice(stream, _CHECKED_ROWS)):
+        file.require_unchanged()  # what is handed on was read before, from the file that its digest is of
+        for row in some:
+            if isinstance(row, Row) and status[row.index] >= store.RowStatus.UNREADABLE:
+                code = int(status[row.index])
+                yield BadRow(row.index, row.line, "its id stands twice", code, "", row.file, row.unit)
+            else:
+                yield row

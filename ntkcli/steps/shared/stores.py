@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 import store
 from ntkcli import __version__
+from ntkcli.data.references import home
+from store import layout
 
 DATASET_PART_ROWS = 1 << 16
 """Rows of a part of a data set, a score or a selection: a few bytes a row, so one part holds most pools."""
@@ -16,6 +18,7 @@ DATASET_PART_ROWS = 1 << 16
 
 def open_store(path: str | Path, *, create: bool = False) -> store.Store:
     """The store at `path`; made there if `create`, else refused when there is none."""
+    path = home(path)
     if create:
         return store.Store.open_or_create(path, made_by=f"ntksel {__version__}")
     return store.Store.open(path)
@@ -36,3 +39,8 @@ def require_spec(known: store.Artefact, spec: dict[str, Any]) -> None:
             "use those settings or another name",
             differences=changed,
         )
+
+
+def is_store(path: str | Path) -> bool:
+    """Whether there is a store at `path`."""
+    return (Path(home(path)) / layout.STORE_FILE).exists()

@@ -22,6 +22,7 @@ from ntkcli.data.files import OnError
 from ntkcli.data.problems import BAD_KEPT, each, refusal, unusable
 from ntkcli.identity import ModelIdentity, embedding_rows
 from ntkcli.progress import Progress, Silent
+from ntkcli.steps.shared.environment import begin, environment
 from ntkcli.steps.shared.row_sets import rows_in_order
 
 PART_ROWS: Final = 1 << 14
@@ -81,6 +82,7 @@ def count_tokens(
         attrs={"model": model.reference},
     )
     if not artefact.complete:
+        begin(artefact, environment("transformers", "tokenizers"), progress)
         status, encoder = dataset.read("status"), _encoder(model, thinking)
         progress.start(f"tokens of {dataset.name}", total=artefact.n, unit="rows", done=artefact.rows_done())
         for whose in (shard, (0, 1)):  # own parts first, then what is left of the others'
@@ -95,9 +97,11 @@ def counts_of(artefact: store.Artefact, rows: Rows | None) -> Counts:
     return Counts(length, status) if rows is None else Counts(length[rows], status[rows])
 
 
-def count(rows: Iterable[Row | BadRow], model: ModelIdentity, *, thinking: bool | None) -> Counts:
-    """The counts of these rows, not kept."""
-    encoder = _encoder(model, thinking)
+def count(
+    rows: Iterable[Row | BadRow], model: ModelIdentity, *, thinking: bool | None, max_length: int | None = None
+) -> Counts:
+    """The counts of these rows, not kept; before any cut, or cut at `max_length`."""
+    encoder = _encoder(model, thinking, max_length or _NO_LIMIT)
     return _counts([_count(row, encoder) for row in rows])
 
 
@@ -151,10 +155,10 @@ def _name(dataset: store.Artefact, spec: dict[str, Any]) -> str:
     return f"tokens/{dataset.name.partition('/')[2]}/{store.fingerprint(spec)[:_DIGITS]}"
 
 
-def _encoder(model: ModelIdentity, thinking: bool | None) -> Encoder:
+def _encoder(model: ModelIdentity, thinking: bool | None, max_length: int = _NO_LIMIT) -> Encoder:
     from ntkcli.engine.models.loading import load_tokenizer
 
-    return Encoder(load_tokenizer(model), max_length=_NO_LIMIT, thinking=thinking)
+    return Encoder(load_tokenizer(model), max_length=max_length, thinking=thinking)
 
 
 def _fill(

@@ -12,10 +12,11 @@ import numpy as np
 
 from ntkcli.data import BadRow, Encoder, RowError, stdin
 from ntkcli.data.files import OnError
+from ntkcli.data.references import home
 from ntkcli.errors import DataError, UsageError
 from ntkcli.identity import resolve_model
 from ntkcli.steps.shared.cost import SAMPLE_ROWS, weight_size
-from ntkcli.steps.shared.stores import open_store
+from ntkcli.steps.shared.stores import is_store, open_store
 from ntkcli.steps.training.finetune import tokens_of_run
 from ntkcli.steps.training.rows import TrainingSet, parse_train, resolve_train
 from ntkcli.steps.training.settings import CHECKPOINTS, TrainingSettings, resolve_init
@@ -61,7 +62,7 @@ def estimate_finetune(
     batch_tokens: int | None = None, gradient_checkpointing: bool = False, keep_optimizer: bool = False,
     columns: Mapping[str, str] | None = None, split: str | None = None, thinking: bool | None = None,
     trust_remote_code: bool = False, match_tokens: str | None = None, max_tokens: int | None = None, name: str = "",
-    progress: object = None,
+    progress: object = None, data: Sequence[str] = (),
     **settings_given: Any,
 ) -> FinetuneEstimate:  # fmt: skip
     """What `ntkcli.steps.training.finetune.finetune` with these arguments would take. Writes nothing and loads no
@@ -73,7 +74,7 @@ def estimate_finetune(
     from ntkcli.engine.training.checkpoints import copies_on_disk
     from ntkcli.engine.training.size import training_size
 
-    stored = open_store(store_path) if Path(store_path).exists() else None
+    stored = open_store(store_path) if is_store(store_path) else None
     if match_tokens is not None:
         max_tokens = tokens_of_run(open_store(store_path), match_tokens)
     train = [*train, *then]
@@ -82,8 +83,8 @@ def estimate_finetune(
     settings = TrainingSettings(max_tokens=max_tokens, **settings_given)
     settings.check()
     identity = resolve_model(model, trust_remote_code=trust_remote_code)
-    init = resolve_init(init_adapter, settings, adapters=Path(store_path) / "adapters", model=identity)
-    sets = resolve_train(stored, train, columns=columns, split=split, on_error=on_error)
+    init = resolve_init(init_adapter, settings, adapters=Path(home(store_path)) / "adapters", model=identity)
+    sets = resolve_train(stored, train, columns=columns, split=split, on_error=on_error, data=data)
     encoder = Encoder(load_tokenizer(identity), max_length=max_length, thinking=thinking)
     lengths = [_sample(one, encoder, settings.seed, SAMPLE_ROWS // len(sets)) for one in sets]
     every = sum(one.rows for one in lengths)
@@ -94,7 +95,14 @@ def estimate_finetune(
     held_out = max(1, round(settings.hold_out * every)) if settings.hold_out else 0
     rows = round(every - held_out)
     spec = settings.spec(init)
-    size = training_size(identity, rank=spec["rank"], target_modules=spec["target_modules"], dtype=dtype, device=device)
+    size = training_size(
+        identity,
+        rank=spec["rank"],
+        target_modules=spec["target_modules"],
+        dtype=dtype,
+        device=device,
+        init=None if init is None else init.identity,
+    )
     tokens = settings.max_tokens or round(spec["epochs"] * mean * rows)
     an_epoch = max(1, math.ceil(rows / settings.batch_size))
     steps = max(1, round(tokens / mean / rows * an_epoch)) if settings.max_tokens else spec["epochs"] * an_epoch

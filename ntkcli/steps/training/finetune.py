@@ -15,6 +15,7 @@ from ntkcli.data.files import OnError
 from ntkcli.errors import UsageError
 from ntkcli.identity import resolve_model
 from ntkcli.progress import Progress, Silent
+from ntkcli.seeds import check_training_seed
 from ntkcli.steps.shared import seal
 from ntkcli.steps.shared.model_settings import encoder_spec, note_conversion, run_parent, settle_dtype
 from ntkcli.steps.shared.stores import open_store, require_spec
@@ -87,6 +88,7 @@ def finetune(
     on_error: OnError = "fail",
     columns: Mapping[str, str] | None = None,
     split: str | None = None,
+    data: Sequence[str] = (),
     thinking: bool | None = None,
     group: str | None = None,
     trust_remote_code: bool = False,
@@ -97,10 +99,10 @@ def finetune(
     A reference is a selection of the store, a data set of it, or a data file; `REF=N` weights it
     (`ntkcli.steps.training.rows`). Defaults: 3 epochs (arXiv 2511.07380), rank 16, alpha 2·rank, all linear layers, and
     the learning rate and warm-up of LESS. The other options: `ntkcli.engine.training.train.TrainingOptions`; of files:
-    `ntkcli.data.DataFile`. `match_tokens` names a run of the store: as many tokens as it was trained on.
-    `then`: more references, trained on for as many epochs after the rows of `train`, under the one schedule.
-    `keep_optimizer` leaves Adam's moments beside the adapter, also of a run that is finished already. `group` is kept
-    as an attribute: runs that differ in nothing but the seed share it.
+    `ntkcli.data.DataFile`. `data` says where files of data sets are now, if they have moved. `match_tokens` names a run
+    of the store: as many tokens as it was trained on. `then`: more references, trained on for as many epochs after the
+    rows of `train`, under the one schedule. `keep_optimizer` leaves Adam's moments beside the adapter, also of a run
+    that is finished already. `group` is kept as an attribute, which runs that differ only in the seed share.
 
     Raises:
         UsageError, DataError: a reference, an option or a row can't be used.
@@ -125,7 +127,7 @@ def finetune(
     identity = resolve_model(model, trust_remote_code=trust_remote_code)
     stored = open_store(store_path, create=True)
     init = resolve_init(init_adapter, settings, adapters=stored.path / "adapters", model=identity)
-    first = resolve_train(stored, train, columns=columns, split=split, on_error=on_error)
+    first = resolve_train(stored, train, columns=columns, split=split, on_error=on_error, data=data)
     second = resolve_train(stored, then, columns=columns, split=split, on_error=on_error, option="--then")
     known = stored.find(f"runs/{name}")
     spec = {
@@ -154,7 +156,12 @@ def finetune(
         gradient_checkpointing=gradient_checkpointing,
         keep_optimizer=keep_optimizer,
         parents=run_parent(stored, init_adapter),
-        attrs={"train": [*train, *then], "model": identity.reference} | ({"group": group} if group else {}),
+        attrs={
+            "train": [*train, *then],
+            "inputs": [each.rows.file.reference for each in sets],
+            "model": identity.reference,
+            **({"group": group} if group else {}),
+        },
     )
     return _result(stored.get(f"runs/{name}"), folder)
 
@@ -169,6 +176,8 @@ def finetune_seeds(
     """
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
         raise UsageError(f"--seeds {','.join(map(str, seeds))}: give different whole numbers, 0 or more.")
+    for seed in seeds:
+        check_training_seed("--seeds", seed)
     store.check_name(f"{name}.s{max(seeds)}", "--name")
     return SeedsResult(
         tuple(

@@ -6,7 +6,6 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,9 @@ import store
 from ntkcli.data import BadRow, Encoded, Encoder, Row, RowError
 from ntkcli.data.files import OnError
 from ntkcli.data.problems import BAD_KEPT, refusal, unusable
+from ntkcli.data.references import split_weight
 from ntkcli.errors import DataError, UsageError
+from ntkcli.steps.shared.datasets import data_sets_of, moved_data
 from ntkcli.steps.shared.row_sets import RowSet, resolve_rows
 
 MOST_TIMES = 100
@@ -87,8 +88,8 @@ def parse_train(text: str, option: str = "--train") -> tuple[str, float]:
     Raises:
         UsageError: N is no number above 0 and up to 100.
     """
-    reference, equals, number = text.rpartition("=")
-    if not equals or Path(text).exists():
+    reference, number = split_weight(text)
+    if number is None:
         return text, 1.0
     try:
         times = float(number)
@@ -110,10 +111,17 @@ def resolve_train(
     columns: Mapping[str, str] | None,
     split: str | None,
     on_error: OnError,
+    data: Sequence[str] = (),
     option: str = "--train",
 ) -> list[TrainingSet]:
-    """What the values of `--train` (or another `option`) stand for; without a store, files alone."""
+    """What the values of `--train` (or another `option`) stand for; without a store, files alone.
+
+    `data`: as `moved_data` takes it.
+    """
     sets = []
+    if stored is not None and data:
+        known = [name for text in train for name in data_sets_of(stored, parse_train(text)[0])]
+        moved_data(stored, data, default=known)
     for text in train:
         reference, times = parse_train(text, option)
         rows = resolve_rows(stored, reference, option=option, columns=columns, split=split, on_error=on_error)

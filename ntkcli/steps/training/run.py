@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import hashlib
 import math
+import os
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -18,8 +22,10 @@ from ntkcli.data import Encoder
 from ntkcli.data.files import OnError
 from ntkcli.errors import BusyError
 from ntkcli.identity import BASE_RECORD, ModelIdentity
+from ntkcli.notes import note
 from ntkcli.progress import Progress
 from ntkcli.steps.shared import seal
+from ntkcli.steps.shared.environment import begin, model_environment
 from ntkcli.steps.training.log import Course, arrays
 from ntkcli.steps.training.model_card import CardSet, model_card
 from ntkcli.steps.training.rows import TrainingData, TrainingSet, encode_training
@@ -29,16 +35,43 @@ from store import atomic
 CARD = "README.md"
 
 
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+"""What file systems without locks answer: NFS without its lock server, Lustre without -o flock, some of FUSE."""
+
+
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Hold the run's folder against a second process. The system drops the lock with the process: none goes stale."""
+    """Hold the run's folder against a second process. The system drops the lock with the process: none goes stale.
+
+    Where the folder's file system has no locks, against a second process of this machine.
+    """
     atomic.make_folder(folder)
-    with (folder / ".lock").open("w") as file:
+    with ExitStack() as held:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BusyError(f"Another process is training {folder.name}.", "Wait for it, or stop it.") from error
+            _lock(held.enter_context((folder / ".lock").open("w")), folder)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            note(
+                f"the file system of {folder} has no locks ({error.strerror}): a second training of {folder.name} is "
+                "noticed on this machine only, so don't start one on another."
+            )
+            _lock(held.enter_context(_local_lock(folder)), folder)
         yield
+
+
+def _lock(file: IO[Any], folder: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise BusyError(f"Another process is training {folder.name}.", "Wait for it, or stop it.") from error
+
+
+def _local_lock(folder: Path) -> IO[Any]:
+    """A file for the folder's lock among the machine's temporary files, of this user alone."""
+    key = hashlib.sha256(str(folder.resolve()).encode(errors="surrogateescape")).hexdigest()[:32]
+    path = Path(tempfile.gettempdir()) / f"ntksel-{os.getuid()}-{key}.lock"
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "w")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +105,8 @@ class TrainingRun:
         encoder = Encoder(
             load_tokenizer(self.model), max_length=encoding["max_length"], thinking=encoding.get("thinking")
         )
+        if encoder.form:
+            self.progress.note(encoder.form)
         settings = self.settings
         data = encode_training(
             self.sets,
@@ -134,6 +169,7 @@ class TrainingRun:
         at_most = artefact.part_bounds(pending[0])[0] if pending else artefact.n
         resumed = newest_checkpoint(self.folder / "checkpoints", at_most=at_most)
         done = 0 if resumed is None else steps_of(resumed)
+        begin(artefact, model_environment(self.model, loaded), self.progress, unfinished=resumed is not None)
         self.progress.start(artefact.name, total=artefact.n, unit="steps", done=done)
         rows = TrainingRows(
             [data.rows[i] for i in data.train],

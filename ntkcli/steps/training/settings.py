@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ntkcli.errors import UsageError
 from ntkcli.identity import AdapterIdentity, ModelIdentity, refuse_other_base, resolve_adapter
+from ntkcli.seeds import check_training_seed
 
 if TYPE_CHECKING:
     from ntkcli.engine.training.train import TrainingOptions
@@ -56,6 +57,7 @@ class TrainingSettings:
         }
         numbers |= {"--rank": self.rank, "--lr": self.lr, "--alpha": self.alpha, "--patience": self.patience}
         numbers |= {"--checkpoint-steps": self.checkpoint_steps}
+        check_training_seed("--seed", self.seed)
         for option, value in numbers.items():
             if value is not None and not (0 < value < math.inf):
                 raise UsageError(f"{option} {value}: must be positive.", "Leave it out for the default.")

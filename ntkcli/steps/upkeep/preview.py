@@ -32,17 +32,24 @@ class RowPreview:
     tokens: int
     supervised: int
     truncated: bool
+    turns_dropped: int
     pieces: tuple[Piece, ...]
     problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """The first rows of a data file under its schema."""
+    """The first rows of a data file under its schema; how many of them were cut, and turns left out of these.
+
+    `form`: what becomes of a thought that the chat template opens, "" if it opens none.
+    """
 
     data: str
     schema: str
     rows: tuple[RowPreview, ...]
+    rows_cut: int
+    turns_dropped: int
+    form: str
 
 
 def preview(
@@ -70,7 +77,14 @@ def preview(
     with readable(str(data)) as path:
         file = DataFile(path, columns=columns, split=split)
         shown = _shown(file, rows, encoder, tokenizer)
-        return Preview(str(data), file.schema.name, tuple(shown))
+        return Preview(
+            data=str(data),
+            schema=file.schema.name,
+            rows=tuple(shown),
+            rows_cut=sum(row.truncated for row in shown),
+            turns_dropped=sum(row.turns_dropped for row in shown),
+            form=encoder.form,
+        )
 
 
 def _shown(file: DataFile, rows: int, encoder: Encoder, tokenizer: Any) -> list[RowPreview]:
@@ -92,6 +106,7 @@ def _shown(file: DataFile, rows: int, encoder: Encoder, tokenizer: Any) -> list[
                 tokens=len(encoded),
                 supervised=int(encoded.supervised.sum()),
                 truncated=encoded.truncated,
+                turns_dropped=encoded.dropped_turns,
                 pieces=_pieces(encoded, tokenizer),
             )
         )
@@ -99,7 +114,7 @@ def _shown(file: DataFile, rows: int, encoder: Encoder, tokenizer: Any) -> list[
 
 
 def _bad(place: str, problem: str, row_id: str = "", source: str = "") -> RowPreview:
-    return RowPreview(place, row_id, source, 0, 0, False, (), problem)
+    return RowPreview(place, row_id, source, 0, 0, False, 0, (), problem)
 
 
 def _pieces(encoded: Encoded, tokenizer: Any) -> tuple[Piece, ...]:

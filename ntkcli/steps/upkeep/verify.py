@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 import store
+from ntkcli.data.references import home
 from ntkcli.identity import BASE_RECORD
 from ntkcli.progress import Progress, Silent
 from ntkcli.steps.shared import commands, seal
@@ -42,7 +43,7 @@ def verify(store_path: str | Path, *, repair: bool = False, progress: Progress |
     just these; it makes no value. Never imports torch. Memory: one part.
     """
     progress = progress or Silent()
-    header = store.repair_header(store_path) if repair else None
+    header = store.repair_header(home(store_path)) if repair else None
     stored = open_store(store_path)
     whole = stored.artefacts(on_damage=lambda _: None)
     progress.start("verify", total=sum(artefact.rows_done() for artefact in whole), unit="rows")

@@ -53,7 +53,7 @@ def test_formats_give_the_same_digest(tmp_path, name, rows):
     ]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(texts=st.lists(st.tuples(st.text(min_size=1), st.text(min_size=1)), min_size=1, max_size=4))
 def test_any_text_reads_alike_from_text_and_tables(tmp_path_factory, texts):
     """A row is usable in every format or in none, with the same messages."""

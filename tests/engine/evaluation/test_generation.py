@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from ntkcli.data.encoding import Encoded
-from ntkcli.engine.evaluation.generation import generate_greedily, stop_tokens
+from ntkcli.engine.evaluation.generation import generate_greedily
 from ntkcli.engine.memory import TokenBudget
+from ntkcli.engine.models.environment import stop_tokens
 from ntkcli.engine.models.loading import LoadedModel
 from tests.engine.kit import load
 

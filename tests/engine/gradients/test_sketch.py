@@ -49,7 +49,7 @@ def test_sketch_is_linear() -> None:
     np.testing.assert_allclose(left, 2 * sketch_of(a, dim=16, seed=3) - sketch_of(b, dim=16, seed=3), atol=1e-5)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(rank=st.integers(1, 5), columns=st.integers(1, 70), dim=st.integers(1, 40), seed=st.integers(0, 2**40))
 def test_every_coordinate_lands_once(rank: int, columns: int, dim: int, seed: int) -> None:
     """A gradient of one nonzero coordinate becomes one nonzero bucket of the same size."""

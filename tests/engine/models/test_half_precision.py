@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ntkcli.engine.features.exact import ExactScorer
 
 from ntkcli.data.encoding import Encoded
 from ntkcli.engine.evaluation.evaluator import Evaluator
+from ntkcli.engine.features.exact_scores import ExactScorer
 from ntkcli.engine.features.extract import GradientSettings
 from ntkcli.engine.models.adapters import AdaptedLayer, apply_adapter, load_adapter
 from ntkcli.engine.models.attach import weight_hashes
 from ntkcli.engine.models.beside import product_with, weight_of
 from ntkcli.engine.models.loading import decoder_of, load_model
+from ntkcli.engine.training.train import TrainingOptions, _with_adapter
 from ntkcli.identity import AdapterIdentity, ModelIdentity, resolve_adapter, resolve_model
 from tests.conftest import make_tokenizer, save_model
 from tests.engine.kit import make_engine, make_rows
@@ -148,6 +149,28 @@ def test_every_engine_computes_with_the_whole_adapter(
     assert slope(torch.cat(moved), torch.zeros(1), torch.cat(wanted)) == pytest.approx(1, abs=0.1)
     after = {name.replace(".base_layer", ""): value for name, value in weight_hashes(loaded.model).items()}
     assert {name: after[name] for name in weights} == weights
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_a_new_adapter_is_trained_as_it_is_evaluated(base: ModelIdentity, dtype: str, tmp_path: Path) -> None:
+    """Logits and gradients of a training step are those of the same adapter once it is loaded."""
+    loaded = load_model(base, dtype=dtype, device="cpu")
+    options = TrainingOptions(
+        learning_rate=1e-3, batch_size=1, rank=4, alpha=8, target_modules="all-linear", seed=0, checkpoint_steps=1,
+        batch_tokens=64, epochs=1,
+    )  # fmt: skip
+    trained = _with_adapter(loaded, options)
+    for name, parameter in trained.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(std=1e-4)
+    trained.save_pretrained(tmp_path)
+    evaluated = load_model(base, dtype=dtype, device="cpu")
+    apply_adapter(evaluated, resolve_adapter(str(tmp_path), adapters=tmp_path), base)
+    ids = torch.tensor(make_rows([30])[0].ids[None].astype(np.int64))
+    logits = trained(input_ids=ids).logits
+    assert torch.equal(logits, evaluated.model(input_ids=ids).logits)
+    logits.float().square().sum().backward()
+    assert all(p.grad is not None and bool(p.grad.any()) for p in trained.parameters() if p.requires_grad)
 
 
 @pytest.mark.parametrize("dtype", HALF)

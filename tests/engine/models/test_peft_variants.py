@@ -22,7 +22,7 @@ from ntkcli.errors import SpecError, UsageError
 from ntkcli.identity import AdapterIdentity, resolve_adapter, resolve_model
 from ntkcli.progress import Silent
 from tests.conftest import save_model
-from tests.engine.kit import assert_equal, make_engine, make_rows
+from tests.engine.kit import assert_equal, make_engine, make_rows, peft_gradients
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # peft's, of what a variant can't do
 QV = {"target_modules": ["q_proj", "v_proj"]}
@@ -139,29 +139,6 @@ def likelihoods(model: Any, items: list[Encoded]) -> list[float]:
             logits = torch.log_softmax(model(input_ids=ids[None]).logits[0].float(), dim=-1)
         answer = np.flatnonzero(row.supervised)
         found.append(float(sum(logits[i - 1, ids[i]] for i in answer)))
-    return found
-
-
-def peft_gradients(model: Any, items: list[Encoded]) -> list[dict[str, Any]]:
-    """Of the mean cross-entropy, with respect to A and B alone, by autograd."""
-    named = {n: p for n, p in model.named_parameters() if "lora_A" in n or ("lora_B" in n and n.endswith("weight"))}
-    for parameter in named.values():
-        parameter.requires_grad_(True)
-    found = []
-    for row in items:
-        ids, answer = torch.tensor(row.ids.astype(np.int64)), torch.tensor(row.supervised[1:])
-        value = torch.nn.functional.cross_entropy(model(input_ids=ids[None]).logits[0][:-1][answer], ids[1:][answer])
-        grads = dict(zip(named, torch.autograd.grad(value, list(named.values())), strict=True))
-        layers = [n.removesuffix(".lora_A.default.weight") for n in grads if "lora_A" in n]
-        found.append(
-            {
-                layer.removeprefix("base_model.model."): (
-                    grads[f"{layer}.lora_A.default.weight"].numpy(),
-                    grads[f"{layer}.lora_B.default.weight"].T.numpy(),
-                )
-                for layer in layers
-            }
-        )
     return found
 
 

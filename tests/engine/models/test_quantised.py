@@ -20,7 +20,7 @@ from ntkcli.errors import UsageError
 from ntkcli.identity import AdapterIdentity, resolve_adapter, resolve_model
 from ntkcli.steps.shared.cost import weight_size
 from tests.conftest import Writer, choice_rows, make_tokenizer, prompt_rows, save_model
-from tests.engine.kit import assert_equal, make_engine, make_rows
+from tests.engine.kit import assert_equal, make_engine, make_rows, peft_gradients
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="the package bitsandbytes is missing"),
@@ -71,28 +71,7 @@ def peft_loop(folder: Path, adapter: AdapterIdentity, rows: list[Any], kind: str
 
     base = load_model(resolve_model(str(folder)), dtype="float32", device="cpu").model
     model = PeftModel.from_pretrained(base, str(adapter.folder), is_trainable=True).eval()
-    named = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    found = []
-    for row in rows:
-        ids = torch.tensor(row.ids.astype(np.int64))
-        logits = model(input_ids=ids[None]).logits[0]
-        answer = torch.tensor(row.supervised[1:])
-        if kind == "loss":
-            value = torch.nn.functional.cross_entropy(logits[:-1][answer], ids[1:][answer])
-        else:
-            value = logits[:-1][answer].sum(dim=-1).mean()
-        grads = dict(zip(named, torch.autograd.grad(value, list(named.values())), strict=True))
-        layers = [n.removesuffix(".lora_A.default.weight") for n in grads if "lora_A" in n]
-        found.append(
-            {
-                layer.removeprefix("base_model.model."): (
-                    grads[f"{layer}.lora_A.default.weight"].numpy(),
-                    grads[f"{layer}.lora_B.default.weight"].T.numpy(),
-                )
-                for layer in layers
-            }
-        )
-    return found
+    return peft_gradients(model, rows, kind)
 
 
 @pytest.mark.parametrize("kind", ["sum", "loss"])

@@ -255,6 +255,8 @@ def test_a_file_of_another_is_kept(tmp_path: Path) -> None:
     report(path, html=mine)  # our own is replaced
     with pytest.raises(UsageError, match="no folder"):
         report(path, html=tmp_path / "no/r.html")
+    with pytest.raises(UsageError, match="the input"):
+        report(path, html=tmp_path / "pool.jsonl", force=True)
     with pytest.raises(UsageError, match="two names"):
         report(path, html=mine, md=mine)
 

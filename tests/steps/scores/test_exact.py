@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from ntkcli.data.encoding import VERSION as ENCODER_VERSION
 from ntkcli.errors import SpecError
 from ntkcli.steps.features.featurize import featurize
 from ntkcli.steps.scores.score import score
@@ -42,6 +43,17 @@ def test_exact(case: str, tmp_path: Path, model_dir: Path, write_jsonl: Writer) 
     assert stats.spearmanr(values["exact"], values["sjlt"]).statistic > 0.95
     again = score(store, pool="p", domain="d", method="exact", feature="sjlt", name="exact")
     assert again.scored == 40
+
+
+def test_exact_refuses_features_of_another_encoding(
+    tmp_path: Path, model_dir: Path, write_jsonl: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own gradients would be of other tokens than the features, without a word in any spec."""
+    store, data = tmp_path / "s", write_jsonl("d.jsonl", prompt_rows(4))
+    featurize(store, data=data, name="d", kind="ntk", model=str(model_dir), dim=64)
+    monkeypatch.setattr("ntkcli.steps.scores.exact.ENCODER_VERSION", ENCODER_VERSION + 1)
+    with pytest.raises(SpecError, match=f"encoded in another way than today .version {ENCODER_VERSION}.*Featurize"):
+        score(store, pool="d", domain="d", method="exact", name="x")
 
 
 def test_exact_refuses_an_adapter_that_changed(tmp_path: Path, model_dir: Path, write_jsonl: Writer) -> None:

@@ -99,7 +99,7 @@ def test_what_cannot_be_met_is_refused(n: object, constraints: dict[str, object]
 
 
 def test_must_include_that_cannot_be(path: Path, tmp_path: Path) -> None:
-    for text, reason in (("1-5\n", "no score"), ("nothing\n", "no row with the id 'nothing'")):
+    for text, reason in (("1-5\n", "no score"), ("nothing\n1-3\n", "no row with the id 'nothing'")):
         (tmp_path / "yes.txt").write_text(text)
         with pytest.raises(NtkselError, match=reason):
             select(path, score="x", n=5, name="y", constraints=Constraints(must_include=(tmp_path / "yes.txt",)))

@@ -14,6 +14,7 @@ from pyarrow import parquet
 from ntkcli.data import DataFile, Row
 from ntkcli.errors import NtkselError
 from ntkcli.steps.scores.score import score
+from ntkcli.steps.selections.export import _FORMATS, _write_parquet, checked_table
 from ntkcli.steps.selections.select import select
 from ntkcli.steps.shared.stores import open_store
 from tests.commands.conftest import Cli, cli
@@ -50,6 +51,42 @@ def test_table_formats_hold_the_pools_own_columns(path: Path, tmp_path: Path) ->
     own = [{k: v for k, v in row.items() if not k.startswith("ntksel_")} for row in found["jsonl"]]
     assert own == own_rows(path)
     assert [row["ntksel_rank"] for row in found["jsonl"]] == list(range(1, 8))
+
+
+CALL = {"id": "1", "function": {"name": "f", "arguments": '{"x": 1}'}}
+U, A = {"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}
+CHATS = [
+    {"messages": [U, {**A, "train": False}, U, {**A, "thinking": "why"}]},
+    {"messages": [U, {"role": "assistant", "tool_calls": [CALL]}, {"role": "tool", "content": "1", "name": "f"}, A]},
+    {"messages": [U, A], "tools": [{"name": "f", "parameters": {"type": "object"}}]},
+]
+
+
+@pytest.mark.parametrize("name", ["chats.jsonl", "chats.parquet"])
+def test_chats_read_back_as_the_same_rows(name: str, tmp_path: Path) -> None:
+    """Marks, thoughts, calls, results and functions are a part of the row."""
+    source = tmp_path / "source.jsonl"
+    source.write_text("".join(json.dumps(chat) + "\n" for chat in CHATS))
+    rows = [row for row in DataFile(source).rows() if isinstance(row, Row)]
+    records = [_FORMATS["messages"](row) for row in rows]
+    if name.endswith(".parquet"):
+        _write_parquet(tmp_path / name, checked_table(records, None), {})
+    else:
+        (tmp_path / name).write_text("".join(json.dumps(record) + "\n" for record in records))
+    again = [row for row in DataFile(tmp_path / name).rows() if isinstance(row, Row)]
+    assert [row.row_id for row in again] == [row.row_id for row in rows]
+    assert len(rows) == len(CHATS)
+    for row in (rows[1], rows[2]):
+        with pytest.raises(NtkselError, match="is no single question and answer"):
+            _FORMATS["alpaca"](row)
+
+
+def test_the_answers_of_a_prompt_stay_unlearned_as_messages(tmp_path: Path) -> None:
+    source = tmp_path / "source.jsonl"
+    source.write_text(json.dumps({"prompt": [U, A, U], "completion": [A]}))
+    (row,) = DataFile(source).rows()
+    assert isinstance(row, Row)
+    assert [turn.get("weight") for turn in _FORMATS["messages"](row)["messages"]] == [None, 0, None, None]
 
 
 @pytest.mark.parametrize("schema", ["messages", "alpaca", "prompt-completion"])

@@ -1,0 +1,109 @@
+"""`ntksel split`: parse, call the step, show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ntkcli import options as o
+from ntkcli.console import Output
+from ntkcli.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from ntkcli.steps.splits.split import SplitResult
+
+EXAMPLES = "ntksel split domain.jsonl --test .2 | ntksel split exam.csv --folds 5 --by author --out folds"
+ANSWERS_SHOWN = 8
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command(epilog="Example: " + EXAMPLES.replace(" | ", "; or: "))(split)
+
+
+def split(
+    data: Annotated[
+        str,
+        typer.Argument(help="A data file, folder, glob, Hub id, task, or - for standard input.", show_default=False),
+    ],
+    test: Annotated[
+        float | None, typer.Option(help="The test side's share of the rows, as .2.", show_default="--folds")
+    ] = None,
+    folds: Annotated[
+        int | None, typer.Option(help="Instead: so many folds, each the test side once.", show_default="--test")
+    ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            help="Rows with the same value in this column stay on one side (a.b: within an object).",
+            metavar="FIELD",
+            show_default="none",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Another seed, another split.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the files, made if missing.", show_default="next to DATA")
+    ] = None,
+    columns: o.Columns = None,
+    split_name: o.Split = None,
+    on_error: Annotated[
+        o.OnError, typer.Option("--on-error", help="Bad rows: stop, or leave them out (exit 3).")
+    ] = o.OnError.FAIL,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there with other rows.")] = False,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
+) -> int:
+    """Split a data file into train and test, or folds; near-duplicates and groups stay on one side."""
+    from ntkcli.data.stdin import STDIN, readable
+    from ntkcli.steps.splits import split as step
+
+    output = Output(as_json=json, quiet=quiet, verbose=verbose)
+    if data == STDIN and out is None:
+        raise UsageError("Standard input has no folder to write next to.", "Give --out FOLDER.")
+    with readable(data) as place:
+        result = step.split(
+            place,
+            test=test,
+            folds=folds,
+            by=by,
+            seed=seed,
+            out=out,
+            label="stdin" if data == STDIN else None,
+            columns=o.parse_columns(columns),
+            split_name=split_name,
+            on_error=on_error.value,
+            force=force,
+            progress=output.progress,
+        )
+    if json:
+        output.result(result, line="")
+    else:
+        _show(result, output)
+    train, held_out = result.sides[0].file, result.sides[1].file
+    output.next_step(f"ntksel arms STORE --model M --domain {train} --task {held_out} --pool POOL -n N")
+    return ExitCode.ROWS_SKIPPED if result.skipped else ExitCode.OK
+
+
+def _show(result: SplitResult, output: Output) -> None:
+    answers = list(dict.fromkeys(answer for side in result.sides for answer in side.answers))
+    shown = answers if len(answers) <= ANSWERS_SHOWN else []
+    rows = [
+        [side.name, f"{side.rows:,}", f"{side.rows / result.rows:.1%}", f"{side.parts:,}"]
+        + [f"{side.answers.get(answer, 0) / max(1, side.rows):.1%}" for answer in shown]
+        for side in result.sides
+    ]
+    output.table(f"{result.data}: {result.rows:,} rows", ["side", "rows", "share", "parts", *shown], rows)
+    output.say("")
+    by = f"; {result.groups:,} values of {result.by!r}" if result.by else ""
+    output.say(
+        f"{result.parts:,} parts stay together, the largest of {result.largest:,} rows; {result.duplicates:,} rows say "
+        f"what another says{by}"
+        + ("; each answer's share is kept" if result.stratified else "")
+        + (f"; {result.skipped} rows skipped" if result.skipped else "")
+    )
+    done = "written" if result.written else "there already"
+    for side in result.sides:
+        output.say(f"{done}: {side.file}")
