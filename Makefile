@@ -4,13 +4,16 @@ PYTHON ?= python3
 STAMP := $(VENV)/.installed
 DEMO ?= ntksel-demo
 
-.PHONY: demo test check install clean format
+.PHONY: demo test test-slow check install clean format
 
 demo: $(STAMP)  ## the whole pipeline on a real model and real data, about 8 minutes on 2 CPU cores
 	$(VENV)/bin/ntksel demo $(DEMO)
 
 test: check  ## lint, types, layers and all tests
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+
+test-slow: $(STAMP)  ## the tests that `make test` leaves out: a pool of a million rows
+	$(VENV)/bin/python -m pytest -m slow
 
 check: $(STAMP)  ## lint, types and layers alone
 	$(VENV)/bin/ruff check .

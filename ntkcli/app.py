@@ -9,7 +9,21 @@ from typing import Annotated
 import typer
 
 from ntkcli import __version__
-from ntkcli.commands import arms, demo, explain, featurize, finetune, info, rm, score, select, split, tasks, validate
+from ntkcli.commands import (
+    arms,
+    demo,
+    explain,
+    featurize,
+    finetune,
+    info,
+    report,
+    rm,
+    score,
+    select,
+    split,
+    tasks,
+    validate,
+)
 from ntkcli.commands import eval as evaluation
 from ntkcli.commands import run as recipe
 from ntkcli.console import Output, print_anything
@@ -80,10 +94,10 @@ def _root(
         raise typer.Exit
 
 
-VERBS = (
-    featurize, score, select, explain, finetune, evaluation, validate, arms, recipe, split, tasks, info, rm, demo,
+_VERBS = (
+    featurize, score, select, explain, finetune, evaluation, validate, arms, recipe, split, tasks, info, report, rm, demo,
 )  # fmt: skip
-for _verb in VERBS:
+for _verb in _VERBS:
     _verb.add_to(app)
 
 

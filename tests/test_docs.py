@@ -22,6 +22,7 @@ DOCUMENTS = [
     "docs/method.md",
     "docs/arms.md",
     "docs/recipes.md",
+    "docs/report.md",
     "docs/tasks.md",
     "docs/troubleshooting.md",
     "docs/validation.md",

@@ -254,7 +254,7 @@ EFFECTS: dict[str, dict[str, tuple[Case, ...]]] = {
         "export": (Shown("--export {items.jsonl}"), Shown("--export {totals.json}")),
     },
 }
-NO_ARTEFACTS = ("explain", "info", "tasks", "rm", "split")
+NO_ARTEFACTS = ("explain", "info", "report", "tasks", "rm", "split")
 """Verbs that make nothing that is kept under a fingerprint."""
 CHAINS: dict[str, dict[str, str]] = {
     "arms": {

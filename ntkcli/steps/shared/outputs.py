@@ -142,11 +142,14 @@ def replace_folder(built: Path, path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def inputs_of(stored: store.Store) -> Inputs:
-    """What a store was made of: data, tasks, training rows; models and adapters."""
+def inputs_of(stored: store.Store, *, on_damage: Callable[[store.DamagedError], None] | None = None) -> Inputs:
+    """What a store was made of: data, tasks, training rows; models and adapters.
+
+    The first damaged artefact is raised, or each is given to `on_damage` and left out.
+    """
     data: dict[str, None] = {}
     models: dict[str, None] = {}
-    for artefact in stored.artefacts():
+    for artefact in stored.artefacts(on_damage=on_damage):
         attrs = artefact.attrs
         models |= {str(attrs[key]): None for key in ("model", "adapter") if attrs.get(key)}
         found = [attrs["source"]] if attrs.get("source") else []
@@ -160,7 +163,7 @@ def inputs_of(stored: store.Store) -> Inputs:
 def _is_kept(stored: store.Store, reference: str) -> bool:
     """Whether it names rows of the store."""
     return layout.is_name(reference) and any(
-        stored.find(f"{place}/{reference}") is not None for place in ("selections", "datasets")
+        stored.artefact_path(f"{place}/{reference}").is_dir() for place in ("selections", "datasets")
     )
 
 

@@ -1,0 +1,140 @@
+"""The commands that made the store, rebuilt from the specs of what they made."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from typing import Any, Final
+
+import store
+from ntkcli.steps.reports.blocks import Block, Commands, Notice, Paragraph
+from ntkcli.steps.reports.collect import READING, Facts, spec_value
+
+Words = list[str]
+
+
+def commands(facts: Facts) -> list[Block]:
+    """The commands in the order in which they began, each once."""
+    done = sorted((made for made in facts.made if made.kind in _WORDS), key=lambda made: made.began)
+    lines: list[str] = []
+    for made in done:
+        line = facts.attempt(made.name, _command, facts, made.name)
+        if line is not None and line not in lines:
+            lines.append(line)
+    if not lines:
+        line = (
+            f"ntksel featurize {shlex.quote(str(facts.stored.path))} --data FILE --name POOL --model MODEL --kind ntk"
+        )
+        return [Notice("missing", "No command has left a result yet.", line)]
+    said = "Rebuilt from what the store has on record; options that change no value are left out. Run again in this "
+    said += "order, each finished step is found and skipped."
+    return [Paragraph(said), Commands(tuple(lines))]
+
+
+def _command(facts: Facts, name: str) -> str:
+    artefact = facts.stored.get(name)
+    verb, make = _WORDS[str(artefact.kind)]
+    return shlex.join(["ntksel", verb, str(facts.stored.path), *make(facts, artefact, name.split("/")[1:])])
+
+
+def _featurize(facts: Facts, artefact: store.Artefact, names: Words) -> Words:
+    spec = artefact.spec
+    words = ["--data", _attribute(facts, f"datasets/{names[0]}", "source") or "FILE", "--name", names[0]]
+    words += ["--feature", names[1], "--kind", str(spec.get("kind")), *_model(facts, artefact)]
+    words += _one("--adapter", _parent(artefact, "runs") or artefact.attrs.get("adapter"))
+    fresh = spec_value(spec, "adapter", "fresh") or {}
+    words += _some(fresh, "rank", "target_modules") + _one("--adapter-seed", fresh.get("seed"))
+    words += _one("--rows", _parent(artefact, "selections"))
+    words += _one("--max-length", spec_value(spec, "encoder", "max_length"))
+    words += _one("--dim", spec_value(spec, "projection", "dim")) + _one(
+        "--seed", spec_value(spec, "projection", "seed")
+    )
+    return words + _some(spec, "probe", "pooling", "store_dtype")
+
+
+def _score(_: Facts, artefact: store.Artefact, names: Words) -> Words:
+    pool, spec = str(artefact.attrs["data"]), artefact.spec
+    features = [name.split("/")[1:] for name in artefact.parents if name.startswith("features/")]
+    plain = [name.split("/")[1] for name in artefact.parents if name.startswith("datasets/")]
+    domains = [data for data, _ in features if data != pool] or [data for data in plain if data != pool]
+    words = ["--pool", pool]
+    words += [word for domain in dict.fromkeys(domains) for word in ("--domain", domain)]
+    words += [word for data, feature in features if data == pool for word in ("--feature", feature)]
+    words += _one("--rows", _parent(artefact, "selections"))
+    words += ["--method", str(spec.get("method")), "--name", names[0]]
+    return [*words, "--centre"] if spec.get("centre") else words
+
+
+def _select(_: Facts, artefact: store.Artefact, names: Words) -> Words:
+    spec = artefact.spec
+    words = ["--score", _parent(artefact, "scores") or "SCORE", "--name", names[0], *_one("-n", spec.get("n"))]
+    words += _some(spec, "method", "token_budget", "min_tokens", "max_tokens", "dedup")
+    for option in ("max_per_source", "min_per_source"):
+        words += [word for each in spec.get(option) or [] for word in (f"--{option.replace('_', '-')}", str(each))]
+    return words
+
+
+def _finetune(facts: Facts, artefact: store.Artefact, names: Words) -> Words:
+    words = _model(facts, artefact)
+    words += [word for train in artefact.attrs.get("train", []) for word in ("--train", str(train))]
+    words += ["--name", names[0], *_one("--max-length", spec_value(artefact.spec, "encoder", "max_length"))]
+    keys = ("epochs", "max_tokens", "lr", "schedule", "rank", "alpha", "batch_size", "seed")
+    held = artefact.spec.get("hold_out")
+    return words + _some(artefact.spec, *keys) + (_one("--hold-out", held) if held else [])
+
+
+def _eval(facts: Facts, artefact: store.Artefact, names: Words) -> Words:
+    runs = [made.name.split("/")[2] for made in facts.made if made.name.startswith(f"evals/{names[0]}/")]
+    words = [*_model(facts, artefact), "--name", names[0]]
+    words += _one("--max-length", spec_value(artefact.spec, "encoder", "max_length"))
+    words += [word for task in artefact.attrs.get("files", []) for word in ("--task", str(task))]
+    return words + [word for run in sorted(runs, key=lambda run: (run != "base", run)) for word in ("--run", run)]
+
+
+_WORDS: Final[dict[str, tuple[str, Callable[[Facts, store.Artefact, Words], Words]]]] = {
+    "features": ("featurize", _featurize),
+    "score": ("score", _score),
+    "selection": ("select", _select),
+    "run": ("finetune", _finetune),
+    "eval": ("eval", _eval),
+}
+"""Kind of an artefact -> its verb and the options that made it."""
+
+
+def _model(facts: Facts, artefact: store.Artefact) -> Words:
+    """The model as it was named for this artefact, or for another one that has the same model."""
+    named = artefact.attrs.get("model")
+    if not named:
+        same = (made for made in facts.made if made.kind in ("features", "run"))
+        named = next(
+            (found for made in same if (found := _model_of(facts, made.name, artefact.spec.get("model")))), "MODEL"
+        )
+    return ["--model", str(named)]
+
+
+def _model_of(facts: Facts, name: str, model: Any) -> str:
+    try:
+        found = facts.stored.get(name)
+        return str(found.attrs.get("model", "")) if found.spec.get("model") == model else ""
+    except READING:
+        return ""
+
+
+def _attribute(facts: Facts, name: str, attribute: str) -> str:
+    try:
+        return str(facts.stored.get(name).attrs.get(attribute, ""))
+    except READING:
+        return ""
+
+
+def _parent(artefact: store.Artefact, place: str) -> str | None:
+    """The name of the artefact of that kind that it was made from."""
+    return next((name.partition("/")[2] for name in artefact.parents if name.startswith(f"{place}/")), None)
+
+
+def _one(option: str, value: object) -> Words:
+    return [] if value is None else [option, str(value)]
+
+
+def _some(spec: dict[str, Any], *keys: str) -> Words:
+    return [word for key in keys for word in _one(f"--{key.replace('_', '-')}", spec.get(key))]
