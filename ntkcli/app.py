@@ -95,8 +95,9 @@ def _root(
 
 
 _VERBS = (
-    featurize, score, select, explain, finetune, evaluation, validate, arms, recipe, split, tasks, info, report, rm, demo,
-)  # fmt: skip
+    *(featurize, score, select, explain, finetune, evaluation, validate, arms, recipe, split),
+    *(tasks, info, report, rm, demo),
+)
 for _verb in _VERBS:
     _verb.add_to(app)
 
