@@ -64,7 +64,7 @@ def _root(
         typer.Option(
             "--exact-digests",
             envvar="NTKSEL_EXACT_DIGESTS",
-            help="Read models, adapters and data anew to see if they changed; else size, time and inode tell.",
+            help="Re-hash files instead of trusting size, mtime and inode.",
         ),
     ] = False,
 ) -> None:
