@@ -18,7 +18,7 @@ PANELS: Final = {
     "Training": "then epochs max-tokens match-tokens lr schedule warmup warmup-epochs rank alpha target-modules "
     "init-adapter batch-size seeds hold-out patience loss-per average-weights checkpoint-steps keep-optimizer",
     "Evaluation": "baseline retain scorer normalise max-new-tokens answer-pattern num-fewshot limit "
-    "apply-chat-template per-class",
+    "apply-chat-template per-class arms",
     "Compute": "dtype device batch-tokens part-rows shard gradient-checkpointing",
     "Output": "export format export-scores explain recipe prefix force dry-run json quiet verbose",
 }

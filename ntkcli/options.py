@@ -117,8 +117,8 @@ OnErrorOption = Annotated[
     OnError,
     typer.Option(
         "--on-error",
-        help="What to do with unusable rows: stop before anything is written, or skip them (exit 3). featurize and eval "
-        "also apply it to rows whose values are not finite.",
+        help="What to do with unusable rows: stop before anything is written, or skip them (exit 3). featurize and "
+        "eval also apply it to rows whose values are not finite.",
     ),
 ]
 Data = Annotated[
@@ -149,7 +149,7 @@ ThinkingOption = Annotated[
     Thinking | None,
     typer.Option(
         "--thinking",
-        help="Switch the chat template's thinking on or off, including templates that only open a thought (DeepSeek R1).",
+        help="Switch the chat template's thinking on or off, also where it only opens a thought (DeepSeek R1).",
         show_default="the template's own",
     ),
 ]
@@ -199,7 +199,7 @@ def own_shard() -> tuple[int, int]:
             index, count = os.environ[rank], os.environ[size]
             if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
                 raise UsageError(
-                    f"{rank}={index} and {size}={count} in the environment are no rank.",
+                    f"{rank}={index} and {size}={count} in the environment are not a valid rank.",
                     "Unset them, or give --shard I/N.",
                 )
             return int(index), int(count)
@@ -226,7 +226,7 @@ def parse_shard(text: str) -> tuple[int, int]:
     index, _, count = text.partition("/")
     if index.isdigit() and count.isdigit() and int(index) < int(count):
         return int(index), int(count)
-    raise UsageError(f"--shard {text} is no shard.", "Give I/N with I from 0 to N-1, as in 0/4.")
+    raise UsageError(f"--shard {text} is not a valid shard.", "Give I/N with I from 0 to N-1, as in 0/4.")
 
 
 def parse_columns(text: str | None) -> dict[str, str] | None:
@@ -237,6 +237,8 @@ def parse_columns(text: str | None) -> dict[str, str] | None:
     for pair in text.split(","):
         known, equals, own = (part.strip() for part in pair.partition("="))
         if not (known and equals and own) or known in columns:
-            raise UsageError(f"--columns {text}: {pair!r} is no KNOWN=OWN.", "As in prompt=question,completion=answer.")
+            raise UsageError(
+                f"--columns {text}: {pair!r} is not a valid KNOWN=OWN.", "As in prompt=question,completion=answer."
+            )
         columns[known] = own
     return columns

@@ -49,8 +49,8 @@ def evaluate(
     run: Annotated[
         list[str],
         typer.Option(
-            help="What to evaluate: base, a run of the store, an arm (all its seeds NAME.s0, NAME.s1, ...) or the folder "
-            "of an adapter; repeatable.",
+            help="What to evaluate: base, a run of the store, an arm (all its seeds NAME.s0, NAME.s1, ...) or the "
+            "folder of an adapter; repeatable.",
             show_default=False,
         ),
     ],

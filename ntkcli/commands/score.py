@@ -47,8 +47,8 @@ class Across(StrEnum):
 
 METHOD_HELP = (
     "Score of a pool row. votes: how many domain rows have it among their k nearest; mean: mean kernel value, as in "
-    "the paper; cosine: mean cosine; exact: the mean without a projection; max: highest cosine; less: loss gradients of "
-    "the domain against Adam steps; rds: round-robin over the domain's nearest rows; bm25, dsir: similarity of words; "
+    "the paper; cosine: mean cosine; exact: the mean without a projection; max: highest cosine; less: loss gradients "
+    "of the domain against Adam steps; rds: round-robin over the domain's nearest rows; bm25, dsir: similarity of words; "
     "random: a random number. Required, unless --combine or --compare is given."
 )
 
@@ -142,8 +142,8 @@ def score(
         o.OnError,
         typer.Option(
             "--on-error",
-            help="What to do with unusable rows of a NAME=FILE and rows whose values are not finite: stop, or skip them "
-            "(exit 3).",
+            help="What to do with unusable rows of a NAME=FILE and rows whose values are not finite: stop, or skip "
+            "them (exit 3).",
         ),
     ] = o.OnError.FAIL,
     data: o.Moved = None,

@@ -91,8 +91,8 @@ def select(
     dedup: Annotated[
         str | None,
         typer.Option(
-            help="Leave out duplicates. exact: the same words; minhash: nearly the same words; a number such as 0.95: features "
-            "with a higher cosine.",
+            help="Leave out duplicates. exact: the same words; minhash: nearly the same words; a number such as 0.95: "
+            "features with a higher cosine.",
             show_default="keep all",
         ),
     ] = None,
@@ -132,7 +132,7 @@ def select(
     export: Annotated[
         Path | None,
         typer.Option(
-            help="Write the rows to this file, with ntksel_score and ntksel_rank: .jsonl, .parquet or a folder (datasets).",
+            help="Write the rows to this file, with ntksel_score and ntksel_rank: .jsonl, .parquet or a folder.",
             show_default="no file",
         ),
     ] = None,

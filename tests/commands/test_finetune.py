@@ -187,7 +187,7 @@ def test_a_dry_run_is_the_bill_of_the_run(cli: Cli, tmp_path: Path, on: Command)
 
 
 MISTAKES: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
-    "no weight": (["--train", "picked=half"], 2, ("'half' is no weight", "0.5 draws half")),
+    "no weight": (["--train", "picked=half"], 2, ("'half' is not a valid weight", "0.5 draws half")),
     "unknown set": (["--train", "picked=0.5"], 2, ("--train picked:", "no such file")),
     "two ends": (["--epochs", "2", "--max-tokens", "99"], 2, ("--epochs and --max-tokens", "one of them")),
     "patience alone": (["--patience", "2"], 2, ("--hold-out 0.1",)),

@@ -85,7 +85,7 @@ def test_equals_signs_in_paths(home: Path, cli: Cli, model_dir: Path) -> None:
         assert json.loads(ran.out)["scores"][0]["task"] == "t"
     assert cli("info", "--data", "year=2024/x.jsonl", "--model", model_dir).code == 0
     assert "no selection or data set of that name" in cli(*train, "year=2023/x.jsonl", "--name", "z").error_line
-    assert "'many' is no weight" in cli(*train, "year=2024/x.jsonl=many", "--name", "z").error_line
+    assert "'many' is not a valid weight" in cli(*train, "year=2024/x.jsonl=many", "--name", "z").error_line
     steps = [
         {"verb": "score", "pool": "p=year=2024/x.jsonl", "method": "random", "name": "s"},
         {"verb": "finetune", "model": str(model_dir), "train": "year=2024/x.jsonl=0.5", "name": "g"},
@@ -154,7 +154,7 @@ def test_a_pool_that_moved(home: Path, cli: Cli, model_dir: Path) -> None:
     assert "--data pool=FILE" in cli(*train, "--name", "w").error_line
     write_rows(home / "wrong.jsonl", prompt_rows(9, seed=5))
     ran = cli("select", "med", "--score", "r", "-n", "4", "--name", "a", "--data", "wrong.jsonl")
-    assert "stands for other rows" in ran.error_line
+    assert "holds other rows" in ran.error_line
     assert "no data set 'nothing'" in cli("explain", "med", "a", "0", "--data", "nothing=other/moved.jsonl").error_line
     selected(cli, "a", "--export", "x.jsonl", "--data", "other/moved.jsonl")
     selected(cli, "a", "--export", "x.jsonl")  # it is remembered
