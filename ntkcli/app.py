@@ -81,7 +81,7 @@ def _root(
         typer.Option(
             "--exact-digests",
             envvar="NTKSEL_EXACT_DIGESTS",
-            help="Read models, adapters and data anew to see if they changed; else size, time and inode tell.",
+            help="Re-hash files instead of trusting size, mtime and inode.",
         ),
     ] = False,
 ) -> None:
@@ -157,7 +157,7 @@ def _explain(error: Exception) -> tuple[str, int]:
         return f"{message} See `ntksel COMMAND --help`.", int(getattr(error, "exit_code", ExitCode.USAGE))
     if isinstance(error, OSError):
         where = f" {error.filename}" if error.filename else ""
-        text = f"{error.strerror or error}{where}. What was recorded is safe: mend it and run the same command again."
+        text = f"{error.strerror or error}{where}. What was recorded is safe: fix it and run the same command again."
         return text, ExitCode.FAILURE
     if _out_of_memory(error):
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200].removesuffix(".")

@@ -62,7 +62,7 @@ class Dtype(StrEnum):
 
 
 class Schedule(StrEnum):
-    """Courses of the learning rate."""
+    """Schedules of the learning rate."""
 
     COSINE = "cosine"
     LINEAR = "linear"
@@ -100,25 +100,25 @@ class OnError(StrEnum):
 
 Store = Annotated[
     Path,
-    typer.Argument(help="The store's folder; made by the first command that writes to it.", show_default=False),
+    typer.Argument(help="Folder of the store; the first command that writes to it creates it.", show_default=False),
 ]
 Model = Annotated[
-    str, typer.Option(help="Model folder, GGUF file or Hub id (org/name[@revision]).", show_default=False)
+    str, typer.Option(help="Base model: a folder, a GGUF file or a Hub id (org/name[@revision]).", show_default=False)
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:I.")]
-DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="Number format; auto: bfloat16 on CUDA, else float32.")]
+Device = Annotated[str, typer.Option(help="Device to compute on: auto, cpu, cuda or cuda:I.")]
+DtypeOption = Annotated[
+    Dtype, typer.Option("--dtype", help="Number format to compute in; auto: bfloat16 on CUDA, else float32.")
+]
 MaxLength = Annotated[
     int,
-    typer.Option(
-        min=3, help="Longest row in tokens; longer ones lose their oldest turns, else the prompt's beginning."
-    ),
+    typer.Option(min=3, help="Longest row in tokens; a longer row loses its oldest turns, or the start of its prompt."),
 ]
 OnErrorOption = Annotated[
     OnError,
     typer.Option(
         "--on-error",
-        help="Bad rows: stop before anything is written, or leave them out (exit 3). featurize, eval: also rows whose "
-        "values are not finite, when they are met.",
+        help="What to do with unusable rows: stop before anything is written, or skip them (exit 3). featurize and "
+        "eval also apply it to rows whose values are not finite.",
     ),
 ]
 Data = Annotated[
@@ -134,56 +134,58 @@ Columns = Annotated[
     str | None,
     typer.Option(
         "--columns",
-        help="Columns of a data file by the names known here: prompt=question,completion=answer.",
+        help="Map the names that ntksel knows to the columns of a data file: prompt=question,completion=answer.",
         metavar="KNOWN=OWN,...",
         show_default="detected",
     ),
 ]
 Split = Annotated[
     str | None,
-    typer.Option("--split", help="Split of a folder or Hub id: train, test, ...", show_default="the only one"),
+    typer.Option(
+        "--split", help="Split to read from a folder or Hub id: train, test, ...", show_default="the only one"
+    ),
 ]
 ThinkingOption = Annotated[
     Thinking | None,
     typer.Option(
         "--thinking",
-        help="Switch a chat template's thinking on or off, also of one that only opens a thought (DeepSeek R1).",
+        help="Switch the chat template's thinking on or off, also where it only opens a thought (DeepSeek R1).",
         show_default="the template's own",
     ),
 ]
 TrustRemoteCode = Annotated[
     bool,
-    typer.Option("--trust-remote-code", help="Run Python code that the model's folder brings; the spec says so."),
+    typer.Option("--trust-remote-code", help="Run Python code from the model's folder; recorded in the spec."),
 ]
 TokensOf = Annotated[
     str | None,
     typer.Option(
         "--tokens-of",
-        help="How lengths are counted: as in these features of the pool, or whole rows by the tokenizer of this model.",
+        help="Count lengths as in these features of the pool, or as whole rows with the tokenizer of this model.",
         metavar="FEATURE|MODEL",
-        show_default="features that the score was made from, else the pool's only ones",
+        show_default="the features of the score, else the only features of the pool",
     ),
 ]
 BatchTokens = Annotated[
-    int | None, typer.Option(min=1, help="Tokens of a batch; default: what fits.", show_default="auto")
+    int | None, typer.Option(min=1, help="Tokens per batch; by default as many as fit in memory.", show_default="auto")
 ]
-Json = Annotated[bool, typer.Option("--json", help="The result as one JSON object.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Tracebacks of errors.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and no notes.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the full traceback of an error.")]
 Moved = Annotated[
     list[str] | None,
     typer.Option(
         "--data",
-        help="Where the file of a data set is now, if it has moved: NAME=FILE, or FILE for the pool; repeatable.",
+        help="Where a data set's file is now, if it was moved: NAME=FILE, or FILE for the pool; repeatable.",
         metavar="[NAME=]FILE",
         show_default="where it was",
     ),
 ]
 Force = Annotated[
-    bool, typer.Option("--force", help="Write over a file that ntksel did not make; never over an input.")
+    bool, typer.Option("--force", help="Overwrite a file that ntksel did not create; an input is never overwritten.")
 ]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Only say what it would take: rows, tokens, disk, memory, time.")
+    bool, typer.Option("--dry-run", help="Only show what the command would need: rows, tokens, disk, memory and time.")
 ]
 
 
@@ -201,7 +203,7 @@ def own_shard() -> tuple[int, int]:
             index, count = os.environ[rank], os.environ[size]
             if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
                 raise UsageError(
-                    f"{rank}={index} and {size}={count} in the environment are no rank.",
+                    f"{rank}={index} and {size}={count} in the environment are not a valid rank.",
                     "Unset them, or give --shard I/N.",
                 )
             return int(index), int(count)
@@ -248,7 +250,7 @@ def parse_shard(text: str) -> tuple[int, int]:
     index, _, count = text.partition("/")
     if index.isdigit() and count.isdigit() and int(index) < int(count):
         return int(index), int(count)
-    raise UsageError(f"--shard {text} is no shard.", "Give I/N with I from 0 to N-1, as in 0/4.")
+    raise UsageError(f"--shard {text} is not a valid shard.", "Give I/N with I from 0 to N-1, as in 0/4.")
 
 
 def parse_columns(text: str | None) -> dict[str, str] | None:
@@ -259,6 +261,8 @@ def parse_columns(text: str | None) -> dict[str, str] | None:
     for pair in text.split(","):
         known, equals, own = (part.strip() for part in pair.partition("="))
         if not (known and equals and own) or known in columns:
-            raise UsageError(f"--columns {text}: {pair!r} is no KNOWN=OWN.", "As in prompt=question,completion=answer.")
+            raise UsageError(
+                f"--columns {text}: {pair!r} is not a valid KNOWN=OWN.", "As in prompt=question,completion=answer."
+            )
         columns[known] = own
     return columns

@@ -86,7 +86,7 @@ def _flaw(attributes: Mapping[str, Any], name: str) -> str | None:
         f"says to have {attributes['n']!r} rows in parts of {attributes['part_rows']!r}": not (
             _is_count(attributes["n"], 0) and _is_count(attributes["part_rows"], 1)
         ),
-        "holds a spec, parents or a plan that is no object": not all(
+        "holds a spec, parents or a plan that is not an object": not all(
             isinstance(attributes[key], dict) for key in ("spec", "parents", "plan")
         ),
         f"lacks the attributes {missing}": bool(missing) and len(missing) < len(later),

@@ -156,6 +156,6 @@ def _refuse_other_things(store: Path, scratch: Scratch) -> None:
     if others or (entries and not scratch.holds_only_entries()):
         found = ", ".join(entries[:3]) + (", ..." if len(entries) > 3 else "")
         raise NoStoreError(
-            f"{store} is no ntksel store and holds other things: {found}",
+            f"{store} is not an ntksel store and holds other things: {found}",
             "give the path of a store or of a new folder",
         )

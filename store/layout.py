@@ -93,7 +93,7 @@ def kind_of(path: str) -> Kind:
                 check_name(name, f"{kind} name")
             return kind
     shapes = ", ".join("/".join([place, *["NAME"] * depth]) for place, depth in PLACES.values())
-    raise NameInvalidError(f"{path!r} is no artefact's path", f"use one of {shapes}")
+    raise NameInvalidError(f"{path!r} is not a valid artefact path", f"use one of {shapes}")
 
 
 def store_of(path: Path) -> Path:

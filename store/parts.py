@@ -206,5 +206,5 @@ def _checked_array(what: str, given: Rows | Sequence[str], spec: ArraySpec, rows
         try:
             "".join(array).encode()
         except (TypeError, UnicodeEncodeError) as error:
-            raise StoreError(f"{what} holds something that is no string in UTF-8 ({error})", "replace it") from error
+            raise StoreError(f"{what} holds something that is not a string in UTF-8 ({error})", "replace it") from error
     return np.ascontiguousarray(array)

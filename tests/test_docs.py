@@ -12,20 +12,13 @@ import pytest
 import typer
 
 from ntkcli.app import app
+from ntkcli.help_panels import LONG
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [
     "README.md",
-    "docs/data.md",
-    "docs/evaluation.md",
-    "docs/finetune.md",
-    "docs/method.md",
-    "docs/arms.md",
-    "docs/recipes.md",
-    "docs/report.md",
-    "docs/tasks.md",
-    "docs/troubleshooting.md",
-    "docs/validation.md",
+    "CONTRIBUTING.md",
+    *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")),
     *map(str, (ROOT / "examples").glob("*.sh")),
 ]
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -43,6 +36,8 @@ def test_shown_commands_parse(document: str) -> None:
         line = shown.replace('"${on[@]}"', "--model M --max-length 160")
         plain = line.replace('"${features[@]}"', "--data F --name N --kind ntk --model M")
         words = shlex.split(plain.split(" >")[0], comments=True)
+        if "[OPTIONS]" in words:
+            continue  # a line of usage in docs/cli.md
         command = COMMANDS[words[1]]
         command.make_context(words[1], words[2:], resilient_parsing=False)
 
@@ -52,10 +47,13 @@ def test_readme_shows_the_whole_chain() -> None:
     assert {"featurize", "score", "select", "finetune", "eval", "info"} <= verbs
 
 
-def test_every_command_has_help_with_an_example() -> None:
+def test_every_command_has_help_with_two_examples_that_parse() -> None:
     for name, command in COMMANDS.items():
         assert command.help
-        assert f"Example: ntksel {name}" in command.epilog
+        shown = re.findall(rf"^ntksel {name}\b.*$", command.epilog, re.MULTILINE)
+        assert len(shown) >= 2, f"the help of {name} ends in two examples"
+        for line in shown:
+            command.make_context(name, shlex.split(line)[2:], resilient_parsing=False)
         for option in command.params:
             assert getattr(option, "help", None), f"{name} {option.name} has no help"
 
@@ -84,3 +82,35 @@ def test_store_format_names_every_array() -> None:
     for path in (ROOT / "ntkcli/steps").rglob("*.py"):
         for name in re.findall(r'"(\w+)": store\.ArraySpec', path.read_text(encoding="utf-8")):
             assert name in specification, f"{path.name} writes {name}"
+
+
+def test_readme_is_short_and_its_links_exist() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(readme.splitlines()) <= 120
+    linked = re.findall(r"\]\(([^)#]+)\)", readme)
+    assert "docs/images/overview.svg" in linked
+    for target in linked:
+        assert target.startswith("https://") or (ROOT / target).is_file(), target
+
+
+def test_figures_of_the_picture_are_in_the_results() -> None:
+    picture = (ROOT / "docs/images/overview.svg").read_text(encoding="utf-8")
+    results = (ROOT / "docs/results.md").read_text(encoding="utf-8")
+    figures = re.findall(r">([-+][.\d]+ \([-+][.\d]+ to [-+][.\d]+\))<", picture)
+    assert len(figures) == 6
+    for figure in figures:
+        assert re.search(re.escape(figure).replace(r"\ \(", r"\*?\ \("), results), figure
+
+
+def test_every_page_is_in_the_sites_navigation() -> None:
+    site = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    for page in (ROOT / "docs").glob("*.md"):
+        assert re.search(rf": {page.name}$", site, re.MULTILINE), f"{page.name} is not in mkdocs.yml"
+
+
+def test_long_option_lists_are_grouped() -> None:
+    for name, command in COMMANDS.items():
+        options = [each for each in command.params if each.param_type_name == "option"]
+        if len(options) > LONG:
+            loose = {each.opts[0] for each in options if each.rich_help_panel is None}
+            assert loose <= {"--name"}, f"{name}: add {loose} to ntkcli/help_panels.py"

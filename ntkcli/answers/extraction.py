@@ -38,7 +38,7 @@ class AnswerPattern:
             re.compile(self.text)
         except re.error as error:
             raise UsageError(
-                f"--answer-pattern {self.text!r} is no regular expression: {error}.",
+                f"--answer-pattern {self.text!r} is not a valid regular expression: {error}.",
                 "Give one like 'answer is (.*)', quoted for the shell.",
             ) from error
 

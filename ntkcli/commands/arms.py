@@ -15,6 +15,7 @@ from ntkcli.commands import chain
 from ntkcli.commands.score import Method
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode, UsageError
+from ntkcli.help_panels import Command, examples
 from ntkcli.kernel_presets import PRESETS
 
 if TYPE_CHECKING:
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 EXAMPLE = (
     "ntksel arms med --model ./Llama-3-8B --domain domain.jsonl --pool pool.jsonl --task test.jsonl -n 9000 "
     "--seeds 0,1,2"
+)
+SECOND = (
+    "ntksel arms med --model ./Llama-3-8B --domain domain.jsonl --pool pool.jsonl --task test.jsonl -n 900 "
+    "--arms base,domain,random,selected --dry-run"
 )
 
 
@@ -45,49 +50,52 @@ class ArmsPlan:
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command(epilog=f"Example: {EXAMPLE}")(arms)
+    app.command(cls=Command, epilog=examples(EXAMPLE, SECOND))(arms)
 
 
 def arms(
     store: o.Store,
     model: o.Model,
-    domain: Annotated[str, typer.Option(help="The domain's rows: a data file, or TASK@SPLIT.", show_default=False)],
+    domain: Annotated[str, typer.Option(help="Rows of the domain: a data file, or TASK@SPLIT.", show_default=False)],
     task: Annotated[
-        list[str], typer.Option(help="What to evaluate on, as `ntksel eval` has it; repeatable.", show_default=False)
+        list[str], typer.Option(help="Task to evaluate on, as in `ntksel eval`; repeatable.", show_default=False)
     ],
     pool: Annotated[
-        str | None, typer.Option(help="The rows to choose from: a data file or Hub id.", show_default="none")
+        str | None, typer.Option(help="Rows to choose from: a data file or Hub id.", show_default="none")
     ] = None,
     n: Annotated[
-        int | None, typer.Option("-n", min=1, help="The budget: rows from the pool.", show_default="--token-budget")
+        int | None,
+        typer.Option("-n", min=1, help="Budget: how many rows to take from the pool.", show_default="--token-budget"),
     ] = None,
     token_budget: Annotated[
-        int | None, typer.Option(min=1, help="The budget in tokens instead of rows.", show_default="-n")
+        int | None, typer.Option(min=1, help="Budget in tokens instead of rows.", show_default="-n")
     ] = None,
     arms: Annotated[
         str | None,
         typer.Option(
-            help="Which arms, by commas (docs/arms.md); also dsir, rds, random-selected.",
+            help="Arms to compare, separated by commas (docs/arms.md); also dsir, rds, random-selected.",
             metavar="ARM,...",
             show_default="base,domain,domain-tokens,random,random-length,embedding,preselect-random,bm25,selected",
         ),
     ] = None,
-    seeds: Annotated[str, typer.Option(help="Seeds of draws and training: one run each.", metavar="S,...")] = "0",
+    seeds: Annotated[str, typer.Option(help="Seeds of draws and training; one run each.", metavar="S,...")] = "0",
     baseline: Annotated[
         str | None,
         typer.Option(help="The arm that all others are compared with.", show_default="random, else domain, else base"),
     ] = None,
     coarse: Annotated[
-        int | None, typer.Option(min=1, help="Rows that the pre-selection keeps.", show_default="4 x -n")
+        int | None, typer.Option(min=1, help="How many rows the pre-selection keeps.", show_default="4 x -n")
     ] = None,
     preset: Annotated[
-        PresetName, typer.Option(help="How the kernel scores: by our measurements, or as in the paper.")
+        PresetName, typer.Option(help="Settings of the kernel: those that measured best, or those of the paper.")
     ] = PresetName.DEFAULT,
     probe: Annotated[
         list[o.Probe] | None,
-        typer.Option(help="An arm of the kernel for each; repeatable.", show_default="the preset's"),
+        typer.Option(
+            help="Direction in logit space, one kernel arm per probe; repeatable.", show_default="the preset's"
+        ),
     ] = None,
-    probes: Annotated[int, typer.Option(min=1, help="rademacher, centred: directions averaged.")] = 1,
+    probes: Annotated[int, typer.Option(min=1, help="rademacher, centred: how many directions are averaged.")] = 1,
     method: Annotated[
         Method | None,
         typer.Option(
@@ -103,40 +111,50 @@ def arms(
             show_default="the preset's, with its method",
         ),
     ] = None,
-    dim: Annotated[int, typer.Option(min=1, help="Numbers of a kernel feature.")] = 8192,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes of every arm over its rows.")] = 3,
-    warmup_epochs: Annotated[int, typer.Option(min=1, help="Passes of the warm-up over the domain.")] = 1,
+    dim: Annotated[int, typer.Option(min=1, help="How many numbers a kernel feature has.")] = 8192,
+    epochs: Annotated[int, typer.Option(min=1, help="How many passes every arm makes over its rows.")] = 3,
+    warmup_epochs: Annotated[int, typer.Option(min=1, help="How many passes the warm-up makes over the domain.")] = 1,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-4,
-    rank: Annotated[int, typer.Option(min=1, help="LoRA rank.")] = 16,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows of a step.")] = 16,
+    rank: Annotated[int, typer.Option(min=1, help="Rank of the LoRA adapters.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows per training step.")] = 16,
     max_length: o.MaxLength = 1024,
     dtype: o.DtypeOption = o.Dtype.AUTO,
     device: o.Device = "auto",
-    domain_split: Annotated[str | None, typer.Option(help="The domain's split.", show_default="the only one")] = None,
-    pool_split: Annotated[str | None, typer.Option(help="The pool's split.", show_default="the only one")] = None,
+    domain_split: Annotated[
+        str | None, typer.Option(help="Split to read the domain from.", show_default="the only one")
+    ] = None,
+    pool_split: Annotated[
+        str | None, typer.Option(help="Split to read the pool from.", show_default="the only one")
+    ] = None,
     retain: Annotated[
         list[str] | None,
-        typer.Option(help="A task of general ability, shown beside the others; repeatable.", show_default="none"),
+        typer.Option(
+            help="A task that measures general ability, shown next to the others; repeatable.", show_default="none"
+        ),
     ] = None,
     on_error: o.OnErrorOption = o.OnError.FAIL,
     thinking: o.ThinkingOption = None,
     trust_remote_code: o.TrustRemoteCode = False,
     allow_overlap: Annotated[
-        bool, typer.Option("--allow-overlap", help="Go on though items of a task are rows of the domain.")
+        bool, typer.Option("--allow-overlap", help="Continue although items of a task are rows of the domain.")
     ] = False,
-    name: Annotated[str, typer.Option(help="The eval's and the report's name.")] = "arms",
+    name: Annotated[str, typer.Option(help="Name of the evaluation and the report.")] = "arms",
     prefix: Annotated[
-        str, typer.Option(help="Before every name in the store, for a comparison beside others.", show_default="none")
+        str,
+        typer.Option(help="Prefix of every name in the store, to keep several comparisons apart.", show_default="none"),
     ] = "",
     export: Annotated[
         Path | None,
-        typer.Option(help="Write the table there too: .csv or .json.", show_default="only the store's reports/"),
+        typer.Option(
+            help="Also write the table to this file: .csv or .json.", show_default="only the store's reports/"
+        ),
     ] = None,
     recipe: Annotated[
-        Path | None, typer.Option(help="Only write the steps as a recipe for `ntksel run`.", show_default="no file")
+        Path | None,
+        typer.Option(help="Only write the steps to this file, as a recipe for `ntksel run`.", show_default="no file"),
     ] = None,
     force: o.Force = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the commands that it stands for.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the commands that would run.")] = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
@@ -203,7 +221,7 @@ def arms(
 def _seeds(text: str) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdigit() for part in parts):
-        raise UsageError(f"--seeds {text}: these are no whole numbers.", "As in --seeds 0,1,2.")
+        raise UsageError(f"--seeds {text}: expected whole numbers.", "As in --seeds 0,1,2.")
     return tuple(map(int, parts))
 
 

@@ -14,6 +14,7 @@ from ntkcli.commands import chain
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode
 from ntkcli.formatting import comparison_table, verdict
+from ntkcli.help_panels import Command, examples
 from ntkcli.seeds import check_seed
 
 
@@ -32,14 +33,14 @@ class DemoResult:
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command(epilog="Example: ntksel demo ntksel-demo")(demo)
+    app.command(cls=Command, epilog=examples("ntksel demo ntksel-demo", "ntksel demo another-demo --seed 1"))(demo)
 
 
 def demo(
-    folder: Annotated[Path, typer.Argument(help="Folder for data and store; a second run goes on there.")] = Path(
+    folder: Annotated[Path, typer.Argument(help="Folder for data and store; a second run continues there.")] = Path(
         "ntksel-demo"
     ),
-    seed: Annotated[int, typer.Option(min=0, help="Of the choice of rows from the packages.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the rows drawn from the packages.")] = 0,
     json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
@@ -68,7 +69,7 @@ def demo(
     if json:
         output.result(result, line="")
         return ExitCode.OK
-    output.say("\nThe demo stands for these commands:\n")
+    output.say("\nThe demo ran these commands:\n")
     for command in result.commands:
         output.say(f"  {command}")
     output.say("")

@@ -12,11 +12,13 @@ from ntkcli import options as o
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode
 from ntkcli.formatting import class_tables, comparison_table, estimate_line, measures_table
+from ntkcli.help_panels import Command, examples
 
 if TYPE_CHECKING:
     from ntkcli.steps.evaluation.summary import EvaluateResult
 
 EXAMPLE = "ntksel eval med --model ./Llama-3-8B --run base --run mixed --task test.jsonl --name test"
+SECOND = "ntksel eval med --model ./Llama-3-8B --run mixed --task medmcqa --export items.jsonl --name medmcqa"
 
 
 class Scorer(StrEnum):
@@ -38,7 +40,7 @@ class Normalise(StrEnum):
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command(name="eval", epilog=f"Example: {EXAMPLE}")(evaluate)
+    app.command(name="eval", cls=Command, epilog=examples(EXAMPLE, SECOND))(evaluate)
 
 
 def evaluate(
@@ -47,8 +49,8 @@ def evaluate(
     run: Annotated[
         list[str],
         typer.Option(
-            help="base, a run of the store, an arm (all its seeds NAME.s0, NAME.s1, ...) or an adapter's folder; "
-            "repeatable.",
+            help="What to evaluate: base, a run of the store, an arm (all its seeds NAME.s0, NAME.s1, ...) or the "
+            "folder of an adapter; repeatable.",
             show_default=False,
         ),
     ],
@@ -60,26 +62,29 @@ def evaluate(
             show_default=False,
         ),
     ],
-    name: Annotated[str, typer.Option(help="The eval's name.", show_default=False)],
+    name: Annotated[str, typer.Option(help="Name of the evaluation in the store.", show_default=False)],
     baseline: Annotated[
         str | None, typer.Option(help="The run or arm that all others are compared with.", show_default="the first")
     ] = None,
     retain: Annotated[
         list[str] | None,
-        typer.Option(help="A task of general ability, shown beside the others; repeatable.", show_default=False),
+        typer.Option(
+            help="A task that measures general ability, shown next to the others; repeatable.", show_default=False
+        ),
     ] = None,
     scorer: Annotated[
-        Scorer, typer.Option(help="auto: choices where items have them, else generate; loss: perplexity of answers.")
+        Scorer,
+        typer.Option(help="How to score items. auto: choices if items have them, else generate; loss: perplexity."),
     ] = Scorer.AUTO,
     normalise: Annotated[
         Normalise,
         typer.Option(
             "--normalise",
             "--normalize",
-            help="choices: log-likelihood as it is, or by tokens or characters of the choice.",
+            help="choices: what the log-likelihood of a choice is divided by: nothing, its tokens or its characters.",
         ),
     ] = Normalise.SUM,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="generate: longest answer in tokens.")] = 128,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="generate: longest answer, in tokens.")] = 128,
     answer_pattern: Annotated[
         str | None,
         typer.Option(
@@ -97,24 +102,29 @@ def evaluate(
     thinking: o.ThinkingOption = None,
     num_fewshot: Annotated[
         int | None,
-        typer.Option(min=0, help="lm_eval: examples before each question.", show_default="each task's own"),
+        typer.Option(
+            min=0, help="lm_eval: how many examples are shown before each question.", show_default="each task's own"
+        ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="lm_eval: only the first items of each task.", show_default="all")
+        int | None,
+        typer.Option(min=1, help="lm_eval: use only this many first items of each task.", show_default="all"),
     ] = None,
     apply_chat_template: Annotated[
         bool,
-        typer.Option("--apply-chat-template", help="lm_eval: prompts by the model's chat template, examples as turns."),
+        typer.Option(
+            "--apply-chat-template", help="lm_eval: render prompts with the model's chat template, examples as turns."
+        ),
     ] = False,
     trust_remote_code: Annotated[
         bool,
         typer.Option(
             "--trust-remote-code",
-            help="Run Python code that the model's folder or a task's YAML file brings; the spec says so.",
+            help="Run Python code from the model's folder or a task's YAML file; recorded in the spec.",
         ),
     ] = False,
     per_class: Annotated[
-        bool, typer.Option("--per-class", help="Also tables of classes, where all items have the same choices.")
+        bool, typer.Option("--per-class", help="Also show tables per class, where all items have the same choices.")
     ] = False,
     export: Annotated[
         Path | None,

@@ -9,23 +9,26 @@ import typer
 from ntkcli import options as o
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode
+from ntkcli.help_panels import Command, examples
+
+EXAMPLES = ("ntksel explain med picked boolq-17", "ntksel explain med picked 42 --json")
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command(epilog="Example: ntksel explain med picked boolq-17")(explain)
+    app.command(cls=Command, epilog=examples(*EXAMPLES))(explain)
 
 
 def explain(
     store: o.Store,
-    selection: Annotated[str, typer.Argument(help="The selection.", show_default=False)],
-    row: Annotated[str, typer.Argument(help="A row of its pool: the id, else the number from 0.", show_default=False)],
+    selection: Annotated[str, typer.Argument(help="Name of the selection.", show_default=False)],
+    row: Annotated[str, typer.Argument(help="A row of its pool: its id, or its number from 0.", show_default=False)],
     data: o.Moved = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
 ) -> int:
-    """Say why a row was chosen, or why not: its nearest domain rows, its ranks, what it added."""
+    """Show why a row was chosen, or why not: its nearest domain rows, its ranks, what it added."""
     from ntkcli.steps.selections import explain as step
 
     output = Output(as_json=json, quiet=quiet, verbose=verbose)

@@ -10,24 +10,27 @@ from ntkcli import options as o
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode
 from ntkcli.formatting import estimate_line
+from ntkcli.help_panels import Command, examples
 from ntkcli.seeds import check_seed
 
 EXAMPLE = "ntksel featurize med --data pool.jsonl --name pool --kind ntk --model ./Llama-3-8B --adapter warmup"
+SECOND = "ntksel featurize med --data pool.jsonl --name pool --kind embed --model ./Llama-3-8B --dry-run"
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command(epilog=f"Example: {EXAMPLE}")(featurize)
+    app.command(cls=Command, epilog=examples(EXAMPLE, SECOND))(featurize)
 
 
 def featurize(
     store: o.Store,
     data: o.Data,
-    name: Annotated[str, typer.Option(help="The data set's name in the store.", show_default=False)],
+    name: Annotated[str, typer.Option(help="Name of the data set in the store.", show_default=False)],
     kind: Annotated[
         o.Kind,
         typer.Option(
-            help="ntk: LoRA gradients of the logits; loss: of the loss; embed: pooled hidden states.",
+            help="Kind of feature. ntk: LoRA gradients of the logits; loss: LoRA gradients of the loss; embed: pooled "
+            "hidden states.",
             show_default=False,
         ),
     ],
@@ -35,42 +38,59 @@ def featurize(
     adapter: Annotated[
         str | None,
         typer.Option(
-            help="A run of the store, or a folder with a PEFT LoRA adapter.", show_default="none: a fresh one"
+            help="Adapter to use: a run of the store, or a folder with a PEFT LoRA adapter.",
+            show_default="none: a fresh one",
         ),
     ] = None,
-    feature: Annotated[str | None, typer.Option(help="The features' name.", show_default="the kind")] = None,
-    rows: Annotated[str | None, typer.Option(help="Only the rows of this selection.", show_default="all")] = None,
+    feature: Annotated[
+        str | None, typer.Option(help="Name of the features in the store.", show_default="the kind")
+    ] = None,
+    rows: Annotated[
+        str | None, typer.Option(help="Compute only the rows of this selection.", show_default="all")
+    ] = None,
     max_length: o.MaxLength = 1024,
     positions: Annotated[
         o.Positions | None,
-        typer.Option(help="Tokens the feature is made of.", show_default="completion; all for embed"),
+        typer.Option(
+            help="Which tokens of a row the feature is computed from.", show_default="completion; all for embed"
+        ),
     ] = None,
     pooling: Annotated[
-        o.Pooling, typer.Option(help="embed: mean, weighted by position, or the last token's.")
+        o.Pooling,
+        typer.Option(help="embed: how hidden states are pooled: mean, weighted by position, or the last token only."),
     ] = o.Pooling.MEAN,
-    probe: Annotated[o.Probe, typer.Option(help="ntk: direction in logit space; sum is the paper's.")] = o.Probe.SUM,
+    probe: Annotated[
+        o.Probe, typer.Option(help="ntk: direction in logit space; sum is the one in the paper.")
+    ] = o.Probe.SUM,
     probes: Annotated[
-        int, typer.Option(min=1, help="ntk: directions averaged, each one more backward (rademacher, centred).")
+        int,
+        typer.Option(
+            min=1, help="ntk: how many directions are averaged; each adds a backward pass (rademacher, centred)."
+        ),
     ] = 1,
     layers: Annotated[
-        str, typer.Option(help="ntk, loss: blocks whose adapters count: all, last:N, or numbers like 0,20-29.")
+        str, typer.Option(help="ntk, loss: blocks whose adapters are used: all, last:N, or numbers like 0,20-29.")
     ] = "all",
     projection: Annotated[
-        o.Projection, typer.Option(help="ntk, loss: sjlt sketch, the paper's dense signs (slow), or none.")
+        o.Projection,
+        typer.Option(help="ntk, loss: how gradients are projected: sjlt sketch, dense random signs (slow), or none."),
     ] = o.Projection.SJLT,
-    dim: Annotated[int, typer.Option(min=1, help="ntk, loss: numbers a projection has.")] = 8192,
-    seed: Annotated[int, typer.Option(help="ntk, loss: of projection and probes.")] = 0,
-    rank: Annotated[int, typer.Option(min=1, help="ntk, loss without --adapter: rank of the fresh one.")] = 16,
+    dim: Annotated[int, typer.Option(min=1, help="ntk, loss: how many numbers a projected gradient has.")] = 8192,
+    seed: Annotated[int, typer.Option(help="ntk, loss: seed of the projection and the probes.")] = 0,
+    rank: Annotated[int, typer.Option(min=1, help="ntk, loss without --adapter: rank of the fresh adapter.")] = 16,
     target_modules: Annotated[
-        str, typer.Option(help="ntk, loss without --adapter: its layers (all-linear, or names).")
+        str, typer.Option(help="ntk, loss without --adapter: layers of the fresh adapter (all-linear, or names).")
     ] = "all-linear",
-    adapter_seed: Annotated[int, typer.Option(help="ntk, loss without --adapter: seed of the fresh one.")] = 0,
+    adapter_seed: Annotated[int, typer.Option(help="ntk, loss without --adapter: seed of the fresh adapter.")] = 0,
     adam: Annotated[
-        bool, typer.Option("--adam", help="loss: Adam's step for the gradient; needs --adapter of a run that kept it.")
+        bool,
+        typer.Option(
+            "--adam", help="loss: use Adam's step for the gradient; needs --adapter of a run with --keep-optimizer."
+        ),
     ] = False,
     store_dtype: Annotated[
         o.StoreDtype,
-        typer.Option("--store-dtype", help="Format features are kept in; int8: half the disk, one scale a row."),
+        typer.Option("--store-dtype", help="Number format on disk; int8 takes half the disk, with one scale per row."),
     ] = o.StoreDtype.FLOAT16,
     dtype: o.DtypeOption = o.Dtype.AUTO,
     device: o.Device = "auto",
@@ -78,13 +98,13 @@ def featurize(
     part_rows: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Rows of a part, the unit of resume.", show_default="256; 1024 for embed; more for large data"
+            min=1, help="Rows per part, the unit of resume.", show_default="256; 1024 for embed; more for large data"
         ),
     ] = None,
     shard: Annotated[
         str | None,
         typer.Option(
-            help="Compute the parts I, I+N, ... only.",
+            help="Compute only the parts I, I+N, ...",
             metavar="I/N",
             show_default="0/1; the rank under torchrun or SLURM",
         ),

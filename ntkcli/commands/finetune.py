@@ -10,14 +10,16 @@ from ntkcli import options as o
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode, UsageError
 from ntkcli.formatting import finetune_estimate_line, finetune_line
+from ntkcli.help_panels import Command, examples
 from ntkcli.seeds import check_training_seed
 
 EXAMPLE = "ntksel finetune med --model ./Llama-3-8B --train domain.jsonl --train picked=0.5 --name mixed"
+SECOND = "ntksel finetune med --model ./Llama-3-8B --train domain.jsonl --name warmup --epochs 1 --seeds 0,1,2"
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command(epilog=f"Example: {EXAMPLE}")(finetune)
+    app.command(cls=Command, epilog=examples(EXAMPLE, SECOND))(finetune)
 
 
 def finetune(
@@ -26,14 +28,14 @@ def finetune(
     train: Annotated[
         list[str],
         typer.Option(
-            help="A selection, a data set of the store, or a data file (- is standard input); repeatable. REF=N: "
-            "an epoch holds each row N "
-            "times; of a fraction the rows are drawn once, by the seed (0.5: half of them).",
+            help="Rows to train on: a selection, a data set of the store, or a data file (- is standard input); "
+            "repeatable. REF=N uses each row N times per epoch; a fraction draws that share once, by the seed (0.5: half "
+            "of them).",
             show_default=False,
             metavar="REF[=N]",
         ),
     ],
-    name: Annotated[str, typer.Option(help="The run's name.", show_default=False)],
+    name: Annotated[str, typer.Option(help="Name of the run in the store.", show_default=False)],
     then: Annotated[
         list[str] | None,
         typer.Option(
@@ -43,51 +45,59 @@ def finetune(
             metavar="REF[=N]",
         ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the rows.", show_default="3")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="How many passes over the rows.", show_default="3")] = None,
     max_tokens: Annotated[
         int | None,
-        typer.Option(min=1, help="Instead of --epochs: as many passes as hold this many tokens.", show_default="none"),
+        typer.Option(min=1, help="Instead of --epochs: train on this many tokens.", show_default="none"),
     ] = None,
     match_tokens: Annotated[
         str | None,
-        typer.Option(help="Instead of --epochs: as many tokens as this run of the store.", show_default="none"),
+        typer.Option(
+            help="Instead of --epochs: train on as many tokens as this run of the store.", show_default="none"
+        ),
     ] = None,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-4,
-    schedule: Annotated[o.Schedule, typer.Option(help="The learning rate after the warm-up.")] = o.Schedule.COSINE,
-    warmup: Annotated[float, typer.Option(help="Share of the steps that the learning rate rises over.")] = 0.03,
-    rank: Annotated[int | None, typer.Option(min=1, help="LoRA rank.", show_default="16")] = None,
-    alpha: Annotated[float | None, typer.Option(help="LoRA alpha.", show_default="2 x rank")] = None,
+    schedule: Annotated[
+        o.Schedule, typer.Option(help="Schedule of the learning rate after the warm-up.")
+    ] = o.Schedule.COSINE,
+    warmup: Annotated[float, typer.Option(help="Share of the steps in which the learning rate rises.")] = 0.03,
+    rank: Annotated[int | None, typer.Option(min=1, help="Rank of the LoRA adapter.", show_default="16")] = None,
+    alpha: Annotated[
+        float | None, typer.Option(help="Alpha (scaling) of the LoRA adapter.", show_default="2 x rank")
+    ] = None,
     target_modules: Annotated[
-        str | None, typer.Option(help="Layers to adapt: all-linear, or names.", show_default="all-linear")
+        str | None, typer.Option(help="Layers to adapt: all-linear, or a list of names.", show_default="all-linear")
     ] = None,
     init_adapter: Annotated[
         str | None,
-        typer.Option(help="Go on from the adapter of a run or in a folder, which stays.", show_default="a new one"),
+        typer.Option(
+            help="Continue from the adapter of a run or a folder, which is not changed.", show_default="a new one"
+        ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows of a step.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows per training step.")] = 16,
     batch_tokens: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Tokens computed at a time: a step's gradient is the sum over such pieces of it.",
+            help="Tokens computed at a time; the gradient of a step is summed over such pieces.",
             show_default="what fits",
         ),
     ] = None,
     gradient_checkpointing: Annotated[
-        bool, typer.Option("--gradient-checkpointing", help="Less memory, about a third more time.")
+        bool, typer.Option("--gradient-checkpointing", help="Use less memory, for about a third more time.")
     ] = False,
     max_length: o.MaxLength = 1024,
     seed: Annotated[
         int | None,
-        typer.Option(min=0, help="Of the adapter's start, the rows drawn and their order.", show_default="0"),
+        typer.Option(min=0, help="Seed of the adapter, the rows drawn and their order.", show_default="0"),
     ] = None,
     seeds: Annotated[
         str | None,
-        typer.Option(help="Several seeds: one run each, NAME.s0, NAME.s1, ...", metavar="S,...", show_default="one"),
+        typer.Option(help="Train one run per seed: NAME.s0, NAME.s1, ...", metavar="S,...", show_default="one"),
     ] = None,
     hold_out: Annotated[
         float,
-        typer.Option(help="Share of the rows to judge by: the adapter of the lowest loss on them is kept."),
+        typer.Option(help="Share of the rows held out; the adapter with the lowest loss on them is kept."),
     ] = 0.0,
     patience: Annotated[
         int | None,
@@ -111,10 +121,11 @@ def finetune(
     dtype: o.DtypeOption = o.Dtype.AUTO,
     device: o.Device = "auto",
     checkpoint_steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps between checkpoints.", show_default="a tenth of the run")
+        int | None, typer.Option(min=1, help="Steps between two checkpoints.", show_default="a tenth of the run")
     ] = None,
     keep_optimizer: Annotated[
-        bool, typer.Option("--keep-optimizer", help="Keep Adam's moments beside the adapter: `score --method less`.")
+        bool,
+        typer.Option("--keep-optimizer", help="Keep Adam's moments next to the adapter, for `score --method less`."),
     ] = False,
     on_error: o.OnErrorOption = o.OnError.FAIL,
     columns: o.Columns = None,
@@ -168,7 +179,7 @@ def finetune(
         "progress": output.progress,
     }
     if seed is not None and seeds is not None:
-        raise UsageError("--seed and --seeds both say how to draw.", "Give one of them.")
+        raise UsageError("--seed and --seeds are both given.", "Give one of them.")
     parsed = None if seeds is None else _parse_seeds(seeds)
     if dry_run:
         from ntkcli.steps.training.dry_run import estimate_finetune
@@ -192,7 +203,7 @@ def _parse_seeds(text: str) -> list[int]:
     try:
         seeds = [int(part) for part in text.split(",")]
     except ValueError as error:
-        raise UsageError(f"--seeds {text}: these are no whole numbers.", "As in --seeds 0,1,2.") from error
+        raise UsageError(f"--seeds {text}: expected whole numbers.", "As in --seeds 0,1,2.") from error
     for seed in seeds:
         check_training_seed("--seeds", seed)
     return seeds

@@ -10,6 +10,7 @@ import typer
 from ntkcli import options as o
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode, UsageError
+from ntkcli.help_panels import Command, examples
 from ntkcli.units import human_bytes
 
 if TYPE_CHECKING:
@@ -17,29 +18,40 @@ if TYPE_CHECKING:
     from ntkcli.steps.upkeep.preview import Preview
     from ntkcli.steps.upkeep.verify import VerifyResult
 
+EXAMPLES = ("ntksel info med --verify", "ntksel info --data domain.jsonl --model M --rows 5")
+
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command(epilog="Example: ntksel info med")(info)
+    app.command(cls=Command, epilog=examples(*EXAMPLES))(info)
 
 
 def info(
-    store: Annotated[Path | None, typer.Argument(help="The store's folder.", show_default=False)] = None,
+    store: Annotated[Path | None, typer.Argument(help="Folder of the store.", show_default=False)] = None,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Read everything and compare it with its digests; damage exits 1.")
+        bool,
+        typer.Option(
+            "--verify", help="Read everything and compare it with its digests; exit 1 if anything is damaged."
+        ),
     ] = False,
     repair: Annotated[
         bool,
-        typer.Option("--repair", help="As --verify, and forget damaged parts: the commands named redo just these."),
+        typer.Option(
+            "--repair", help="Like --verify, and forget damaged parts, so that the commands shown recompute only these."
+        ),
     ] = False,
     data: Annotated[
         str | None,
-        typer.Option(help="Show rows of this file, folder, Hub id or - as --model sees them.", show_default=False),
+        typer.Option(
+            help="Show rows of this file, folder or Hub id (- is standard input) as --model sees them.",
+            show_default=False,
+        ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="With --data: whose tokenizer and chat template.", show_default=False)
+        str | None,
+        typer.Option(help="With --data: model whose tokenizer and chat template are used.", show_default=False),
     ] = None,
-    rows: Annotated[int, typer.Option(min=1, help="With --data: how many rows.")] = 5,
+    rows: Annotated[int, typer.Option(min=1, help="With --data: how many rows to show.")] = 5,
     max_length: o.MaxLength = 1024,
     columns: o.Columns = None,
     split: o.Split = None,
@@ -56,7 +68,7 @@ def info(
     if store is not None:
         return _show_store(output, store, verify=verify, repair=repair)
     if verify or repair:
-        raise UsageError("--verify and --repair are of a store.", "Give a STORE.")
+        raise UsageError("--verify and --repair need a store.", "Give a STORE.")
     if data is None or model is None:
         raise UsageError(f"--data {data}: rows are shown as a model sees them.", "Give its --model too.")
     from ntkcli.steps.upkeep.preview import preview

@@ -9,12 +9,15 @@ import typer
 from ntkcli import options as o
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode
+from ntkcli.help_panels import Command, examples
 from ntkcli.units import human_bytes
+
+EXAMPLES = ("ntksel rm med features/pool/embed", "ntksel rm med runs/warmup --force")
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command(epilog="Example: ntksel rm med features/pool/embed")(rm)
+    app.command(cls=Command, epilog=examples(*EXAMPLES))(rm)
 
 
 def rm(
@@ -22,7 +25,9 @@ def rm(
     artefact: Annotated[
         list[str], typer.Argument(help="What to remove, as `ntksel info` lists it: features/DATA/NAME, runs/NAME, ...")
     ],
-    force: Annotated[bool, typer.Option("--force", help="Even if others were made from it; these stay.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Remove it even if other artefacts were made from it; these are kept.")
+    ] = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,

@@ -13,6 +13,7 @@ from ntkcli import options as o
 from ntkcli.commands import chain
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode, UsageError
+from ntkcli.help_panels import Command, examples
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,19 +26,22 @@ class RunResult:
     seconds: float = 0.0
 
 
+EXAMPLES = ("ntksel run --example", "ntksel run recipe.toml --dry-run")
+
+
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command(name="run", epilog="Example: ntksel run recipe.toml")(run_recipe)
+    app.command(name="run", cls=Command, epilog=examples(*EXAMPLES))(run_recipe)
 
 
 def run_recipe(
     recipe: Annotated[
-        Path | None, typer.Argument(help="A TOML file of steps; `--example` prints one.", show_default=False)
+        Path | None, typer.Argument(help="TOML file of steps; `--example` prints one.", show_default=False)
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only check it and print the commands that it stands for.")
+        bool, typer.Option("--dry-run", help="Only check the recipe and print the commands that would run.")
     ] = False,
-    example: Annotated[bool, typer.Option("--example", help="Print a recipe to begin with.")] = False,
+    example: Annotated[bool, typer.Option("--example", help="Print an example recipe to start from.")] = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,

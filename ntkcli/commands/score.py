@@ -11,8 +11,10 @@ import typer
 from ntkcli import options as o
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode, UsageError
+from ntkcli.help_panels import Command, examples
 
 EXAMPLE = "ntksel score med --pool pool --domain domain --method cosine --centre --feature ntk --name stage2"
+SECOND = "ntksel score med --pool pool --domain domain --method votes --feature embed --name stage1"
 
 
 class Method(StrEnum):
@@ -44,45 +46,55 @@ class Across(StrEnum):
 
 
 METHOD_HELP = (
-    "votes: of the domain's nearest rows; mean: the paper's kernel mean; cosine: the mean; exact: mean without a "
-    "projection; max: the highest cosine; less: gradients of the loss against Adam's steps; "
-    "rds: round-robin over the domain's nearest rows; bm25, dsir: by words; random."
+    "Score of a pool row. votes: how many domain rows have it among their k nearest; mean: mean kernel value, as in "
+    "the paper; cosine: mean cosine; exact: the mean without a projection; max: highest cosine; less: loss gradients "
+    "of the domain against Adam steps; rds: round-robin over the domain's nearest rows; bm25, dsir: similarity of "
+    "words; random: a random number. Required, unless --combine or --compare is given."
 )
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command(epilog=f"Example: {EXAMPLE}")(score)
+    app.command(cls=Command, epilog=examples(EXAMPLE, SECOND))(score)
 
 
 def score(
     store: o.Store,
     pool: Annotated[
         str | None,
-        typer.Option(help="The data set to score, by its name in the store or as NAME=FILE.", show_default=False),
+        typer.Option(
+            help="Data set to score: its name in the store, or NAME=FILE. Required, as --method is.", show_default=False
+        ),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="The score's name.", show_default=False)] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="Name of the score in the store. Required, unless --compare is given.", show_default=False),
+    ] = None,
     method: Annotated[Method | None, typer.Option(help=METHOD_HELP, show_default=False)] = None,
     domain: Annotated[
         list[str] | None,
         typer.Option(
-            help="The data set to help, likewise; repeat it for several groups.", show_default="none, for random"
+            help="Data set to help: its name, or NAME=FILE; repeatable, one group each.",
+            show_default="none, for random",
         ),
     ] = None,
     group_by: Annotated[
-        GroupBy | None, typer.Option(help="Split each domain into groups by this.", show_default="one group a domain")
+        GroupBy | None,
+        typer.Option(help="Split each domain into groups by this field.", show_default="one group per domain"),
     ] = None,
     across: Annotated[
-        Across, typer.Option(help="Across groups: the highest or the mean of their scores.")
+        Across, typer.Option(help="How the scores of several groups become one: the highest, or the mean.")
     ] = Across.MAX,
     feature: Annotated[
         list[str] | None,
         typer.Option(
-            help="The features' name, on both sides; less: repeat it for several checkpoints.",
+            help="Name of the features of pool and domain; less: repeat it for several checkpoints.",
             show_default="ntk; loss for less",
         ),
     ] = None,
-    rows: Annotated[str | None, typer.Option(help="Only the pool rows of this selection.", show_default="all")] = None,
+    rows: Annotated[
+        str | None, typer.Option(help="Score only the pool rows of this selection.", show_default="all")
+    ] = None,
     centre: Annotated[
         bool,
         typer.Option(
@@ -98,37 +110,40 @@ def score(
             show_default="0.5% of the pool, at least 10",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="random, dsir: the seed.")] = 0,
+    seed: Annotated[int, typer.Option(help="random, dsir: seed of the random numbers.")] = 0,
     match_length: Annotated[
         str | None,
         typer.Option(
-            help="random: draw rows as long, in tokens, as this data set's or selection's.", show_default="any length"
+            help="random: draw rows of similar length, in tokens, to this data set or selection.",
+            show_default="any length",
         ),
     ] = None,
     tokens_of: o.TokensOf = None,
     combine: Annotated[
         list[str] | None,
-        typer.Option(help="Instead of a method: the mean rank of these scores; repeat it.", show_default="none"),
+        typer.Option(help="Instead of a method: take the mean rank of these scores; repeatable.", show_default="none"),
     ] = None,
     compare: Annotated[
         list[str] | None,
-        typer.Option(help="Only compare these scores of one pool; repeat it.", show_default="none"),
+        typer.Option(help="Only compare these scores of one pool, and write nothing; repeatable.", show_default="none"),
     ] = None,
     n: Annotated[
-        int | None, typer.Option("-n", min=1, help="--compare: how many top rows.", show_default="a tenth")
+        int | None,
+        typer.Option("-n", min=1, help="--compare: how many of the top rows to compare.", show_default="a tenth"),
     ] = None,
     dtype: Annotated[
-        o.Dtype, typer.Option("--dtype", help="exact: number format; auto: the features' own.")
+        o.Dtype, typer.Option("--dtype", help="exact: number format to compute in; auto is the one of the features.")
     ] = o.Dtype.AUTO,
-    device: Annotated[str, typer.Option(help="exact: auto, cpu, cuda or cuda:I.")] = "auto",
+    device: Annotated[str, typer.Option(help="exact: device to compute on: auto, cpu, cuda or cuda:I.")] = "auto",
     batch_tokens: Annotated[
-        int | None, typer.Option(min=1, help="exact: tokens of a batch.", show_default="auto: what fits")
+        int | None, typer.Option(min=1, help="exact: tokens per batch.", show_default="auto: what fits")
     ] = None,
     on_error: Annotated[
         o.OnError,
         typer.Option(
             "--on-error",
-            help="Bad rows of a NAME=FILE, and rows whose values are not finite: stop, or leave them out (exit 3).",
+            help="What to do with unusable rows of a NAME=FILE and rows whose values are not finite: stop, or skip "
+            "them (exit 3).",
         ),
     ] = o.OnError.FAIL,
     data: o.Moved = None,

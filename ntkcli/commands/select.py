@@ -11,8 +11,10 @@ import typer
 from ntkcli import options as o
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode, UsageError
+from ntkcli.help_panels import Command, examples
 
 EXAMPLE = "ntksel select med --score stage2 -n 9000 --name picked --export picked.jsonl"
+SECOND = "ntksel select med --score stage2 --token-budget 2000000 --max-per-source 20% --dedup minhash --name varied"
 SOURCES_SHOWN = 5
 
 
@@ -44,21 +46,21 @@ class Method(StrEnum):
 
 
 METHOD_HELP = (
-    "top: the highest scores; round-robin: domain rows take turns; herding: match the domain's mean feature; "
-    "coverage: serve all domain rows; ot: optimal transport."
+    "How rows are selected. top: the highest scores; round-robin: domain rows take turns; herding: match the mean "
+    "feature of the domain; coverage: serve all domain rows; ot: optimal transport."
 )
-QUOTA_HELP = "rows of a source: a count, a share (20%), or LABEL=COUNT; repeat it."
+QUOTA_HELP = "rows per source: a count, a share (20%), or LABEL=COUNT; repeatable."
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command(epilog=f"Example: {EXAMPLE}")(select)
+    app.command(cls=Command, epilog=examples(EXAMPLE, SECOND))(select)
 
 
 def select(
     store: o.Store,
-    score: Annotated[str, typer.Option(help="The score to select by.", show_default=False)],
-    name: Annotated[str, typer.Option(help="The selection's name.", show_default=False)],
+    score: Annotated[str, typer.Option(help="Score to select by.", show_default=False)],
+    name: Annotated[str, typer.Option(help="Name of the selection in the store.", show_default=False)],
     n: Annotated[
         str | None,
         typer.Option(
@@ -71,70 +73,80 @@ def select(
     method: Annotated[Method, typer.Option(help=METHOD_HELP)] = Method.TOP,
     exponent: Annotated[float, typer.Option(help="coverage: 1 is the mean cosine's top; less spreads more.")] = 0.5,
     max_per_source: Annotated[
-        list[str] | None, typer.Option(help=f"At most so many {QUOTA_HELP}", show_default="no limit")
+        list[str] | None, typer.Option(help=f"Take at most this many {QUOTA_HELP}", show_default="no limit")
     ] = None,
     min_per_source: Annotated[
-        list[str] | None, typer.Option(help=f"At least so many {QUOTA_HELP}", show_default="none")
+        list[str] | None, typer.Option(help=f"Take at least this many {QUOTA_HELP}", show_default="none")
     ] = None,
     token_budget: Annotated[
-        int | None, typer.Option(min=1, help="Stop when no further row fits.", show_default="none")
+        int | None, typer.Option(min=1, help="Take rows up to this many tokens in total.", show_default="none")
     ] = None,
     min_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Only rows of at least so many tokens.", show_default="any")
+        int | None, typer.Option(min=1, help="Take only rows of at least this many tokens.", show_default="any")
     ] = None,
     max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Only rows of at most so many tokens.", show_default="any")
+        int | None, typer.Option(min=1, help="Take only rows of at most this many tokens.", show_default="any")
     ] = None,
     tokens_of: o.TokensOf = None,
     dedup: Annotated[
         str | None,
         typer.Option(
-            help="exact: same words; minhash: near-duplicate words; 0.95: features no more alike than this cosine.",
+            help="Leave out duplicates. exact: the same words; minhash: nearly the same words; a number such as 0.95: "
+            "features with a higher cosine.",
             show_default="keep all",
         ),
     ] = None,
     exclude: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Never these rows: a file of ids, a line each, or a data file of any kind; repeat it.",
+            help="Never take these rows: a file with one id per line, or a data file of any kind; repeatable.",
             show_default="none",
         ),
     ] = None,
     must_include: Annotated[
-        list[Path] | None, typer.Option(help="These rows first, in the same forms.", show_default="none")
+        list[Path] | None,
+        typer.Option(help="Take these rows first: a file of the same forms as --exclude.", show_default="none"),
     ] = None,
     against: Annotated[
         list[Path] | None,
-        typer.Option(help="Look for this test file's items in the rows; repeat it.", show_default="tasks of evals"),
+        typer.Option(
+            help="Test file whose items are searched for in the rows; repeatable.", show_default="tasks of evals"
+        ),
     ] = None,
     leaks: Annotated[
-        Leaks, typer.Option(help="Rows with test items: leave out and report, only report, or don't look.")
+        Leaks,
+        typer.Option(
+            help="What to do with rows that hold test items: leave out and report, only report, or don't look."
+        ),
     ] = Leaks.REMOVE,
-    feature: Annotated[str | None, typer.Option(help="Features to compare.", show_default="those of the score")] = None,
+    feature: Annotated[
+        str | None, typer.Option(help="Features that --method and --dedup compare.", show_default="those of the score")
+    ] = None,
     domain: Annotated[
-        list[str] | None, typer.Option(help="Data sets to compare with.", show_default="those of the score")
+        list[str] | None,
+        typer.Option(help="Domain data sets that --method compares with.", show_default="those of the score"),
     ] = None,
     centre: Annotated[
-        bool, typer.Option("--centre", "--center", help="Compare centred features; a centred score's always are.")
+        bool, typer.Option("--centre", "--center", help="Compare centred features; always on for a centred score.")
     ] = False,
     export: Annotated[
         Path | None,
         typer.Option(
-            help="Write the rows there, with ntksel_score and ntksel_rank: .jsonl, .parquet or a folder (datasets).",
+            help="Write the rows to this file, with ntksel_score and ntksel_rank: .jsonl, .parquet or a folder.",
             show_default="no file",
         ),
     ] = None,
     schema: Annotated[
-        Format, typer.Option("--format", help="The export's columns: the pool's own, or a trainer's schema.")
+        Format, typer.Option("--format", help="Columns of the export: those of the pool, or the schema of a trainer.")
     ] = Format.OWN,
     export_scores: Annotated[
         Path | None,
-        typer.Option(help="Write all scores of the pool there, as .parquet.", show_default="no file"),
+        typer.Option(help="Write all scores of the pool to this .parquet file.", show_default="no file"),
     ] = None,
     force: o.Force = False,
     data: o.Moved = None,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Write why each row was chosen to the store's reports/.")
+        bool, typer.Option("--explain", help="Write why each row was chosen to the folder reports/ of the store.")
     ] = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -195,5 +207,5 @@ def _rows(text: str | None) -> int | Literal["auto"] | None:
     if text is None or text == "auto":
         return "auto" if text else None
     if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise UsageError(f"-n {text} is no number of rows.", "Give a whole number from 1, or auto.")
+        raise UsageError(f"-n {text} is not a valid number of rows.", "Give a whole number from 1, or auto.")
     return int(text)

@@ -10,17 +10,18 @@ import typer
 from ntkcli import options as o
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode, UsageError
+from ntkcli.help_panels import Command, examples
 
 if TYPE_CHECKING:
     from ntkcli.steps.splits.split import SplitResult
 
-EXAMPLES = "ntksel split domain.jsonl --test .2 | ntksel split exam.csv --folds 5 --by author --out folds"
+EXAMPLES = ("ntksel split domain.jsonl --test .2", "ntksel split exam.csv --folds 5 --by author --out folds")
 ANSWERS_SHOWN = 8
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command(epilog="Example: " + EXAMPLES.replace(" | ", "; or: "))(split)
+    app.command(cls=Command, epilog=examples(*EXAMPLES))(split)
 
 
 def split(
@@ -29,10 +30,13 @@ def split(
         typer.Argument(help="A data file, folder, glob, Hub id, task, or - for standard input.", show_default=False),
     ],
     test: Annotated[
-        float | None, typer.Option(help="The test side's share of the rows, as .2.", show_default="--folds")
+        float | None, typer.Option(help="Share of the rows in the test set, such as .2.", show_default="--folds")
     ] = None,
     folds: Annotated[
-        int | None, typer.Option(help="Instead: so many folds, each the test side once.", show_default="--test")
+        int | None,
+        typer.Option(
+            help="Instead of --test: make this many folds, each used as the test set once.", show_default="--test"
+        ),
     ] = None,
     by: Annotated[
         str | None,
@@ -42,16 +46,16 @@ def split(
             show_default="none",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Another seed, another split.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the files, made if missing.", show_default="next to DATA")
+        Path | None, typer.Option(help="Folder to write the files to; created if missing.", show_default="next to DATA")
     ] = None,
     columns: o.Columns = None,
     split_name: o.Split = None,
     on_error: Annotated[
-        o.OnError, typer.Option("--on-error", help="Bad rows: stop, or leave them out (exit 3).")
+        o.OnError, typer.Option("--on-error", help="What to do with unusable rows: stop, or skip them (exit 3).")
     ] = o.OnError.FAIL,
-    force: Annotated[bool, typer.Option("--force", help="Replace files that are there with other rows.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing files that hold other rows.")] = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,

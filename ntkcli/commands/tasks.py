@@ -10,6 +10,7 @@ import typer
 from ntkcli import options as o
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode, UsageError
+from ntkcli.help_panels import Command, examples
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +38,13 @@ class TaskList:
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command(epilog="Example: ntksel tasks medmcqa")(tasks)
+    app.command(cls=Command, epilog=examples("ntksel tasks", "ntksel tasks medmcqa"))(tasks)
 
 
 def tasks(
-    name: Annotated[str | None, typer.Argument(help="Show this one in full.", show_default="all, a line each")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Show this task in full.", show_default="all, one line each")
+    ] = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,

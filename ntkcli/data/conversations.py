@@ -149,6 +149,6 @@ def _text_parts(content: Any, where: str) -> Any:
     for part in content:
         if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
             kind = part.get("type") if isinstance(part, dict) else None
-            raise RowError(f"{where} has a part that is no text" + (f": {what_is(kind)}" if kind else ""))
+            raise RowError(f"{where} has a part that is not text" + (f": {what_is(kind)}" if kind else ""))
         texts.append(part["text"])
     return "".join(texts)

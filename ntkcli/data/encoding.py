@@ -68,7 +68,7 @@ class Encoder:
             raise UsageError(f"--max-length {max_length} is too short.", f"Give {_SHORTEST} or more.")
         if getattr(tokenizer, "backend_tokenizer", None) is None:
             raise UsageError(
-                f"the tokenizer {type(tokenizer).__name__} doesn't say where its tokens stand in the text, "
+                f"the tokenizer {type(tokenizer).__name__} doesn't report where its tokens are in the text, "
                 "so answers can't be masked.",
                 "Give a model with a tokenizer.json.",
             )

@@ -137,7 +137,7 @@ def pick(file: DataFile, indices: Iterable[int]) -> Iterator[Row]:
     found = 0
     for row in file.rows(wanted.tolist()):
         if isinstance(row, BadRow):
-            raise DataError(f"{row.place} can't be used: {row.reason}.", "Mend the row.")
+            raise DataError(f"{row.place} can't be used: {row.reason}.", "Fix the row.")
         found += 1
         yield row
     file.require_unchanged()

@@ -104,7 +104,7 @@ class HubSource:
                 what = f"{self.reference} can't be read by the library datasets: {why}."
                 raise UsageError(what, "Check --split, or give its files.") from error
             raise UsageError(
-                f"{self.reference} is no file here, and the Hub doesn't give it: {why}.",
+                f"{self.reference} is not a file here, and the Hub doesn't give it: {why}.",
                 "Check name and --split, or download it and give its files.",
             ) from error
 

@@ -88,9 +88,9 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UsageError(f"{path} can't be read: {error.strerror or error}.", "Give the path of the file.") from error
     except ValueError as error:
-        raise DataError(f"{path} is not JSON: {error}.", "Mend the file.") from error
+        raise DataError(f"{path} is not JSON: {error}.", "Fix the file.") from error
     if not isinstance(value, dict):
-        raise DataError(f"{path} is no object of entries.", "Mend the file.")
+        raise DataError(f"{path} is not an object of entries.", "Fix the file.")
     return value
 
 

@@ -111,7 +111,7 @@ def checked_reader(path: Path) -> Reader:
         raise UsageError(f"{path} does not exist.", f"Give a file ({KNOWN}), a folder of them or a Hub id.")
     if not path.is_file():
         raise UsageError(
-            f"{path} is no regular file, and rows are read more than once.",
+            f"{path} is not a regular file, and rows are read more than once.",
             "Write it to a file, or give - for standard input.",
         )
     reader = reader_of(path)
@@ -193,7 +193,9 @@ def _saved(folder: Path) -> tuple[tuple[Path, Reader], ...]:
     names = [entry.get("filename") for entry in entries or [] if isinstance(entry, dict)]
     paths = [folder / Path(str(name)).name for name in names]  # names, never paths out of the folder
     if missing := next((path for path in paths if not path.is_file()), None):
-        raise DataError(f"{folder} is no whole saved data set: {missing.name} is missing.", "Save or copy it again.")
+        raise DataError(
+            f"{folder} is not a complete saved data set: {missing.name} is missing.", "Save or copy it again."
+        )
     return _readers(str(folder), paths)
 
 

@@ -20,14 +20,14 @@ def unusable(row: Row, error: RowError) -> BadRow:
 
 def refusal(bad: Sequence[BadRow], n_bad: int) -> DataError:
     """What `--on-error fail` ends with; `bad` are the first of `n_bad`."""
-    mend = "Mend the row, or give --on-error skip to leave such rows out."
+    mend = "Fix the row, or give --on-error skip to leave such rows out."
     return DataError(f"{_tell(bad, n_bad)}.", mend, details=each(bad, n_bad))
 
 
 def none_usable(bad: Sequence[BadRow], n_bad: int) -> DataError:
     """That all rows are bad, whatever `--on-error` says."""
     what = f"{bad[0].file} has no row that can be used: {_tell(bad, n_bad, name=False)}."
-    return DataError(what, "Mend the rows.", details=each(bad, n_bad))
+    return DataError(what, "Fix the rows.", details=each(bad, n_bad))
 
 
 def each(bad: Sequence[BadRow], n_bad: int) -> list[str]:

@@ -103,7 +103,7 @@ class Renderer:
                 )
             if message.reasoning and not self._known.thoughts:
                 raise RowError(
-                    "a turn has its thought beside its content (reasoning_content, thinking), which the chat template "
+                    "a turn has its thought next to its content (reasoning_content, thinking), which the chat template "
                     "doesn't show; put it into the content as the model writes it, or take it out",
                     RowStatus.UNMASKED,
                 )

@@ -26,7 +26,7 @@ def listed(value: Any, column: str, of: str) -> list[Any]:
         try:
             value = json.loads(value)
         except (ValueError, RecursionError) as error:
-            raise RowError(f"the column {column!r} holds {what_is(value)}, which is no JSON list of {of}") from error
+            raise RowError(f"the column {column!r} holds {what_is(value)}, which is not a JSON list of {of}") from error
     if not isinstance(value, list):
         raise RowError(f"the column {column!r} holds {what_is(value)}, not a list of {of}")
     return value
@@ -88,7 +88,7 @@ def answer_of(value: Any, choices: tuple[str, ...]) -> int:
         if 0 <= value < len(choices):
             return value
         raise RowError(f"the column 'answer' holds {value}, but the choices count from 0 to {len(choices) - 1}")
-    raise RowError(f"the column 'answer' holds {what_is(value)}, which is no index, letter or text of a choice")
+    raise RowError(f"the column 'answer' holds {what_is(value)}, which is not an index, letter or text of a choice")
 
 
 def integers_of(value: Any, column: str) -> tuple[int, ...]:

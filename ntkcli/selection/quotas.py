@@ -86,7 +86,9 @@ def _rows(value: str, *, n: int | None, option: str, up: bool) -> int:
         number = -1.0
     share = number / 100 if value.endswith("%") else number
     if not np.isfinite(number) or number < 0 or (value.endswith("%") and share > 1):
-        raise UsageError(f"{option} {value} is no number of rows.", "Give a count as 100, or a share as 20% or 0.2.")
+        raise UsageError(
+            f"{option} {value} is not a valid number of rows.", "Give a count as 100, or a share as 20% or 0.2."
+        )
     if not value.endswith("%") and "." not in value:
         return int(number)
     if share > 1:

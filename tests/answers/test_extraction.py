@@ -54,7 +54,7 @@ def test_pattern_takes_the_last_match() -> None:
 
 
 def test_no_regular_expression() -> None:
-    with pytest.raises(UsageError, match=r"--answer-pattern '\(' is no regular expression.*quoted"):
+    with pytest.raises(UsageError, match=r"--answer-pattern '\(' is not a valid regular expression.*quoted"):
         AnswerPattern("(")
 
 

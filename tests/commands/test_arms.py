@@ -168,8 +168,8 @@ def test_presets(cli: Cli, tmp_path: Path, options: list[str | Path], given: lis
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        (["--arms", "base,randm"], "'randm' is no arm. Give some of: base, domain"),
-        (["--seeds", "0,x"], "--seeds 0,x: these are no whole numbers"),
+        (["--arms", "base,randm"], "'randm' is not a valid arm. Give some of: base, domain"),
+        (["--seeds", "0,x"], "--seeds 0,x: expected whole numbers"),
         (["--seeds", "1,1"], "--seeds: 1, 1. Give each once"),
         (["--token-budget", "100"], "The budget is missing or given twice"),
         (["--baseline", "mixed"], "--baseline mixed is none of the arms"),

@@ -25,7 +25,7 @@ FILES: dict[
     **{f"schema: {reason}": ("data.jsonl", [line], reason, 1) for line, reason in test_schemas.BAD},
     "rows: ids twice": ("data.jsonl", [{"id": 1, "text": "a"}, {"id": 1, "text": "b"}], "stands already in line 1", 1),
     "rows: mixed schemas": ("data.jsonl", [{"text": "a"}, {"prompt": "Q", "completion": "A"}], "'text' is missing", 1),
-    "gzip: cut": ("data.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 9999)[:-20], "is no whole gzip file", 1),
+    "gzip: cut": ("data.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 9999)[:-20], "is not a complete gzip file", 1),
 }
 USAGE = ("does not exist", "of no kind that can be read")
 
@@ -64,18 +64,18 @@ def test_there_are_forty_kinds() -> None:
 FOLDERS = [
     ("empty", (), 2, "has no data file in it. Give files: .jsonl"),
     ("empty/*.parquet", (), 2, "has no data file in it"),
-    ("org/none", (), 2, "org/none is no file here, and the Hub doesn't give it"),
+    ("org/none", (), 2, "org/none is not a file here, and the Hub doesn't give it"),
     (
         "org/none:config@main",
         ("--split", "train"),
         2,
-        "org/none:config@main is no file here, and the Hub doesn't give it",
+        "org/none:config@main is not a file here, and the Hub doesn't give it",
     ),
     ("splits", (), 2, "has the splits test, train. Give --split test, or a glob."),
     ("splits", ("--split", "dev"), 2, "has no file of that split. Give one of: test, train."),
     ("one.jsonl", ("--split", "train"), 2, "is one file, which has no splits. Leave the option out."),
     ("dataset_info.json:none", (), 2, "has no entry 'none'"),
-    ("/dev/null", (), 2, "is no regular file, and rows are read more than once. Write it to a file, or give -"),
+    ("/dev/null", (), 2, "is not a regular file, and rows are read more than once. Write it to a file, or give -"),
 ]
 
 

@@ -80,7 +80,7 @@ def test_a_data_set_refuses_other_columns(cli: Cli, tmp_path: Path, model_dir: P
         *("--columns", "id=uid,prompt=a,completion=q"),
     )
     assert ran.code == 12
-    assert "stands for other rows" in ran.error_line
+    assert "holds other rows" in ran.error_line
 
 
 def test_columns_and_splits_of_files_given_to_finetune_and_eval(cli: Cli, tmp_path: Path, model_dir: Path) -> None:
@@ -126,14 +126,14 @@ def test_thinking(cli: Cli, tmp_path: Path, model_dir: Path, write_jsonl: Writer
 
 
 BAD = [
-    (("--data", "org/none"), 2, "org/none is no file here, and the Hub doesn't give it"),
+    (("--data", "org/none"), 2, "org/none is not a file here, and the Hub doesn't give it"),
     (("--data", "absent.parquet"), 2, "absent.parquet does not exist"),
     (("--data", "EMPTY"), 2, "has no data file in it"),
     (("--data", "FILE", "--split", "train"), 2, "is one file, which has no splits"),
-    (("--data", "FILE", "--columns", "prompt"), 2, "'prompt' is no KNOWN=OWN"),
+    (("--data", "FILE", "--columns", "prompt"), 2, "'prompt' is not a valid KNOWN=OWN"),
     (("--data", "FILE", "--columns", "promt=q"), 2, "no schema has a column 'promt'"),
     (("--data", "FILE", "--columns", "prompt=z"), 1, "and not 'z' as --columns says"),
-    (("--data", "BROKEN"), 1, "is no whole parquet file"),
+    (("--data", "BROKEN"), 1, "is not a complete parquet file"),
 ]
 
 
@@ -188,7 +188,7 @@ def test_named_files_are_scored_by_words_without_a_model(cli: Cli, write_jsonl: 
     assert "scores/x is finished already" in cli(*by_name).err
     write_jsonl("pool.jsonl", law)
     changed = cli(*command, "--name", "y")
-    assert (changed.code, "stands for other rows" in changed.error_line) == (12, True)
+    assert (changed.code, "holds other rows" in changed.error_line) == (12, True)
     unnamed = cli("score", store, "--pool", pool, "--domain", "d", "--method", "bm25", "--name", "y")
     assert (unnamed.code, f"Give --pool NAME={pool}" in unnamed.error_line) == (2, True)
     no_file = cli("score", store, "--pool", "q=", "--domain", "d", "--method", "bm25", "--name", "y")

@@ -39,7 +39,7 @@ def test_a_change_that_only_reading_finds(
     assert cli(*command).code == 0  # what daily use costs nothing for
     ran = cli("--exact-digests", *command)
     assert ran.code == 12
-    assert ("stands for other rows" if altered == "data" else "model.weights was") in ran.error_line
+    assert ("holds other rows" if altered == "data" else "model.weights was") in ran.error_line
 
 
 def test_the_option_ends_with_its_command(cli: Cli, tmp_path: Path, write_jsonl: Writer, model_dir: Path) -> None:

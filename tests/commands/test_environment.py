@@ -143,7 +143,7 @@ def test_every_verb(cli: Cli, tmp_path: Path, model_dir: Path, monkeypatch: pyte
         ran = cli(*made[name])
         assert ran.code == 0, ran.err
         changed = ", ".join([f"numpy was {real('numpy')}, is now 9.9", *([torch] if "torch" in packages else [])])
-        assert lines_about(ran.err) == [f"{name} goes on in another environment than before: {changed}"]
+        assert lines_about(ran.err) == [f"{name} continues in another environment than before: {changed}"]
         assert [each["versions"]["numpy"] for each in artefact_of(kept, name).attrs["environments"]] == [
             real("numpy"),
             "9.9",

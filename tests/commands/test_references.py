@@ -154,7 +154,7 @@ def test_a_pool_that_moved(home: Path, cli: Cli, model_dir: Path) -> None:
     assert "--data pool=FILE" in cli(*train, "--name", "w").error_line
     write_rows(home / "wrong.jsonl", prompt_rows(9, seed=5))
     ran = cli("select", "med", "--score", "r", "-n", "4", "--name", "a", "--data", "wrong.jsonl")
-    assert "stands for other rows" in ran.error_line
+    assert "holds other rows" in ran.error_line
     assert "no data set 'nothing'" in cli("explain", "med", "a", "0", "--data", "nothing=other/moved.jsonl").error_line
     selected(cli, "a", "--export", "x.jsonl", "--data", "other/moved.jsonl")
     selected(cli, "a", "--export", "x.jsonl")  # it is remembered

@@ -161,7 +161,7 @@ def test_the_printed_commands_do_the_same(cli: Cli, recipe: Path, monkeypatch: p
         ('adapter = "warmup"', 'adapter = "warm-up"', r"no earlier step makes runs/warm-up"),
         ("[defaults.featurize]", "[defaults.explain]", r"the key 'adapter' is not known"),
         ("max-length = 96", "exponent = 0.5\nlr = 1e-3\nselection = 3", r"the key 'selection' is not known"),
-        ("max-length = 96", 'pooling = "mean"\nmethod = {a = [1}', r"is no TOML: .*line 6"),
+        ("max-length = 96", 'pooling = "mean"\nmethod = {a = [1}', r"is not valid TOML: .*line 6"),
         ("/test.jsonl", "/tset.jsonl", r"line 48, step 7 \(eval\): .*tset.jsonl does not exist. Give a file"),
         (
             '/domain.jsonl", "picked',

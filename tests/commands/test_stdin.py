@@ -78,7 +78,7 @@ def test_rows_are_kept_in_the_store(cli: Cli, tmp_path: Path, model_dir: Path, p
     pipe(data.replace(b"?", b"!", 1))
     ran = cli("featurize", store, "--data", "-", "--name", "d", "--kind", "embed", "--model", model_dir)
     assert ran.code == 12
-    assert "stands for other rows" in ran.error_line
+    assert "holds other rows" in ran.error_line
 
 
 def test_finetune_and_eval_take_it(cli: Cli, tmp_path: Path, model_dir: Path, pipe: Any) -> None:
@@ -111,8 +111,8 @@ def test_a_dry_run_keeps_nothing(cli: Cli, tmp_path: Path, model_dir: Path, pipe
         (None, 2, "- reads rows from standard input, which is a terminal or closed. Pipe rows into it"),
         (b"", 1, "Nothing came by standard input. Pipe rows into it, or give a file."),
         (b"hello\n", 1, "line 1: not JSON"),
-        (b"\x1f\x8b\x08broken", 1, "is no whole gzip file"),
-        (b"PAR1", 1, "is no whole parquet file"),
+        (b"\x1f\x8b\x08broken", 1, "is not a complete gzip file"),
+        (b"PAR1", 1, "is not a complete parquet file"),
         ("{}".encode("utf-16"), 1, "is in UTF-16"),
     ],
 )

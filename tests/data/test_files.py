@@ -227,7 +227,7 @@ BAD_ROWS = [
         CHOICES,
         CHOICES | {"answer": True},
         UNREADABLE,
-        "the column 'answer' holds true, which is no index",
+        "the column 'answer' holds true, which is not an index",
     ),
     ("null answer", CHOICES, CHOICES | {"answer": None}, UNREADABLE, "the column 'answer' holds null"),
     (
@@ -295,7 +295,7 @@ def test_bad_row(write, good, bad, status, reason):
     message = str(caught.value)
     assert message.startswith(f"{file.path} line 2: ")
     assert reason in message
-    assert message.endswith(". Mend the row, or give --on-error skip to leave such rows out.")
+    assert message.endswith(". Fix the row, or give --on-error skip to leave such rows out.")
     assert message.isprintable()  # one line, and nothing a terminal would obey
     found = scan(file, on_error="skip")
     assert found.status.tolist() == [RowStatus.OK, status, RowStatus.OK]
@@ -311,11 +311,11 @@ def test_repeated_id_is_bad(write):
 
 def test_all_bad_rows_are_told_in_one_line(write):
     file = DataFile(write(GOOD, *["{"] * 30))
-    with pytest.raises(DataError, match=r", and 29 more rows: lines 3, 4, 5, 6, 7, \.\.\.\. Mend"):
+    with pytest.raises(DataError, match=r", and 29 more rows: lines 3, 4, 5, 6, 7, \.\.\.\. Fix"):
         scan(file, on_error="fail")
     found = scan(file, on_error="skip")
     assert (len(found.bad), found.n_bad) == (20, 30)
-    with pytest.raises(DataError, match=r"and 1 more row: line 3\. Mend"):
+    with pytest.raises(DataError, match=r"and 1 more row: line 3\. Fix"):
         scan(DataFile(write(GOOD, "{", "{")), on_error="fail")
 
 
@@ -364,7 +364,7 @@ BAD_FILES = [
         DataError,
         "is in UTF-16, and rows are read as UTF-8. Convert it: iconv",
     ),
-    ("data.jsonl.gz", b'{"prompt"', DataError, "is no whole gzip file: it breaks off after line 0"),
+    ("data.jsonl.gz", b'{"prompt"', DataError, "is not a complete gzip file: it breaks off after line 0"),
     ("data.jsonl", gzip.compress(b"{}"), DataError, "line 1: not UTF-8: byte 0x8b at position 1"),
 ]
 
@@ -386,7 +386,7 @@ def test_bad_file(tmp_path, case, on_error):
 def test_folder_and_pipe_are_refused(tmp_path):
     with pytest.raises(UsageError, match=r"has no data file in it\. Give files"):
         DataFile(tmp_path)
-    with pytest.raises(UsageError, match="is no regular file"):
+    with pytest.raises(UsageError, match="is not a regular file"):
         DataFile("/dev/null")
 
 

@@ -80,7 +80,7 @@ def test_what_is_not_read_is_refused(info, name, reason):
     assert reason in str(caught.value)
 
 
-@pytest.mark.parametrize(("content", "reason"), [("{", "is not JSON"), ("[]", "is no object of entries")])
+@pytest.mark.parametrize(("content", "reason"), [("{", "is not JSON"), ("[]", "is not an object of entries")])
 def test_a_broken_record(tmp_path, content, reason):
     (tmp_path / "dataset_info.json").write_text(content)
     with pytest.raises(DataError, match=reason):

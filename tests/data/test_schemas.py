@@ -90,7 +90,7 @@ BAD = [
     ({"conversations": [{"from": "alien", "value": "Q"}]}, "has as role the string 'alien'"),
     ({"conversations": [{"from": "human"}]}, "message 1 in 'conversations' has no 'value'"),
     ({"conversations": TURNS, "system": 3}, "the column 'system' holds the number 3"),
-    ({"messages": [U | {"content": [{"type": "image_url"}]}]}, "message 1 in 'messages' has a part that is no text"),
+    ({"messages": [U | {"content": [{"type": "image_url"}]}]}, "message 1 in 'messages' has a part that is not text"),
     ({"messages": [U, A | {"content": None}]}, "the content of message 2 in 'messages' holds null"),
     ({"messages": [U, {"role": "tool", "content": ""}]}, "the content of message 2 in 'messages' is empty"),
     ({"prompt": [U], "completion": "A"}, "the column 'prompt' holds a list, not a string"),

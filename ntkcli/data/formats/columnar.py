@@ -136,7 +136,7 @@ def _unreadable(path: Path, kind: str, error: Exception) -> DataError | UsageErr
     if isinstance(error, OSError) and error.errno is not None:
         return UsageError(f"{path} can't be read: {error.strerror or error}.")
     why = " ".join(str(error).split()).rstrip(".")
-    return DataError(f"{path} is no whole {kind} file ({why}).", "Make or copy the file again.")
+    return DataError(f"{path} is not a complete {kind} file ({why}).", "Make or copy the file again.")
 
 
 def _plain(value: Any) -> Any:

@@ -81,6 +81,6 @@ def _open(path: Path, packed: str | None) -> IO[bytes]:
 
 def _broken(path: Path, packed: str | None, place: Place, error: Exception) -> DataError:
     return DataError(
-        f"{path} is no whole {packed} file: it breaks off after {place.unit} {place.number} ({error}).",
+        f"{path} is not a complete {packed} file: it breaks off after {place.unit} {place.number} ({error}).",
         "Make or copy the file again.",
     )

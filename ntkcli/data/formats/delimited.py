@@ -47,7 +47,7 @@ def read_delimited(path: Path, delimiter: str) -> Iterator[Record]:
                     yield _record(path, line, header, cells)
         except csv.Error as error:
             raise DataError(
-                f"{path} line {place.number + 1} is no delimited row: {error}.",
+                f"{path} line {place.number + 1} is not a valid delimited row: {error}.",
                 "Quote cells that hold quotes, and double the quotes in them.",
             ) from error
 

@@ -97,7 +97,9 @@ class _Text:
 
     def error(self, place: Place, why: str) -> DataError:
         """That the list breaks off, and where."""
-        return DataError(f"{self._path} is no whole JSON list: after row {place.number} ({why}).", "Mend the file.")
+        return DataError(
+            f"{self._path} is not a complete JSON list: after row {place.number} ({why}).", "Fix the file."
+        )
 
     def _more(self, size: int) -> bool:
         """Read on; False at the end of the file."""

@@ -102,7 +102,7 @@ def _read(file: Path) -> Task:
     except OSError as error:
         raise UsageError(f"{file} can't be read: {error.strerror or error}.", "Give a task's name or file.") from error
     except ValueError as error:
-        raise UsageError(f"{file} is no TOML: {error}.", "Mend it there.") from error
+        raise UsageError(f"{file} is not valid TOML: {error}.", "Fix it there.") from error
     if unknown := sorted(set(said) - set(_KEYS)):
         raise UsageError(f"{file}: the key {unknown[0]!r} is not known.", f"Known are: {', '.join(_KEYS)}.")
     tables = said.get("layout")
@@ -111,7 +111,7 @@ def _read(file: Path) -> Task:
     layouts = tuple(_layout(file, number, table) for number, table in enumerate(tables, start=1))
     texts = {key: said.get(key, "") for key in _TEXTS}
     if wrong := next((key for key, value in texts.items() if not isinstance(value, str)), None):
-        raise UsageError(f"{file}: {wrong} is no text.", f'Write {wrong} = "...".')
+        raise UsageError(f"{file}: {wrong} is not text.", f'Write {wrong} = "...".')
     hub = said.get("hub", [])
     return Task(
         name=file.stem,

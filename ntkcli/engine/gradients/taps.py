@@ -200,7 +200,7 @@ class LayerTap:
     def collect(self, found: _Input, x: Tensor, g: Tensor, ax: Tensor | None = None, bg: Tensor | None = None) -> None:
         """One backward's input and output gradient, and A x and B^T g where they are known."""
         if self._total is None or self._total.collected:
-            raise UsageError(f"{self.layer.name} runs twice in one forward; its gradients can't be told apart.")
+            raise UsageError(f"{self.layer.name} runs twice in one forward; its gradients can't be separated.")
         self._total.collected = True
         by_row = self.inputs.by_row
         known = (None if thin is None else by_row(thin) for thin in (ax, bg))

@@ -114,7 +114,7 @@ def _phi(name: str, z_V: Tensor, logits_V: Tensor, tolerance: float) -> tuple[fl
     """Gain and cap of the function that gives `logits_V` at `z_V`."""
     at_one = z_V == 1.0
     if not bool(at_one.any()):
-        raise UsageError(f"{name}: its vocabulary of {len(z_V)} is too small to tell its head by.")
+        raise UsageError(f"{name}: its vocabulary of {len(z_V)} is too small to find its head.")
     gain = float(logits_V[at_one][0])
     if torch.allclose(logits_V, gain * z_V, rtol=tolerance, atol=0):
         return gain, None

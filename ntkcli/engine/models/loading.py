@@ -60,7 +60,7 @@ def load_tokenizer(identity: ModelIdentity) -> Any:
         raise UsageError(
             f"--model {identity.reference}: its tokenizer has no fast version, which gives the character offsets "
             "that the answer mask needs.",
-            "Save one beside the model as tokenizer.json.",
+            "Save one next to the model as tokenizer.json.",
         )
     _check_template(tokenizer, identity)
     if tokenizer.pad_token_id is None:

@@ -89,7 +89,7 @@ def make_plan(
     if not run or not task:
         raise UsageError("There is nothing to evaluate.", "Give at least one --run and one --task.")
     if any(str(each).startswith(HARNESS) for each in (*task, *retain)):
-        raise UsageError("--dry-run can't tell what tasks of lm_eval take.", "Leave it out for these.")
+        raise UsageError("--dry-run can't estimate tasks of lm_eval.", "Leave it out for these.")
     if normalise not in NORMALISATIONS or max_new_tokens < 1:
         raise UsageError(f"--normalise must be one of {', '.join(NORMALISATIONS)}; --max-new-tokens 1 or more.")
     pattern = AnswerPattern(answer_pattern) if answer_pattern else None

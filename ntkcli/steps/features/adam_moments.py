@@ -31,7 +31,7 @@ def adam_state(adapter: AdapterIdentity | None) -> AdamState:
         raise UsageError("--adam is given without --adapter: a fresh adapter has no optimiser.", how)
     path = adapter.folder / OPTIMIZER
     if not path.is_file():
-        raise UsageError(f"--adam: the adapter {adapter.folder} has no {OPTIMIZER} beside it.", how)
+        raise UsageError(f"--adam: the adapter {adapter.folder} has no {OPTIMIZER} next to it.", how)
     from safetensors import SafetensorError, safe_open
 
     watch = Watch()

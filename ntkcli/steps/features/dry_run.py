@@ -52,7 +52,7 @@ def estimate_featurize(
     """
     if projection == "none":
         raise UsageError(
-            "--dry-run can't tell the size of exact gradients without the model.", "Give --projection sjlt."
+            "--dry-run can't estimate the size of exact gradients without the model.", "Give --projection sjlt."
         )
     check_numbers(kind=kind, positions=None, probe=probe, probes=probes, shard=(0, 1))
     identity = resolve_model(model, trust_remote_code=trust_remote_code)

@@ -95,7 +95,7 @@ class FeatureLoop:
             if self.on_error == "fail":
                 raise DataError(
                     f"{row.place}: {error.reason}.",
-                    "Mend the row, or give --on-error skip to leave such rows out.",
+                    "Fix the row, or give --on-error skip to leave such rows out.",
                 ) from error
             return int(error.status), None
         return int(store.RowStatus.TRUNCATED if encoded.truncated else store.RowStatus.OK), encoded

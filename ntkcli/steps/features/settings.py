@@ -122,4 +122,4 @@ def check_numbers(
     if kind == "loss" and positions not in (None, "completion"):
         raise UsageError(f"--positions {positions}: the loss is over the answer's tokens.", "Leave it out.")
     if not 0 <= shard[0] < shard[1]:
-        raise UsageError(f"--shard {shard[0]}/{shard[1]} is no shard.", "Give I/N with I from 0 to N-1.")
+        raise UsageError(f"--shard {shard[0]}/{shard[1]} is not a valid shard.", "Give I/N with I from 0 to N-1.")

@@ -19,10 +19,10 @@ ARMS: Final[dict[str, str]] = {
     "base": "the model without training",
     "domain": "the domain's rows alone",
     "domain-tokens": "the domain's rows alone, for as many tokens as the selected arm",
-    "random": "the domain and random rows of the pool, drawn anew for each seed",
+    "random": "the domain and random rows of the pool, drawn again for each seed",
     "random-length": "the same, as long in tokens as the selected rows",
     "embedding": "the domain and the pool's nearest rows by embedding",
-    "preselect-random": "the domain and random rows of the pre-selection, drawn anew for each seed",
+    "preselect-random": "the domain and random rows of the pre-selection, drawn again for each seed",
     "bm25": "the domain and the pool's best rows by BM25",
     "dsir": "the domain and rows of the pool by hashed n-gram importance",
     "rds": "the domain and the pool's nearest rows by embedding, domain rows in turns",
@@ -82,7 +82,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         if unknown := [arm for arm in self.arms if arm not in ARMS]:
-            raise UsageError(f"--arms: {unknown[0]!r} is no arm.", f"Give some of: {', '.join(ARMS)}.")
+            raise UsageError(f"--arms: {unknown[0]!r} is not a valid arm.", f"Give some of: {', '.join(ARMS)}.")
         for what, given in (("--arms", self.arms), ("--seeds", self.seeds), ("--probe", self.probes)):
             if not given or len(set(given)) < len(given):
                 raise UsageError(f"{what}: {', '.join(map(str, given)) or 'nothing'}.", "Give each once, at least one.")

@@ -114,7 +114,7 @@ def read_recipe(path: str | Path, vocabulary: Vocabulary) -> Recipe:
         raise UsageError(reason, "Give a recipe's file; `ntksel run --example` shows one.") from error
     except ValueError as error:  # no UTF-8, no TOML
         raise UsageError(
-            f"{path} is no TOML: {error}.", "Mend it there; `ntksel run --example` shows a recipe."
+            f"{path} is not valid TOML: {error}.", "Fix it there; `ntksel run --example` shows a recipe."
         ) from error
     places = _Places(text)
     for key in content:
@@ -165,7 +165,7 @@ class _Defaults:
 
     def __init__(self, path: Path, table: Any, places: _Places, vocabulary: Vocabulary) -> None:
         if not isinstance(table, dict):
-            raise UsageError(f"{path} line {places.of('defaults')}: defaults is no table.", "Write [defaults].")
+            raise UsageError(f"{path} line {places.of('defaults')}: defaults is not a table.", "Write [defaults].")
         self._path, self._places, self._vocabulary = path, places, vocabulary
         self.own = {verb: value for verb, value in table.items() if verb in vocabulary and isinstance(value, dict)}
         self.all = {_key(key): value for key, value in table.items() if key not in self.own}

@@ -253,7 +253,7 @@ def _pair(row: Row, schema: str) -> tuple[str, str, str]:
     more = row.tools or any(turn.reasoning or turn.calls for turn in turns)
     if more or [turn.role for turn in turns] != ["user", "assistant"]:
         raise DataError(
-            f"--format {schema}: the row {row.row_id!r} (line {row.line}) is no single question and answer.",
+            f"--format {schema}: the row {row.row_id!r} (line {row.line}) is not a single question and answer.",
             "Give --format messages.",
         )
     return system, turns[0].content, turns[1].content

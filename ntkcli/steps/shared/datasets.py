@@ -79,7 +79,7 @@ def register_data(
     spec = {"digest": found.digest, "schema": found.schema, "n": found.n}
     if known is not None and known.spec != spec:
         raise SpecError(
-            f"The data set {name!r} in {stored.path} stands for other rows than {data} has now: "
+            f"The data set {name!r} in {stored.path} holds other rows than {data} has now: "
             + ", ".join(str(difference) for difference in store.differences(known.spec, spec))
             + ".",
             f"Give the file it was made from ({known.attrs['source']}), or another --name for this one.",

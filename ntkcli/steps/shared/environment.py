@@ -52,7 +52,7 @@ def begin(artefact: store.Artefact, now: Mapping[str, Any], progress: Progress, 
         kept = []  # nothing of it is left
     if kept and (changed := store.differences(kept[-1], now)):
         said = ", ".join(f"{_name(each.field)} was {_shown(each.old)}, is now {_shown(each.new)}" for each in changed)
-        progress.note(f"{artefact.name} goes on in another environment than before: {said}")
+        progress.note(f"{artefact.name} continues in another environment than before: {said}")
     if now not in kept:
         artefact.note(**{ATTRIBUTE: [*kept, dict(now)]})
 

@@ -175,7 +175,7 @@ def _write_manifest(path: str | Path, said: Mapping[str, Any]) -> None:
 def _check_folder(path: str | Path, target: Path, *, option: str, parents: bool) -> None:
     folder = target.parent
     if not folder.is_dir() and not parents:
-        raise UsageError(f"{option} {path}: there is no folder {Path(path).parent}.", "Make it first.")
+        raise UsageError(f"{option} {path}: there is no folder {Path(path).parent}.", "Create it first.")
     while not os.path.lexists(folder):
         folder = folder.parent
     if not folder.is_dir():

@@ -30,7 +30,7 @@ def targets(data: str, *, label: str | None, out: str | Path | None, folds: int 
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--out {folder} is a file.", "Give a folder.")
     if not folder.resolve().parent.is_dir():
-        raise UsageError(f"--out {folder}: there is no folder {folder.resolve().parent}.", "Make it first.")
+        raise UsageError(f"--out {folder}: there is no folder {folder.resolve().parent}.", "Create it first.")
     stem = label or _label(path)
     numbers = [""] if folds is None else [f".fold{i}of{folds}" for i in range(1, folds + 1)]
     return [(folder / f"{stem}{number}.train.jsonl", folder / f"{stem}{number}.test.jsonl") for number in numbers]

@@ -66,9 +66,13 @@ class TrainingSettings:
         if self.schedule not in SCHEDULES:
             raise UsageError(f"--schedule {self.schedule}: no such schedule.", f"Give {', '.join(SCHEDULES)}.")
         if not 0 <= self.warmup < 1:
-            raise UsageError(f"--warmup {self.warmup}: is no share of the steps.", "Give 0 or more and less than 1.")
+            raise UsageError(
+                f"--warmup {self.warmup}: is not a valid share of the steps.", "Give 0 or more and less than 1."
+            )
         if not 0 <= self.hold_out < 1:
-            raise UsageError(f"--hold-out {self.hold_out}: is no share of the rows.", "Give 0 or more and less than 1.")
+            raise UsageError(
+                f"--hold-out {self.hold_out}: is not a valid share of the rows.", "Give 0 or more and less than 1."
+            )
         if self.loss_per not in LOSSES_PER:
             raise UsageError(
                 f"--loss-per {self.loss_per}: expected one of {', '.join(LOSSES_PER)}.", "Give one of these."

@@ -128,7 +128,7 @@ def test_saved_splits(tmp_path):
     with pytest.raises(UsageError, match="has the splits train, odd"):
         DataFile(tmp_path / "d")
     (tmp_path / "d/odd/data-00000-of-00001.arrow").unlink()
-    with pytest.raises(DataError, match=r"is no whole saved data set: data-\S+\.arrow is missing"):
+    with pytest.raises(DataError, match=r"is not a complete saved data set: data-\S+\.arrow is missing"):
         DataFile(tmp_path / "d", split="odd")
 
 
@@ -229,7 +229,7 @@ def test_hub_id_while_offline(monkeypatch):
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    with pytest.raises(UsageError, match=r"org/none is no file here, and the Hub doesn't give it: .*Check name and"):
+    with pytest.raises(UsageError, match=r"org/none is not a file here, and the Hub doesn't give it: .*Check name and"):
         list(DataFile("org/none", split="train").rows())
 
 
@@ -246,16 +246,20 @@ BAD = [
     (
         "cut.jsonl.bz2",
         bz2.compress(json.dumps(GOOD).encode() * 999)[:-9],
-        "is no whole bzip2 file: it breaks off after line",
+        "is not a complete bzip2 file: it breaks off after line",
     ),
-    ("no.jsonl.bz2", b"plain", "is no whole bzip2 file: it breaks off after line 0"),
-    ("cut.jsonl.zst", writers.zstd(json.dumps(GOOD).encode() * 999)[:-9], "is no whole zstandard file"),
-    ("no.jsonl.zst", b"plain text", "is no whole zstandard file: it breaks off after line 0"),
-    ("cut.csv.gz", gzip.compress(HEADER + b"Q,A\n" * 9999)[:-20], "is no whole gzip file: it breaks off after line"),
-    ("cut.json.gz", gzip.compress(json.dumps([GOOD] * 9999).encode())[:-20], "is no whole gzip file"),
-    ("no.parquet", b"PAR1", "is no whole parquet file ("),
-    ("text.parquet", b"prompt,completion\nQ,A\n", "is no whole parquet file ("),
-    ("empty.parquet", b"", "is no whole parquet file ("),
+    ("no.jsonl.bz2", b"plain", "is not a complete bzip2 file: it breaks off after line 0"),
+    ("cut.jsonl.zst", writers.zstd(json.dumps(GOOD).encode() * 999)[:-9], "is not a complete zstandard file"),
+    ("no.jsonl.zst", b"plain text", "is not a complete zstandard file: it breaks off after line 0"),
+    (
+        "cut.csv.gz",
+        gzip.compress(HEADER + b"Q,A\n" * 9999)[:-20],
+        "is not a complete gzip file: it breaks off after line",
+    ),
+    ("cut.json.gz", gzip.compress(json.dumps([GOOD] * 9999).encode())[:-20], "is not a complete gzip file"),
+    ("no.parquet", b"PAR1", "is not a complete parquet file ("),
+    ("text.parquet", b"prompt,completion\nQ,A\n", "is not a complete parquet file ("),
+    ("empty.parquet", b"", "is not a complete parquet file ("),
     ("none.parquet", PARQUET([{"prompt": None, "completion": None}]), "row 1 fits no schema"),
     ("null.parquet", PARQUET([GOOD, GOOD | {"prompt": None}]), "row 2: the column 'prompt' holds null, not a string"),
     (
@@ -265,19 +269,23 @@ BAD = [
     ),
     ("nul.parquet", PARQUET([GOOD, GOOD | {"prompt": "a\0"}]), "row 2: the column 'prompt' holds a NUL character"),
     ("latin.parquet", _not_utf8_parquet, "row 2: not UTF-8: byte 0xff"),
-    ("no.arrow", b"not arrow at all", "is no whole arrow file ("),
-    ("empty.arrow", b"", "is no whole arrow file ("),
-    ("cut.arrow", b"ARROW1\0\0", "is no whole arrow file ("),
+    ("no.arrow", b"not arrow at all", "is not a complete arrow file ("),
+    ("empty.arrow", b"", "is not a complete arrow file ("),
+    ("cut.arrow", b"ARROW1\0\0", "is not a complete arrow file ("),
     ("one.json", b'{\n"prompt": "Q",\n"completion": "A"\n}', "holds one object, and rows are read from a list"),
     ("number.json", b"3", "holds neither, and rows are read from a list"),
     ("empty.json", b"", "has no rows"),
     ("none.json", b"[]", "has no rows"),
-    ("open.json", b'[{"prompt": "Q", "completion": "A"}', "is no whole JSON list: after row 1 (the list has no end)"),
-    ("cut.json", b'[{"prompt": "Q"}, {"prompt": "Q', "is no whole JSON list: after row 1 (Unterminated string"),
-    ("comma.json", b'[{"prompt": "Q"} {}]', "is no whole JSON list: after row 1 (no comma or closing bracket"),
+    (
+        "open.json",
+        b'[{"prompt": "Q", "completion": "A"}',
+        "is not a complete JSON list: after row 1 (the list has no end)",
+    ),
+    ("cut.json", b'[{"prompt": "Q"}, {"prompt": "Q', "is not a complete JSON list: after row 1 (Unterminated string"),
+    ("comma.json", b'[{"prompt": "Q"} {}]', "is not a complete JSON list: after row 1 (no comma or closing bracket"),
     ("more.json", b"[{}] x", "after row 1 (there is more behind the list's end)"),
-    ("nan.json", b'[{"prompt": NaN}]', "is no whole JSON list: after row 0"),
-    ("deep.json", b"[" * 100_000, "is no whole JSON list: after row 0 (nested too deeply"),
+    ("nan.json", b'[{"prompt": NaN}]', "is not a complete JSON list: after row 0"),
+    ("deep.json", b"[" * 100_000, "is not a complete JSON list: after row 0 (nested too deeply"),
     ("utf16.json", "[{}]".encode("utf-16"), "is in UTF-16, and rows are read as UTF-8"),
     ("latin.json", '[{"prompt": "é"}]'.encode("latin-1"), "is not UTF-8"),
     ("strings.json", b'["Q", "A"]', "row 1: the string 'Q', not an object with columns"),
@@ -291,8 +299,8 @@ BAD = [
     ("empty cell.csv", HEADER + b"Q,A\nQ,\n", "line 3: the column 'completion' is empty"),
     ("latin.csv", HEADER + "Q,A\né,A\n".encode("latin-1"), "line 3: the column 'prompt' is not UTF-8"),
     ("nul.csv", HEADER + b"Q,A\nQ\0,A\n", "line 3: the column 'prompt' holds a NUL character"),
-    ("quote.csv", HEADER + b'Q,"A\n', "line 2 is no delimited row: unexpected end of data"),
-    ("quote inside.csv", HEADER + b'Q,"A"x\n', "line 2 is no delimited row: "),
+    ("quote.csv", HEADER + b'Q,"A\n', "line 2 is not a valid delimited row: unexpected end of data"),
+    ("quote inside.csv", HEADER + b'Q,"A"x\n', "line 2 is not a valid delimited row: "),
     ("utf16.csv", "prompt,completion\n".encode("utf-16"), "is in UTF-16"),
     ("choices.csv", b'prompt,choices,answer\nQ,"[1, ""x""]",x\n', "line 2: choice 0 in 'choices' holds the number 1"),
     (
@@ -300,7 +308,7 @@ BAD = [
         b"prompt,choices,answer\nQ,x,x\n",
         "the column 'choices' holds the string 'x', not a list of strings",
     ),
-    ("broken list.csv", b"prompt,choices,answer\nQ,[x,x\n", "which is no JSON list of strings"),
+    ("broken list.csv", b"prompt,choices,answer\nQ,[x,x\n", "which is not a JSON list of strings"),
     ("index.csv", b'prompt,choices,answer\nQ,"[""x""]",1\n', "line 2: the column 'answer' holds 1, but the choices"),
     ("data.txt", b"Q", "is of no kind that can be read"),
     ("data.parquet.gz", b"Q", "is of no kind that can be read"),

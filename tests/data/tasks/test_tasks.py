@@ -339,7 +339,7 @@ def test_a_task_of_ones_own(put: Callable[[str, str], Path], tmp_path: Path) -> 
         ),
         ("description", "descripton", "the key 'descripton' is not known"),
         ("[[layout]]", "[[layot]]", "the key 'layot' is not known"),
-        ("[[layout]]", "[layout", "is no TOML"),
+        ("[[layout]]", "[layout", "is not valid TOML"),
         ("[[layout]]", "[[file]]\nnames = '*'\nreader = 'xls'\n[[layout]]", "the reader 'xls' is not known"),
         ("[[layout]]", "[[file]]\nreader = 'mmlu'\n[[layout]]", r"a \[\[file\]\] has names"),
     ],

@@ -125,7 +125,7 @@ def test_a_token_budget_is_every_selections() -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"arms": ("base", "randm")}, "--arms: 'randm' is no arm. Give some of: base, domain"),
+        ({"arms": ("base", "randm")}, "--arms: 'randm' is not a valid arm. Give some of: base, domain"),
         ({"arms": ("base", "base")}, "--arms: base, base. Give each once"),
         ({"arms": ("domain-tokens",)}, "domain-tokens is measured by the selected rows. Add selected"),
         ({"budget": Budget(None, None, None)}, "The budget is missing or given twice. Give -n ROWS"),

@@ -82,7 +82,7 @@ IMPOSSIBLE = [
     (10, {"min_per_source": ("4",)}, "adds up to 12 rows, -n is 10"),
     (30, {"min_per_source": ("a=25",)}, "asks for 25 rows of 'a', which has 20: 5 too few"),
     (10, {"max_per_source": ("d=2",)}, "no source 'd'"),
-    (10, {"max_per_source": ("many",)}, "many is no number"),
+    (10, {"max_per_source": ("many",)}, "many is not a valid number"),
     (10, {"max_per_source": ("1.5",)}, "more than all"),
     ("auto", {"max_per_source": ("0.1",)}, "not fixed"),
     (50, {"max_tokens": 5}, r"59 scored rows of 60, of which constraints leave 44 \(.*--max-tokens took 15"),

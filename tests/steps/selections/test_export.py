@@ -77,7 +77,7 @@ def test_chats_read_back_as_the_same_rows(name: str, tmp_path: Path) -> None:
     assert [row.row_id for row in again] == [row.row_id for row in rows]
     assert len(rows) == len(CHATS)
     for row in (rows[1], rows[2]):
-        with pytest.raises(NtkselError, match="is no single question and answer"):
+        with pytest.raises(NtkselError, match="is not a single question and answer"):
             _FORMATS["alpaca"](row)
 
 
@@ -179,7 +179,7 @@ def test_what_cannot_be_exported(path: Path, tmp_path: Path) -> None:
     add_data(path, "chats", [{"messages": turns}])
     score(path, pool="chats", method="random", name="c")
     for schema in ("alpaca", "prompt-completion"):
-        with pytest.raises(NtkselError, match=r"line 1\) is no single question and answer.*--format messages"):
+        with pytest.raises(NtkselError, match=r"line 1\) is not a single question and answer.*--format messages"):
             select(path, score="c", n=1, name="c", export=tmp_path / "c.jsonl", schema=schema)  # type: ignore[arg-type]
 
 

@@ -1,0 +1,65 @@
+"""How `--help` of the commands is laid out: options in panels, examples at the end."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from typer.core import TyperCommand, TyperOption
+
+LONG: Final = 12
+"""Commands with more options than this show them in panels; shorter lists are easier to read in one piece."""
+PANELS: Final = {
+    "Input": "data columns split domain-split pool-split on-error max-length thinking trust-remote-code allow-overlap",
+    "Features": "adapter feature rows positions pooling probe probes layers projection dim seed adapter-seed adam "
+    "store-dtype",
+    "Score": "pool method domain group-by across centre k match-length combine compare preset",
+    "Selection": "n coarse exponent max-per-source min-per-source token-budget min-tokens max-tokens tokens-of dedup "
+    "exclude must-include against leaks",
+    "Training": "then epochs max-tokens match-tokens lr schedule warmup warmup-epochs rank alpha target-modules "
+    "init-adapter batch-size seeds hold-out patience loss-per average-weights checkpoint-steps keep-optimizer",
+    "Evaluation": "baseline retain scorer normalise max-new-tokens answer-pattern num-fewshot limit "
+    "apply-chat-template per-class arms",
+    "Compute": "dtype device batch-tokens part-rows shard gradient-checkpointing",
+    "Output": "export format export-scores explain recipe prefix force dry-run json quiet verbose",
+}
+"""Panel → its options, without dashes. An option with the same name is in the same panel in every command."""
+EXCEPTIONS: Final = {
+    ("featurize", "rank"): "Features",
+    ("featurize", "target-modules"): "Features",
+    ("select", "max-tokens"): "Selection",
+    ("finetune", "seed"): "Training",
+    ("score", "seed"): "Score",
+    ("score", "feature"): "Score",
+    ("score", "rows"): "Score",
+    ("select", "method"): "Selection",
+    ("select", "feature"): "Selection",
+    ("select", "domain"): "Selection",
+    ("select", "centre"): "Selection",
+}
+"""(Command, option) → panel, where one word has another use in that command."""
+_PANEL_OF: Final = {option: panel for panel, names in PANELS.items() for option in names.split()}
+REQUIRED: Final = "Required"
+
+
+class Command(TyperCommand):
+    """A command whose options are shown in panels, if it has many."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        options = [each for each in self.params if isinstance(each, TyperOption)]
+        if len(options) > LONG:
+            for option in options:
+                option.rich_help_panel = panel_of(self.name or "", option)
+
+
+def panel_of(command: str, option: TyperOption) -> str | None:
+    """The panel that an option is shown in; None for the panel without a name."""
+    if option.required:
+        return REQUIRED
+    word = option.opts[0].lstrip("-")
+    return EXCEPTIONS.get((command, word)) or _PANEL_OF.get(word)
+
+
+def examples(*commands: str) -> str:
+    """The end of a help text: a command per line."""
+    return "\n\n".join(("Examples:", *commands))
