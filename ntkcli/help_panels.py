@@ -18,9 +18,9 @@ PANELS: Final = {
     "Training": "then epochs max-tokens match-tokens lr schedule warmup warmup-epochs rank alpha target-modules "
     "init-adapter batch-size seeds hold-out patience loss-per average-weights checkpoint-steps keep-optimizer",
     "Evaluation": "baseline retain scorer normalise max-new-tokens answer-pattern num-fewshot limit "
-    "apply-chat-template per-class arms",
+    "apply-chat-template per-class arms design bins subsets oracle domain-repeat",
     "Compute": "dtype device batch-tokens part-rows shard gradient-checkpointing",
-    "Output": "export format export-scores explain recipe prefix force dry-run json quiet verbose",
+    "Output": "export plot keep-runs format export-scores explain recipe prefix force dry-run json quiet verbose",
 }
 """Panel → its options, without dashes. An option with the same name is in the same panel in every command."""
 EXCEPTIONS: Final = {
@@ -28,6 +28,7 @@ EXCEPTIONS: Final = {
     ("featurize", "target-modules"): "Features",
     ("select", "max-tokens"): "Selection",
     ("finetune", "seed"): "Training",
+    ("validate", "rows"): "Training",
     ("score", "seed"): "Score",
     ("score", "feature"): "Score",
     ("score", "rows"): "Score",

@@ -12,6 +12,7 @@ import typer
 from ntkcli import options as o
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode, UsageError
+from ntkcli.help_panels import Command, examples
 
 if TYPE_CHECKING:
     from ntkcli.steps.validation.dry_run import ValidateEstimate
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
 
 EXAMPLE = (
     "ntksel validate med --score stage1 --score stage2 --model ./Llama-3-8B --domain domain.jsonl --task test.jsonl "
-    "--name v1 --dry-run\n\n"
-    "Example: ntksel validate med --score stage2 --model ./Llama-3-8B --domain domain.jsonl --task test.jsonl "
+    "--name v1 --dry-run"
+)
+SECOND = (
+    "ntksel validate med --score stage2 --model ./Llama-3-8B --domain domain.jsonl --task test.jsonl "
     "--name v2 --design bins --bins 1,5,20,50,100 --oracle source=pubmed --plot v2.png"
 )
 
@@ -35,7 +38,7 @@ class Design(StrEnum):
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command(epilog=f"Example: {EXAMPLE}")(validate)
+    app.command(cls=Command, epilog=examples(EXAMPLE, SECOND))(validate)
 
 
 def validate(
