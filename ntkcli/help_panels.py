@@ -19,6 +19,7 @@ PANELS: Final = {
     "init-adapter batch-size seeds hold-out patience loss-per average-weights checkpoint-steps keep-optimizer",
     "Evaluation": "baseline retain scorer normalise max-new-tokens answer-pattern num-fewshot limit "
     "apply-chat-template per-class arms design bins subsets oracle domain-repeat",
+    "Integrity": "verify repair",
     "Compute": "dtype device batch-tokens part-rows shard gradient-checkpointing",
     "Output": "export plot keep-runs format export-scores explain recipe prefix force dry-run json quiet verbose",
 }
@@ -28,6 +29,8 @@ EXCEPTIONS: Final = {
     ("featurize", "target-modules"): "Features",
     ("select", "max-tokens"): "Selection",
     ("finetune", "seed"): "Training",
+    ("info", "model"): "Input",
+    ("info", "rows"): "Input",
     ("validate", "rows"): "Training",
     ("score", "seed"): "Score",
     ("score", "feature"): "Score",
