@@ -29,8 +29,8 @@ def finetune(
         list[str],
         typer.Option(
             help="Rows to train on: a selection, a data set of the store, or a data file (- is standard input); "
-            "repeatable. REF=N uses each row N times per epoch; a fraction draws that share once, by the seed (0.5: half "
-            "of them).",
+            "repeatable. REF=N uses each row N times per epoch; a fraction draws that share once, by the seed (0.5: "
+            "half of them).",
             show_default=False,
             metavar="REF[=N]",
         ),

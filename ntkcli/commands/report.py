@@ -10,12 +10,15 @@ import typer
 from ntkcli import options as o
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode
+from ntkcli.help_panels import Command, examples
 from ntkcli.units import human_bytes
+
+EXAMPLES = ("ntksel report med", "ntksel report med --html med.html --md med.md --selection picked")
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command(epilog="Example: ntksel report med --html med.html --md med.md")(report)
+    app.command(cls=Command, epilog=examples(*EXAMPLES))(report)
 
 
 def report(
