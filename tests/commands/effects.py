@@ -256,6 +256,8 @@ EFFECTS: dict[str, dict[str, tuple[Case, ...]]] = {
 }
 NO_ARTEFACTS = ("explain", "info", "report", "tasks", "rm", "split")
 """Verbs that make nothing that is kept under a fingerprint."""
+ELSEWHERE = ("validate",)
+"""Verbs that train many runs: what their options do to values is tried in a file of their own."""
 CHAINS: dict[str, dict[str, str]] = {
     "arms": {
         "model": "--model {other}",

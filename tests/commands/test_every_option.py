@@ -28,6 +28,7 @@ from tests.commands.effects import (
     CHAINS,
     COMMANDS,
     EFFECTS,
+    ELSEWHERE,
     NO_ARTEFACTS,
     Case,
     Close,
@@ -145,7 +146,9 @@ def assert_same(old: dict[str, Any], new: dict[str, Any], *, within: float | Non
 
 
 def test_every_verb_and_option_has_a_declared_effect() -> None:
-    assert set(VERBS) == {*EFFECTS, *NO_ARTEFACTS, *CHAINS}, "declare the new verb in tests/commands/effects.py"
+    assert set(VERBS) == {*EFFECTS, *NO_ARTEFACTS, *CHAINS, *ELSEWHERE}, (
+        "declare the new verb in tests/commands/effects.py"
+    )
     for verb, options in EFFECTS.items():
         there = {str(parameter.name) for parameter in VERBS[verb].params} | {"help"}
         assert there == options.keys(), (
@@ -333,7 +336,7 @@ def test_a_run_does_not_depend_on_those_before_it(copied: World, cli: Cli) -> No
             assert_same(old, copied.content(f"evals/{name}/{run_name}"), within=None)
 
 
-ELSEWHERE = """
+AROUND = """
 import os, random, sys, time
 scandir, listdir = os.scandir, os.listdir
 class Backwards:
@@ -368,7 +371,7 @@ def test_nothing_around_a_command_changes_a_value(world: World, tmp_path: Path) 
     there.store = tmp_path / "s"
     given = {key: value for key, value in HIDDEN.items() if value}
     process = subprocess.run(
-        [sys.executable, "-c", ELSEWHERE],
+        [sys.executable, "-c", AROUND],
         input=json.dumps(there.setup()),
         env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2]), **given},
         cwd=tmp_path,
