@@ -18,10 +18,11 @@ PANELS: Final = {
     "Training": "then epochs max-tokens match-tokens lr schedule warmup warmup-epochs rank alpha target-modules "
     "init-adapter batch-size seeds hold-out patience loss-per average-weights checkpoint-steps keep-optimizer",
     "Evaluation": "baseline retain scorer normalise max-new-tokens answer-pattern num-fewshot limit "
-    "apply-chat-template per-class arms design bins subsets oracle domain-repeat",
-    "Integrity": "verify repair",
+    "apply-chat-template per-class arms",
+    "Check": "verify repair",
+    "Validation": "design bins subsets domain-repeat oracle keep-runs",
     "Compute": "dtype device batch-tokens part-rows shard gradient-checkpointing",
-    "Output": "export plot keep-runs format export-scores explain recipe prefix force dry-run json quiet verbose",
+    "Output": "export format export-scores explain recipe prefix force plot dry-run json quiet verbose",
 }
 """Panel → its options, without dashes. An option with the same name is in the same panel in every command."""
 EXCEPTIONS: Final = {
@@ -29,9 +30,6 @@ EXCEPTIONS: Final = {
     ("featurize", "target-modules"): "Features",
     ("select", "max-tokens"): "Selection",
     ("finetune", "seed"): "Training",
-    ("info", "model"): "Input",
-    ("info", "rows"): "Input",
-    ("validate", "rows"): "Training",
     ("score", "seed"): "Score",
     ("score", "feature"): "Score",
     ("score", "rows"): "Score",
@@ -39,6 +37,9 @@ EXCEPTIONS: Final = {
     ("select", "feature"): "Selection",
     ("select", "domain"): "Selection",
     ("select", "centre"): "Selection",
+    ("validate", "rows"): "Validation",
+    ("info", "model"): "Input",
+    ("info", "rows"): "Input",
 }
 """(Command, option) → panel, where one word has another use in that command."""
 _PANEL_OF: Final = {option: panel for panel, names in PANELS.items() for option in names.split()}

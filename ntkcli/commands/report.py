@@ -13,7 +13,7 @@ from ntkcli.errors import ExitCode
 from ntkcli.help_panels import Command, examples
 from ntkcli.units import human_bytes
 
-EXAMPLES = ("ntksel report med", "ntksel report med --html med.html --md med.md")
+EXAMPLES = ("ntksel report med", "ntksel report med --html med.html --md med.md --selection picked")
 
 
 def add_to(app: typer.Typer) -> None:

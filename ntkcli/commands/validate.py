@@ -18,13 +18,9 @@ if TYPE_CHECKING:
     from ntkcli.steps.validation.dry_run import ValidateEstimate
     from ntkcli.steps.validation.result import Validation
 
-EXAMPLE = (
-    "ntksel validate med --score stage1 --score stage2 --model ./Llama-3-8B --domain domain.jsonl --task test.jsonl "
-    "--name v1 --dry-run"
-)
-SECOND = (
-    "ntksel validate med --score stage2 --model ./Llama-3-8B --domain domain.jsonl --task test.jsonl "
-    "--name v2 --design bins --bins 1,5,20,50,100 --oracle source=pubmed --plot v2.png"
+EXAMPLES = (
+    "ntksel validate med --score stage2 --score random --model M --domain domain.jsonl --task test.jsonl --name v1",
+    "ntksel validate med --score stage2 --model M --domain domain.jsonl --task test.jsonl --name v2 --subsets 60",
 )
 
 
@@ -38,7 +34,7 @@ class Design(StrEnum):
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command(cls=Command, epilog=examples(EXAMPLE, SECOND))(validate)
+    app.command(cls=Command, epilog=examples(*EXAMPLES))(validate)
 
 
 def validate(
