@@ -27,6 +27,7 @@ class Method(StrEnum):
     RDS = "rds"
     BM25 = "bm25"
     DSIR = "dsir"
+    GIST = "gist"
     RANDOM = "random"
 
 
@@ -46,7 +47,8 @@ class Across(StrEnum):
 METHOD_HELP = (
     "votes: of the domain's nearest rows; mean: the paper's kernel mean; cosine: the mean; exact: mean without a "
     "projection; max: the highest cosine; less: gradients of the loss against Adam's steps; "
-    "rds: round-robin over the domain's nearest rows; bm25, dsir: by words; random."
+    "rds: round-robin over the domain's nearest rows; gist: cosine in the subspace of the domain's features; "
+    "bm25, dsir: by words; random."
 )
 
 
@@ -96,6 +98,13 @@ def score(
             min=1,
             help="votes, rds: how many nearest rows count for each domain row.",
             show_default="0.5% of the pool, at least 10",
+        ),
+    ] = None,
+    subspace: Annotated[
+        float | None,
+        typer.Option(
+            help="gist: the share of the domain's energy to keep (below 1), or how many directions.",
+            show_default="0.9",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="random, dsir: the seed.")] = 0,
@@ -177,6 +186,7 @@ def score(
             rows=rows,
             centre=centre,
             k=k,
+            subspace=subspace,
             seed=seed,
             match_length=match_length,
             tokens_of=tokens_of,

@@ -81,6 +81,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "length": "--pool pool --method random --match-length picked --name length",
         "dsir": "--pool pool --domain domain --method dsir --name dsir",
         "mean": "--pool pool --domain domain --method mean --name mean",
+        "gist": "--pool pool --domain domain --feature embed --method gist --name gist",
         "combine": "--combine cosine --combine random --name combine",
     },
     "select": {
@@ -153,6 +154,7 @@ EFFECTS: dict[str, dict[str, tuple[Case, ...]]] = {
         "feature": (Value("--feature embed", on="mean"),),
         "rows": (Value("--rows coarse"), Value("--rows coarse", on="random"), Value("--rows coarse", on="dsir")),
         "centre": (Value("--centre"), Value("--centre", on="votes")),
+        "subspace": (Value("--subspace 2", on="gist"),),
         "k": (Value("-k 3", on="votes"),),
         "seed": (Value("--seed 1", on="random"), Value("--seed 1", on="dsir"), Value("--seed 1", on="length")),
         "match_length": (Value("--match-length domain", on="length"), Value("--match-length picked", on="random")),
