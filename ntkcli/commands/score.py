@@ -107,6 +107,13 @@ def score(
             show_default="0.9",
         ),
     ] = None,
+    whiten: Annotated[
+        float | None,
+        typer.Option(
+            help="Whiten both sides by the pool's second moment, damped by this share of its mean eigenvalue.",
+            show_default="not whitened",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="random, dsir: the seed.")] = 0,
     match_length: Annotated[
         str | None,
@@ -187,6 +194,7 @@ def score(
             centre=centre,
             k=k,
             subspace=subspace,
+            whiten=whiten,
             seed=seed,
             match_length=match_length,
             tokens_of=tokens_of,

@@ -155,6 +155,7 @@ EFFECTS: dict[str, dict[str, tuple[Case, ...]]] = {
         "rows": (Value("--rows coarse"), Value("--rows coarse", on="random"), Value("--rows coarse", on="dsir")),
         "centre": (Value("--centre"), Value("--centre", on="votes")),
         "subspace": (Value("--subspace 2", on="gist"),),
+        "whiten": (Value("--whiten 0.1"),),
         "k": (Value("-k 3", on="votes"),),
         "seed": (Value("--seed 1", on="random"), Value("--seed 1", on="dsir"), Value("--seed 1", on="length")),
         "match_length": (Value("--match-length domain", on="length"), Value("--match-length picked", on="random")),

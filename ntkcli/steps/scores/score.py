@@ -70,6 +70,7 @@ def score(
     centre: bool = False,
     k: int | None = None,
     subspace: float | None = None,
+    whiten: float | None = None,
     seed: int = 0,
     match_length: str | None = None,
     tokens_of: str | None = None,
@@ -108,6 +109,7 @@ def score(
         centre=centre,
         k=k,
         subspace=subspace,
+        whiten=whiten,
         match_length=match_length,
         tokens_of=tokens_of,
         across=across,
@@ -163,6 +165,7 @@ def score(
             centre=centre,
             k=k,
             subspace=SUBSPACE if subspace is None else subspace,
+            whiten=whiten,
             on_block=progress.advance,
         )
     if "groups" in plan.spec:
@@ -236,6 +239,7 @@ def _check_options(
     centre: bool,
     k: int | None,
     subspace: float | None,
+    whiten: float | None,
     match_length: str | None,
     tokens_of: str | None,
     across: str,
@@ -255,6 +259,7 @@ def _check_options(
         ("a second --feature", features > 1, ("less",)),
         ("-k", k is not None, ("votes", "rds")),
         ("--subspace", subspace is not None, ("gist",)),
+        ("--whiten", whiten is not None, tuple(each for each in BY_FEATURES if each != "less")),
         ("--match-length", match_length is not None, ("random",)),
         ("--dtype, --device or --batch-tokens", computes, ("exact",)),
     ):
@@ -265,6 +270,8 @@ def _check_options(
             f"--subspace {subspace:g} is neither a share of energy nor a number of directions.",
             "Give a share between 0 and 1, or a whole number from 1.",
         )
+    if whiten is not None and not 0 < whiten < float("inf"):
+        raise UsageError(f"--whiten {whiten:g} is not above 0.", "Give a damping such as 0.1.")
     if tokens_of is not None and match_length is None:
         raise UsageError("--tokens-of says how lengths are counted, and nothing here has one.", "Give --match-length.")
 
