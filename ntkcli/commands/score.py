@@ -29,6 +29,7 @@ class Method(StrEnum):
     RDS = "rds"
     BM25 = "bm25"
     DSIR = "dsir"
+    GIST = "gist"
     RANDOM = "random"
 
 
@@ -48,8 +49,8 @@ class Across(StrEnum):
 METHOD_HELP = (
     "Score of a pool row. votes: how many domain rows have it among their k nearest; mean: mean kernel value, as in "
     "the paper; cosine: mean cosine; exact: the mean without a projection; max: highest cosine; less: loss gradients "
-    "of the domain against Adam steps; rds: round-robin over the domain's nearest rows; bm25, dsir: similarity of "
-    "words; random: a random number. Required, unless --combine or --compare is given."
+    "of the domain against Adam steps; rds: round-robin over the domain's nearest rows; gist: cosine in the "
+    "subspace of the domain's features; bm25, dsir: similarity of words; random: a random number. Required, unless --combine or --compare is given."
 )
 
 
@@ -108,6 +109,20 @@ def score(
             min=1,
             help="votes, rds: how many nearest rows count for each domain row.",
             show_default="0.5% of the pool, at least 10",
+        ),
+    ] = None,
+    subspace: Annotated[
+        float | None,
+        typer.Option(
+            help="gist: the share of the domain's energy to keep (below 1), or how many directions.",
+            show_default="0.9",
+        ),
+    ] = None,
+    whiten: Annotated[
+        float | None,
+        typer.Option(
+            help="Whiten both sides by the pool's second moment, damped by this share of its mean eigenvalue.",
+            show_default="not whitened",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="random, dsir: seed of the random numbers.")] = 0,
@@ -193,6 +208,8 @@ def score(
             rows=rows,
             centre=centre,
             k=k,
+            subspace=subspace,
+            whiten=whiten,
             seed=seed,
             match_length=match_length,
             tokens_of=tokens_of,

@@ -82,6 +82,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "dsir": "--pool pool --domain domain --method dsir --name dsir",
         "mean": "--pool pool --domain domain --method mean --name mean",
         "exact": "--pool pool --domain domain --method exact --name exact",
+        "gist": "--pool pool --domain domain --feature embed --method gist --name gist",
         "combine": "--combine cosine --combine random --name combine",
     },
     "select": {
@@ -156,6 +157,8 @@ EFFECTS: dict[str, dict[str, tuple[Case, ...]]] = {
         "feature": (Value("--feature embed", on="mean"),),
         "rows": (Value("--rows coarse"), Value("--rows coarse", on="random"), Value("--rows coarse", on="dsir")),
         "centre": (Value("--centre"), Value("--centre", on="votes")),
+        "subspace": (Value("--subspace 2", on="gist"),),
+        "whiten": (Value("--whiten 0.1"),),
         "k": (Value("-k 3", on="votes"),),
         "seed": (Value("--seed 1", on="random"), Value("--seed 1", on="dsir"), Value("--seed 1", on="length")),
         "match_length": (Value("--match-length domain", on="length"), Value("--match-length picked", on="random")),

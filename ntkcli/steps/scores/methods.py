@@ -15,8 +15,10 @@ from ntkcli.scoring.features import FeatureReader, Rows, Wide
 from ntkcli.scoring.nearest import rds_scores
 from ntkcli.scoring.random import random_scores
 from ntkcli.scoring.similarity import cosine_scores, max_scores, mean_scores
+from ntkcli.scoring.subspace import gist_scores
 from ntkcli.scoring.text import bm25_scores, dsir_scores, match_length_scores
 from ntkcli.scoring.votes import vote_scores
+from ntkcli.scoring.whitening import MAX_BYTES, WhitenedReader, whitener, whitening_bytes
 from ntkcli.steps.scores.inputs import (
     covering_reader,
     domain_groups,
@@ -58,6 +60,8 @@ def plan_by_features(
     feature: str,
     centre: bool,
     k: int | None,
+    subspace: float,
+    whiten: float | None,
     on_block: Callable[[int], None],
 ) -> ScorePlan:
     """Of the methods that compare features of one kind."""
@@ -77,24 +81,41 @@ def plan_by_features(
                 f"Give -k up to {reader.usable}.",
             )
         spec["k"] = k = k or min(max(MIN_VOTES, round(VOTE_SHARE * covered)), covered)
+    if method == "gist":
+        spec["subspace"] = subspace
+    if whiten is not None:
+        if (need := whitening_bytes(reader.dim)) > MAX_BYTES:
+            raise UsageError(
+                f"--whiten: features of {reader.dim} numbers need {need / 2**30:.0f} GiB, more than the "
+                f"{MAX_BYTES >> 30} GiB allowed.",
+                "Featurize with a smaller --dim, or leave --whiten out.",
+            )
+        spec["whiten"] = whiten
     parents = {artefact.name: artefact.fingerprint for artefact in (pool_features, *domain_features.values())}
 
     readers = group_readers(stored, domain_features, groups)
 
     def compute() -> ScoresAndTies:
-        return _by_features(method, reader, readers, centre=centre, k=k or 0)
+        if whiten is None:
+            return _by_features(method, reader, readers, centre=centre, k=k or 0, subspace=subspace)
+        matrix = whitener(reader, damping=whiten)
+        pool_side, *sides = (WhitenedReader.of(each, matrix) for each in (reader, *readers))
+        return _by_features(method, pool_side, sides, centre=centre, k=k or 0, subspace=subspace)
 
-    passes = (1 if method in ("mean", "cosine") else len(groups)) + centre
+    passes = (1 if method in ("mean", "cosine") else len(groups)) + centre + (whiten is not None)
     return ScorePlan(spec, parents, compute, total=pool_features.n * passes, measured=reader.measured)
 
 
 def _by_features(
-    method: str, pool: FeatureReader, groups: Sequence[FeatureReader], *, centre: bool, k: int
+    method: str, pool: FeatureReader, groups: Sequence[FeatureReader], *, centre: bool, k: int, subspace: float
 ) -> ScoresAndTies:
     if method in ("mean", "cosine"):
         return (mean_scores if method == "mean" else cosine_scores)(pool, groups, centre=centre), None
     if method == "max":
         return np.stack([max_scores(pool, group, centre=centre) for group in groups], axis=1), None
+    if method == "gist":
+        found_in = [gist_scores(pool, group, subspace=subspace, centre=centre) for group in groups]
+        return np.stack(found_in, axis=1), None
     by_lists = vote_scores if method == "votes" else rds_scores
     found = [by_lists(pool, group, k=k, centre=centre) for group in groups]
     ties = np.stack([tie for _, tie in found], axis=1)

@@ -30,8 +30,10 @@ from ntkcli.steps.shared.stores import DATASET_PART_ROWS, open_store, write_rows
 
 VERSION = 1
 """Of the scores, in every spec: goes up when the same features would give other scores."""
-BY_FEATURES = ("votes", "mean", "cosine", "max", "rds", "less")
+BY_FEATURES = ("votes", "mean", "cosine", "max", "rds", "less", "gist")
 BY_WORDS = ("bm25", "dsir")
+SUBSPACE = 0.9
+"""The share of the domain's energy that gist keeps by default."""
 PACKAGES = {"bm25": ("bm25s",)}
 """Optional packages that a method computes with, by name."""
 FIX = "Score by --method cosine, which leaves lengths out, or give --on-error skip to leave these rows out."
@@ -68,6 +70,8 @@ def score(
     rows: str | None = None,
     centre: bool = False,
     k: int | None = None,
+    subspace: float | None = None,
+    whiten: float | None = None,
     seed: int = 0,
     match_length: str | None = None,
     tokens_of: str | None = None,
@@ -84,7 +88,8 @@ def score(
     as `on_error` says). Methods:
     `ntkcli.scoring`, `less` (`ntkcli.steps.scores.less`) and `exact` (`ntkcli.engine.features.exact_scores`). `feature`
     names the features on all sides (default ntk, for less loss; less takes several; words and random take none); `rows`
-    keeps to a selection of the pool; `k` is for votes and rds (default 0.5% of the pool, at least 10), `seed` for dsir
+    keeps to a selection of the pool; `k` is for votes and rds (default 0.5% of the pool, at least 10), `subspace`
+    for gist (a share of energy below 1, else directions; default 0.9), `seed` for dsir
     and random. Several domains, or `group_by="source"`, make groups: a score each, joined by `across` (max, mean).
     `match_length` names a data set or a selection whose lengths in tokens random rows shall have, counted as
     `ntkcli.steps.shared.lengths` settles it or by `tokens_of` (features of the pool, or a model). `dtype` (auto: the
@@ -104,6 +109,8 @@ def score(
         method,
         centre=centre,
         k=k,
+        subspace=subspace,
+        whiten=whiten,
         match_length=match_length,
         tokens_of=tokens_of,
         across=across,
@@ -159,6 +166,8 @@ def score(
             feature=features[0],
             centre=centre,
             k=k,
+            subspace=SUBSPACE if subspace is None else subspace,
+            whiten=whiten,
             on_block=progress.advance,
         )
     if "groups" in plan.spec:
@@ -231,6 +240,8 @@ def _check_options(
     *,
     centre: bool,
     k: int | None,
+    subspace: float | None,
+    whiten: float | None,
     match_length: str | None,
     tokens_of: str | None,
     across: str,
@@ -249,11 +260,20 @@ def _check_options(
         ("a second --domain", domains > 1, (*BY_FEATURES, *BY_WORDS)),
         ("a second --feature", features > 1, ("less",)),
         ("-k", k is not None, ("votes", "rds")),
+        ("--subspace", subspace is not None, ("gist",)),
+        ("--whiten", whiten is not None, tuple(each for each in BY_FEATURES if each != "less")),
         ("--match-length", match_length is not None, ("random",)),
         ("--dtype, --device or --batch-tokens", computes, ("exact",)),
     ):
         if given and method not in methods:
             raise UsageError(f"{option} means nothing to --method {method}.", f"It is for {', '.join(methods)}.")
+    if subspace is not None and not (0 < subspace < 1 or (subspace >= 1 and subspace == subspace // 1)):
+        raise UsageError(
+            f"--subspace {subspace:g} is neither a share of energy nor a number of directions.",
+            "Give a share between 0 and 1, or a whole number from 1.",
+        )
+    if whiten is not None and not 0 < whiten < float("inf"):
+        raise UsageError(f"--whiten {whiten:g} is not above 0.", "Give a damping such as 0.1.")
     if tokens_of is not None and match_length is None:
         raise UsageError("--tokens-of says how lengths are counted, and nothing here has one.", "Give --match-length.")
 
