@@ -12,6 +12,7 @@ from typing import Self
 import numpy as np
 
 from ntkcli.scoring.features import Block, FeatureReader, Floats, Wide
+from ntkcli.scoring.similarity import unit_rows
 
 MAX_BYTES = 4 << 30
 """Of C and what its eigenvectors take."""
@@ -55,5 +56,4 @@ class WhitenedReader(FeatureReader):
         for block in super().blocks():
             white = block.unit @ self._matrix
             length = np.linalg.norm(white, axis=1).astype(np.float32)
-            unit = white / np.where(length > 0, length, 1)[:, None]
-            yield Block(block.rows, unit, block.norm * length)
+            yield Block(block.rows, unit_rows(white), block.norm * length)
