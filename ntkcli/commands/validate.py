@@ -13,6 +13,7 @@ from ntkcli import options as o
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode, UsageError
 from ntkcli.help_panels import Command, examples
+from ntkcli.seeds import check_training_seed
 
 if TYPE_CHECKING:
     from ntkcli.steps.validation.dry_run import ValidateEstimate
@@ -212,7 +213,10 @@ def _parse_seeds(text: str) -> list[int]:
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdigit() for part in parts):
         raise UsageError(f"--seeds {text}: expected whole numbers, 0 or more.", "As in --seeds 0,1,2.")
-    return [int(part) for part in parts]
+    found = [int(part) for part in parts]
+    for seed in found:
+        check_training_seed("--seeds", seed)
+    return found
 
 
 def _estimate_line(found: ValidateEstimate) -> str:

@@ -154,7 +154,7 @@ def test_folder_that_is_no_store_is_left_alone(cli: Cli, tmp_path: Path, model_d
     (folder / "chapter1.tex").write_text("years of work")
     ran = cli("featurize", folder, "--data", data, "--name", "d", "--kind", "embed", "--model", model_dir)
     assert ran.code == 10
-    assert "no ntksel store" in ran.error_line
+    assert "is not an ntksel store" in ran.error_line
     assert tree(folder) == {"chapter1.tex": b"years of work"}
 
 

@@ -279,7 +279,7 @@ def test_refused(
         (["--run", "base", "--task", test, "--task", same_name], 2, "Two tasks are called 'test'.*--task NAME="),
         (["--run", "base", "--task", test, "--baseline", "b"], 2, "--baseline b is none .* base"),
         (["--run", "nosuch", "--task", test], 2, "--run nosuch: no finished run"),
-        (["--run", "base", "--task", test, "--answer-pattern", "("], 2, "no regular expression"),
+        (["--run", "base", "--task", test, "--answer-pattern", "("], 2, "not a valid regular expression"),
         (["--run", "base", "--task", test, "--export", tmp_path / "x.csv"], 2, r"--export .*\.jsonl"),
         (["--run", "base", "--task", files["free"], "--max-new-tokens", "2040"], 2, "2048 positions.*--max-length"),
         (["--run", "base", "--task", files["general"], "--name", "done"], 12, r"\(--task\)"),

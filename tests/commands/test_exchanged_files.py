@@ -156,8 +156,8 @@ def test_data(
 
         monkeypatch.setattr(place, "scan", scanned)
     ran = cli(*command(verb, tmp_path / "s", data, model, None))
-    assert ran.code == (12 if verb == "exact" and "stands for other rows" in ran.err else 1), ran.err
-    assert "was changed while it was read" in ran.error_line or "stands for other rows" in ran.error_line
+    assert ran.code == (12 if verb == "exact" and "holds other rows" in ran.err else 1), ran.err
+    assert "was changed while it was read" in ran.error_line or "holds other rows" in ran.error_line
 
 
 def test_data_between_two_parts(

@@ -20,6 +20,7 @@ OPTIONS = {
     ("arms", "--seeds"),
     ("demo", "--seed"),
     ("split", "--seed"),
+    ("validate", "--seeds"),
 }
 
 
@@ -31,6 +32,7 @@ def command(verb: str, store: Path, data: Path, model: Path) -> list[str | Path]
         "finetune": [store, "--train", data, "--name", "f", "--epochs", "1", "--model", model],
         "arms": [store, "--domain", data, "--pool", data, "--task", data, "-n", "1", "--name", "a", "--model", model],
         "demo": [store],
+        "validate": [store, "--score", "r", "--domain", data, "--task", data, "--name", "v", "--model", model],
         "split": [data, "--test", "0.5", "--out", store],
     }
     return [verb, *more[verb]]

@@ -32,7 +32,7 @@ def write_arrow(path: Path, *, stream: bool) -> Path:
 def test_cut_before(tmp_path: Path, stream: bool, share: float) -> None:
     path = write_arrow(tmp_path / "d.arrow", stream=stream)
     os.truncate(path, int(path.stat().st_size * share))
-    with pytest.raises(DataError, match=r"d\.arrow is no whole arrow file .*Make or copy the file again"):
+    with pytest.raises(DataError, match=r"d\.arrow is not a complete arrow file .*Make or copy the file again"):
         list(DataFile(path).rows())
 
 
@@ -50,4 +50,4 @@ def test_cut_while_it_is_read(tmp_path: Path, stream: bool) -> None:
         [sys.executable, "-c", code, str(path)], env=environment, capture_output=True, text=True, check=False
     )
     assert ran.returncode == 0, (ran.returncode, ran.stderr)
-    assert "d.arrow is no whole arrow file" in ran.stdout
+    assert "d.arrow is not a complete arrow file" in ran.stdout

@@ -122,7 +122,7 @@ def test_a_thought_is_handed_to_the_template_and_supervised(write, tokenizer, ke
 def test_a_thought_that_the_template_leaves_out_is_refused(write, tokenizer):
     alone = the_row(write, {"messages": [U, {**GOOD, "reasoning_content": "first a"}]})
     for template, family in ((SMOLLM2, "chatml"), (QWEN3, "qwen3"), (None, "plain")):
-        with pytest.raises(RowError, match=r"its thought beside its content \(reasoning_content, thinking\), which"):
+        with pytest.raises(RowError, match=r"its thought next to its content \(reasoning_content, thinking\), which"):
             encoded(tokenizer, alone, template, family)
     thinking = {**BAD, "reasoning_content": "first a"}
     with pytest.raises(RowError, match="leaves the thought of turn 2 out; take it out, or mark that turn `weight: 0`"):

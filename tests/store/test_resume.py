@@ -77,8 +77,8 @@ WRONG = {
     "shape": ({"norm": np.zeros(3, np.float32)}, r"array norm of .* shape \(3,\); give shape \(4,\)"),
     "dtype": ({"norm": np.zeros(4)}, "array norm of .* dtype float64; give float32"),
     "byte order": ({"tokens": np.zeros(4, ">i4")}, "array tokens of .* dtype >i4; give int32"),
-    "no string": ({"row_id": ["a", "b", "c", 4]}, "array row_id of .* no string in UTF-8"),
-    "half a character": ({"row_id": ["a", "b", "c", "\ud800"]}, "array row_id of .* no string in UTF-8"),
+    "no string": ({"row_id": ["a", "b", "c", 4]}, "array row_id of .* not a string in UTF-8"),
+    "half a character": ({"row_id": ["a", "b", "c", "\ud800"]}, "array row_id of .* not a string in UTF-8"),
 }
 
 
