@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ntkcli.errors import UsageError
+from ntkcli.seeds import check_training_seed
 
 
 class Kind(StrEnum):
@@ -266,3 +267,13 @@ def parse_columns(text: str | None) -> dict[str, str] | None:
             )
         columns[known] = own
     return columns
+
+
+def parse_seeds(text: str) -> list[int]:
+    """The seeds of trainings in `0,1,2`. UsageError for anything that is not a whole number of 0 to 2^32 - 1."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise UsageError(f"--seeds {text}: expected whole numbers, 0 or more.", "As in --seeds 0,1,2.")
+    for part in parts:
+        check_training_seed("--seeds", int(part))
+    return [int(part) for part in parts]

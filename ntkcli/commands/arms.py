@@ -14,7 +14,7 @@ from ntkcli import options as o
 from ntkcli.commands import chain
 from ntkcli.commands.score import Method
 from ntkcli.console import Output
-from ntkcli.errors import ExitCode, UsageError
+from ntkcli.errors import ExitCode
 from ntkcli.help_panels import Command, examples
 from ntkcli.kernel_presets import PRESETS
 
@@ -177,7 +177,7 @@ def arms(
         name=name,
         budget=Budget(n, token_budget, coarse),
         arms=chosen,
-        seeds=_seeds(seeds),
+        seeds=tuple(o.parse_seeds(seeds)),
         probes=tuple(each.value for each in probe) if probe else (kernel.probe,),
         method=kernel.method if method is None else method.value,
         centre=(method is None and kernel.centre) if centre is None else centre,
@@ -216,13 +216,6 @@ def arms(
     else:
         _show(result, output)
     return chain.exit_code(done)
-
-
-def _seeds(text: str) -> tuple[int, ...]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() for part in parts):
-        raise UsageError(f"--seeds {text}: expected whole numbers.", "As in --seeds 0,1,2.")
-    return tuple(map(int, parts))
 
 
 def _given(**values: tuple[Any, Any]) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from ntkcli.console import Output
 from ntkcli.errors import ExitCode, UsageError
 from ntkcli.formatting import finetune_estimate_line, finetune_line
 from ntkcli.help_panels import Command, examples
-from ntkcli.seeds import check_training_seed
 
 EXAMPLE = "ntksel finetune med --model ./Llama-3-8B --train domain.jsonl --train picked=0.5 --name mixed"
 SECOND = "ntksel finetune med --model ./Llama-3-8B --train domain.jsonl --name warmup --epochs 1 --seeds 0,1,2"
@@ -180,7 +179,7 @@ def finetune(
     }
     if seed is not None and seeds is not None:
         raise UsageError("--seed and --seeds are both given.", "Give one of them.")
-    parsed = None if seeds is None else _parse_seeds(seeds)
+    parsed = None if seeds is None else o.parse_seeds(seeds)
     if dry_run:
         from ntkcli.steps.training.dry_run import estimate_finetune
 
@@ -197,13 +196,3 @@ def finetune(
     named = " ".join(f"--run {run.artefact.partition('/')[2]}" for run in runs)
     output.next_step(f"ntksel eval {store} --model {model} --run base {named} --task TEST.jsonl --name EVAL")
     return ExitCode.ROWS_SKIPPED if any(run.skipped for run in runs) else ExitCode.OK
-
-
-def _parse_seeds(text: str) -> list[int]:
-    try:
-        seeds = [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise UsageError(f"--seeds {text}: expected whole numbers.", "As in --seeds 0,1,2.") from error
-    for seed in seeds:
-        check_training_seed("--seeds", seed)
-    return seeds

@@ -11,9 +11,8 @@ import typer
 
 from ntkcli import options as o
 from ntkcli.console import Output
-from ntkcli.errors import ExitCode, UsageError
+from ntkcli.errors import ExitCode
 from ntkcli.help_panels import Command, examples
-from ntkcli.seeds import check_training_seed
 
 if TYPE_CHECKING:
     from ntkcli.steps.validation.dry_run import ValidateEstimate
@@ -136,6 +135,7 @@ def validate(
     export: Annotated[
         Path | None, typer.Option(help="Write the table (.csv), or everything (.json).", show_default="no file")
     ] = None,
+    force: o.Force = False,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Only report what it would take and show: runs, tokens, time, power."),
@@ -145,12 +145,15 @@ def validate(
     verbose: o.Verbose = False,
 ) -> int:
     """Train on the rows that scores like best and least, and report if the best help more; resumes run by run."""
+    from ntkcli.data.references import split_name
+    from ntkcli.steps.shared.outputs import Inputs
     from ntkcli.steps.validation.export import check_files, write_export, write_plot
     from ntkcli.steps.validation.request import prepare
     from ntkcli.steps.validation.validate import validate as step
 
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
-    check_files(export, plot)
+    files = [split_name(each)[1] for each in (domain, *task)] + ([oracle] if oracle and "=" not in oracle else [])
+    check_files(store, export, plot, inputs=Inputs(files, (model,)), force=force)
     given: dict[str, Any] = {
         "score": score,
         "model": model,
@@ -161,7 +164,7 @@ def validate(
         "bins": bins,
         "subsets": subsets,
         "rows": rows,
-        "seeds": _parse_seeds(seeds),
+        "seeds": o.parse_seeds(seeds),
         "domain_repeat": domain_repeat,
         "oracle": oracle,
         "epochs": epochs,
@@ -207,16 +210,6 @@ def validate(
     else:
         _show(output, found, name)
     return ExitCode.OK
-
-
-def _parse_seeds(text: str) -> list[int]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() for part in parts):
-        raise UsageError(f"--seeds {text}: expected whole numbers, 0 or more.", "As in --seeds 0,1,2.")
-    found = [int(part) for part in parts]
-    for seed in found:
-        check_training_seed("--seeds", seed)
-    return found
 
 
 def _estimate_line(found: ValidateEstimate) -> str:

@@ -157,12 +157,29 @@ def test_missing_matplotlib_and_other_slips(cli: Cli, tmp_path: Path, model_dir:
     for more, said in (
         (["--plot", "x.pdf"], ".png or .svg"),
         (["--export", "x.xlsx"], ".csv or .json"),
-        (["--plot", str(tmp_path / "no" / "x.png")], "Make it first"),
+        (["--plot", str(tmp_path / "no" / "x.png")], "Create it first"),
         (["--seeds", "a"], "As in --seeds 0,1,2"),
     ):
         ran = cli("validate", *words(world, model_dir, *more))
         assert ran.code == 2
         assert said in ran.error_line
+
+
+def test_no_file_of_the_users_is_written_over(cli: Cli, tmp_path: Path, model_dir: Path) -> None:
+    world = make_world(tmp_path, rows=60)
+    own, linked = tmp_path / "own.csv", tmp_path / "linked.json"
+    own.write_text("mine\n")
+    linked.hardlink_to(Path(str(world["files"]["domain"])))
+    for more, said in (
+        (["--export", own], "--force to write over it"),
+        (["--export", linked, "--force"], "is the input"),
+        (["--plot", Path(str(world["store"])) / "validations/x.png"], "is inside the store"),
+    ):
+        ran = cli("validate", *words(world, model_dir, *map(str, more)))
+        assert ran.code == 2, ran.err
+        assert said in ran.error_line
+    assert own.read_text() == "mine\n"
+    assert open_store(world["store"]).find("validations/v") is None
 
 
 def test_kill_and_run_again(cli: Cli, tmp_path: Path, model_dir: Path) -> None:

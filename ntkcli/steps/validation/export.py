@@ -10,8 +10,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-import store
 from ntkcli.errors import UsageError
+from ntkcli.steps.shared.outputs import Inputs, check_output, write_output
+from ntkcli.steps.shared.stores import is_store, open_store
 from ntkcli.steps.validation.measures import Curve
 from ntkcli.steps.validation.result import ScoreFinding, Validation, as_document
 
@@ -19,15 +20,18 @@ COLUMNS = tuple(field.name for field in dataclasses.fields(ScoreFinding))
 EXPORTS, PLOTS = (".csv", ".json"), (".png", ".svg")
 
 
-def check_files(export: Path | None, plot: Path | None) -> None:
-    """UsageError, before anything runs, for a file of another kind, a missing folder, or matplotlib that is missing."""
+def check_files(store_path: str | Path, export: Path | None, plot: Path | None, *, inputs: Inputs, force: bool) -> None:
+    """UsageError, before anything runs, for a file of another kind or that must not be written, or without matplotlib.
+
+    `inputs` are what the command reads; `force` as `check_output` has it.
+    """
+    stored = open_store(store_path) if is_store(store_path) else None
     for option, path, kinds in (("--export", export, EXPORTS), ("--plot", plot, PLOTS)):
         if path is None:
             continue
         if path.suffix not in kinds:
             raise UsageError(f"{option} {path}: its ending is not known.", f"Give a name in {' or '.join(kinds)}.")
-        if not path.absolute().parent.is_dir():
-            raise UsageError(f"{option} {path}: there is no folder {path.parent}.", "Make it first.")
+        check_output(path, option=option, inputs=inputs, stored=stored, force=force)
     if plot is not None:
         try:
             import matplotlib  # noqa: F401
@@ -47,7 +51,7 @@ def write_export(path: Path, found: Validation) -> None:
             values = [getattr(one, column) for column in COLUMNS]
             writer.writerow([_cell(value) for value in values])
         text = lines.getvalue()
-    store.write_bytes(path, text.encode())
+    write_output(path, text.encode(), {"kind": "validation"})
 
 
 def write_plot(path: Path, found: Validation) -> None:
@@ -68,7 +72,7 @@ def write_plot(path: Path, found: Validation) -> None:
             axis.set_title(task)
     picture = io.BytesIO()
     figure.savefig(picture, format=path.suffix[1:], dpi=150)
-    store.write_bytes(path, picture.getvalue())
+    write_output(path, picture.getvalue(), {"kind": "validation"})
 
 
 def _draw_dose(axis: Any, curves: list[Curve], levels: dict[str, float]) -> None:
