@@ -14,9 +14,9 @@ PANELS: Final = {
     "store-dtype",
     "Score": "pool method domain group-by across centre subspace whiten k match-length combine compare preset",
     "Selection": "n coarse exponent max-per-source min-per-source token-budget min-tokens max-tokens tokens-of dedup "
-    "exclude must-include against leaks",
-    "Training": "then epochs max-tokens match-tokens lr schedule warmup warmup-epochs rank alpha target-modules "
-    "init-adapter batch-size seeds hold-out patience loss-per average-weights checkpoint-steps keep-optimizer",
+    "exclude must-include only against leaks",
+    "Training": "then epochs max-tokens match-tokens max-steps match-steps lr schedule warmup warmup-epochs rank alpha "
+    "target-modules init-adapter batch-size seeds hold-out patience loss-per average-weights checkpoint-steps keep-optimizer",
     "Evaluation": "baseline retain scorer normalise max-new-tokens answer-pattern num-fewshot limit "
     "apply-chat-template per-class arms",
     "Check": "verify repair",
@@ -33,6 +33,7 @@ EXCEPTIONS: Final = {
     ("score", "seed"): "Score",
     ("score", "feature"): "Score",
     ("score", "rows"): "Score",
+    ("select", "match-tokens"): "Selection",
     ("select", "method"): "Selection",
     ("select", "feature"): "Selection",
     ("select", "domain"): "Selection",
