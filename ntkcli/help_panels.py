@@ -14,11 +14,12 @@ PANELS: Final = {
     "store-dtype",
     "Score": "pool method domain group-by across centre subspace whiten k match-length combine compare preset",
     "Selection": "n coarse exponent max-per-source min-per-source token-budget min-tokens max-tokens tokens-of dedup "
-    "exclude must-include against leaks",
-    "Training": "then epochs max-tokens match-tokens lr schedule warmup warmup-epochs rank alpha target-modules "
-    "init-adapter batch-size seeds hold-out patience loss-per average-weights checkpoint-steps keep-optimizer",
+    "exclude must-include only against leaks",
+    "Training": "then epochs max-tokens match-tokens max-steps match-steps lr schedule warmup warmup-epochs rank alpha "
+    "target-modules init-adapter batch-size seeds hold-out patience loss-per average-weights "
+    "checkpoint-steps keep-optimizer",
     "Evaluation": "baseline retain scorer normalise max-new-tokens answer-pattern num-fewshot limit "
-    "apply-chat-template per-class arms",
+    "apply-chat-template per-class arms draws sizes equalise",
     "Check": "verify repair",
     "Validation": "design bins subsets domain-repeat oracle keep-runs",
     "Compute": "dtype device batch-tokens part-rows shard gradient-checkpointing",
@@ -33,6 +34,9 @@ EXCEPTIONS: Final = {
     ("score", "seed"): "Score",
     ("score", "feature"): "Score",
     ("score", "rows"): "Score",
+    ("arms", "domain-repeat"): "Training",
+    ("arms", "oracle"): "Selection",
+    ("select", "match-tokens"): "Selection",
     ("select", "method"): "Selection",
     ("select", "feature"): "Selection",
     ("select", "domain"): "Selection",

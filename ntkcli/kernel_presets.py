@@ -1,4 +1,4 @@
-"""How the kernel scores rows, by name: the default, chosen by the figures in docs/results.md, and the paper's."""
+"""How `arms` scores and trains, by name: the default, chosen by the figures in docs/results.md, and the paper's."""
 
 from __future__ import annotations
 
@@ -8,14 +8,27 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """The direction in logit space (`featurize --probe`), and the score (`score --method`, `--centre`)."""
+    """The direction in logit space (`featurize --probe`), the score (`score --method`, `--centre`), and the training.
+
+    `loss_per`, `domain_repeat`, `equalise` and `draws` are the options of `arms`; None: decided by the data, and for
+    `draws` one per seed.
+    """
 
     probe: str
     method: str
     centre: bool
+    loss_per: str
+    domain_repeat: int | None
+    equalise: str | None
+    draws: int | None
 
 
-DEFAULT: Final = Preset(probe="centred", method="cosine", centre=True)
-PAPER: Final = Preset(probe="sum", method="mean", centre=False)
+DEFAULT: Final = Preset(
+    probe="centred", method="cosine", centre=True, loss_per="row", domain_repeat=None, equalise=None, draws=5
+)
+PAPER: Final = Preset(
+    probe="sum", method="mean", centre=False, loss_per="token", domain_repeat=1, equalise="rows", draws=None
+)
 PRESETS: Final = {"default": DEFAULT, "paper": PAPER}
-"""`paper` is arXiv 2511.07380: the sum of logits, which softmax can't see, and the mean of raw dot products."""
+"""`paper` is arXiv 2511.07380: the sum of logits, which softmax can't see, and the mean of raw dot products;
+each row once per epoch, under a mean over tokens."""

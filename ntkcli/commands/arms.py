@@ -14,12 +14,15 @@ from ntkcli import options as o
 from ntkcli.commands import chain
 from ntkcli.commands.score import Method
 from ntkcli.console import Output
-from ntkcli.errors import ExitCode
+from ntkcli.errors import ExitCode, UsageError
 from ntkcli.help_panels import Command, examples
 from ntkcli.kernel_presets import PRESETS
 
 if TYPE_CHECKING:
-    from ntkcli.steps.pipelines.arms_plan import Plan
+    from collections.abc import Sequence
+
+    from ntkcli.statistics import ArmScore
+    from ntkcli.steps.pipelines.arms_report import ArmsResult
     from ntkcli.steps.splits.overlap import Overlap
 
 EXAMPLE = (
@@ -30,6 +33,14 @@ SECOND = (
     "ntksel arms med --model ./Llama-3-8B --domain domain.jsonl --pool pool.jsonl --task test.jsonl -n 900 "
     "--arms base,domain,random,selected --dry-run"
 )
+
+
+class Equalise(StrEnum):
+    """What all arms have in common."""
+
+    STEPS = "steps"
+    TOKENS = "tokens"
+    ROWS = "rows"
 
 
 class PresetName(StrEnum):
@@ -75,13 +86,57 @@ def arms(
         typer.Option(
             help="Arms to compare, separated by commas (docs/arms.md); also dsir, rds, random-selected.",
             metavar="ARM,...",
-            show_default="base,domain,domain-tokens,random,random-length,embedding,preselect-random,bm25,selected",
+            show_default="base,domain,domain-steps,random,random-length,embedding,preselect-random,bm25,selected",
         ),
     ] = None,
     seeds: Annotated[str, typer.Option(help="Seeds of draws and training; one run each.", metavar="S,...")] = "0",
     baseline: Annotated[
         str | None,
         typer.Option(help="The arm that all others are compared with.", show_default="random, else domain, else base"),
+    ] = None,
+    draws: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="How many sets of random rows the arm random draws; one run each.",
+            show_default="the preset's, 5",
+        ),
+    ] = None,
+    sizes: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of -n: a comparison for each of these numbers of rows, and the gain over them as a curve.",
+            metavar="N,...",
+            show_default="-n",
+        ),
+    ] = None,
+    equalise: Annotated[
+        Equalise | None,
+        typer.Option(
+            "--equalise",
+            "--equalize",
+            help="What all arms have in common besides the domain's rows. steps, rows: -n rows each; tokens: as many "
+            "tokens as the selected rows.",
+            show_default="steps; tokens with --token-budget",
+        ),
+    ] = None,
+    domain_repeat: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=100,
+            help="How often each arm's rows hold each domain row.",
+            show_default="as often as the pool's rows",
+        ),
+    ] = None,
+    oracle: Annotated[
+        str | None,
+        typer.Option(
+            help="Add an arm of pool rows known to be right: a file of ids or rows, or source=LABEL,... for the pool's "
+            "labels.",
+            metavar="FILE|source=A,...",
+            show_default="none",
+        ),
     ] = None,
     coarse: Annotated[
         int | None, typer.Option(min=1, help="How many rows the pre-selection keeps.", show_default="4 x -n")
@@ -117,6 +172,39 @@ def arms(
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-4,
     rank: Annotated[int, typer.Option(min=1, help="Rank of the LoRA adapters.")] = 16,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows per training step.")] = 16,
+    schedule: Annotated[o.Schedule, typer.Option(help="The learning rate after the warm-up.")] = o.Schedule.COSINE,
+    warmup: Annotated[float, typer.Option(help="Share of the steps that the learning rate rises over.")] = 0.03,
+    alpha: Annotated[float | None, typer.Option(help="LoRA alpha.", show_default="2 x rank")] = None,
+    target_modules: Annotated[
+        str | None, typer.Option(help="Layers to adapt: all-linear, or names.", show_default="all-linear")
+    ] = None,
+    loss_per: Annotated[
+        o.LossPer | None,
+        typer.Option(
+            help="What the loss of the arms is a mean over: rows, or all supervised tokens of a step.",
+            show_default="the preset's, row",
+        ),
+    ] = None,
+    average_weights: Annotated[
+        bool,
+        typer.Option(
+            "--average-weights", help="Keep the mean of each arm's weights over the last quarter of its steps."
+        ),
+    ] = False,
+    hold_out: Annotated[
+        float, typer.Option(help="Share of each arm's rows to judge by: its adapter of the lowest loss is kept.")
+    ] = 0.0,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="With --hold-out: stop an arm after this many checkpoints without a lower loss.",
+            show_default="never",
+        ),
+    ] = None,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Less memory, about a third more time.")
+    ] = False,
     max_length: o.MaxLength = 1024,
     dtype: o.DtypeOption = o.Dtype.AUTO,
     device: o.Device = "auto",
@@ -161,13 +249,18 @@ def arms(
 ) -> int:
     """Compare selected rows with everything a reviewer asks for, under one budget, in one resumable command."""
     from ntkcli.steps.pipelines import arms_report as step
-    from ntkcli.steps.pipelines.arms_plan import DEFAULT, Budget, Plan
+    from ntkcli.steps.pipelines.arms_plan import Budget, Plan
+    from ntkcli.steps.pipelines.arms_steps import steps_of
     from ntkcli.steps.pipelines.recipe import as_shell, write_recipe
 
     o.refuse_ranks("arms")
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
     kernel = PRESETS[preset.value]
-    chosen = tuple(arm.strip() for arm in arms.split(",")) if arms is not None else DEFAULT
+    chosen = tuple(arm.strip() for arm in arms.split(",")) if arms is not None else ()
+    if chosen and oracle is not None and "oracle" not in chosen:
+        chosen = (*chosen, "oracle")
+    losses = loss_per.value if loss_per is not None else kernel.loss_per
+    alike = equalise.value if equalise is not None else kernel.equalise if token_budget is None else None
     plan = Plan(
         store=str(store),
         model=model,
@@ -178,6 +271,11 @@ def arms(
         budget=Budget(n, token_budget, coarse),
         arms=chosen,
         seeds=tuple(o.parse_seeds(seeds)),
+        domain_repeat=kernel.domain_repeat if domain_repeat is None else domain_repeat,
+        draws=kernel.draws if draws is None else draws,
+        equalise=alike,
+        oracle=oracle,
+        sizes=() if sizes is None else _sizes(sizes),
         probes=tuple(each.value for each in probe) if probe else (kernel.probe,),
         method=kernel.method if method is None else method.value,
         centre=(method is None and kernel.centre) if centre is None else centre,
@@ -187,30 +285,36 @@ def arms(
         against=step.test_files(task),
         common=_given(max_length=(max_length, 1024), dtype=(dtype.value, "auto"), device=(device, "auto"))
         | _given(thinking=(thinking.value if thinking else None, None), trust_remote_code=(trust_remote_code, False)),
-        training=_given(lr=(lr, 2e-4), rank=(rank, 16), batch_size=(batch_size, 16)),
+        training=_given(lr=(lr, 2e-4), rank=(rank, 16), batch_size=(batch_size, 16), alpha=(alpha, None))
+        | _given(schedule=(schedule.value, "cosine"), warmup=(warmup, 0.03), target_modules=(target_modules, None))
+        | _given(gradient_checkpointing=(gradient_checkpointing, False)),
+        arm_training=_given(loss_per=(losses, "token"), average_weights=(average_weights, False))
+        | _given(hold_out=(hold_out, 0.0), patience=(patience, None)),
         features=_given(dim=(dim, 8192), probes=(probes, 1)),
         domain_data=_given(split=(domain_split, None), on_error=(on_error.value, "fail")),
         pool_data=_given(split=(pool_split, None), on_error=(on_error.value, "fail")),
         evaluation=_given(retain=(list(retain or ()), []), on_error=(on_error.value, "fail")),
     )
+    step.check_training(plan)
     step.check_outputs(plan, export=export, recipe=recipe, force=force)
     reference = plan.reference(baseline)
     plan = dataclasses.replace(plan, evaluation={**plan.evaluation, "baseline": reference})
     plan = step.check_data(plan, domain_split=domain_split, pool_split=pool_split)
     shared = step.check_overlap(plan, domain_split=domain_split, allow=allow_overlap, progress=output.progress)
     words = chain.vocabulary()
-    commands = [each.arguments(words) for each in plan.steps()]
+    steps = steps_of(plan)
+    commands = [each.arguments(words) for each in steps]
     shown = tuple(as_shell(command) for command in commands)
     if recipe is not None:
-        write_recipe(recipe, plan.steps(), comment=f"The arms {', '.join(plan.names())} under one budget.")
+        write_recipe(recipe, steps, comment=f"The arms {', '.join(plan.names())} under one budget.")
     if recipe is not None or dry_run:
         told = f"wrote {recipe}: `ntksel run {recipe}`, then the same `ntksel arms` for the table"
         output.result(
-            ArmsPlan(_described(plan), shown, shared), line=told if recipe and not dry_run else "\n".join(shown)
+            ArmsPlan(plan.described(), shown, shared), line=told if recipe and not dry_run else "\n".join(shown)
         )
         return ExitCode.OK
     done = chain.run_commands(commands, output, results_to_stderr=True, hidden=("eval",))
-    result = step.arms_result(store, plan, baseline=reference, commands=shown, export=export)
+    result = step.arms_result(store, plan, baseline=baseline, commands=shown, export=export)
     if json:
         output.result(result, line="")
     else:
@@ -218,36 +322,36 @@ def arms(
     return chain.exit_code(done)
 
 
+def _sizes(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise UsageError(f"--sizes {text}: expected whole numbers.", "As in --sizes 100,300,1000.")
+    return tuple(map(int, parts))
+
+
 def _given(**values: tuple[Any, Any]) -> dict[str, Any]:
     """The options that differ from their defaults, by their keys: what is printed stays short."""
     return {key.replace("_", "-"): value for key, (value, default) in values.items() if value != default}
 
 
-def _described(plan: Plan) -> dict[str, str]:
-    from ntkcli.steps.pipelines.arms_plan import ARMS
+def _show(result: ArmsResult, output: Output) -> None:
+    tables = [(f"{each.n} rows, ", each.baseline, each.scores) for each in result.by_size]
+    for size, baseline, scores in tables or [("", result.baseline, result.scores)]:
+        title = f"{result.artefact}: {size}{result.items} items; p corrected for the arms compared (Holm)"
+        _table(output, title, baseline, scores, result)
+    if result.curve:
+        _curve(output, result)
+    output.say("")
+    for sentence in result.sentences:
+        output.say(sentence)
+    output.say(f"Written: {', '.join(result.files)}")
 
-    return {
-        name: ARMS["selected" if name.startswith(f"{plan.prefix}selected") else name.removeprefix(plan.prefix)]
-        for name in plan.names()
-    }
 
-
-def _show(result: Any, output: Output) -> None:
-    several = len({score.task for score in result.scores}) > 1
-    columns = [
-        "arm",
-        "rows",
-        "tokens",
-        "seeds",
-        "spread",
-        "value",
-        "95% interval",
-        f"minus {result.baseline}",
-        "95% interval",
-        "p",
-    ]
+def _table(output: Output, title: str, baseline: str, scores: Sequence[ArmScore], result: ArmsResult) -> None:
+    several = len({score.task for score in scores}) > 1
+    columns = ["arm", "rows", "tokens", "seeds", "spread", "value", "95% interval", "log loss", f"minus {baseline}"]
     rows = []
-    for score in result.scores:
+    for score in scores:
         spent, d = result.spent[score.arm], score.difference
         scale, form = (100, ".1f") if score.percent else (1, ".3f")
         task = f"{score.task} (retained)" if score.task in result.retained else score.task
@@ -256,14 +360,28 @@ def _show(result: Any, output: Output) -> None:
         row.append("" if score.spread is None else f"{scale * score.spread:{form}}")
         row.append(f"{scale * score.value:{form}}")
         row.append(f"{scale * score.low:{form}} to {scale * score.high:{form}}")
+        nats = result.log_loss.get(score.task, {}).get(score.arm)
+        row.append("" if nats is None else f"{nats:.3f}")
         if d is None:
             row += ["", "", ""]
         else:
             ends = f"{scale * d.low:+{form}} to {scale * d.high:+{form}}"
             row += [f"{scale * d.value:+{form}}", ends, f"{d.p_holm:.3f}"]
         rows.append(row)
-    output.table(f"{result.artefact}: {result.items} items; p corrected for the arms compared (Holm)", columns, rows)
-    output.say("")
-    for sentence in result.sentences:
-        output.say(sentence)
-    output.say(f"Written: {', '.join(result.files)}")
+    output.table(title, [*columns, "95% interval", "p"], rows)
+
+
+def _curve(output: Output, result: ArmsResult) -> None:
+    """The gain over the baseline of the same size: a line per task and arm, a column per size."""
+    sizes = [each.n for each in result.by_size]
+    percent = {(score.task): score.percent for each in result.by_size for score in each.scores}
+    gains = {(point.task, point.arm, point.n): point for point in result.curve}
+    several = len({task for task, _, _ in gains}) > 1
+    rows = []
+    for task, arm in dict.fromkeys((task, arm) for task, arm, _ in gains):
+        scale, form = (100, "+.1f") if percent[task] else (1, "+.3f")
+        cells = [gains[task, arm, n].gain for n in sizes]
+        if any(cell is not None for cell in cells):
+            shown = ["" if cell is None else f"{scale * cell:{form}}" for cell in cells]
+            rows.append([f"{task} · {arm}" if several else arm, *shown])
+    output.table("gain over the baseline with as many rows", ["arm", *(f"{n:,} rows" for n in sizes)], rows)

@@ -55,6 +55,13 @@ def finetune(
             help="Instead of --epochs: train on as many tokens as this run of the store.", show_default="none"
         ),
     ] = None,
+    max_steps: Annotated[
+        int | None, typer.Option(min=1, help="Stop after this many steps, instead of --epochs.", show_default="none")
+    ] = None,
+    match_steps: Annotated[
+        str | None,
+        typer.Option(help="Stop after as many steps as this run of the store took.", show_default="none"),
+    ] = None,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-4,
     schedule: Annotated[
         o.Schedule, typer.Option(help="Schedule of the learning rate after the warm-up.")
@@ -150,6 +157,8 @@ def finetune(
         "epochs": epochs,
         "max_tokens": max_tokens,
         "match_tokens": match_tokens,
+        "max_steps": max_steps,
+        "match_steps": match_steps,
         "lr": lr,
         "schedule": schedule.value,
         "warmup": warmup,

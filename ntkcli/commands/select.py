@@ -81,6 +81,10 @@ def select(
     token_budget: Annotated[
         int | None, typer.Option(min=1, help="Take rows up to this many tokens in total.", show_default="none")
     ] = None,
+    match_tokens: Annotated[
+        str | None,
+        typer.Option(help="Take rows up to as many tokens as this selection of the pool has.", show_default="none"),
+    ] = None,
     min_tokens: Annotated[
         int | None, typer.Option(min=1, help="Take only rows of at least this many tokens.", show_default="any")
     ] = None,
@@ -106,6 +110,14 @@ def select(
     must_include: Annotated[
         list[Path] | None,
         typer.Option(help="Take these rows first: a file of the same forms as --exclude.", show_default="none"),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Take only these rows: a file of the same forms as --exclude, or source=LABEL,...; repeatable.",
+            metavar="FILE|source=A,...",
+            show_default="all",
+        ),
     ] = None,
     against: Annotated[
         list[Path] | None,
@@ -178,6 +190,8 @@ def select(
             against=tuple(against or ()),
             leaks=leaks.value,
             tokens_of=tokens_of,
+            only=tuple(only or ()),
+            match_tokens=match_tokens,
         ),
         feature=feature,
         domain=domain or (),

@@ -22,6 +22,18 @@ SHOWN = 1e-3
 """Nats of the last digit shown: a spread that rounds to nothing is none."""
 
 
+def choice_nats(loglik_IC: NDArray[np.floating], answers_I: NDArray[np.integer]) -> NDArray[np.float64]:
+    """-log of the right choice's share of the choices' likelihoods, per item (I,); NaN marks choices there are none of.
+
+    The log softmax over an item's log-likelihoods: log 3 where three choices are equally likely.
+    """
+    values = np.where(np.isnan(loglik_IC), -np.inf, np.asarray(loglik_IC, dtype=np.float64))
+    top = values.max(axis=1, keepdims=True)
+    right = np.take_along_axis(values, np.asarray(answers_I, dtype=np.int64)[:, None], axis=1)
+    nats: NDArray[np.float64] = (np.log(np.exp(values - top).sum(axis=1, keepdims=True)) + top - right)[:, 0]
+    return nats
+
+
 def share_nats(answers: NDArray[np.int64], choices: Sequence[Sequence[str]]) -> float:
     """The loss (nats per item) of knowing only how often each answer is right, the best that ignores the questions.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from ntkcli.statistics.arm_scores import ArmScore
 
+NATS_OF_ITEMS = "nats"
+"""The unit of log losses: nats of the right choice per item."""
 LEVEL = 0.05
 """Of a corrected p above it, no difference is said to be shown."""
 

@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
+from scipy.special import log_softmax
 
-from ntkcli.steps.pipelines.arms_plan import DEFAULT
+from ntkcli.steps.pipelines.arms_plan import default_arms
 from tests.commands.conftest import Cli
 from tests.conftest import Writer, choice_rows, prompt_rows
 
 N = 6
+DEFAULT = default_arms("steps")
 
 
 @pytest.fixture
@@ -36,22 +38,19 @@ def options(tmp_path: Path, model_dir: Path, write_jsonl: Writer) -> list[str | 
 
 def test_every_arm(cli: Cli, tmp_path: Path, options: list[str | Path]) -> None:
     store, table = tmp_path / "med", tmp_path / "table.csv"
-    ran = cli("arms", store, *options, "--seeds", "0,1", "--export", table, "--json")
+    ran = cli("arms", store, *options, "--seeds", "0,1", "--draws", "3", "--export", table, "--json")
     assert ran.code == 0, ran.err
     found = json.loads(ran.out)
     assert [score["arm"] for score in found["scores"]] == list(DEFAULT)
     assert found["baseline"] == "random"
     spent = found["spent"]
-    assert spent["base"] == {"rows": 0, "tokens": 0}
+    assert spent["base"] == {"rows": 0, "tokens": 0, "steps": 0}
+    assert {s["steps"] for arm, s in spent.items() if arm not in ("base", "domain")} == {spent["selected"]["steps"]}
     assert spent["domain"]["rows"] == 0
     assert {
-        arm: s["rows"] for arm, s in spent.items() if arm not in ("base", "domain", "domain-tokens")
+        arm: s["rows"] for arm, s in spent.items() if arm not in ("base", "domain", "domain-steps")
     } == dict.fromkeys(("random", "random-length", "embedding", "preselect-random", "bm25", "selected"), N)
     assert spent["domain"]["tokens"] < spent["selected"]["tokens"]
-    longest = (
-        max(len(row["prompt"]) + len(row["completion"]) for row in prompt_rows(10, seed=2)) + 60
-    )  # and the template
-    assert 0 <= spent["selected"]["tokens"] - spent["domain-tokens"]["tokens"] < longest
 
     arrays = zarr.open_group(store / "arrays.zarr", mode="r")
     rows = {name: set(arrays[f"selections/{name}/row"][:]) for name in arrays["selections"]}
@@ -60,21 +59,29 @@ def test_every_arm(cli: Cli, tmp_path: Path, options: list[str | Path]) -> None:
     assert rows["random-s0"] != rows["random-s1"]
     for score in found["scores"]:
         names = ["base"] if score["arm"] == "base" else [f"{score['arm']}.s0", f"{score['arm']}.s1"]
+        names += ["random.s2"] if score["arm"] == "random" else []
         correct = [arrays[f"evals/arms/{name}/correct"][:].mean() for name in names]
         assert score["value"] == pytest.approx(np.mean(correct))
+        right = [
+            log_softmax(loglik, axis=1)[np.arange(20), arrays["evals/arms/base/answer"][:]]
+            for loglik in (arrays[f"evals/arms/{name}/loglik"][:] for name in names)
+        ]
+        assert found["log_loss"]["test"][score["arm"]] == pytest.approx(-np.mean(right))
         assert score["low"] <= score["value"] <= score["high"]
         assert (score["difference"] is None) == (score["arm"] == "random")
-    assert len(found["sentences"]) == len(DEFAULT) - 1
+    assert sum(" random: " in said or " random by " in said for said in found["sentences"]) == len(DEFAULT) - 1
 
     lines = list(csv.DictReader(io.StringIO(table.read_text())))
     assert (store / "reports/arms.csv").read_text() == table.read_text()
     for line, score in zip(lines, found["scores"], strict=True):
         assert (line["arm"], int(line["rows"])) == (score["arm"], spent[score["arm"]]["rows"])
         assert float(line["value"]) == pytest.approx(score["value"])
+        assert float(line["log_loss"]) == pytest.approx(found["log_loss"]["test"][score["arm"]], rel=1e-5)
+        assert int(line["steps"]) == spent[score["arm"]]["steps"]
         assert (line["p_holm"] == "") == (score["difference"] is None)
     assert json.loads((store / "reports/arms.json").read_text())["scores"] == found["scores"]
 
-    again = cli("arms", store, *options, "--seeds", "0,1")
+    again = cli("arms", store, *options, "--seeds", "0,1", "--draws", "3")
     assert again.code == 0, again.err
     assert "random" in again.out
     assert "seeds" in again.out
@@ -82,7 +89,7 @@ def test_every_arm(cli: Cli, tmp_path: Path, options: list[str | Path]) -> None:
     assert "evals/arms/selected.s1 is finished already" in again.err
 
 
-SOME = ["--arms", "base,domain,random,selected"]
+SOME = ["--arms", "base,domain,random,selected", "--draws", "1"]
 
 
 def test_killed_and_given_again(cli: Cli, tmp_path: Path, options: list[str | Path]) -> None:
@@ -112,7 +119,7 @@ def test_the_readmes_artefacts_are_used(cli: Cli, tmp_path: Path, options: list[
     on: list[str | Path] = ["--model", words["--model"], "--max-length", "96"]
     warmup = ["--train", words["--domain"], "--name", "warmup", "--epochs", "1"]
     assert cli("finetune", store, *on, *warmup).code == 0
-    ran = cli("arms", store, *options, "--arms", "base,domain,random,embedding")
+    ran = cli("arms", store, *options, "--arms", "base,domain,random,embedding", "--draws", "1")
     assert ran.code == 0, ran.err
     assert "runs/warmup is finished already" in ran.err
     ran = cli("arms", store, *options, *SOME, "--warmup-epochs", "2")
@@ -127,9 +134,9 @@ def test_the_readmes_artefacts_are_used(cli: Cli, tmp_path: Path, options: list[
 def test_words_first_the_kernel_later(cli: Cli, tmp_path: Path, options: list[str | Path]) -> None:
     """Arms by words and at random ask no model for rows; what they chose is used when the kernel's arm is added."""
     store = tmp_path / "med"
-    assert cli("arms", store, *options, "--arms", "random,bm25").code == 0
+    assert cli("arms", store, *options, "--arms", "random,bm25", "--draws", "1").code == 0
     assert "features" not in zarr.open_group(store / "arrays.zarr", mode="r")
-    ran = cli("arms", store, *options, "--arms", "random,bm25,selected")
+    ran = cli("arms", store, *options, "--arms", "random,bm25,selected", "--draws", "1")
     assert ran.code == 0, ran.err
     for made in ("scores/random-s0", "scores/bm25", "selections/bm25", "runs/random.s0", "runs/bm25.s0"):
         assert f"{made} is finished already" in ran.err

@@ -175,7 +175,7 @@ def test_every_option_of_arms_reaches_its_steps(world: World, cli: Cli, tmp_path
     usual = commands("")
     budget = ARMS.replace("-n 3 ", "")
     for option, words in CHAINS["arms"].items():
-        if option == "token_budget":
+        if option in ("token_budget", "sizes"):
             ran = cli(*there.words("arms", f"{budget} {words}"))
             assert json.loads(ran.out)["commands"] != usual, option
         elif words:

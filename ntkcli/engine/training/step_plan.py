@@ -16,9 +16,10 @@ from ntkcli.errors import UsageError
 
 
 def plan_steps(
-    lengths: Sequence[int], *, batch_size: int, seed: int, epochs: int | None, max_tokens: int | None
-) -> list[NDArray[np.int64]]:
-    """Row numbers of each step: `epochs` passes, or as many as hold `max_tokens` tokens and not one more.
+    lengths: Sequence[int], *, batch_size: int, seed: int, epochs: int | None, max_tokens: int | None,
+    max_steps: int | None = None,
+) -> list[NDArray[np.int64]]:  # fmt: skip
+    """Row numbers of each step: `epochs` passes, or `max_steps` steps, or as many as hold `max_tokens` tokens.
 
     An epoch's last step may be smaller; so may the last of a token budget, which takes rows as long as they fit.
 
@@ -39,23 +40,27 @@ def plan_steps(
                 if fitting < len(step):
                     return _not_empty([*steps, step[:fitting]] if fitting else steps, max_tokens, tokens[step[0]])
             steps.append(step)
+            if len(steps) == max_steps:
+                return steps
     return steps
 
 
 def plan_stages(
     lengths: Sequence[int], stages: Sequence[int], *, batch_size: int, seed: int, epochs: int | None,
-    max_tokens: int | None,
+    max_tokens: int | None, max_steps: int | None = None,
 ) -> list[NDArray[np.int64]]:  # fmt: skip
     """The steps of each stage, one stage after the other: `stages` counts the rows of each, in order.
 
     Without stages, or with one, these are the steps of `plan_steps`. Each stage has `epochs` passes of its own; a
-    budget of tokens has no stages.
+    budget of tokens or steps has no stages.
 
     Raises:
         UsageError: as `plan_steps`.
     """
     if len(stages) <= 1:
-        return plan_steps(lengths, batch_size=batch_size, seed=seed, epochs=epochs, max_tokens=max_tokens)
+        return plan_steps(
+            lengths, batch_size=batch_size, seed=seed, epochs=epochs, max_tokens=max_tokens, max_steps=max_steps
+        )
     steps: list[NDArray[np.int64]] = []
     start = 0
     for n in stages:

@@ -51,12 +51,12 @@ _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 class TrainingOptions:
     """How to train. `alpha` is LoRA's numerator (s = alpha/rank); `checkpoint_steps` the steps between checkpoints.
 
-    One of `epochs` and `max_tokens` is given. `warmup` is a share of the steps. `batch_tokens`: padded tokens computed
-    at a time, a speed setting, as is `gradient_checkpointing`. With rows held out the adapter of the lowest held-out
-    loss is kept, and `patience` evaluations without a lower one stop the training. `per_row`: the loss is a mean over
-    rows instead of supervised tokens. `average_weights`: the adapter is the mean of the weights after each of the last
-    steps, this share of them (0: the last step's weights). `init`: the adapter to go on from, whose rank,
-    alpha and modules hold. `keep_optimizer`: leave the optimiser's moments beside the adapter.
+    One of `epochs`, `max_tokens` and `max_steps` is given. `warmup` is a share of the steps. `batch_tokens`: padded
+    tokens computed at a time, a speed setting, as is `gradient_checkpointing`. With rows held out the adapter of the
+    lowest held-out loss is kept, and `patience` evaluations without a lower one stop the training. `per_row`: the loss
+    is a mean over rows instead of supervised tokens. `average_weights`: the adapter is the mean of the weights after
+    each of the last steps, this share of them (0: the last step's weights). `init`: the adapter to go on from, whose
+    rank, alpha and modules hold. `keep_optimizer`: leave the optimiser's moments beside the adapter.
     """
 
     learning_rate: float
@@ -69,6 +69,7 @@ class TrainingOptions:
     batch_tokens: int
     epochs: int | None = None
     max_tokens: int | None = None
+    max_steps: int | None = None
     schedule: str = "cosine"
     warmup: float = 0.03
     gradient_checkpointing: bool = False
@@ -106,6 +107,7 @@ def train_adapter(
         seed=options.seed,
         epochs=options.epochs,
         max_tokens=options.max_tokens,
+        max_steps=options.max_steps,
     )
     resume = newest_checkpoint(folder / "checkpoints", at_most=resume_at_most)
     state = (checkpoints.read_state(resume) if resume else None) or RunState(options.batch_tokens)

@@ -8,46 +8,78 @@ import glob
 import io
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import store
-from ntkcli.data import DataFile
+from ntkcli.data import DataFile, Row
 from ntkcli.data.references import is_there, split_name
 from ntkcli.data.stdin import STDIN
 from ntkcli.data.tasks.reference import find_task, names_task
 from ntkcli.data.tasks.source import for_evaluation
-from ntkcli.errors import UsageError
+from ntkcli.errors import UsageError, listed
 from ntkcli.progress import Progress
 from ntkcli.statistics import ArmScore
 from ntkcli.steps.pipelines.arms_plan import Plan
 from ntkcli.steps.shared.outputs import Inputs, check_output, write_output
+from ntkcli.steps.shared.sources import BY_SOURCE
 from ntkcli.steps.shared.stores import is_store, open_store
 from ntkcli.steps.splits.overlap import Overlap, overlap
+from ntkcli.steps.training.settings import TrainingSettings
 
 COLUMNS: Final = (
     "task", "arm", "seeds", "rows", "tokens", "items", "value", "low", "high", "spread",
-    "difference", "difference_low", "difference_high", "p", "p_holm", "test",
+    "difference", "difference_low", "difference_high", "p", "p_holm", "test", "steps", "log_loss", "size",
 )  # fmt: skip
 """Of the CSV file. Values are as stored, shares from 0 to 1; rows are those taken from the pool; tokens those trained
-on, a mean over seeds."""
+on and steps those taken, means over seeds; log_loss: nats of the right choice; size: the rows of `--sizes`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What an arm spent: rows taken from the pool, and tokens trained on (a mean over seeds); 0 for `base`."""
+    """What an arm spent: rows taken from the pool, tokens trained on and steps (means over seeds); 0 for `base`."""
 
     rows: int
     tokens: int
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class SizeResult:
+    """The comparison of one of several sizes."""
+
+    n: int
+    baseline: str
+    scores: tuple[ArmScore, ...]
+    sentences: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePoint:
+    """An arm with `n` rows of the pool on a task: its value, and its gain over the baseline with as many rows."""
+
+    task: str
+    arm: str
+    n: int
+    value: float
+    low: float
+    high: float
+    gain: float | None
+    gain_low: float | None
+    gain_high: float | None
+    log_loss: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class ArmsResult:
     """The eval, the baseline, every arm on every task with its interval, sentences, what each spent, and the files.
 
-    `retained` are the tasks of general ability.
+    `retained` are the tasks of general ability. `log_loss` is task → arm → nats of the right choice, for tasks with
+    choices. Of several sizes (`--sizes`) the scores are those of the largest; `by_size` has all, `curve` the gain over
+    the number of rows, arm by arm. `sentences` end with what was learnt, and what the oracle shows.
     """
 
     artefact: str
@@ -60,6 +92,9 @@ class ArmsResult:
     skipped: int
     files: tuple[str, ...]
     commands: tuple[str, ...]
+    log_loss: dict[str, dict[str, float]] = field(default_factory=dict)
+    by_size: tuple[SizeResult, ...] = ()
+    curve: tuple[CurvePoint, ...] = ()
 
 
 def check_data(plan: Plan, *, domain_split: str | None, pool_split: str | None) -> Plan:
@@ -71,16 +106,67 @@ def check_data(plan: Plan, *, domain_split: str | None, pool_split: str | None) 
     store.check_name(f"{plan.prefix}warmup", "--prefix")
     if STDIN in (plan.domain, plan.pool, *plan.tasks):
         raise UsageError("Standard input can be read once, and several steps read these rows.", "Give a file.")
-    DataFile(plan.domain, split=domain_split)
+    domain = DataFile(plan.domain, split=domain_split)
     if not plan.needs_pool:
-        return plan
+        return plan.repeated(None)
     if not plan.pool:
         raise UsageError("--pool is missing.", "Give the rows to choose from, or only arms that need none.")
-    file = DataFile(plan.pool, split=pool_split)
-    known = None
-    if is_store(plan.store):
-        known = open_store(plan.store).find(f"datasets/{plan.prefix}pool")
-    return plan.fitted(sum(1 for _ in file.records()) if known is None else known.n)
+    pool = DataFile(plan.pool, split=pool_split)
+    fitted = plan.fitted(_count(plan, "pool", pool), None if plan.domain_repeat else _count(plan, "domain", domain))
+    if fitted.oracle is not None and "oracle" in fitted.arms:
+        _check_oracle(fitted, pool)
+    return fitted
+
+
+def check_training(plan: Plan) -> None:
+    """UsageError, before anything runs, for training options that can't be used or exclude each other."""
+    given: Mapping[str, Any] = {**plan.training, **plan.arm_training}
+    TrainingSettings(
+        epochs=plan.epochs,
+        max_tokens=None,
+        lr=given.get("lr", 2e-4),
+        schedule=given.get("schedule", "cosine"),
+        warmup=given.get("warmup", 0.03),
+        rank=given.get("rank"),
+        alpha=given.get("alpha"),
+        target_modules=given.get("target-modules"),
+        batch_size=given.get("batch-size", 16),
+        seed=0,
+        hold_out=given.get("hold-out", 0.0),
+        patience=given.get("patience"),
+        checkpoint_steps=None,
+        loss_per=given.get("loss-per", "token"),
+        average_weights=given.get("average-weights", False),
+    ).check()
+
+
+def _count(plan: Plan, name: str, file: DataFile) -> int:
+    """The rows of the domain or the pool: read, unless the store knows them."""
+    known = open_store(plan.store).find(f"datasets/{plan.prefix}{name}") if is_store(plan.store) else None
+    return sum(1 for _ in file.records()) if known is None else known.n
+
+
+def _check_oracle(plan: Plan, pool: DataFile) -> None:
+    """UsageError if the oracle's file is missing, or the pool has too few rows of its labels."""
+    text = plan.oracle or ""
+    if not text.startswith(BY_SOURCE):
+        if not Path(text).is_file():
+            raise UsageError(
+                f"--oracle {text}: no such file.",
+                "Give a file of ids or rows, or source=LABEL,... for the pool's labels.",
+            )
+        return
+    wanted = set(text.removeprefix(BY_SOURCE).split(","))
+    counts = Counter(row.source for row in pool.rows() if isinstance(row, Row))
+    if missing := sorted(wanted - counts.keys()):
+        have = listed(sorted(label for label in counts if label)) or "none"
+        raise UsageError(f"--oracle {text}: the pool has no rows of {missing[0]!r}.", f"Its sources are: {have}.")
+    there = sum(counts[label] for label in wanted)
+    if plan.rows is not None and there < plan.rows:
+        raise UsageError(
+            f"--oracle {text}: the pool has {there} rows of it, and {plan.rows} are to be drawn.",
+            f"Give -n {there} or less, or more labels.",
+        )
 
 
 def check_overlap(plan: Plan, *, domain_split: str | None, allow: bool, progress: Progress) -> dict[str, Overlap]:
@@ -125,25 +211,48 @@ def test_files(tasks: Sequence[str]) -> tuple[str, ...]:
 
 
 def arms_result(
-    store_path: str | Path, plan: Plan, *, baseline: str, commands: Sequence[str], export: Path | None
+    store_path: str | Path, plan: Plan, *, baseline: str | None, commands: Sequence[str], export: Path | None
 ) -> ArmsResult:
-    """The comparison, also written to `reports/<name>.csv` and `.json` of the store, and to `export`."""
+    """The comparison, also written to `reports/<name>.csv` and `.json` of the store, and to `export`.
+
+    `baseline`: the arm that others are compared with, as `Plan.reference` takes it.
+    """
     from ntkcli.steps.evaluation.evaluate import summary
+    from ntkcli.steps.pipelines.arms_learning import learning_sentences, oracle_sentences, task_losses
 
     stored = open_store(store_path)
-    found = summary(store_path, name=plan.name, runs=plan.runs(), baseline=baseline)
+    parts = [
+        (part.size, summary(store_path, name=plan.name, runs=part.runs(), baseline=part.reference(baseline)))
+        for part in plan.parts()
+    ]
+    found = parts[-1][1]
+    losses = task_losses(stored, plan)
+    log_loss = {loss.task: {arm: loss.mean(arm) for arm in loss.nats} for loss in losses}
     paths = [stored.folder("reports", f"{plan.name}{suffix}") for suffix in (".csv", ".json")]
+    sizes = {size: each for size, each in parts if size is not None}
     result = ArmsResult(
         artefact=found.artefact,
-        baseline=baseline,
+        baseline=found.baseline,
         scores=found.scores,
-        sentences=found.sentences,
+        sentences=(
+            *(each for _, part in parts for each in part.sentences),
+            *oracle_sentences(stored, plan, losses),
+            *learning_sentences(stored, plan, losses),
+        ),
         spent={arm: _spent(stored, plan, arm) for arm in plan.names()},
         retained=found.retained,
         items=found.items,
         skipped=found.skipped,
         files=tuple(str(path) for path in [*paths, *([export] if export else [])]),
         commands=tuple(commands),
+        log_loss=log_loss,
+        by_size=tuple(SizeResult(n, each.baseline, each.scores, each.sentences) for n, each in sizes.items()),
+        curve=tuple(
+            _point(score, n, plan.prefix, log_loss)
+            for n, each in sizes.items()
+            for score in each.scores
+            if score.arm.endswith(f"-n{n}")
+        ),
     )
     paths[0].parent.mkdir(exist_ok=True)
     for path in paths:
@@ -151,6 +260,14 @@ def arms_result(
     if export is not None:
         write_output(export, _text(export, result), {"arms": result.artefact})
     return result
+
+
+def _point(score: ArmScore, n: int, prefix: str, log_loss: Mapping[str, Mapping[str, float]]) -> CurvePoint:
+    d = score.difference
+    gain, low, high = (d.value, d.low, d.high) if d else (None, None, None)
+    arm = score.arm.removeprefix(prefix).removesuffix(f"-n{n}")
+    loss = log_loss.get(score.task, {}).get(score.arm)
+    return CurvePoint(score.task, arm, n, score.value, score.low, score.high, gain, low, high, loss)
 
 
 def check_outputs(plan: Plan, *, export: Path | None, recipe: Path | None, force: bool) -> None:
@@ -178,14 +295,21 @@ def as_csv(result: ArmsResult) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for score in result.scores:
-        spent, d = result.spent[score.arm], score.difference
-        values = [score.value, score.low, score.high, score.spread]
-        values += [d.value, d.low, d.high, d.p, d.p_holm] if d else [None] * 5
-        cells = ["" if value is None or math.isnan(value) else f"{value:.6g}" for value in values]
-        names = [score.task, score.arm, len(score.seeds), spent.rows, spent.tokens, score.n]
-        writer.writerow([*names, *cells, d.test if d else ""])
+    tables: list[tuple[int | None, tuple[ArmScore, ...]]] = [(each.n, each.scores) for each in result.by_size]
+    for size, scores in tables or [(None, result.scores)]:
+        for score in scores:
+            spent, d = result.spent[score.arm], score.difference
+            values = [score.value, score.low, score.high, score.spread]
+            values += [d.value, d.low, d.high, d.p, d.p_holm] if d else [None] * 5
+            names = [score.task, score.arm, len(score.seeds), spent.rows, spent.tokens, score.n]
+            loss = _cell(result.log_loss.get(score.task, {}).get(score.arm))
+            more = [d.test if d else "", spent.steps, loss, "" if size is None else size]
+            writer.writerow([*names, *map(_cell, values), *more])
     return text.getvalue()
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None or math.isnan(value) else f"{value:.6g}"
 
 
 def as_json(result: ArmsResult) -> str:
@@ -195,12 +319,13 @@ def as_json(result: ArmsResult) -> str:
 
 def _spent(stored: store.Store, plan: Plan, arm: str) -> Spent:
     if arm == "base":
-        return Spent(0, 0)
+        return Spent(0, 0, 0)
     runs = [stored.get(f"runs/{run}") for run in plan.runs() if run.rpartition(".s")[0] == arm]
     chosen = [name for name in runs[0].parents if name.startswith("selections/")]
     return Spent(
         rows=sum(stored.get(name).n for name in chosen),
         tokens=round(sum(int(run.read("tokens").sum()) for run in runs) / len(runs)),
+        steps=round(sum(int((run.read("tokens") > 0).sum()) for run in runs) / len(runs)),
     )
 
 

@@ -56,6 +56,8 @@ def _eligible(request: Request, scored: Rows, *, order: Rows, name: str, progres
     limits, stored = request.limits, request.stored
     eligible = Eligible(scored)
     eligible.keep(~np.isin(eligible.rows, request.excluded), "--exclude")
+    if request.allowed is not None:
+        eligible.keep(np.isin(eligible.rows, request.allowed), "--only")
     if request.features is not None:
         have = rows_with_features(request.features, n=request.dataset.n)
         eligible.keep(np.isin(eligible.rows, have), "rows without features")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,8 @@ from ntkcli.progress import Progress
 from ntkcli.steps.selections.filters import Listed, listed_rows
 from ntkcli.steps.selections.leaks import TestFiles, test_files
 from ntkcli.steps.selections.selectors import METHODS, SelectorFeatures, features_to_compare
-from ntkcli.steps.shared.lengths import SPEC_KEY, Encoding, settle_encoding
+from ntkcli.steps.shared.lengths import SPEC_KEY, Encoding, lengths, settle_encoding
+from ntkcli.steps.shared.sources import BY_SOURCE, rows_of_sources
 
 VERSION = 1
 """Of the selectors, in every spec: goes up when the same scores would give other rows."""
@@ -38,11 +40,14 @@ class Constraints:
     against: tuple[Path, ...] = ()
     leaks: Literal["remove", "report", "ignore"] = "remove"
     tokens_of: str | None = None
+    only: tuple[str, ...] = ()
+    match_tokens: str | None = None
 
     @property
     def counting(self) -> str | None:
         """The first option that counts tokens, None if none does."""
         given = (
+            (self.match_tokens, "--match-tokens"),
             (self.token_budget, "--token-budget"),
             (self.min_tokens, "--min-tokens"),
             (self.max_tokens, "--max-tokens"),
@@ -81,6 +86,7 @@ class Request:
     listed: tuple[Listed, ...]
     tests: TestFiles
     encoding: Encoding | None
+    allowed: Rows | None = None
 
     @property
     def data(self) -> str:
@@ -101,6 +107,7 @@ class Request:
             SPEC_KEY: self.encoding.spec if self.encoding else None,
             "dedup": self.limits.dedup,
             "exclude": _digest(self.excluded),
+            "only": None if self.allowed is None else _digest(self.allowed),
             "must_include": _digest(self.first),
             "against": self.tests.spec if self.tests.paths and self.limits.leaks == "remove" else None,
         }
@@ -132,14 +139,17 @@ def resolve_request(
         raise UsageError(f"--method {method} is not known.", f"Give one of: {', '.join(METHODS)}.")
     if not 0 < exponent <= 1:
         raise UsageError(f"--exponent {exponent:g} is not above 0 and at most 1.", "Give 1 for top, less for spread.")
-    if n is None and limits.token_budget is None:
+    if limits.match_tokens is not None and limits.token_budget is not None:
+        raise UsageError("--match-tokens and --token-budget both say how many tokens.", "Give one of them.")
+    if n is None and limits.token_budget is None and limits.match_tokens is None:
         raise UsageError("-n is missing.", "Give -n N, -n auto or --token-budget TOKENS.")
     if isinstance(n, int) and n < 1:
         raise UsageError(f"-n {n}: there is nothing to select.", "Give -n 1 or more.")
     dataset = stored.get(f"datasets/{scores.attrs['data']}")
     first, in_first = listed_rows(dataset, limits.must_include, option="--must-include", strict=True)
     excluded, in_excluded = listed_rows(dataset, limits.exclude, option="--exclude", strict=False)
-    given = ((in_first, limits.must_include), (in_excluded, limits.exclude))
+    allowed, in_allowed = only_rows(dataset, limits.only)
+    given = ((in_first, limits.must_include), (in_excluded, limits.exclude), *((each, True) for each in in_allowed))
     listed = tuple(found for found, paths in given if paths)
     for each in listed:
         progress.note(each.told())
@@ -165,6 +175,9 @@ def resolve_request(
             made_from=[scores, *([compared.pool] if compared else [])],
             known=known,
         )
+    if limits.match_tokens is not None and encoding is not None:
+        budget = _tokens_of_selection(stored, limits.match_tokens, dataset, encoding, progress)
+        limits = replace(limits, match_tokens=None, token_budget=budget)
     return Request(
         stored=stored,
         scores=scores,
@@ -180,7 +193,43 @@ def resolve_request(
         listed=listed,
         tests=TestFiles((), given=False) if limits.leaks == "ignore" else test_files(stored, limits.against, progress),
         encoding=encoding,
+        allowed=allowed,
     )
+
+
+def files_of(only: Sequence[str]) -> list[str]:
+    """Of the values of `--only`, those that are files."""
+    return [text for text in only if not text.startswith(BY_SOURCE)]
+
+
+def only_rows(dataset: store.Artefact, given: Sequence[str]) -> tuple[Rows | None, list[Listed]]:
+    """The rows (ascending) that `--only` allows, None for all: by files of ids or rows, or `source=a,b`.
+
+    Raises:
+        UsageError: the pool has no such label, or none of a file's rows.
+    """
+    if not given:
+        return None, []
+    files = files_of(given)
+    found, listed = listed_rows(dataset, files, option="--only", strict=False)
+    labelled = [rows_of_sources(dataset, text, option="--only")[0] for text in given if text.startswith(BY_SOURCE)]
+    return np.unique(np.concatenate([found, *labelled])), [listed] if files else []
+
+
+def _tokens_of_selection(
+    stored: store.Store, name: str, dataset: store.Artefact, encoding: Encoding, progress: Progress
+) -> int:
+    """The tokens of all rows of a selection of this pool."""
+    artefact = stored.get(f"selections/{store.check_name(name, '--match-tokens')}")
+    pool = dataset.name.partition("/")[2]
+    if artefact.attrs["data"] != pool:
+        raise UsageError(
+            f"--match-tokens {name}: it selects rows of {artefact.attrs['data']!r}, not of {pool!r}.",
+            "Give a selection of the same pool.",
+        )
+    stored.check_parents(artefact)
+    rows = np.sort(artefact.read("row"))
+    return int(lengths(stored, pool, encoding, rows, progress=progress)[rows].sum())
 
 
 def _digest(rows: Rows) -> str | None:

@@ -16,7 +16,7 @@ from ntkcli.steps.selections.explain import write_explanations
 from ntkcli.steps.selections.export import Format, check_exports, export_rows, export_scores, is_exported
 from ntkcli.steps.selections.filter_and_choose import choose_rows
 from ntkcli.steps.selections.filters import Listed
-from ntkcli.steps.selections.request import Constraints, Request, Rows, resolve_request
+from ntkcli.steps.selections.request import Constraints, Request, Rows, files_of, resolve_request
 from ntkcli.steps.shared.datasets import moved_data
 from ntkcli.steps.shared.environment import begin, environment
 from ntkcli.steps.shared.outputs import Inputs
@@ -85,7 +85,9 @@ def select(
     scores = stored.get(f"scores/{store.check_name(score, '--score')}")
     stored.check_parents(scores)
     limits = constraints or Constraints()
-    read = Inputs([str(path) for path in (*limits.exclude, *limits.must_include, *limits.against)])
+    read = Inputs(
+        [str(path) for path in (*limits.exclude, *limits.must_include, *limits.against, *files_of(limits.only))]
+    )
     path = f"selections/{store.check_name(name, '--name')}"
     known = stored.find(path)
     exported = export is not None and is_exported(export, known, schema)

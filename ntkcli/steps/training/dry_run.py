@@ -17,7 +17,7 @@ from ntkcli.errors import DataError, UsageError
 from ntkcli.identity import resolve_model
 from ntkcli.steps.shared.cost import SAMPLE_ROWS, weight_size
 from ntkcli.steps.shared.stores import is_store, open_store
-from ntkcli.steps.training.finetune import tokens_of_run
+from ntkcli.steps.training.finetune import steps_of_run, tokens_of_run
 from ntkcli.steps.training.rows import TrainingSet, parse_train, resolve_train
 from ntkcli.steps.training.settings import CHECKPOINTS, TrainingSettings, resolve_init
 
@@ -61,7 +61,8 @@ def estimate_finetune(
     dtype: str = "auto", device: str = "auto", on_error: OnError = "fail", init_adapter: str | None = None,
     batch_tokens: int | None = None, gradient_checkpointing: bool = False, keep_optimizer: bool = False,
     columns: Mapping[str, str] | None = None, split: str | None = None, thinking: bool | None = None,
-    trust_remote_code: bool = False, match_tokens: str | None = None, max_tokens: int | None = None, name: str = "",
+    trust_remote_code: bool = False, match_tokens: str | None = None, max_tokens: int | None = None,
+    match_steps: str | None = None, max_steps: int | None = None, name: str = "",
     progress: object = None, data: Sequence[str] = (),
     **settings_given: Any,
 ) -> FinetuneEstimate:  # fmt: skip
@@ -77,10 +78,12 @@ def estimate_finetune(
     stored = open_store(store_path) if is_store(store_path) else None
     if match_tokens is not None:
         max_tokens = tokens_of_run(open_store(store_path), match_tokens)
+    if match_steps is not None:
+        max_steps = steps_of_run(open_store(store_path), match_steps)
     train = [*train, *then]
     if stdin.STDIN in [parse_train(text)[0] for text in train]:
         raise UsageError("--dry-run keeps nothing, so what standard input gives would be lost.", "Give a file.")
-    settings = TrainingSettings(max_tokens=max_tokens, **settings_given)
+    settings = TrainingSettings(max_tokens=max_tokens, max_steps=max_steps, **settings_given)
     settings.check()
     identity = resolve_model(model, trust_remote_code=trust_remote_code)
     init = resolve_init(init_adapter, settings, adapters=Path(home(store_path)) / "adapters", model=identity)
@@ -103,9 +106,10 @@ def estimate_finetune(
         device=device,
         init=None if init is None else init.identity,
     )
-    tokens = settings.max_tokens or round(spec["epochs"] * mean * rows)
     an_epoch = max(1, math.ceil(rows / settings.batch_size))
-    steps = max(1, round(tokens / mean / rows * an_epoch)) if settings.max_tokens else spec["epochs"] * an_epoch
+    passes = settings.max_steps / an_epoch if settings.max_steps else spec["epochs"]
+    tokens = settings.max_tokens or round(passes * mean * rows)
+    steps = max(1, round(tokens / mean / rows * an_epoch)) if settings.max_tokens else round(passes * an_epoch)
     evaluations = math.ceil(steps / settings.checkpoint_steps) if settings.checkpoint_steps else CHECKPOINTS
     parameters, _ = weight_size(identity)
     at_once = batch_tokens or size.batch_tokens

@@ -65,6 +65,8 @@ def finetune(
     epochs: int | None = None,
     max_tokens: int | None = None,
     match_tokens: str | None = None,
+    max_steps: int | None = None,
+    match_steps: str | None = None,
     lr: float = 2e-4,
     schedule: str = "cosine",
     warmup: float = 0.03,
@@ -100,7 +102,8 @@ def finetune(
     (`ntkcli.steps.training.rows`). Defaults: 3 epochs (arXiv 2511.07380), rank 16, alpha 2·rank, all linear layers, and
     the learning rate and warm-up of LESS. The other options: `ntkcli.engine.training.train.TrainingOptions`; of files:
     `ntkcli.data.DataFile`. `data` says where files of data sets are now, if they have moved. `match_tokens` names a run
-    of the store: as many tokens as it was trained on. `then`: more references, trained on for as many epochs after the
+    of the store: as many tokens as it was trained on, `match_steps` one: as many steps as it took. `then`: more
+    references, trained on for as many epochs after the
     rows of `train`, under the one schedule. `keep_optimizer` leaves Adam's moments beside the adapter, also of a run
     that is finished already. `group` is kept as an attribute, which runs that differ only in the seed share.
 
@@ -114,14 +117,18 @@ def finetune(
         if epochs is not None or max_tokens is not None:
             raise UsageError("--match-tokens says when to stop, as --epochs and --max-tokens do.", "Give one of them.")
         max_tokens = tokens_of_run(open_store(store_path), match_tokens)
+    if match_steps is not None:
+        if epochs is not None or max_tokens is not None or max_steps is not None:
+            raise UsageError("--match-steps says when to stop, as --epochs and --max-steps do.", "Give one of them.")
+        max_steps = steps_of_run(open_store(store_path), match_steps)
     settings = TrainingSettings(
         epochs, max_tokens, lr, schedule, warmup, rank, alpha, target_modules, batch_size, seed, hold_out, patience,
-        checkpoint_steps, loss_per, average_weights,
+        checkpoint_steps, loss_per, average_weights, max_steps,
     )  # fmt: skip
     settings.check()
-    if then and max_tokens is not None:
+    if then and (max_tokens is not None or max_steps is not None):
         raise UsageError(
-            "--then makes two stages of --epochs each, which a budget of tokens can't end.", "Give --epochs."
+            "--then makes two stages of --epochs each, which a budget of tokens or steps can't end.", "Give --epochs."
         )
     store.check_name(name, "--name")
     identity = resolve_model(model, trust_remote_code=trust_remote_code)
@@ -190,6 +197,11 @@ def finetune_seeds(
 def tokens_of_run(stored: store.Store, name: str) -> int:
     """The tokens that a finished run was trained on, all its steps together."""
     return int(stored.get(f"runs/{store.check_name(name, '--match-tokens')}").read("tokens").sum())
+
+
+def steps_of_run(stored: store.Store, name: str) -> int:
+    """The steps that a finished run took: fewer than were planned if it stopped early."""
+    return int((stored.get(f"runs/{store.check_name(name, '--match-steps')}").read("tokens") > 0).sum())
 
 
 def is_finished(stored: store.Store, run: store.Artefact) -> bool:

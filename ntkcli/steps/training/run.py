@@ -125,6 +125,7 @@ class TrainingRun:
             seed=settings.seed,
             epochs=self.spec["epochs"],
             max_tokens=settings.max_tokens,
+            max_steps=settings.max_steps,
         )
         loaded = load_model(self.model, dtype=self.spec["dtype"], device=device)
         plan = {"batch_tokens": batch_tokens or pick_batch_tokens(loaded)}

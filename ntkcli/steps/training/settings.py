@@ -47,12 +47,14 @@ class TrainingSettings:
     checkpoint_steps: int | None
     loss_per: str = "token"
     average_weights: bool = False
+    max_steps: int | None = None
 
     def check(self) -> None:
         """UsageError for a value that can't be used, or two that exclude each other."""
         numbers: dict[str, float | None] = {
             "--epochs": self.epochs,
             "--max-tokens": self.max_tokens,
+            "--max-steps": self.max_steps,
             "--batch-size": self.batch_size,
         }
         numbers |= {"--rank": self.rank, "--lr": self.lr, "--alpha": self.alpha, "--patience": self.patience}
@@ -61,8 +63,9 @@ class TrainingSettings:
         for option, value in numbers.items():
             if value is not None and not (0 < value < math.inf):
                 raise UsageError(f"{option} {value}: must be positive.", "Leave it out for the default.")
-        if self.epochs is not None and self.max_tokens is not None:
-            raise UsageError("--epochs and --max-tokens both say when to stop.", "Give one of them.")
+        ends = {"--epochs": self.epochs, "--max-tokens": self.max_tokens, "--max-steps": self.max_steps}
+        if len(both := [option for option, value in ends.items() if value is not None]) > 1:
+            raise UsageError(f"{both[0]} and {both[1]} both say when to stop.", "Give one of them.")
         if self.schedule not in SCHEDULES:
             raise UsageError(f"--schedule {self.schedule}: no such schedule.", f"Give {', '.join(SCHEDULES)}.")
         if not 0 <= self.warmup < 1:
@@ -96,7 +99,9 @@ class TrainingSettings:
         }
         spec: dict[str, Any] = {
             "version": VERSION,
-            "epochs": EPOCHS if self.epochs is None and self.max_tokens is None else self.epochs,
+            "epochs": EPOCHS
+            if self.max_tokens is None and self.max_steps is None and self.epochs is None
+            else self.epochs,
             "max_tokens": self.max_tokens,
             "lr": self.lr,
             "schedule": self.schedule,
@@ -110,6 +115,8 @@ class TrainingSettings:
         }
         if self.hold_out:  # there a checkpoint is an evaluation, and decides which adapter is kept
             spec["checkpoint_steps"] = self.checkpoint_steps
+        if self.max_steps is not None:
+            spec["max_steps"] = self.max_steps
         if self.loss_per != "token":
             spec["loss_per"] = self.loss_per
         if self.average_weights:
@@ -134,6 +141,7 @@ class TrainingSettings:
             batch_tokens=batch_tokens,
             epochs=spec["epochs"],
             max_tokens=self.max_tokens,
+            max_steps=self.max_steps,
             schedule=self.schedule,
             warmup=self.warmup,
             gradient_checkpointing=gradient_checkpointing,

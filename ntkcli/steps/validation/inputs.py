@@ -21,10 +21,8 @@ from ntkcli.steps.scores.inputs import text_of
 from ntkcli.steps.shared.datasets import data_file, kept_data
 from ntkcli.steps.shared.non_finite import name_of
 from ntkcli.steps.shared.row_sets import RowSet, resolve_rows, rows_in_order
+from ntkcli.steps.shared.sources import BY_SOURCE, rows_of_sources
 from ntkcli.steps.validation.plan import Pool, Rows
-
-BY_SOURCE = "source="
-"""What an oracle by the pool's labels begins with."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,15 +81,7 @@ def find_oracle(stored: store.Store, text: str | None, scored: Scored) -> Oracle
         return None
     dataset = scored.dataset
     if text.startswith(BY_SOURCE):
-        labels, known = sorted(set(text.removeprefix(BY_SOURCE).split(","))), list(dataset.attrs["sources"])
-        if missing := [label for label in labels if label not in known]:
-            have = listed([label for label in known if label]) or "none"
-            raise UsageError(
-                f"--oracle {text}: 0 rows; {dataset.name} has no rows of the source {missing[0]!r}.",
-                f"Its sources are: {have}.",
-            )
-        codes = [known.index(label) for label in labels]
-        rows = np.flatnonzero(np.isin(dataset.read("source"), codes)).astype(np.int64)
+        rows, labels = rows_of_sources(dataset, text, option="--oracle")
         return Oracle(rows, {"source": labels})
     given = resolve_rows(stored, text, option="--oracle")
     wanted = [row for row in given if isinstance(row, Row)]

@@ -50,3 +50,11 @@ def test_stages_come_one_after_the_other() -> None:
     one = plan_stages(lengths, [5], batch_size=2, seed=1, epochs=2, max_tokens=None)
     plain = plan_steps(lengths, batch_size=2, seed=1, epochs=2, max_tokens=None)
     assert [step.tolist() for step in one] == [step.tolist() for step in plain]
+
+
+def test_a_number_of_steps_goes_on_over_passes_and_stops_within_one() -> None:
+    lengths = [3] * 7
+    epochs = plan_steps(lengths, batch_size=3, seed=2, epochs=3, max_tokens=None)
+    for n in (2, 3, 8):
+        steps = plan_steps(lengths, batch_size=3, seed=2, epochs=None, max_tokens=None, max_steps=n)
+        assert [step.tolist() for step in steps] == [step.tolist() for step in epochs[:n]]

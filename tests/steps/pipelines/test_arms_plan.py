@@ -9,7 +9,8 @@ import pytest
 
 from ntkcli.commands import chain
 from ntkcli.errors import UsageError
-from ntkcli.steps.pipelines.arms_plan import ARMS, DEFAULT, Budget, Plan
+from ntkcli.steps.pipelines.arms_plan import ARMS, Budget, Plan, default_arms
+from ntkcli.steps.pipelines.arms_steps import steps_of
 from ntkcli.steps.pipelines.recipe import Recipe, read_recipe, write_recipe
 from ntkcli.steps.pipelines.recipe_check import check_names
 
@@ -24,6 +25,7 @@ PLAN = Plan(
     arms=tuple(ARMS),
     seeds=(0, 3),
     probes=("centred", "sum"),
+    oracle="source=a",
     common={"max-length": 96},
 ).fitted(1000)
 
@@ -36,24 +38,29 @@ def test_every_command_parses_and_reads_what_an_earlier_one_makes(
         (tmp_path / f"{name}.jsonl").touch()
     words = chain.vocabulary()
     words_alone = replace(PLAN, arms=("random", "bm25", "dsir"), prefix="b-")
-    for plan in (PLAN, replace(PLAN, arms=DEFAULT, prefix="b-"), replace(PLAN, probes=("centred",)), words_alone):
-        recipe = Recipe(Path("arms"), tuple(plan.steps()))
+    for plan in (
+        PLAN,
+        replace(PLAN, arms=default_arms("steps"), prefix="b-"),
+        replace(PLAN, probes=("centred",)),
+        words_alone,
+    ):
+        recipe = Recipe(Path("arms"), tuple(steps_of(plan)))
         chain.check_arguments(recipe, words)
         check_names(recipe)
         path = tmp_path / "recipe.toml"
-        write_recipe(path, plan.steps(), comment="two\nlines")
+        write_recipe(path, steps_of(plan), comment="two\nlines")
         assert path.read_text().startswith("# two\n# lines\n")
         found = read_recipe(path, words)
-        assert [s.arguments(words) for s in found.steps] == [s.arguments(words) for s in plan.steps()]
+        assert [s.arguments(words) for s in found.steps] == [s.arguments(words) for s in steps_of(plan)]
 
 
 def test_a_recipe_keeps_odd_names(tmp_path: Path) -> None:
     words = chain.vocabulary()
     odd = 'a "b" \\n\u20ac\t\u00e4.jsonl'
     plan = replace(PLAN, domain=odd, training={"lr": 3e-5})
-    write_recipe(tmp_path / "r.toml", plan.steps())
+    write_recipe(tmp_path / "r.toml", steps_of(plan))
     found = read_recipe(tmp_path / "r.toml", words)
-    assert [s.arguments(words) for s in found.steps] == [s.arguments(words) for s in plan.steps()]
+    assert [s.arguments(words) for s in found.steps] == [s.arguments(words) for s in steps_of(plan)]
     assert "3e-05" in found.steps[0].arguments(words)
 
 
@@ -68,14 +75,16 @@ def test_american_spellings_are_the_same_options(tmp_path: Path) -> None:
 
 
 def test_all_arms_have_one_budget_and_one_training() -> None:
-    steps = PLAN.steps()
+    steps = steps_of(PLAN)
     sizes = {step.name: step.values["n"] for step in steps if step.verb == "select"}
     assert {name for name, n in sizes.items() if n == 360} == {"coarse", "random-coarse"}
     assert set(sizes.values()) == {90, 360}
     trainings = [step for step in steps if step.verb == "finetune" and step.name != "warmup"]
     for step in trainings:
         settings = {k: v for k, v in step.values.items() if k not in ("name", "train", "seed", "seeds")}
-        stop = {"match-tokens": f"selected.s{step.values.get('seed')}"} if "tokens" in step.name else {"epochs": 3}
+        like = {option: f"selected.s{step.values.get('seed')}" for option in ("match-tokens", "match-steps")}
+        stops = {option: {option: run} for option, run in like.items() if option[6:] in step.name}
+        stop = next(iter(stops.values()), {"epochs": 3})
         assert settings == {"model": "M", "max-length": 96, **stop}
         assert step.values["train"][0] == "d.jsonl"
     runs = [
@@ -90,23 +99,24 @@ def test_all_arms_have_one_budget_and_one_training() -> None:
 
 
 def test_the_arms_that_draw_draw_anew_for_each_seed() -> None:
-    scores = {step.name: step.values for step in PLAN.steps() if step.verb == "score"}
-    for arm in ("random", "random-length", "preselect-random"):
+    scores = {step.name: step.values for step in steps_of(PLAN) if step.verb == "score"}
+    for arm in ("random-length", "preselect-random"):
         assert [scores[f"{arm}-s{seed}"]["seed"] for seed in (0, 3)] == [0, 3]
+    assert [scores[f"random-s{seed}"]["seed"] for seed in (0, 3, 1, 2, 4)] == [0, 3, 1, 2, 4]  # five draws
     assert scores["random-length-s0"]["match-length"] == "picked"
     assert scores["preselect-random-s0"]["rows"] == "coarse"
 
 
 def test_only_what_the_arms_need() -> None:
     alone = replace(PLAN, arms=("base", "domain"), budget=Budget(None, None, None))
-    assert [step.verb for step in alone.steps()] == ["finetune", "eval"]
+    assert [step.verb for step in steps_of(alone)] == ["finetune", "eval"]
     embedding = replace(PLAN, arms=("random", "embedding"))
-    assert "coarse" not in {step.name for step in embedding.steps()}
+    assert "coarse" not in {step.name for step in steps_of(embedding)}
 
 
 def test_words_and_chance_need_no_model() -> None:
     plan = replace(PLAN, arms=("random", "bm25"), pool_data={"on-error": "skip"})
-    steps = plan.steps()
+    steps = steps_of(plan)
     assert [step.verb for step in steps][:4] == ["score", "select", "score", "select"]
     assert "warmup" not in {step.name for step in steps}
     found = {step.name: step.values for step in steps if step.verb == "score"}
@@ -114,11 +124,11 @@ def test_words_and_chance_need_no_model() -> None:
     assert found["random-s0"]["pool"] == "pool=p.jsonl"
     assert {values["on-error"] for values in found.values()} == {"skip"}
     for other in (replace(plan, pool_data={"split": "test"}), replace(plan, budget=Budget(None, 5000, None))):
-        assert {"warmup", "pool"} <= {step.name for step in other.steps()}  # these need what featurize writes
+        assert {"warmup", "pool"} <= {step.name for step in steps_of(other)}  # these need what featurize writes
 
 
 def test_a_token_budget_is_every_selections() -> None:
-    tokens = replace(PLAN, budget=Budget(None, 5000, 360)).steps()
+    tokens = steps_of(replace(PLAN, budget=Budget(None, 5000, 360)))
     assert {s.values.get("token-budget") for s in tokens if s.verb == "select" and "coarse" not in s.name} == {5000}
 
 
@@ -127,11 +137,20 @@ def test_a_token_budget_is_every_selections() -> None:
     [
         ({"arms": ("base", "randm")}, "--arms: 'randm' is not a valid arm. Give some of: base, domain"),
         ({"arms": ("base", "base")}, "--arms: base, base. Give each once"),
-        ({"arms": ("domain-tokens",)}, "domain-tokens is measured by the selected rows. Add selected"),
+        (
+            {"arms": ("domain-tokens",)},
+            "domain-tokens is measured by an arm that takes rows from the pool. Add selected",
+        ),
         ({"budget": Budget(None, None, None)}, "The budget is missing or given twice. Give -n ROWS"),
         ({"budget": Budget(5, 5, None)}, "The budget is missing or given twice"),
         ({"budget": Budget(None, 5, None)}, "--coarse is missing"),
         ({"budget": Budget(90, None, 90)}, "--coarse 90 leaves nothing to choose from for -n 90. Give more, as 360"),
+        ({"arms": ("random-length",)}, "random-length is measured by the selected rows. Add selected"),
+        ({"oracle": None}, "oracle takes rows known to be right. Give --oracle FILE"),
+        ({"sizes": (10, 20)}, "The budget is missing or given twice"),
+        ({"budget": Budget(None, None, None), "sizes": (10, 10)}, "--sizes 10,10: expected different whole numbers"),
+        ({"equalise": "words"}, "--equalise words: no such choice. Give steps, tokens, rows"),
+        ({"equalise": "steps", "budget": Budget(None, 9, 360)}, "under --token-budget arms differ in rows"),
         ({"seeds": ()}, "--seeds: nothing"),
     ],
 )
@@ -157,3 +176,98 @@ def test_the_baseline() -> None:
     assert replace(PLAN, prefix="b-").reference("b-bm25") == "b-bm25"
     with pytest.raises(UsageError, match=r"--baseline mixed is none of the arms. Give one of: base"):
         PLAN.reference("mixed")
+
+
+def test_draws_do_not_depend_on_the_seeds() -> None:
+    for seeds, draws, expected in (
+        ((0,), 5, (0, 1, 2, 3, 4)), ((7, 2), 4, (7, 2, 0, 1)), ((0, 1, 2), 2, (0, 1)), ((4, 5), None, (4, 5)),
+    ):  # fmt: skip
+        plan = replace(PLAN, seeds=seeds, draws=draws)
+        assert plan.seeds_of("random") == expected
+        assert [run for run in plan.runs() if run.startswith("random.s")] == [f"random.s{seed}" for seed in expected]
+        assert plan.seeds_of("random-length") == seeds
+
+
+def test_the_domain_is_repeated_until_it_is_seen_as_often_as_the_pool() -> None:
+    for given, domain, expected in ((None, 30, 3), (None, 1000, 1), (None, None, 1), (None, 0, 1), (2, 30, 2)):
+        plan = replace(PLAN, domain_repeat=given).fitted(1000, domain)
+        assert plan.domain_repeat == expected
+        reference = "d.jsonl" if expected == 1 else f"d.jsonl={expected}"
+        trainings = [step for step in steps_of(plan) if step.verb == "finetune"]
+        assert {step.values["train"][0] for step in trainings if step.name != "warmup"} == {reference}
+        assert trainings[0].values["train"] == ["d.jsonl"]  # the warm-up, and so the features, stay
+    assert replace(PLAN, domain_repeat=None, budget=Budget(90, None, None)).fitted(1000, 1).domain_repeat == 90
+    assert replace(PLAN, domain_repeat=None, budget=Budget(900, None, None)).fitted(1000, 1).domain_repeat == 100
+
+
+def test_equal_tokens_are_the_first_selections() -> None:
+    for arms, first in ((tuple(ARMS), "picked"), (("random", "bm25"), "random-s0"), (("oracle", "bm25"), "oracle-s0")):
+        plan = replace(PLAN, arms=arms, equalise="tokens", probes=("centred",))
+        steps = steps_of(plan)
+        sizes = {step.name: step.values for step in steps if step.verb == "select" and "coarse" not in step.name}
+        assert next(iter(sizes)) == first
+        assert sizes[first]["n"] == 90
+        for name, values in sizes.items():
+            if name != first:
+                assert ("n" in values, values["match-tokens"], values["tokens-of"]) == (False, first, "embed")
+        assert "warmup" in {step.name for step in steps}  # the tokens are those of features
+
+
+def test_the_oracle_draws_from_its_rows() -> None:
+    plan = replace(PLAN, arms=("random", "oracle"), oracle="right.jsonl")
+    drawn = {step.name: step.values for step in steps_of(plan) if step.verb == "select"}
+    for seed in (0, 3):
+        assert drawn[f"oracle-s{seed}"] == {
+            **drawn[f"random-s{seed}"],
+            "name": f"oracle-s{seed}",
+            "only": ["right.jsonl"],
+        }
+    assert "oracle" in replace(PLAN, arms=()).arms
+    assert "oracle" not in replace(PLAN, arms=(), oracle=None).arms
+
+
+def test_sizes_share_all_but_what_a_size_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in "dpt":
+        (tmp_path / f"{name}.jsonl").touch()
+    plan = replace(PLAN, sizes=(300, 100), budget=Budget(None, None, None)).fitted(5000, 10)
+    steps = steps_of(plan)
+    names = [(step.verb, step.name, step.values.get("feature")) for step in steps]
+    assert len(set(map(str, (step.values for step in steps)))) == len(steps)
+    assert plan.budget.coarse == 1200
+    for size in (100, 300):
+        alone = steps_of(replace(plan, sizes=(), budget=Budget(size, None, 1200)))
+        found = {(step.verb, step.name) for step in steps}
+        for step in alone[:-1]:
+            sized = step.verb in ("select", "finetune") and step.name not in (
+                "warmup",
+                "domain",
+                "coarse",
+                "random-coarse",
+            )
+            if sized and ".s" in step.name:
+                arm, _, seed = step.name.rpartition(".s")
+                name = f"{arm}-n{size}.s{seed}"
+            elif sized and step.name.rpartition("-s")[2].isdigit():
+                arm, _, seed = step.name.rpartition("-s")
+                name = f"{arm}-n{size}-s{seed}"
+            else:
+                name = f"{step.name}-n{size}" if sized else step.name
+            if step.verb == "score" and "length" in step.name:
+                name = name.replace("length", f"length-n{size}")
+            assert (step.verb, name) in found, name
+    assert names.count(("finetune", "domain", None)) == 1
+    assert plan.names()[:3] == ["base", "domain", "domain-steps-n100"]
+    assert plan.reference(None) == "random-n300"
+    assert plan.reference("bm25") == "bm25-n300"
+    check_names(Recipe(Path("arms"), tuple(steps)))
+
+
+def test_the_papers_arms_are_those_of_before() -> None:
+    """Old stores' artefacts are found: the same names and training, whatever the defaults have become."""
+    old = replace(PLAN, arms=(), oracle=None, equalise="rows", draws=None, domain_repeat=1)
+    assert old.arms == (
+        "base", "domain", "domain-tokens", "random", "random-length", "embedding", "preselect-random", "bm25",
+        "selected",
+    )  # fmt: skip
+    assert [run for run in old.runs() if run.startswith("random.s")] == ["random.s0", "random.s3"]

@@ -1,0 +1,136 @@
+"""What the arms learnt: log losses of the right choices, and sentences where an arm, the seeds or the oracle fail."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+import store
+from ntkcli.data import Row
+from ntkcli.statistics import ArmScore, TaskItems, compare_arms, group_seeds
+from ntkcli.statistics.arm_scores import Difference
+from ntkcli.statistics.learning import by_heart, choice_nats, not_learnt, seeds_differ_more, share_nats
+from ntkcli.statistics.sentences import NATS_OF_ITEMS
+from ntkcli.steps.evaluation.evaluate import summary
+from ntkcli.steps.evaluation.items import Items, Task, load_tasks
+from ntkcli.steps.pipelines.arms_plan import Plan
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TaskLoss:
+    """A task with choices: the loss of knowing the shares of its answers, and arm → seed → nats per item (I,)."""
+
+    task: str
+    shares: float
+    nats: dict[str, dict[str, NDArray[np.float64]]]
+
+    def mean(self, arm: str) -> float:
+        """Nats of the right choice, a mean over items and seeds."""
+        return float(np.mean(list(self.nats[arm].values())))
+
+    def stacked(self, arm: str) -> NDArray[np.float64]:
+        """Seeds by items."""
+        return np.stack(list(self.nats[arm].values()))
+
+
+def task_losses(stored: store.Store, plan: Plan) -> list[TaskLoss]:
+    """The log losses of all arms on each task whose items are scored by choices, over items usable under every run."""
+    artefacts = {run: stored.get(f"evals/{plan.name}/{run}") for run in plan.runs()}
+    if any("loglik" not in artefact.arrays for artefact in artefacts.values()):
+        return []
+    items = _items(plan)
+    runs = {run: (one.read("loglik"), one.read("answer"), one.read("status")) for run, one in artefacts.items()}
+    usable = np.maximum.reduce([status for _, _, status in runs.values()]) < store.RowStatus.UNREADABLE
+    found = []
+    for code, task in enumerate(items.tasks):
+        mask = usable & (items.task == code)
+        if task.scorer != "choices" or not mask.any():
+            continue
+        nats = {run: choice_nats(loglik[mask], answer[mask]) for run, (loglik, answer, _) in runs.items()}
+        arms = {arm: {seed: nats[run] for seed, run in own.items()} for arm, own in group_seeds(runs).items()}
+        found.append(TaskLoss(task.name, _shares(task), arms))
+    return found
+
+
+def learning_sentences(stored: store.Store, plan: Plan, losses: Sequence[TaskLoss]) -> Iterator[str]:
+    """Which arms have not learnt a task, or only their rows by heart, and whether seeds differ more than arms."""
+    trained = {arm: own for arm, own in group_seeds(plan.runs()).items() if arm != "base"}
+    last = {arm: float(np.mean([_last_loss(stored, run) for run in own.values()])) for arm, own in trained.items()}
+    for loss in losses:
+        for arm in trained:
+            nats = loss.stacked(arm)
+            said = not_learnt(arm, nats, loss.shares, task=loss.task)
+            if said is None and "base" in loss.nats:
+                said = by_heart(arm, last[arm], nats, loss.mean("base"), task=loss.task)
+            if said is not None:
+                yield said
+        if said := seeds_differ_more({arm: loss.stacked(arm).mean(axis=1) for arm in trained}, task=loss.task):
+            yield said
+
+
+def oracle_sentences(stored: store.Store, plan: Plan, losses: Sequence[TaskLoss]) -> Iterator[str]:
+    """Whether rows known to be right beat random ones on each task: where they do not, no score could."""
+    if not {"oracle", "random"} <= set(plan.arms):
+        return
+    for part in plan.parts():
+        oracle, random = part.name_of("oracle"), part.name_of("random")
+        runs = [run for run in part.runs() if run.rpartition(".s")[0] in (oracle, random)]
+        found = summary(stored.path, name=plan.name, runs=runs, baseline=random)
+        by_task = {loss.task: _difference(loss, oracle, random) for loss in losses}
+        measured = {run.task for run in found.runs}
+        for score in found.scores:
+            if score.arm == oracle and score.task in measured and score.difference is not None:
+                yield oracle_sentence(score, by_task.get(score.task), oracle=oracle, random=random)
+
+
+def oracle_sentence(score: ArmScore, nats: Difference | None, *, oracle: str, random: str) -> str:
+    """One task: by its measure, and by log loss where its items have choices. `score` must have a difference."""
+    if score.difference is None:
+        raise ValueError(f"{score.arm} is the baseline")
+    d, scale = score.difference, 100 if score.percent else 1
+    form, unit = (".1f", "points") if score.percent else (".3f", score.unit)
+    shown = [f"{scale * d.value:+{form}} {unit}, 95% {scale * d.low:+{form}} to {scale * d.high:+{form}}"]
+    beats = d.low > 0 if score.higher_is_better else d.high < 0
+    if nats is not None:
+        shown.append(f"{nats.value:+.3f} nats of log loss, 95% {nats.low:+.3f} to {nats.high:+.3f}")
+        beats |= nats.high < 0
+    figures = "; ".join(shown)
+    if beats:
+        return f"Rows known to be right ({oracle}) beat {random} on {score.task} ({figures}): there is a gain to find."
+    return (
+        f"The oracle does not beat random rows on {score.task}: no score could ({oracle} minus {random}: {figures}). "
+        "Check the rows of --oracle, or give another --lr, more --seeds and --draws, or more rows (-n)."
+    )
+
+
+def _difference(loss: TaskLoss, oracle: str, random: str) -> Difference | None:
+    values = {arm: loss.nats[arm] for arm in (random, oracle)}
+    items = TaskItems(values, higher_is_better=False, percent=False, unit=NATS_OF_ITEMS)
+    compared = compare_arms({loss.task: items}, baseline=random)
+    return next(score.difference for score in compared.scores if score.arm == oracle)
+
+
+def _items(plan: Plan) -> Items:
+    how: Mapping[str, object] = plan.evaluation
+    retain = how.get("retain", ())
+    skip = how.get("on-error") == "skip"
+    return load_tasks(
+        list(plan.tasks),
+        retain=list(retain) if isinstance(retain, list) else [],
+        on_error="skip" if skip else "fail",
+    )
+
+
+def _shares(task: Task) -> float:
+    rows = [row for row in task.rows if isinstance(row, Row) and row.answer is not None]
+    return share_nats(np.array([row.answer for row in rows]), [row.choices for row in rows])
+
+
+def _last_loss(stored: store.Store, run: str) -> float:
+    """The mean training loss of the last tenth of a run's steps."""
+    artefact = stored.get(f"runs/{run}")
+    loss = artefact.read("loss")[artefact.read("tokens") > 0]
+    return float(loss[-max(1, len(loss) // 10) :].mean())
