@@ -203,10 +203,12 @@ def visible(text: str) -> str:
 
 def to_json(value: Any) -> str:
     """A result as one line of JSON; NaN and infinity, which JSON lacks, become null."""
-    return json.dumps(_plain(dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value), allow_nan=False)  # type: ignore[arg-type]
+    return json.dumps(_plain(value), allow_nan=False)
 
 
 def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _plain(dataclasses.asdict(value))
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
