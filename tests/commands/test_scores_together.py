@@ -19,18 +19,18 @@ def test_a_list_of_several_and_an_object_of_one(cli: Cli, tmp_path: Path) -> Non
     path, *_ = make_store(tmp_path)
     one = cli("score", path, *WORDS, "--method", "cosine", "--name", "one", "--json")
     named = cli("score", path, *WORDS, "--method", "cosine=one", "--json")
-    assert json.loads(one.stdout) == json.loads(named.stdout)
-    assert json.loads(one.stdout)["artefact"] == "scores/one"
+    assert json.loads(one.out) == json.loads(named.out)
+    assert json.loads(one.out)["artefact"] == "scores/one"
     both = cli("score", path, *WORDS, "--method", "mean=a", "--method", "gist=b", "--subspace", "2", "--json")
-    found = json.loads(both.stdout)
+    found = json.loads(both.out)
     assert [(each["artefact"], each["method"], each["scored"]) for each in found] == [
         ("scores/a", "mean", 59),
         ("scores/b", "gist", 59),
     ]
     again = cli("score", path, *WORDS, "--method", "mean=a", "--method", "votes=c")
-    assert again.stdout.splitlines()[0].startswith("scores/a: 59 of 60 rows scored by mean")
-    assert again.stdout.splitlines()[1].startswith("scores/c: 59 of 60 rows scored by votes")
-    assert "scores/a is finished already" in again.stderr
+    assert again.out.splitlines()[0].startswith("scores/a: 59 of 60 rows scored by mean")
+    assert again.out.splitlines()[1].startswith("scores/c: 59 of 60 rows scored by votes")
+    assert "scores/a is finished already" in again.err
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_names_that_are_missing_or_too_many(cli: Cli, tmp_path: Path, words: lis
     path, *_ = make_store(tmp_path)
     ran = cli("score", path, *WORDS, *words)
     assert ran.code == 2
-    assert told in " ".join(ran.stderr.split())
+    assert told in " ".join(ran.err.split())
     assert not (path / "scores").exists() or not list((path / "scores").iterdir())
 
 
@@ -75,12 +75,12 @@ def test_a_recipe_runs_them_as_one(cli: Cli, tmp_path: Path) -> None:
     chosen = f'[[step]]\nverb = "select"\nstore = "{path}"\nscore = "b"\nn = 3\nname = "picked"\n'
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(f'{step}method = "mean"\nname = "a"\n{step}method = "cosine"\nname = "b"\n{chosen}')
-    shown = cli("run", recipe, "--dry-run").stdout
+    shown = cli("run", recipe, "--dry-run").out
     assert shown.count("ntksel score") == 1
     assert "--method mean=a --method cosine=b" in shown
-    ran = json.loads(cli("run", recipe, "--json").stdout)
+    ran = json.loads(cli("run", recipe, "--json").out)
     assert [each["artefact"] for each in ran["steps"][0]["result"]] == ["scores/a", "scores/b"]
     written = tmp_path / "named.toml"
     written.write_text(f'{step}method = ["mean=a", "cosine=b"]\n{chosen}')
-    again = json.loads(cli("run", written, "--json").stdout)
+    again = json.loads(cli("run", written, "--json").out)
     assert again["steps"][0]["result"] == ran["steps"][0]["result"]
