@@ -52,8 +52,8 @@ METHOD_HELP = (
     "the paper; cosine: mean cosine; exact: the mean without a projection; max: highest cosine; less: loss gradients "
     "of the domain against Adam steps; rds: round-robin over the domain's nearest rows; gist: cosine in the subspace "
     "of the domain's features; bm25, dsir: similarity of words; random: a random number. Required, unless --combine or "
-    "--compare is given. Repeatable as METHOD=NAME, with a name for each score: methods that compare features read them "
-    "once together, and an option goes to the methods that know it."
+    "--compare is given. Repeatable as METHOD=NAME, with a name for each score: methods that compare features read "
+    "them once together, and an option goes to the methods that know it."
 )
 
 
