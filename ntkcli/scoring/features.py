@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -192,6 +192,33 @@ class FeatureReader:
                 total += sums
                 count += rows
         return total / max(1, count)
+
+
+class HeldRows:
+    """Rows that are in memory as one block, in the place of a domain's features."""
+
+    def __init__(self, block: Block) -> None:
+        self._block = block
+
+    def unit_rows(self) -> Floats:
+        """The unit features (rows, p)."""
+        return self._block.unit
+
+    def mean(self, *, raw: bool) -> Wide:
+        """The mean feature, as `FeatureReader.mean`."""
+        total, count = _sums(self._block)
+        found: Wide = total[int(raw)] / max(1, count)
+        return found
+
+
+class Side(Protocol):
+    """Domain rows that a pool is compared with."""
+
+    def unit_rows(self) -> Floats:
+        """All unit features (rows, p)."""
+
+    def mean(self, *, raw: bool) -> Wide:
+        """The mean feature (p,), of unit rows or of raw ones."""
 
 
 def _sums(block: Block) -> tuple[Wide, int]:

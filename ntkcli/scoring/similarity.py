@@ -21,18 +21,18 @@ from typing import Self
 
 import numpy as np
 
-from ntkcli.scoring.features import FeatureReader, Floats, Piece, Rows, Wide
+from ntkcli.scoring.features import FeatureReader, Floats, Piece, Rows, Side, Wide
 from ntkcli.scoring.passes import one_pass
 
 
-def mean_scores(pool: FeatureReader, groups: Sequence[FeatureReader], *, centre: bool) -> Wide:
+def mean_scores(pool: FeatureReader, groups: Sequence[Side], *, centre: bool) -> Wide:
     """The mean kernel value with each group's rows (n, groups), in units of |x|·|a|."""
     kernel = MeanKernel(pool, groups, centre=centre)
     one_pass(pool, by_piece=[kernel])
     return kernel.scores
 
 
-def cosine_scores(pool: FeatureReader, groups: Sequence[FeatureReader], *, centre: bool) -> Wide:
+def cosine_scores(pool: FeatureReader, groups: Sequence[Side], *, centre: bool) -> Wide:
     """The mean cosine with each group's rows (n, groups), in [-1, 1] up to the sketch's error."""
     cosine = MeanCosine(pool, groups, centre=centre)
     one_pass(pool, by_piece=[cosine])
@@ -42,7 +42,7 @@ def cosine_scores(pool: FeatureReader, groups: Sequence[FeatureReader], *, centr
 class MeanKernel:
     """`mean` as part of a pass; `scores` (n, groups). Needs the pool's mean when `centre`, which is another pass."""
 
-    def __init__(self, pool: FeatureReader, groups: Sequence[FeatureReader], *, centre: bool) -> None:
+    def __init__(self, pool: FeatureReader, groups: Sequence[Side], *, centre: bool) -> None:
         targets = np.stack([group.mean(raw=True) for group in groups], axis=1)
         self._offsets: Wide = np.zeros(len(groups))
         if centre:
@@ -65,7 +65,7 @@ class MeanKernel:
 class MeanCosine:
     """`cosine` as part of a pass; `scores` (n, groups). Needs the pool's mean when `centre`, which is another pass."""
 
-    def __init__(self, pool: FeatureReader, groups: Sequence[FeatureReader], *, centre: bool) -> None:
+    def __init__(self, pool: FeatureReader, groups: Sequence[Side], *, centre: bool) -> None:
         self.scores: Wide = np.full((pool.n, len(groups)), np.nan)
         self._centre = centre
         if not centre:
