@@ -135,7 +135,8 @@ def finetune_line(run: FinetuneResult) -> str:
     stopped = f" of {run.planned_steps}" if run.steps != run.planned_steps else ""
     of = "" if run.documents is None else f" (pieces of {run.documents} documents)"
     packed = "" if run.sequences is None else f" in {run.sequences} sequences"
-    line = f"{run.artefact}: {run.rows} rows{of}{packed}, {run.steps}{stopped} steps, loss {run.first_loss:.3f} to {run.last_loss:.3f}"
+    rows = f"{run.artefact}: {run.rows} rows{of}{packed}"
+    line = f"{rows}, {run.steps}{stopped} steps, loss {run.first_loss:.3f} to {run.last_loss:.3f}"
     if run.held_out_loss is not None:
         line += f", held out {run.held_out_loss:.3f} after step {run.best_step} on {run.held_out} rows"
     return f"{line}, {run.truncated} truncated, {run.skipped} skipped; adapter {run.adapter}"

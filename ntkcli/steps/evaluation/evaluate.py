@@ -70,10 +70,10 @@ def evaluate(
 
     `scorer`, for a task: `choices` (the choice with the highest log-likelihood given the prompt, end of turn
     included, divided as `normalise` says), `generate` (greedy, compared with the answer) or `loss` (perplexity of the
-    answer); `auto` is `choices` where rows have choices, `loss` for raw texts, else `generate`. `retain` are tasks of general ability.
-    Runs `x.s0`, `x.s1` are seeds of the arm `x`; all arms are compared with the `baseline` arm, by default the first.
-    `export` writes every item (.jsonl) or totals (.json), over a file that is not ours only with `force`.
-    `columns`, `split`: `ntkcli.data.DataFile`, for every task; `thinking`, `text_as`: `ntkcli.data.Encoder`.
+    answer); `auto` is `choices` where rows have choices, `loss` for raw texts, else `generate`. `retain` are tasks of
+    general ability. Runs `x.s0`, `x.s1` are seeds of the arm `x`; all arms are compared with the `baseline` arm, by
+    default the first. `export` writes every item (.jsonl) or totals (.json), over a file that is not ours only with
+    `force`. `columns`, `split`: `ntkcli.data.DataFile`, for every task; `thinking`, `text_as`: `ntkcli.data.Encoder`.
     `num_fewshot`, `limit` (items of each task) and `apply_chat_template` are of tasks `lm_eval:NAME`.
 
     Raises:

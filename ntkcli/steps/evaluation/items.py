@@ -27,7 +27,7 @@ class Task:
     """One task: its items' rows, the digest of its file, how they are scored, and whether it is of general ability.
 
     `file` is the path that `select` looks for leaks of; None if the rows were read with renamed columns or a split.
-    `source` is what the rows were read from.
+    `source` is what the rows were read from, `schema` the name of the schema that they have.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Task:
     retained: bool
     file: str | None
     source: str = ""
+    schema: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +77,8 @@ def load_tasks(
     the task.
 
     `scorer` auto: `choices` for a file whose rows have choices, `loss` for one of raw texts (`text_as`), else
-    `generate`. Next to raw texts, tasks with choices or written answers keep their chat template. `columns` and `split` are of every
-    file: `ntkcli.data.DataFile`.
+    `generate`. Next to raw texts, tasks with choices or written answers keep their chat template. `columns` and
+    `split` are of every file: `ntkcli.data.DataFile`.
 
     Raises:
         UsageError: two tasks have one name, or there is none.
@@ -139,4 +140,5 @@ def _load(
             "Give rows with prompt and completion, or --scorer loss.",
         )
     plain = not columns and split is None
-    return Task(name, rows, scanned.digest, chosen, retained, file.reference if plain else None, file.reference)
+    leaks = file.reference if plain else None
+    return Task(name, rows, scanned.digest, chosen, retained, leaks, file.reference, file.schema.name)

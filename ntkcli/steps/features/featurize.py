@@ -208,10 +208,8 @@ def _settle(
     kept = find_counts(stored, dataset, model, **how)
     if kept is None and chosen is None:
         kept = count_tokens(stored, dataset, file, model, **how, shard=shard, progress=progress)
-    if kept is not None:
-        counts = counts_of(kept, chosen)
-    else:
-        counts = count(rows_in_order(file, chosen, status), model, **how)
+    some = rows_in_order(file, chosen, status)
+    counts = count(some, model, **how) if kept is None else counts_of(kept, chosen)
     settle_problems(
         counts,
         file=file,

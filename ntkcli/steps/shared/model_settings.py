@@ -37,6 +37,11 @@ def make_encoder(tokenizer: Any, spec: Mapping[str, Any]) -> Encoder:
     )
 
 
+def count_settings(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an encoder's spec changes how long whole rows are: arguments of `ntkcli.steps.shared.token_counts`."""
+    return {"thinking": spec.get("thinking"), "text_as": spec.get("text_as", CHAT)}
+
+
 def run_parent(stored: store.Store, reference: str | None) -> dict[str, str]:
     """The run of the store that an adapter's reference names, as a parent; nothing for a folder or None.
 

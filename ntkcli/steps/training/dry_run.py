@@ -22,7 +22,7 @@ from ntkcli.steps.shared.cost import SAMPLE_ROWS, weight_size
 from ntkcli.steps.shared.model_settings import encoder_spec, make_encoder
 from ntkcli.steps.shared.stores import is_store, open_store
 from ntkcli.steps.training.finetune import steps_of_run, tokens_of_run
-from ntkcli.steps.training.rows import TrainingSet, parse_train, resolve_train
+from ntkcli.steps.training.rows import TrainingSet, no_answers, parse_train, resolve_train
 from ntkcli.steps.training.settings import CHECKPOINTS, TrainingSettings, resolve_init
 
 if TYPE_CHECKING:
@@ -65,8 +65,8 @@ def estimate_finetune(
     dtype: str = "auto", device: str = "auto", on_error: OnError = "fail", init_adapter: str | None = None,
     batch_tokens: int | None = None, gradient_checkpointing: bool = False, keep_optimizer: bool = False,
     columns: Mapping[str, str] | None = None, split: str | None = None, thinking: bool | None = None,
-    text_as: str = CHAT, trust_remote_code: bool = False, match_tokens: str | None = None, max_tokens: int | None = None,
-    match_steps: str | None = None, max_steps: int | None = None, name: str = "",
+    text_as: str = CHAT, trust_remote_code: bool = False, match_tokens: str | None = None,
+    max_tokens: int | None = None, match_steps: str | None = None, max_steps: int | None = None, name: str = "",
     progress: object = None, data: Sequence[str] = (),
     **settings_given: Any,
 ) -> FinetuneEstimate:  # fmt: skip
@@ -97,7 +97,7 @@ def estimate_finetune(
     lengths = [_sample(one, encoder, settings.seed, SAMPLE_ROWS // len(sets)) for one in sets]
     every = sum(one.rows for one in lengths)
     if not every:
-        raise DataError(f"--train {', '.join(train)}: no row has an answer to learn.", "Give rows with completions.")
+        raise DataError(f"--train {', '.join(train)}: no row has an answer to learn.", no_answers(sets))
     refuse_too_long(identity, max(one.longest for one in lengths), "The longest row")
     mean = sum(one.rows * one.mean for one in lengths) / every
     held_out = max(1, round(settings.hold_out * every)) if settings.hold_out else 0

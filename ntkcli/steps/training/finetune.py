@@ -113,8 +113,8 @@ def finetune(
     references, trained on for as many epochs after the
     rows of `train`, under the one schedule. `text_as`: `ntkcli.data.Encoder`; raw texts longer than `max_length` are
     trained on in pieces. `pack`: rows are packed into sequences of up to `max_length` tokens, in which they do not see
-    each other; a step has `batch_size` sequences. `keep_optimizer` leaves Adam's moments beside the adapter, also of a run
-    that is finished already. `group` is kept as an attribute, which runs that differ only in the seed share.
+    each other; a step has `batch_size` sequences. `keep_optimizer` leaves Adam's moments beside the adapter, also of a
+    run that is finished already. `group` is kept as an attribute, which runs that differ only in the seed share.
 
     Raises:
         UsageError, DataError: a reference, an option or a row can't be used.

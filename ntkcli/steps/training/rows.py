@@ -17,7 +17,7 @@ from ntkcli.data import BadRow, Encoded, Encoder, Row, RowError
 from ntkcli.data.files import OnError
 from ntkcli.data.packing import pack_rows
 from ntkcli.data.problems import BAD_KEPT, refusal, unusable
-from ntkcli.data.raw_text import CHAT, refuse_other_schema
+from ntkcli.data.raw_text import CHAT, SCHEMA, refuse_other_schema
 from ntkcli.data.references import split_weight
 from ntkcli.errors import DataError, UsageError
 from ntkcli.steps.shared.datasets import data_sets_of, moved_data
@@ -158,12 +158,9 @@ def encode_training(
     Raises:
         DataError: a row can't be encoded (`on_error` "fail"), or too few are left to train on or to hold out.
     """
-    rows: list[Encoded] = []
-    names: list[str] = []
-    contents: list[bytes] = []
+    found = _Encoding([], [], [], [])
     uses: list[NDArray[np.int64]] = []
-    bad: list[BadRow] = []
-    skipped = documents = 0
+    skipped = 0
     for one in sets:
         drawn, times = one.drawn(seed)
         if not len(times):
@@ -172,38 +169,65 @@ def encode_training(
             )
         positions: list[int] = []
         for row, count in zip(drawn, times.tolist(), strict=True):
-            encoded = [] if isinstance(row, BadRow) else _encode(encoder, row, bad)
-            if not encoded:  # a bad row was scanned before: only left in where these may be skipped
-                skipped += 1
-                continue
-            documents += 1
-            positions += list(range(len(rows), len(rows) + len(encoded))) * count
-            rows += encoded
-            name = f"{row.place} (id {row.row_id})"  # type: ignore[union-attr]  # no BadRow, by the line above
-            names += [name] if len(encoded) == 1 else [f"{name}, piece {i + 1}" for i in range(len(encoded))]
-            contents += [b"".join(x.ids.tobytes() + x.supervised.tobytes() for x in encoded)] * len(encoded)
+            pieces = range(0) if isinstance(row, BadRow) else found.add(row, encoder)
+            skipped += not pieces  # a bad row was scanned before: only left in where these may be skipped
+            positions += list(pieces) * count
         uses.append(np.array(positions, dtype=np.int64))
-    if bad and on_error == "fail":
-        raise refusal(bad[:BAD_KEPT], len(bad))
+    if found.bad and on_error == "fail":
+        raise refusal(found.bad[:BAD_KEPT], len(found.bad))
     labels = ", ".join(one.rows.label for one in sets)
+    rows = found.rows
     if not rows:
-        raise DataError(
-            f"--train {labels}: no row has an answer to learn.", "Give rows with completions, or more of them."
-        )
-    held = _held_out(contents, hold_out, seed, labels)
+        raise DataError(f"--train {labels}: no row has an answer to learn.", no_answers(sets))
+    held = _held_out(found, hold_out, seed, labels)
     kept = [use[~np.isin(use, held)] for use in uses]
     counts = [len(use) for use in kept]
     train = np.concatenate(kept)
-    stages = () if first_stage is None else (sum(counts[:first_stage]), sum(counts[first_stage:]))
+    stages: Sequence[int] = () if first_stage is None else (sum(counts[:first_stage]), sum(counts[first_stage:]))
     packs: list[list[int]] = []
     if pack:
-        bounds = np.cumsum([0, *(stages or [len(train)])]).tolist()
-        staged = [
-            pack_rows([len(rows[i]) for i in train[start:stop]], encoder.max_length, seed=seed, first=start)
-            for start, stop in pairwise(bounds)
-        ]
-        packs, stages = [each for stage in staged for each in stage], tuple(map(len, staged)) if stages else ()
-    return TrainingData(rows, names, train, held, counts, skipped, stages, documents, packs)
+        packs, stages = _packed([len(rows[i]) for i in train], stages, encoder.max_length, seed)
+    return TrainingData(rows, found.names, train, held, counts, skipped, stages, len(found.documents), packs)
+
+
+def no_answers(sets: Sequence[TrainingSet]) -> str:
+    """What helps where no row of the sets has an answer to learn."""
+    texts = all(one.rows.file.schema.name == SCHEMA for one in sets)
+    return "To train on the texts themselves, give --text-as raw." if texts else "Give rows with completions."
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoding:
+    """Rows to train on with their names; of each document, or row of a file, which they are; and rows that are bad."""
+
+    rows: list[Encoded]
+    names: list[str]
+    documents: list[range]
+    bad: list[BadRow]
+
+    def add(self, row: Row, encoder: Encoder) -> range:
+        """The places of what is trained on of the row: one, several for a long raw document, none if it is useless."""
+        encoded = _encode(encoder, row, self.bad)
+        pieces = range(len(self.rows), len(self.rows) + len(encoded))
+        name = f"{row.place} (id {row.row_id})"
+        self.names.extend([name] if len(encoded) == 1 else [f"{name}, piece {i + 1}" for i in range(len(encoded))])
+        self.rows.extend(encoded)
+        if encoded:
+            self.documents.append(pieces)
+        return pieces
+
+    def content(self, document: range) -> bytes:
+        """All that is trained on of a document."""
+        return b"".join(self.rows[i].ids.tobytes() + self.rows[i].supervised.tobytes() for i in document)
+
+
+def _packed(
+    lengths: Sequence[int], stages: Sequence[int], room: int, seed: int
+) -> tuple[list[list[int]], tuple[int, ...]]:
+    """The packs of rows of these lengths, each stage by itself, and how many are of each stage."""
+    bounds = np.cumsum([0, *(stages or [len(lengths)])]).tolist()
+    staged = [pack_rows(lengths[start:stop], room, seed=seed, first=start) for start, stop in pairwise(bounds)]
+    return [each for packs in staged for each in packs], tuple(map(len, staged)) if stages else ()
 
 
 def _encode(encoder: Encoder, row: Row, bad: list[BadRow]) -> list[Encoded]:
@@ -216,16 +240,19 @@ def _encode(encoder: Encoder, row: Row, bad: list[BadRow]) -> list[Encoded]:
     return encoded if any(one.supervised.any() for one in encoded) else []
 
 
-def _held_out(contents: Sequence[bytes], share: float, seed: int, labels: str) -> NDArray[np.int64]:
-    """Positions of the rows held out: the first by a hash of seed and content, until the share is reached."""
+def _held_out(found: _Encoding, share: float, seed: int, labels: str) -> NDArray[np.int64]:
+    """Places of the rows held out: the first by a hash of seed and document, until the share is reached."""
     if not share:
         return np.zeros(0, dtype=np.int64)
-    draws = np.array([_draw(f"{seed}|".encode() + content) for content in contents], np.uint64)
-    threshold = np.sort(draws)[max(1, _round(share * len(contents))) - 1]
+    draws = np.array(
+        [_draw(f"{seed}|".encode() + found.content(document)) for document in found.documents for _ in document],
+        np.uint64,
+    )
+    threshold = np.sort(draws)[max(1, _round(share * len(draws))) - 1]
     held = np.flatnonzero(draws <= threshold)
-    if len(held) == len(contents):
+    if len(held) == len(draws):
         raise DataError(
-            f"--hold-out {share}: of the {len(contents)} rows of --train {labels} none are left to train on.",
+            f"--hold-out {share}: of the {len(draws)} rows of --train {labels} none are left to train on.",
             "Give more rows, or a smaller share.",
         )
     return held
