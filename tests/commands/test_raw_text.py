@@ -161,3 +161,25 @@ def test_arms_read_texts_raw_where_they_are(cli: Cli, tmp_path: Path, model_dir:
             verb = command.split()[1]
             wanted = verb in ("finetune", "featurize") or (verb == "eval" and kind == "texts")
             assert ("--text-as raw" in command) == wanted, command
+
+
+def test_validate_reads_texts_raw(cli: Cli, tmp_path: Path, model_dir: Path, write_jsonl: Writer) -> None:
+    """Its tokens are those of the plain texts, and rows of another schema are refused by name."""
+    domain, pool = text_rows(6), text_rows(30, seed=1)
+    files = {"domain": write_jsonl("domain.jsonl", domain), "pool": write_jsonl("pool.jsonl", pool)}
+    task, pairs = write_jsonl("test.jsonl", text_rows(5, seed=2)), write_jsonl("pairs.jsonl", prompt_rows(4))
+    s = tmp_path / "s"
+    assert cli("score", s, "--pool", f"pool={files['pool']}", "--method", "random", "--name", "r").code == 0
+    words = ["validate", s, "--score", "r", "--model", model_dir, "--design", "bins", "--bins", "2", "--rows", "6"]
+    words += ["--seeds", "0", "--epochs", "1", "--domain-repeat", "1", "--name", "v", "--dry-run", "--json", *RAW]
+    ran = cli(*words, "--domain", files["domain"], "--task", task)
+    assert ran.code == 0, ran.err
+    lengths = {name: [min(64, len(row["text"]) + 1) for row in rows] for name, rows in (("d", domain), ("p", pool))}
+    found = json.loads(ran.out)
+    with_pool = sum(lengths["d"]) + 6 * float(np.mean(lengths["p"]))
+    runs = found["runs"] - 1  # one is the model without training
+    alone = range(runs)  # and some without the pool
+    assert found["train_tokens"] in [round(k * sum(lengths["d"]) + (runs - k) * with_pool) for k in alone]
+    for given in (("--domain", pairs, "--task", task), ("--domain", files["domain"], "--task", pairs)):
+        ran = cli(*words, *given)
+        assert "--text-as raw is for rows of schema text, and these are prompt/completion" in ran.error_line

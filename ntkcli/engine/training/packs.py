@@ -73,15 +73,22 @@ def require_packing(loaded: LoadedModel) -> None:
 
 @torch.inference_mode()
 def _computes_apart(loaded: LoadedModel) -> bool:
-    """Whether a small sequence of rows has the hidden states that its rows have by themselves."""
+    """Whether small sequences of rows have the hidden states that their rows have by themselves.
+
+    Two sequences: flash attention finds rows by their positions in one alone.
+    """
     embedded = loaded.model.get_input_embeddings().weight.shape[0]
     draw = np.random.default_rng(0)
     rows = [torch.from_numpy(draw.integers(0, embedded, n)).to(loaded.device) for n in PROBE_LENGTHS]
-    numbers = torch.arange(len(rows)).repeat_interleave(torch.tensor(PROBE_LENGTHS))[None]
+    lengths = torch.tensor(PROBE_LENGTHS)
+    numbers = torch.arange(len(rows))
+    segments = torch.stack([numbers.repeat_interleave(lengths), numbers.repeat_interleave(lengths.flip(0))])
     decoder = decoder_of(loaded.model)
-    apart = torch.cat([_states(decoder, row[None])[0] for row in rows])
+    each = [_states(decoder, row[None])[0] for row in rows]
+    apart = torch.stack([torch.cat(each), torch.cat(each[::-1])])
     try:
-        packed = _states(decoder, torch.cat(rows)[None], positions_of(numbers).to(loaded.device))[0]
+        ids = torch.stack([torch.cat(rows), torch.cat(rows[::-1])])
+        packed = _states(decoder, ids, positions_of(segments).to(loaded.device))
     except _CANNOT as error:
         if out_of_memory(error):
             raise
