@@ -115,7 +115,7 @@ def test_lds_of_scores_that_are_right_random_and_reversed() -> None:
 
 
 def test_resampled_spearman_is_scipys_of_the_resample() -> None:
-    from ntkcli.statistics.validation import _resampled
+    from ntkcli.statistics.correlation import resampled_spearman
 
     rng = np.random.default_rng(4)
     a, b = rng.integers(0, 6, 15).astype(float), rng.normal(size=15)
@@ -123,8 +123,8 @@ def test_resampled_spearman_is_scipys_of_the_resample() -> None:
     drawn = rng.integers(15, size=(20, 15))
     counts = np.stack([np.bincount(rows, minlength=15) for rows in drawn]).astype(float)
     expected = [spearman(a[rows], b[rows]) for rows in drawn]
-    assert np.allclose(_resampled(a, b, counts), expected)
-    assert _resampled(np.ones(3), np.arange(3.0), np.ones((1, 3))).tolist() == [0.0]
+    assert np.allclose(resampled_spearman(a, b, counts), expected)
+    assert resampled_spearman(np.ones(3), np.arange(3.0), np.ones((1, 3))).tolist() == [0.0]
 
 
 def test_the_spread_is_pooled_within_conditions() -> None:
