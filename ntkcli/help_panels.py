@@ -17,7 +17,7 @@ PANELS: Final = {
     "exclude must-include only against leaks",
     "Training": "then epochs max-tokens match-tokens max-steps match-steps lr schedule warmup warmup-epochs rank alpha "
     "target-modules init-adapter batch-size seeds hold-out patience loss-per average-weights "
-    "checkpoint-steps keep-optimizer",
+    "checkpoint-steps keep-optimizer keep-checkpoints",
     "Evaluation": "baseline retain scorer normalise max-new-tokens answer-pattern num-fewshot limit "
     "apply-chat-template per-class arms draws sizes equalise",
     "Check": "verify repair",

@@ -86,9 +86,7 @@ def diagnose(
     ] = None,
     feature: Annotated[
         str | None,
-        typer.Option(
-            help="supply: features of the store for pool and domain, instead of --model.", show_default="none"
-        ),
+        typer.Option(help="supply: features of the store for both, instead of --model.", show_default="none"),
     ] = None,
     run: Annotated[
         list[str] | None,

@@ -5,7 +5,9 @@
     centred   the cosines of unit features less their mean over some rows (a pool's, or the rows one learns from)
 
 The mean of a form's entries over the domain's rows is a pool row's score: `mean`, `cosine`, `cosine` with `--centre`.
-Plain numpy; knows nothing of stores or models. Legend: N rows, n of them to learn from, m others, c classes, R resamples.
+Plain numpy; knows nothing of stores or models.
+
+Legend: N rows, n of them to learn from, m others, c classes, R resamples.
 """
 
 from __future__ import annotations

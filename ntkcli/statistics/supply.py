@@ -20,7 +20,7 @@ NEAREST: Final = 5
 """Domain rows that a row's nearness is a mean over: a domain of several topics has a place for each; of one alone, a
 near-duplicate would decide."""
 SAME: Final = 1 - 1e-4
-"""A cosine from which two domain rows count as the same text, and one tells nothing of how near rows of its kind are."""
+"""A cosine from which two domain rows count as the same text, which tells nothing of how near others are."""
 FEWEST_DOMAIN: Final = 10
 """Rows of a domain: the 5th percentile of fewer is below all of them."""
 

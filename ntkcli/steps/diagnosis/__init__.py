@@ -1,1 +1,1 @@
-"""Whether scores can be trusted before days are spent on them: kernel, sketch, stability, regression, length, supply."""
+"""Whether scores can be trusted: kernel, sketch, stability, regression, length, supply."""

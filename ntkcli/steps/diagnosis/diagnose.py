@@ -13,8 +13,10 @@ from ntkcli.progress import Progress, Silent
 from ntkcli.steps.diagnosis.findings import Check, Cost, Finding, Panel
 from ntkcli.steps.diagnosis.kernel import kernel, kernel_cost
 from ntkcli.steps.diagnosis.length import length, length_cost
+from ntkcli.steps.diagnosis.regression import regression, regression_cost
 from ntkcli.steps.diagnosis.request import USES, Request, check_request, missing
 from ntkcli.steps.diagnosis.sketch import sketch, sketch_cost
+from ntkcli.steps.diagnosis.stability import stability, stability_cost
 from ntkcli.steps.diagnosis.supply import supply, supply_cost
 
 STEPS: Final[dict[str, tuple[Callable[..., Finding], Callable[[Request], Cost]]]] = {
@@ -22,6 +24,8 @@ STEPS: Final[dict[str, tuple[Callable[..., Finding], Callable[[Request], Cost]]]
     "supply": (supply, supply_cost),
     "kernel": (kernel, kernel_cost),
     "sketch": (sketch, sketch_cost),
+    "stability": (stability, stability_cost),
+    "regression": (regression, regression_cost),
 }
 """Diagnosis → what runs it, and what finds out its cost."""
 _MISSING: Final = (IncompleteError, store.IncompleteError, store.MissingArtefactError, store.NoStoreError)

@@ -198,8 +198,8 @@ def _probe(name: str, found: _Kernels, domain: Rows, pool: Rows) -> Check:
         value,
         low,
         high,
-        f"{name}: its kernel values correlate {value:.2f}{drawn} with the exact kernel that softmax sees (95% {low:.2f} "
-        f"to {high:.2f}), {float(np.mean(with_trace)):.2f} with the trace of all logits.",
+        f"{name}: its kernel values correlate {value:.2f}{drawn} with the exact kernel that softmax sees (95% "
+        f"{low:.2f} to {high:.2f}), {float(np.mean(with_trace)):.2f} with the trace of all logits.",
         {
             "lowest": min(with_seen),
             "draws": len(draws),

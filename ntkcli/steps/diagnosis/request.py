@@ -1,4 +1,4 @@
-"""What was asked for: the options of `ntksel diagnose`, those that each diagnosis takes, and what it can't do without."""
+"""The options of `ntksel diagnose`: which of them each diagnosis takes, and what it can't do without."""
 
 from __future__ import annotations
 

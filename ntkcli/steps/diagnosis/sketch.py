@@ -111,7 +111,7 @@ def _kernels(
 
 
 def _check(p: int, exact: Floats, by_seed: Sequence[Floats]) -> Check:
-    """Relative error (root mean square) of kernel values, and Spearman of mean scores, with intervals over pool rows."""
+    """Relative error (root mean square) of kernel values and Spearman of mean scores; intervals are over pool rows."""
     squares = np.mean([((one - exact) ** 2).mean(axis=1) for one in by_seed], axis=0)
     sizes = (exact**2).mean(axis=1)
     value = float(np.sqrt(squares.sum() / sizes.sum()))
@@ -128,7 +128,8 @@ def _check(p: int, exact: Floats, by_seed: Sequence[Floats]) -> Check:
         value,
         low,
         high,
-        f"A sketch of {p:,} numbers has an error of {value:.1%} in kernel values (95% {low:.1%} to {high:.1%}) and ranks "
-        f"{len(exact)} rows as the exact score does by {rank:.3f} (Spearman, 95% {rank_low:.3f} to {rank_high:.3f}).",
+        f"A sketch of {p:,} numbers has an error of {value:.1%} in kernel values (95% {low:.1%} to {high:.1%}) and "
+        f"ranks {len(exact)} rows as the exact score does by {rank:.3f} (Spearman, 95% {rank_low:.3f} to "
+        f"{rank_high:.3f}).",
         {"dim": p, "spearman": rank, "spearman_low": rank_low, "spearman_high": rank_high, "lowest_seed": min(ranks)},
     )

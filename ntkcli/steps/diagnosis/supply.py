@@ -85,8 +85,8 @@ def _check(request: Request, at: dict[float, Supply], found: _Features, sample: 
     chosen, pool = at[request.near], str(request.pool)
     sentence = (
         f"About {chosen.rows:,} of the {found.total:,} rows of {pool} are near the domain (95% {chosen.low:,} to "
-        f"{chosen.high:,}), by {sample:,} of them: at least as near as {100 - request.near:g}% of the domain's own rows "
-        "are to each other."
+        f"{chosen.high:,}), by {sample:,} of them: at least as near as {100 - request.near:g}% of the domain's own "
+        "rows are to each other."
     )
     details = {
         "pool_rows": found.total,
@@ -113,9 +113,7 @@ def _verdict(enough: str, n: int, found: Supply) -> str:
     if enough == "yes":
         return f"So {n:,} near rows are there to be chosen."
     if enough == "no":
-        return (
-            f"So {n:,} near rows are not there: give -n {found.low:,} or less, or a larger pool, or the rest is others."
-        )
+        return f"So {n:,} near rows are not there: give -n {found.low:,} or less, or a larger pool."
     return f"Whether {n:,} near rows are there is open: give more --rows or --domain-rows, or a smaller -n."
 
 

@@ -87,6 +87,7 @@ def finetune(
     device: str = "auto",
     checkpoint_steps: int | None = None,
     keep_optimizer: bool = False,
+    keep_checkpoints: bool = False,
     on_error: OnError = "fail",
     columns: Mapping[str, str] | None = None,
     split: str | None = None,
@@ -105,7 +106,8 @@ def finetune(
     of the store: as many tokens as it was trained on, `match_steps` one: as many steps as it took. `then`: more
     references, trained on for as many epochs after the
     rows of `train`, under the one schedule. `keep_optimizer` leaves Adam's moments beside the adapter, also of a run
-    that is finished already. `group` is kept as an attribute, which runs that differ only in the seed share.
+    that is finished already; `keep_checkpoints` the adapter before the first step and at each checkpoint, in
+    `adapters/<name>/steps`, for which a finished run is trained again. `group` is kept as an attribute, which runs that differ only in the seed share.
 
     Raises:
         UsageError, DataError: a reference, an option or a row can't be used.
@@ -147,6 +149,7 @@ def finetune(
     }
     folder = stored.adapter_path(name)
     kept = not keep_optimizer or (folder / seal.OPTIMIZER).is_file()
+    kept = kept and (not keep_checkpoints or known is None or _kept_checkpoints(known, folder))
     if known is not None and known.spec == spec and is_finished(stored, known) and kept:
         progress.note(f"{known.name} is finished already: {known.n} steps")
         return _result(known, folder)
@@ -162,6 +165,7 @@ def finetune(
         batch_tokens=batch_tokens,
         gradient_checkpointing=gradient_checkpointing,
         keep_optimizer=keep_optimizer,
+        keep_checkpoints=keep_checkpoints,
         parents=run_parent(stored, init_adapter),
         attrs={
             "train": [*train, *then],
@@ -207,6 +211,14 @@ def steps_of_run(stored: store.Store, name: str) -> int:
 def is_finished(stored: store.Store, run: store.Artefact) -> bool:
     """Whether the run's steps are all recorded and its adapter stands, sealed for this very run."""
     return run.complete and seal.stands(stored.adapter_path(run.name.partition("/")[2]), run.fingerprint)
+
+
+def _kept_checkpoints(run: store.Artefact, folder: Path) -> bool:
+    """Whether the adapters of all of a finished run's checkpoints were kept."""
+    from ntkcli.engine.training.checkpoints import kept_until
+
+    taken = int((run.read("tokens") > 0).sum()) if run.complete else run.n
+    return kept_until(folder, every=run.part_rows, n=taken) == taken
 
 
 def _result(artefact: store.Artefact, folder: Path) -> FinetuneResult:
