@@ -14,14 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kernel_features import FORMS, Wide, agreement, forms, stored_kernel
+from kernel_features import stored_kernel
 
 from ntkcli.engine.training.checkpoints import kept_steps
+from ntkcli.statistics.kernels import FORMS, Floats, agreement, forms
 from ntkcli.steps.shared.stores import open_store
 from ntkcli.steps.training.finetune import finetune
-
-STILL: Final = 1e-12
-"""A learning rate at which a step leaves every weight as it was, to float32's digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +48,7 @@ def train(course: Course, domain: Path, model: str, training: dict[str, Any]) ->
     finetune(course.store, name=course.name, **how, **steps, keep_checkpoints=True)
 
 
-def kernel(course: Course, sides: dict[str, Path], adapter: str | None, label: str, **how: Any) -> Wide:
+def kernel(course: Course, sides: dict[str, Path], adapter: str | None, label: str, **how: Any) -> Floats:
     """The raw kernel matrix of the domain's rows and then the pool's at one point of the course."""
     feature = f"{course.name}-{label}-{how['probe']}"
     return stored_kernel(course.store, sides, feature, kind="ntk", adapter=adapter, **how)
@@ -86,7 +84,7 @@ def report(given: argparse.Namespace, domain: Path, pool: Path, training: dict[s
 def print_table(
     course: Course,
     probe: str,
-    made: dict[str, dict[str, Wide]],
+    made: dict[str, dict[str, Floats]],
     reference: str,
     *,
     domain: np.ndarray,

@@ -57,8 +57,8 @@ class TrainingOptions:
     lowest held-out loss is kept, and `patience` evaluations without a lower one stop the training. `per_row`: the loss
     is a mean over rows instead of supervised tokens. `average_weights`: the adapter is the mean of the weights after
     each of the last steps, this share of them (0: the last step's weights). `init`: the adapter to go on from, whose
-    rank, alpha and modules hold. `keep_optimizer`: leave the optimiser's moments beside the adapter. `keep_checkpoints`:
-    keep the adapter of every checkpoint.
+    rank, alpha and modules hold. `keep_optimizer`: leave the optimiser's moments beside the adapter.
+    `keep_checkpoints`: keep the adapter of every checkpoint.
     """
 
     learning_rate: float

@@ -66,7 +66,7 @@ def diagnose(
         except _MISSING as error:
             if check != "all":
                 raise
-            left_out[name] = str(error)
+            left_out[name] = str(error).removesuffix(".")
     if not found:
         why = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
         raise UsageError(f"These options are enough for no diagnosis ({why}).", "See `ntksel diagnose --help`.")

@@ -19,14 +19,14 @@ from ntkcli.statistics.kernels import Floats, Rows, forms, pearson_interval, poo
 from ntkcli.statistics.resampling import interval, item_counts
 from ntkcli.steps.diagnosis.findings import Check, Cost, Finding, Points
 from ntkcli.steps.diagnosis.request import Request
-from ntkcli.steps.diagnosis.sample import Setup, Side, cost_of, draw_side, set_up
+from ntkcli.steps.diagnosis.sample import Setup, Side, cost_of, draw_side, last_layers, set_up
 from ntkcli.steps.diagnosis.vectors import VERSION, feature_settings, name_for
 from ntkcli.steps.shared.cost import hidden_size
 from ntkcli.steps.shared.environment import begin, model_environment
 from ntkcli.steps.shared.model_settings import note_conversion
 from ntkcli.steps.shared.stores import open_store
 
-ROWS, DOMAIN_ROWS, MAX_LENGTH, LAYERS = 8, 4, 128, "last:4"
+ROWS, DOMAIN_ROWS, MAX_LENGTH = 8, 4, 128
 """A dozen rows: each costs as many backward passes as a hidden state has numbers, all in one batch."""
 DRAWS: Final = 8
 """Of each random probe: a user's one probe is as good as one of these."""
@@ -106,7 +106,7 @@ def _artefact(
     stored: store.Store, request: Request, setup: Setup, sides: tuple[Side, Side], progress: Progress
 ) -> store.Artefact:
     """The kernel matrices of all probes, finished: a row for each."""
-    settings = feature_settings(request, setup, kind="ntk", layers=request.layers or LAYERS)
+    settings = feature_settings(request, setup, kind="ntk", layers=request.layers or last_layers(setup))
     features = settings.spec(setup.model, setup.adapter)
     for key in ("probe", "probes", "probe_seed", "projection", "store_dtype"):  # none of them matters here
         features.pop(key, None)

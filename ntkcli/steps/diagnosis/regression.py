@@ -65,7 +65,7 @@ def regression(request: Request, *, progress: Progress) -> Finding:
         form: ridge_classes(raw @ raw.T, work.answers, classes=len(work.choices), form=form).predicted for form in FORMS
     }
     by_form = {form: accuracy(predicted == work.test_answers).value for form, predicted in made.items()}
-    checks = (_same(request, work, made[FORM]), _accuracy(request, work, made[FORM], by_form))
+    checks = (_same(request, work, made[FORM]), _accuracy(work, made[FORM], by_form))
     panel = _panel(request, work, made[FORM])
     return Finding(checks, (panel,), sum(side.skipped for side in work.sides))
 
@@ -89,7 +89,7 @@ def _same(request: Request, work: _Work, predicted: Rows) -> Check:
     return Check("regression", "same answers", found.value, found.low, found.high, sentence, {"chance": chance})
 
 
-def _accuracy(request: Request, work: _Work, predicted: Rows, by_form: dict[str, float]) -> Check:
+def _accuracy(work: _Work, predicted: Rows, by_form: dict[str, float]) -> Check:
     """Accuracy of the regression minus the model's on the same items, with a paired interval."""
     right, own = predicted == work.test_answers, work.predicted == work.test_answers
     found = paired_difference(right, own)

@@ -19,6 +19,7 @@ from ntkcli.steps.diagnosis.request import Request
 from ntkcli.steps.shared.cost import weight_size
 from ntkcli.steps.shared.row_sets import resolve_rows, rows_in_order
 
+LAYERS = 4
 OPERATIONS = {"embed": (2.0, 0.0), "ntk": (2.0, 2.3)}
 """Operations per parameter and token: of the forward, and of each backward."""
 
@@ -101,6 +102,14 @@ def set_up(request: Request, *, model: str, max_length: int) -> Setup:
     )
     length = request.max_length or max_length
     return Setup(identity, adapter, Encoder(load_tokenizer(identity), max_length=length, thinking=request.thinking))
+
+
+def last_layers(setup: Setup) -> str:
+    """The last four blocks, or all of fewer: the backward stops there, which takes a seventh of 30 blocks."""
+    from ntkcli.engine.models.loading import model_config
+
+    blocks = int(model_config(setup.model).get_text_config().num_hidden_layers)
+    return f"last:{min(LAYERS, blocks)}"
 
 
 def cost_of(name: str, setup: Setup, sides: tuple[Side, ...], *, device: str, passes: int, times: int = 1) -> Cost:

@@ -14,11 +14,11 @@ from ntkcli.statistics.correlation import resampled_spearmans, spearman
 from ntkcli.statistics.resampling import Floats, interval, item_counts
 from ntkcli.steps.diagnosis.findings import Check, Cost, Finding, Line, Lines
 from ntkcli.steps.diagnosis.request import Request
-from ntkcli.steps.diagnosis.sample import Setup, Side, cost_of, draw_side, set_up
+from ntkcli.steps.diagnosis.sample import Setup, Side, cost_of, draw_side, last_layers, set_up
 from ntkcli.steps.diagnosis.vectors import feature_settings
 from ntkcli.steps.shared.model_settings import note_conversion
 
-ROWS, DOMAIN_ROWS, MAX_LENGTH, LAYERS = 64, 8, 128, "last:4"
+ROWS, DOMAIN_ROWS, MAX_LENGTH = 64, 8, 128
 """The domain's gradients are held whole: 8 of an adapter of 42 million parameters take 1.3 GiB."""
 SEEDS: Final = (0, 1, 2)
 GOOD: Final = 0.95
@@ -88,7 +88,7 @@ def _kernels(
     from ntkcli.engine.features.sketched_kernels import SketchedKernels
     from ntkcli.engine.models.loading import load_model
 
-    settings = feature_settings(request, setup, kind="ntk", layers=request.layers or LAYERS)
+    settings = feature_settings(request, setup, kind="ntk", layers=request.layers or last_layers(setup))
     note_conversion(setup.model, progress)
     loaded = load_model(setup.model, dtype=settings.dtype, device=request.device)
     layers = adapted_layers(loaded, model=setup.model, adapter=setup.adapter, settings=settings.gradient())

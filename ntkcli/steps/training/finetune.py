@@ -107,7 +107,8 @@ def finetune(
     references, trained on for as many epochs after the
     rows of `train`, under the one schedule. `keep_optimizer` leaves Adam's moments beside the adapter, also of a run
     that is finished already; `keep_checkpoints` the adapter before the first step and at each checkpoint, in
-    `adapters/<name>/steps`, for which a finished run is trained again. `group` is kept as an attribute, which runs that differ only in the seed share.
+    `adapters/<name>/steps`, for which a finished run is trained again.
+    `group` is kept as an attribute, which runs that differ only in the seed share.
 
     Raises:
         UsageError, DataError: a reference, an option or a row can't be used.
