@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from ntkcli.statistics.correlation import resampled_spearman, spearman
 from ntkcli.statistics.validation import (
     detectable_difference,
     detectable_lds,
     detectable_slope,
     dose_response,
     linear_datamodeling_score,
-    spearman,
     spread_between_seeds,
     subsets_for,
     worst_for_diverged,
@@ -115,8 +115,6 @@ def test_lds_of_scores_that_are_right_random_and_reversed() -> None:
 
 
 def test_resampled_spearman_is_scipys_of_the_resample() -> None:
-    from ntkcli.statistics.correlation import resampled_spearman
-
     rng = np.random.default_rng(4)
     a, b = rng.integers(0, 6, 15).astype(float), rng.normal(size=15)
     b[:2] = -np.inf  # runs that diverged

@@ -1,4 +1,4 @@
-"""Kernel, sketch, stability and regression with tiny models, against dense computations; interrupted, and found done."""
+"""Kernel, sketch, stability and regression with tiny models, against dense computations, and interrupted."""
 
 from __future__ import annotations
 
@@ -49,6 +49,7 @@ class Stop(Silent):
         self.left = after
 
     def advance(self, count: int, *, tokens: int = 0, note: str = "") -> None:
+        del tokens, note
         self.left -= count
         if self.left < 0:
             raise KeyboardInterrupt
@@ -166,7 +167,7 @@ def test_a_run_is_stable_against_its_copy(trained: Path, tmp_path: Path, files: 
     found = by_subject(tmp_path / "s", "stability", run=("r.s0", "copy"), dim=512, **files)
     assert found["runs"].value == pytest.approx(1.0)
     assert found["runs"].details["pairs"][0]["cos_f"] == pytest.approx(1.0)
-    with pytest.raises(UsageError, match="kept no checkpoints to compare.*--keep-checkpoints"):
+    with pytest.raises(UsageError, match=r"kept no checkpoints to compare.*--keep-checkpoints"):
         diagnose(tmp_path / "s", check="stability", run=("copy",), **files)
 
 
