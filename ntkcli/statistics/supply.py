@@ -29,7 +29,7 @@ FEWEST_DOMAIN: Final = 10
 class Supply:
     """`share` of the sample that is near, `rows` of the pool that are, with a 95% interval; where near begins.
 
-    The interval is over the domain's rows (resampled, so the threshold moves) and over the rows of the pool that were
+    The interval is over the domain's rows (a smoothed bootstrap, so the threshold moves) and over the rows of the pool that were
     not looked at (Jeffreys' posterior of their share, and the number that it gives).
     """
 
@@ -69,10 +69,25 @@ def supply(own_m: Floats, pool_n: Floats, *, pool_rows: int, q: float, seed: int
     n, unseen = len(pool_n), pool_rows - len(pool_n)
     threshold = float(np.percentile(own_m, q))
     near = int((pool_n >= threshold).sum())
-    drawn = rng.integers(len(own_m), size=(RESAMPLES, len(own_m)))
-    thresholds_R = np.percentile(own_m[drawn], q, axis=1)
+    thresholds_R = np.percentile(_smoothly_resampled(own_m, rng), q, axis=1)
     near_R = n - np.searchsorted(np.sort(pool_n), thresholds_R, side="left")
     share_R = rng.beta(near_R + 0.5, n - near_R + 0.5)
     low, high = interval((near_R + rng.binomial(unseen, share_R)).astype(np.float64))
     rows = near + round(unseen * near / n)
     return Supply(threshold, near / n, rows, min(rows, int(low)), max(rows, int(np.ceil(high))))
+
+
+def _smoothly_resampled(values_m: Floats, rng: np.random.Generator) -> Floats:
+    """Resamples (R, m) of values with normal noise of Silverman's width, shrunk to keep their variance.
+
+    A plain resample has no value below the lowest, so a low percentile of a few values could only rise. (Silverman
+    1986, sections 3.4.2 and 6.4.1.)
+    """
+    m, spread = len(values_m), float(values_m.std())
+    drawn = values_m[rng.integers(m, size=(RESAMPLES, m))]
+    if spread == 0.0:
+        return drawn
+    width = 1.06 * m**-0.2
+    mean = values_m.mean()
+    noisy = drawn - mean + width * spread * rng.standard_normal(drawn.shape)
+    return np.asarray(mean + noisy / np.sqrt(1 + width**2))

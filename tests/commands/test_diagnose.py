@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,15 @@ from ntkcli.app import app
 from ntkcli.engine.models import loading
 from ntkcli.errors import UsageError
 from ntkcli.steps.diagnosis import supply
-from ntkcli.steps.diagnosis.diagnose import STEPS, costs
+from ntkcli.steps.diagnosis.diagnose import STEPS, costs, diagnose
 from ntkcli.steps.diagnosis.request import NEEDS, USES, Request, check_request
 from ntkcli.steps.shared.stores import open_store
 from tests.commands.conftest import Cli
-from tests.conftest import prompt_rows, write_rows
+from tests.conftest import CHATML, prompt_rows, write_rows
 from tests.steps.diagnosis.kit import half_domain
 
 CHECK_KEYS = {"name", "subject", "value", "low", "high", "sentence", "details"}
+SWITCH = "{% if enable_thinking is defined %}{{ '[' ~ enable_thinking ~ ']' }}{% endif %}"
 SHOWN = {"store", "check", "plot", "force", "dry_run", "json", "quiet", "verbose"}
 
 
@@ -56,7 +58,7 @@ def test_supply_by_embeddings_computed_now(
     cli: Cli, tmp_path: Path, model_dir: Path, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store_path, picture = tmp_path / "s", tmp_path / "supply.svg"
-    command = ["diagnose", store_path, "supply", *words(files, model_dir), "--near", "0", "-n", "20"]
+    command = ["diagnose", store_path, "supply", *words(files, model_dir), "-n", "12"]
     dry = cli(*command, "--dry-run", "--json")
     assert dry.code == 0, dry.err
     (cost,) = json.loads(dry.out)["costs"]
@@ -71,6 +73,7 @@ def test_supply_by_embeddings_computed_now(
     (check,) = result["checks"]
     assert check.keys() == CHECK_KEYS
     assert check["low"] <= 30 <= check["high"]
+    assert 24 <= check["value"] <= 33
     assert check["details"]["enough"] == "yes"
     assert "<svg" in picture.read_text()
     made = [artefact.name for artefact in open_store(store_path).artefacts()]
@@ -184,7 +187,9 @@ def test_what_changes_a_value_is_in_the_name_of_what_is_kept(
     import safetensors.numpy
 
     safetensors.numpy.save_file({"w": np.zeros(2)}, tmp_path / "adapter/adapter_model.safetensors")
-    usual: dict[str, Any] = {"model": str(model_dir), **{name: str(path) for name, path in files.items()}}
+    shutil.copytree(model_dir, tmp_path / "m")
+    (tmp_path / "m/chat_template.jinja").write_text(CHATML.replace("{% if add", f"{SWITCH}{{% if add"))
+    usual: dict[str, Any] = {"model": str(tmp_path / "m"), **{name: str(path) for name, path in files.items()}}
     places = {"other": str(other_model_dir), "adapter": str(tmp_path / "adapter"), **usual}
 
     def computed(**more: Any) -> str:
@@ -214,6 +219,4 @@ def test_the_other_options_reach_what_they_are_for(tmp_path: Path, model_dir: Pa
     rows = [costs(tmp_path / "s", check=check, **given).costs[0].rows for check in ("kernel", "sketch")]
     assert rows == [12, 68]
     with pytest.raises(UsageError, match="--layers 9"):
-        from ntkcli.steps.diagnosis.diagnose import diagnose
-
         diagnose(tmp_path / "s", check="sketch", layers="9", probe="sum", dims=(64,), **given)

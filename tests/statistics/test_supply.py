@@ -21,13 +21,13 @@ def test_a_domain_row_is_compared_with_others_and_not_with_its_own_text() -> Non
     assert len(own_nearness(np.ones((3, 3)))) == 0
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5])
-def test_the_interval_holds_the_truth(share: float) -> None:
+@pytest.mark.parametrize(("share", "domain"), [(0.1, 100), (0.5, 100), (0.5, 20)])
+def test_the_interval_holds_the_truth(share: float, domain: int) -> None:
     """Rows like the domain's have its nearness, others none of it: 95% of the right rows are near at q = 5."""
     held = 0
     for seed in range(10):
         rng = np.random.default_rng(seed)
-        own, right = rng.normal(1.0, 0.1, 100), rng.random(600) < share
+        own, right = rng.normal(1.0, 0.1, domain), rng.random(600) < share
         pool = np.where(right, rng.normal(1.0, 0.1, 600), rng.normal(-1.0, 0.1, 600))
         found = supply(own, pool, pool_rows=10_000, q=5.0, seed=seed)
         truth = 0.95 * share * 10_000

@@ -28,8 +28,11 @@ STEPS: Final[dict[str, tuple[Callable[..., Finding], Callable[[Request], Cost]]]
     "regression": (regression, regression_cost),
 }
 """Diagnosis → what runs it, and what finds out its cost."""
-_MISSING: Final = (IncompleteError, store.IncompleteError, store.MissingArtefactError, store.NoStoreError)
-"""What `all` passes over: an input that is not there yet."""
+_MISSING: Final = (
+    *(UsageError, IncompleteError),
+    *(store.IncompleteError, store.MissingArtefactError, store.NoStoreError),
+)
+"""What `all` passes over: an input that is not there yet, or options that are for another of the diagnoses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +65,11 @@ def diagnose(
     found: list[Finding] = []
     for name in names:
         try:
-            found.append(STEPS[name][0](_request(store_path, name, given), progress=progress))
+            found.append(STEPS[name][0](_request(store_path, name, given, several=check == "all"), progress=progress))
         except _MISSING as error:
             if check != "all":
                 raise
+            progress.note(f"{name} is left out: {error}")
             left_out[name] = str(error).removesuffix(".")
     if not found:
         why = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
@@ -78,11 +82,15 @@ def diagnose(
 def costs(store_path: str | Path, *, check: str, **given: Any) -> Costs:
     """What the same call of `diagnose` would take; nothing is computed or written."""
     names, left_out = _names(check, given)
-    return Costs(tuple(STEPS[name][1](_request(store_path, name, given)) for name in names), left_out)
+    requests = {name: _request(store_path, name, given, several=check == "all") for name in names}
+    return Costs(tuple(STEPS[name][1](request) for name, request in requests.items()), left_out)
 
 
-def _request(store_path: str | Path, name: str, given: dict[str, Any]) -> Request:
-    return Request(store_path, **{key: value for key, value in given.items() if key in USES[name]})
+def _request(store_path: str | Path, name: str, given: dict[str, Any], *, several: bool) -> Request:
+    own = {key: value for key, value in given.items() if key in USES[name]}
+    if several and "feature" in own:
+        own.pop("model", None)  # which is for the others
+    return Request(store_path, **own)
 
 
 def _names(check: str, given: dict[str, Any]) -> tuple[list[str], dict[str, str]]:

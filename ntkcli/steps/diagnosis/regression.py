@@ -54,11 +54,11 @@ def regression(request: Request, *, progress: Progress) -> Finding:
     """
     stored = open_store(request.store_path)
     work = _work(stored, request)
-    progress.note(str(cost_of("regression", work.setup, work.sides, device=request.device, passes=1)))
     settings = feature_settings(request, work.setup, kind="ntk", probe=request.probe)
     found = vectors(
         stored, "regression", work.sides, request=request, setup=work.setup, adapter=work.setup.adapter,
         settings=settings, progress=progress,
+        announce=lambda: cost_of("regression", work.setup, work.sides, device=request.device, passes=1),
     )  # fmt: skip
     raw = np.nan_to_num(found.raw)
     made = {

@@ -134,11 +134,10 @@ def _computed(request: Request, progress: Progress) -> _Features:
     stored = open_store(request.store_path, create=True)
     setup, sides = _sides(stored, request)
     domain, pool = sides
-    progress.note(str(cost_of("supply", setup, sides, device=request.device, passes=0)))
     settings = feature_settings(request, setup, kind="embed")
     made = vectors(
         stored, "supply", sides, request=request, setup=setup, adapter=setup.adapter, settings=settings,
-        progress=progress,
+        progress=progress, announce=lambda: cost_of("supply", setup, sides, device=request.device, passes=0),
     )  # fmt: skip
     good = np.isfinite(made.norm)
     of_domain = np.arange(len(good)) < len(domain.rows)

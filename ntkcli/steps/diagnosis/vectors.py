@@ -6,6 +6,7 @@ They are `diagnoses/<diagnosis>-<digest of all that changes a value>` in the sto
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,8 +84,9 @@ def vectors(
     adapter: AdapterIdentity | None,
     settings: FeatureSettings,
     progress: Progress,
+    announce: Callable[[], object] = lambda: "",
 ) -> Vectors:
-    """Compute the features, or find them done.
+    """Compute the features, or find them done. `announce`: what is noted before the model is loaded.
 
     Raises:
         NtkselError: a value is not finite and `on_error` is "fail", or a row does not fit in memory; names the row.
@@ -101,6 +103,8 @@ def vectors(
     if known is not None and known.complete:
         return _read(known, rows, request, progress)
     encoded = [one for side in sides for one in side.encoded]
+    if said := str(announce()):
+        progress.note(said)
     extractor, now = _load(request, setup, adapter, settings, progress)
     artefact = stored.create(
         name,

@@ -169,8 +169,11 @@ class TrainingRun:
 
         pending = artefact.pending()
         at_most = artefact.part_bounds(pending[0])[0] if pending else artefact.n
-        if options.keep_checkpoints:  # those of a run that kept none are made again
-            at_most = max(0, min(at_most, kept_until(self.folder, every=artefact.part_rows, n=artefact.n)))
+        if options.keep_checkpoints and at_most:
+            kept = max(0, kept_until(self.folder, every=artefact.part_rows, n=artefact.n))
+            if kept < at_most:
+                self.progress.note(f"{artefact.name} kept no adapters from step {kept} on: trains again from there")
+            at_most = min(at_most, kept)
         resumed = newest_checkpoint(self.folder / "checkpoints", at_most=at_most)
         done = 0 if resumed is None else steps_of(resumed)
         begin(artefact, model_environment(self.model, loaded), self.progress, unfinished=resumed is not None)
