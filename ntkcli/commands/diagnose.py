@@ -181,6 +181,7 @@ def diagnose(
     from ntkcli.steps.diagnosis.plot import check_plot, write_plot
     from ntkcli.steps.shared.outputs import Inputs
 
+    o.refuse_ranks("diagnose")
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
     options: dict[str, Any] = {
         "score": tuple(score or ()),

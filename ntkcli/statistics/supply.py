@@ -29,8 +29,8 @@ FEWEST_DOMAIN: Final = 10
 class Supply:
     """`share` of the sample that is near, `rows` of the pool that are, with a 95% interval; where near begins.
 
-    The interval is over the domain's rows (a smoothed bootstrap, so the threshold moves) and over the rows of the pool that were
-    not looked at (Jeffreys' posterior of their share, and the number that it gives).
+    The interval is over the domain's rows (a smoothed bootstrap, so the threshold moves) and over the rows of the pool
+    that were not looked at (Jeffreys' posterior of their share, and the number that it gives).
     """
 
     threshold: float

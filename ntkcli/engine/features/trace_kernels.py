@@ -101,7 +101,7 @@ def read_head(loaded: LoadedModel) -> Head:
     outputs, hidden = weight_VD.shape
     mean_D = torch.zeros(hidden, dtype=torch.float64, device=weight_VD.device)
     square_DD = torch.zeros(hidden, hidden, dtype=torch.float64, device=weight_VD.device)
-    for block in weight_VD.split(8192):
+    for block in torch.split(weight_VD, 8192):
         wide = block.double()
         mean_D += wide.sum(dim=0) / outputs
         square_DD += wide.T @ wide

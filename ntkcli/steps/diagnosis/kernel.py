@@ -15,8 +15,8 @@ import store
 from ntkcli.errors import NtkselError
 from ntkcli.progress import Progress
 from ntkcli.statistics.correlation import correlation, spearman
-from ntkcli.statistics.kernels import Floats, Rows, forms, pearson_interval, pool_scores
-from ntkcli.statistics.resampling import interval, item_counts
+from ntkcli.statistics.kernels import Rows, forms, pearson_interval, pool_scores
+from ntkcli.statistics.resampling import Floats, interval, item_counts
 from ntkcli.steps.diagnosis.findings import Check, Cost, Finding, Points
 from ntkcli.steps.diagnosis.request import Request
 from ntkcli.steps.diagnosis.sample import Setup, Side, cost_of, draw_side, last_layers, set_up
@@ -56,9 +56,8 @@ def kernel(request: Request, *, progress: Progress) -> Finding:
     Raises:
         UsageError: the model's logits are not linear in its hidden states. NtkselError: a value is not finite.
     """
-    stored = open_store(request.store_path, create=True)
-    setup, sides = _sides(stored, request)
-    artefact = _artefact(stored, request, setup, sides, progress)
+    setup, sides = _sides(request.stored(), request)
+    artefact = _artefact(open_store(request.store_path, create=True), request, setup, sides, progress)
     found = _kernels(artefact, sum(len(side.rows) for side in sides))
     domain = np.arange(len(sides[0].rows))
     pool = np.arange(len(domain), len(domain) + len(sides[1].rows))

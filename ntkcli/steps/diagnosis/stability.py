@@ -15,8 +15,8 @@ from ntkcli.errors import SpecError, UsageError
 from ntkcli.identity import resolve_adapter, resolve_model
 from ntkcli.progress import Progress
 from ntkcli.statistics.correlation import resampled_spearmans, spearman
-from ntkcli.statistics.kernels import FORMS, Floats, Rows, agreement, forms, pool_scores, scores_agree
-from ntkcli.statistics.resampling import interval
+from ntkcli.statistics.kernels import FORMS, Rows, agreement, forms, pool_scores, scores_agree
+from ntkcli.statistics.resampling import Floats, interval
 from ntkcli.steps.diagnosis.findings import Check, Cost, Finding, Line, Lines
 from ntkcli.steps.diagnosis.request import Request
 from ntkcli.steps.diagnosis.sample import Setup, Side, cost_of, draw_side, set_up

@@ -131,10 +131,10 @@ def _sides(stored: store.Store | None, request: Request) -> tuple[Setup, tuple[S
 
 def _computed(request: Request, progress: Progress) -> _Features:
     """Embeddings of rows drawn now."""
-    stored = open_store(request.store_path, create=True)
-    setup, sides = _sides(stored, request)
+    setup, sides = _sides(request.stored(), request)
     domain, pool = sides
     settings = feature_settings(request, setup, kind="embed")
+    stored = open_store(request.store_path, create=True)
     made = vectors(
         stored, "supply", sides, request=request, setup=setup, adapter=setup.adapter, settings=settings,
         progress=progress, announce=lambda: cost_of("supply", setup, sides, device=request.device, passes=0),
