@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -37,7 +38,7 @@ _MISSING: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """All checks, in order. `left_out`: diagnoses that `all` could not run, and why. `skipped`: rows left out."""
+    """All checks, in order. `left_out`: diagnoses that `all` could not run, scores without lengths, and why. `skipped`: rows left out."""
 
     checks: tuple[Check, ...]
     left_out: dict[str, str]
@@ -64,16 +65,14 @@ def diagnose(
     names, left_out = _names(check, given)
     found: list[Finding] = []
     for name in names:
-        try:
-            found.append(STEPS[name][0](_request(store_path, name, given, several=check == "all"), progress=progress))
-        except _MISSING as error:
-            if check != "all":
-                raise
-            progress.note(f"{name} is left out: {error}")
-            left_out[name] = str(error).removesuffix(".")
+        with _passing_over(name, left_out, several=check == "all"):
+            request = _request(store_path, name, given, several=check == "all")
+            found.append(STEPS[name][0](request, progress=progress))
     if not found:
         why = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
         raise UsageError(f"These options are enough for no diagnosis ({why}).", "See `ntksel diagnose --help`.")
+    for finding in found:
+        left_out |= finding.left_out
     checks = tuple(one for finding in found for one in finding.checks)
     panels = [panel for finding in found for panel in finding.panels]
     return Diagnosis(checks, left_out, sum(finding.skipped for finding in found)), panels
@@ -82,8 +81,22 @@ def diagnose(
 def costs(store_path: str | Path, *, check: str, **given: Any) -> Costs:
     """What the same call of `diagnose` would take; nothing is computed or written."""
     names, left_out = _names(check, given)
-    requests = {name: _request(store_path, name, given, several=check == "all") for name in names}
-    return Costs(tuple(STEPS[name][1](request) for name, request in requests.items()), left_out)
+    found = []
+    for name in names:
+        with _passing_over(name, left_out, several=check == "all"):
+            found.append(STEPS[name][1](_request(store_path, name, given, several=check == "all")))
+    return Costs(tuple(found), left_out)
+
+
+@contextmanager
+def _passing_over(name: str, left_out: dict[str, str], *, several: bool) -> Iterator[None]:
+    """Of `several` diagnoses one whose input is missing is left out, and the others run."""
+    try:
+        yield
+    except _MISSING as error:
+        if not several:
+            raise
+        left_out[name] = str(error).removesuffix(".")
 
 
 def _request(store_path: str | Path, name: str, given: dict[str, Any], *, several: bool) -> Request:

@@ -73,11 +73,15 @@ Panel = Lines | Points | Distributions
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The checks of one diagnosis, its panels, and how many rows were left out because they can't be used."""
+    """The checks of one diagnosis, its panels, and how many rows were left out because they can't be used.
+
+    `left_out`: what could not be checked, and why.
+    """
 
     checks: tuple[Check, ...]
     panels: tuple[Panel, ...] = ()
     skipped: int = 0
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

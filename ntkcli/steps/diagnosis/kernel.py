@@ -7,11 +7,12 @@ state. They are kept part by part, so a diagnosis that was interrupted goes on.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 import store
+from ntkcli.data import Encoded
 from ntkcli.errors import NtkselError
 from ntkcli.progress import Progress
 from ntkcli.statistics.correlation import correlation, spearman
@@ -25,6 +26,9 @@ from ntkcli.steps.shared.cost import hidden_size
 from ntkcli.steps.shared.environment import begin, model_environment
 from ntkcli.steps.shared.model_settings import note_conversion
 from ntkcli.steps.shared.stores import open_store
+
+if TYPE_CHECKING:
+    from ntkcli.engine.features.trace_kernels import KernelEngine, TraceProbes
 
 ROWS, DOMAIN_ROWS, MAX_LENGTH = 8, 4, 128
 """A dozen rows: each costs as many backward passes as a hidden state has numbers, all in one batch."""
@@ -142,19 +146,25 @@ def _artefact(
         },
     )  # fmt: skip
     begin(artefact, model_environment(setup.model, loaded), progress)
-    engine = KernelEngine(loaded, layers)
+    _fill(artefact, KernelEngine(loaded, layers), probes, encoded, progress)
+    return artefact
+
+
+def _fill(
+    artefact: store.Artefact, engine: KernelEngine, probes: TraceProbes, rows: list[Encoded], progress: Progress
+) -> None:
+    """Compute the pending parts; the last probe is the loss, whose positions are others."""
     progress.start(artefact.name, total=artefact.n, unit="passes", done=artefact.rows_done())
     for part in artefact.pending():
         start, stop = artefact.part_bounds(part)
+        last = stop == len(probes)
         own, values = probes.some(start, stop), []
-        of_loss = stop == len(probes)  # the last one, whose positions are others
-        for some, positions in ((own[:-1] if of_loss else own, "completion"), (own[-1:] if of_loss else [], "targets")):
-            for one in engine.kernels(encoded, some, positions=positions) if some else ():
+        for some, positions in ((own[:-1] if last else own, "completion"), (own[-1:] if last else [], "targets")):
+            for one in engine.kernels(rows, some, positions=positions) if some else ():
                 values.append(one.ravel())
                 progress.advance(1)
         artefact.write_part(part, {"kernel": np.stack(values)})
     progress.stop()
-    return artefact
 
 
 def _kernels(artefact: store.Artefact, rows: int) -> _Kernels:

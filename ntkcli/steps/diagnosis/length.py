@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import store
-from ntkcli.errors import IncompleteError
+from ntkcli.errors import IncompleteError, NtkselError
 from ntkcli.progress import Progress
 from ntkcli.selection.top import top
 from ntkcli.statistics.correlation import RankCorrelation, ranks, spearman_of_sample
@@ -23,30 +23,47 @@ _BINS = 10
 
 
 def length(request: Request, *, progress: Progress) -> Finding:
-    """Spearman of each score with its rows' tokens. Without `score`: of every finished score of the store.
+    """Spearman of each score with its rows' tokens. Without `score`: of every finished score of the store
+    whose lengths can be counted.
 
     Raises:
         IncompleteError: there is no score. UsageError: rows are counted in several ways, and `tokens_of` is not given.
     """
     stored = open_store(request.store_path)
     checks, lines = [], []
+    left_out: dict[str, str] = {}
     for score in _scores(stored, request.score):
-        name, pool = score.name.partition("/")[2], str(score.attrs["data"])
-        value = score.read("score").astype(np.float64)
-        scored = np.flatnonzero(np.isfinite(value))
-        encoding = settle_encoding(
-            stored, pool, option="diagnose length", tokens_of=request.tokens_of, made_from=[score]
+        try:
+            check, line = _of_one(stored, score, request.tokens_of, progress)
+        except NtkselError as error:
+            if request.score:
+                raise
+            left_out[score.name] = str(error).removesuffix(".")
+            continue
+        checks.append(check)
+        lines.append(line)
+    if not checks:
+        raise IncompleteError(
+            f"No score's lengths can be counted: {'; '.join(left_out.values())}.", "Give --tokens-of."
         )
-        tokens = lengths(stored, pool, encoding, scored, progress=progress)
-        known = scored[tokens[scored] > 0]
-        if len(known) < 2:
-            raise IncompleteError(f"{score.name} has {len(known)} rows with a score and a length.", "Score more rows.")
-        found = spearman_of_sample(value[known], tokens[known].astype(np.float64))
-        best = top(value[known].astype(np.float32), score.read("similarity")[known], max(1, len(known) // 10))
-        checks.append(_check(name, found, tokens[known], best))
-        lines.append(_line(name, value[known], tokens[known]))
-    return Finding(tuple(checks), (Lines("Score and length", "tokens of a row", "rank of the score (1: best)", lines,
-                                         log_x=True),))  # fmt: skip
+    panel = Lines("Score and length", "tokens of a row", "rank of the score (1: best)", lines, log_x=True)
+    return Finding(tuple(checks), (panel,), left_out=left_out)
+
+
+def _of_one(
+    stored: store.Store, score: store.Artefact, tokens_of: str | None, progress: Progress
+) -> tuple[Check, Line]:
+    name, pool = score.name.partition("/")[2], str(score.attrs["data"])
+    value = score.read("score").astype(np.float64)
+    scored = np.flatnonzero(np.isfinite(value))
+    encoding = settle_encoding(stored, pool, option="diagnose length", tokens_of=tokens_of, made_from=[score])
+    tokens = lengths(stored, pool, encoding, scored, progress=progress)
+    known = scored[tokens[scored] > 0]
+    if len(known) < 2:
+        raise IncompleteError(f"{score.name} has {len(known)} rows with a score and a length.", "Score more rows.")
+    found = spearman_of_sample(value[known], tokens[known].astype(np.float64))
+    best = top(value[known].astype(np.float32), score.read("similarity")[known], max(1, round(TOP_SHARE * len(known))))
+    return _check(name, found, tokens[known], best), _line(name, value[known], tokens[known])
 
 
 def _scores(stored: store.Store, names: tuple[str, ...]) -> list[store.Artefact]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ from scipy import stats
 
 from ntkcli.errors import DataError, IncompleteError, UsageError
 from ntkcli.steps.diagnosis.diagnose import diagnose
-from ntkcli.steps.diagnosis.findings import Distributions, Lines
+from ntkcli.steps.diagnosis.findings import Distributions, Line, Lines, Points
+from ntkcli.steps.diagnosis.plot import write_plot
 from ntkcli.steps.shared.datasets import register_data
 from ntkcli.steps.shared.lengths import lengths, settle_encoding
 from ntkcli.steps.shared.stores import open_store
@@ -36,7 +38,11 @@ def scored(tmp_path: Path, model_dir: Path) -> tuple[Path, np.ndarray]:
 
 def test_a_score_that_is_the_length_has_spearman_1(scored: tuple[Path, np.ndarray]) -> None:
     store_path, tokens = scored
+    stored = open_store(store_path)
+    register_data(stored, name="other", data=write_rows(store_path.parent / "other.jsonl", prompt_rows(5)))
+    add_score(stored, "uncounted", np.arange(5.0), data="other")
     found, panels = diagnose(store_path, check="length")  # the counts that the store has
+    assert found.left_out.keys() == {"scores/uncounted"}
     checks = {one.subject: one for one in found.checks}
     assert checks.keys() == {"long", "short", "chance", "half"}
     assert (checks["long"].value, checks["long"].low, checks["long"].high) == (1.0, 1.0, 1.0)
@@ -70,8 +76,9 @@ def test_length_without_scores_or_counts_is_told(tmp_path: Path) -> None:
         diagnose(tmp_path / "s", check="length")
     register_data(stored, name="pool", data=write_rows(tmp_path / "pool.jsonl", prompt_rows(4)))
     add_score(stored, "s", np.arange(4.0))
-    with pytest.raises(IncompleteError, match="--tokens-of MODEL"):
-        diagnose(tmp_path / "s", check="length")
+    for given in ({}, {"score": ("s",)}):
+        with pytest.raises(IncompleteError, match="--tokens-of MODEL"):
+            diagnose(tmp_path / "s", check="length", **given)
 
 
 @pytest.mark.parametrize("share", [0.5, 0.1, 0.0])
@@ -117,3 +124,16 @@ def test_options_of_another_diagnosis_are_refused(tmp_path: Path) -> None:
         diagnose(tmp_path / "s", check="supply", pool="p", domain="d")
     with pytest.raises(UsageError, match=r"enough for no diagnosis .*length: .*no finished score"):
         diagnose(tmp_path / "s", check="all")
+
+
+def test_every_kind_of_panel_is_drawn(tmp_path: Path) -> None:
+    panels = [
+        Lines("a $title", "x", "y", [Line("$b_0", [1.0, 10.0], [0.1, 0.2], [0.0, 0.1], [0.2, 0.3]),
+                                     Line("c", [1.0, 2.0], [0.3, 0.2])], log_x=True),
+        Points("p", "y", ["one", "two$"], [0.5, 0.6], [0.4, 0.6], [0.6, 0.7], mark=1.0),
+        Distributions("d", "x", {"pool": [0.1, 0.2, 0.3], "domain": [0.9]}, 0.5),
+    ]  # fmt: skip
+    write_plot(tmp_path / "all.svg", panels)
+    drawn = (tmp_path / "all.svg").read_text()
+    assert drawn.count('id="axes_') == 3
+    assert json.loads((tmp_path / "all.svg.manifest.json").read_text())["kind"] == "diagnosis"
