@@ -38,7 +38,10 @@ _MISSING: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """All checks, in order. `left_out`: diagnoses that `all` could not run, scores without lengths, and why. `skipped`: rows left out."""
+    """All checks, in order. `left_out`: diagnoses that `all` could not run, scores without lengths, and why.
+
+    `skipped`: rows left out.
+    """
 
     checks: tuple[Check, ...]
     left_out: dict[str, str]

@@ -43,9 +43,8 @@ def length(request: Request, *, progress: Progress) -> Finding:
         checks.append(check)
         lines.append(line)
     if not checks:
-        raise IncompleteError(
-            f"No score's lengths can be counted: {'; '.join(left_out.values())}.", "Give --tokens-of."
-        )
+        why = "; ".join(left_out.values())
+        raise IncompleteError(f"No score's lengths can be counted: {why}.", "Give --tokens-of FEATURE or MODEL.")
     panel = Lines("Score and length", "tokens of a row", "rank of the score (1: best)", lines, log_x=True)
     return Finding(tuple(checks), (panel,), left_out=left_out)
 
