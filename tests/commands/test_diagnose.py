@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from ntkcli.app import app
-from ntkcli.engine.models import loading
+from ntkcli.engine.models import loading, speed
 from ntkcli.errors import UsageError
 from ntkcli.steps.diagnosis import supply
 from ntkcli.steps.diagnosis.diagnose import STEPS, costs, diagnose
@@ -214,9 +214,18 @@ class Nothing:
         return lambda *_, **__: None
 
 
-def test_the_other_options_reach_what_they_are_for(tmp_path: Path, model_dir: Path, files: dict[str, Path]) -> None:
+def test_the_other_options_reach_what_they_are_for(
+    tmp_path: Path, model_dir: Path, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     given: dict[str, Any] = {"model": str(model_dir), **{name: str(path) for name, path in files.items()}}
     rows = [costs(tmp_path / "s", check=check, **given).costs[0].rows for check in ("kernel", "sketch")]
     assert rows == [12, 68]
+    monkeypatch.setattr(speed, "operations_per_second", lambda _: 1.0)
+    seconds = {
+        layers: costs(tmp_path / "s", check="kernel", layers=layers, **given).costs[0].seconds
+        for layers in ("all", "1", "last:1", "0,1")
+    }
+    half = (2 + 50 * 2.3 / 2) / (2 + 50 * 2.3)  # a backward through one of two blocks
+    assert [seconds[layers] / seconds["all"] for layers in seconds] == pytest.approx([1, half, half, 1])
     with pytest.raises(UsageError, match="--layers 9"):
         diagnose(tmp_path / "s", check="sketch", layers="9", probe="sum", dims=(64,), **given)

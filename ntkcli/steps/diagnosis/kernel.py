@@ -87,7 +87,8 @@ def kernel_cost(request: Request) -> Cost:
 
 
 def _cost(request: Request, setup: Setup, sides: tuple[Side, ...]) -> Cost:
-    return cost_of("kernel", setup, sides, device=request.device, passes=_n_probes(setup))
+    layers = request.layers or last_layers(setup)
+    return cost_of("kernel", setup, sides, device=request.device, passes=_n_probes(setup), layers=layers)
 
 
 def _n_probes(setup: Setup) -> int:

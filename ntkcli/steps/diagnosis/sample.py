@@ -106,14 +106,36 @@ def set_up(request: Request, *, model: str, max_length: int) -> Setup:
 
 def last_layers(setup: Setup) -> str:
     """The last four blocks, or all of fewer: the backward stops there, which takes a seventh of 30 blocks."""
+    return f"last:{min(LAYERS, _blocks(setup))}"
+
+
+def _blocks(setup: Setup) -> int:
+    """How many blocks the model has."""
     from ntkcli.engine.models.loading import model_config
 
-    blocks = int(model_config(setup.model).get_text_config().num_hidden_layers)
-    return f"last:{min(LAYERS, blocks)}"
+    return int(model_config(setup.model).get_text_config().num_hidden_layers)
 
 
-def cost_of(name: str, setup: Setup, sides: tuple[Side, ...], *, device: str, passes: int, times: int = 1) -> Cost:
-    """Of computing all rows of the sides `times` times, with so many backward passes each."""
+def _share_below(setup: Setup, layers: str) -> float:
+    """The share of the blocks that a backward to the lowest of the `layers` goes through; 1 if they can't be read."""
+    blocks = _blocks(setup)
+    try:
+        last = (
+            int(layers[5:])
+            if layers.startswith("last:")
+            else blocks - min(int(part.split("-")[0]) for part in layers.split(","))
+        )
+    except ValueError:
+        return 1.0
+    return max(0.0, min(1.0, last / blocks))
+
+
+def cost_of(
+    name: str, setup: Setup, sides: tuple[Side, ...], *, device: str, passes: int, times: int = 1, layers: str = "all"
+) -> Cost:
+    """Of computing all rows of the sides `times` times, with so many backward passes each, down to the lowest of these
+    `layers`.
+    """
     from ntkcli.engine.models.limits import refuse_too_long
     from ntkcli.engine.models.speed import operations_per_second
 
@@ -123,5 +145,6 @@ def cost_of(name: str, setup: Setup, sides: tuple[Side, ...], *, device: str, pa
     tokens = times * sum(len(one) for side in sides for one in side.encoded)
     parameters, _ = weight_size(setup.model)
     forward, backward = OPERATIONS["ntk" if passes else "embed"]
-    seconds = tokens * parameters * (forward + passes * backward) / operations_per_second(device)
+    backward *= passes * _share_below(setup, layers)
+    seconds = tokens * parameters * (forward + backward) / operations_per_second(device)
     return Cost(name, times * sum(len(side.rows) for side in sides), tokens, passes, seconds)

@@ -28,7 +28,7 @@ GOOD: Final = 0.95
 def sketch(request: Request, *, progress: Progress) -> Finding:
     """Compare sketches of each size, three seeds each, with exact kernel values. A pass over some dozen rows."""
     setup, sides = _sides(request.stored(), request)
-    progress.note(str(cost_of("sketch", setup, sides, device=request.device, passes=1)))
+    progress.note(str(_cost(request, setup, sides)))
     exact, sketched = _kernels(request, setup, sides, progress)
     checks = [_check(p, exact, sketched[p]) for p in request.dims]
     good = [one for one in checks if one.details["spearman_low"] >= GOOD]
@@ -65,7 +65,12 @@ def sketch(request: Request, *, progress: Progress) -> Finding:
 def sketch_cost(request: Request) -> Cost:
     """What it would take."""
     setup, sides = _sides(request.stored(), request)
-    return cost_of("sketch", setup, sides, device=request.device, passes=1)
+    return _cost(request, setup, sides)
+
+
+def _cost(request: Request, setup: Setup, sides: tuple[Side, ...]) -> Cost:
+    layers = request.layers or last_layers(setup)
+    return cost_of("sketch", setup, sides, device=request.device, passes=1, layers=layers)
 
 
 def _sides(stored: store.Store | None, request: Request) -> tuple[Setup, tuple[Side, Side]]:
