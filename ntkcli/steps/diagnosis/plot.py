@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -58,10 +59,22 @@ def _lines(axis: Any, panel: Lines) -> None:
         else:
             axis.plot(line.x, line.y, marker="o", label=_plain(line.label))
     if panel.log_x:
+        ticks = log_ticks([x for line in panel.lines for x in line.x])
         axis.set_xscale("log")
+        axis.set_xticks(ticks, [f"{tick:,g}" for tick in ticks])
+        axis.minorticks_off()
     axis.set_xlabel(panel.x)
     axis.set_ylabel(panel.y)
     axis.legend(fontsize=8)
+
+
+def log_ticks(values: Sequence[float]) -> list[float]:
+    """Round numbers (1, 2, 5 times a power of ten) within the values; the ends themselves where there are not two."""
+    low, high = min(values), max(values)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    round_ones = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
+    within = [tick for tick in round_ones if low <= tick <= high]
+    return within if len(within) > 1 else sorted({low, high})
 
 
 def _points(axis: Any, panel: Points) -> None:

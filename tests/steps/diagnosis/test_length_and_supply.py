@@ -12,7 +12,7 @@ from scipy import stats
 from ntkcli.errors import DataError, IncompleteError, UsageError
 from ntkcli.steps.diagnosis.diagnose import diagnose
 from ntkcli.steps.diagnosis.findings import Distributions, Line, Lines, Points
-from ntkcli.steps.diagnosis.plot import write_plot
+from ntkcli.steps.diagnosis.plot import log_ticks, write_plot
 from ntkcli.steps.shared.datasets import register_data
 from ntkcli.steps.shared.lengths import lengths, settle_encoding
 from ntkcli.steps.shared.stores import open_store
@@ -124,6 +124,13 @@ def test_options_of_another_diagnosis_are_refused(tmp_path: Path) -> None:
         diagnose(tmp_path / "s", check="supply", pool="p", domain="d")
     with pytest.raises(UsageError, match=r"enough for no diagnosis .*length: .*no finished score"):
         diagnose(tmp_path / "s", check="all")
+
+
+def test_ticks_are_round_numbers() -> None:
+    assert log_ticks([48.0, 130.0, 70.0]) == [50.0, 100.0]
+    assert log_ticks([512.0, 16384.0]) == [1000.0, 2000.0, 5000.0, 10000.0]
+    assert log_ticks([3.0, 4.0]) == [3.0, 4.0]
+    assert log_ticks([7.0]) == [7.0]
 
 
 def test_every_kind_of_panel_is_drawn(tmp_path: Path) -> None:
