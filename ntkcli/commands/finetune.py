@@ -124,6 +124,14 @@ def finetune(
             "--average-weights", help="Keep the mean of the weights after each of the last quarter of the steps."
         ),
     ] = False,
+    pack: Annotated[
+        bool,
+        typer.Option(
+            "--pack",
+            help="Pack rows into sequences of up to --max-length tokens, in which none sees another; --batch-size then "
+            "counts sequences.",
+        ),
+    ] = False,
     dtype: o.DtypeOption = o.Dtype.AUTO,
     device: o.Device = "auto",
     checkpoint_steps: Annotated[
@@ -133,11 +141,19 @@ def finetune(
         bool,
         typer.Option("--keep-optimizer", help="Keep Adam's moments next to the adapter, for `score --method less`."),
     ] = False,
+    keep_checkpoints: Annotated[
+        bool,
+        typer.Option(
+            "--keep-checkpoints",
+            help="Keep the adapter before the first step and at each checkpoint, for `diagnose stability`.",
+        ),
+    ] = False,
     on_error: o.OnErrorOption = o.OnError.FAIL,
     columns: o.Columns = None,
     split: o.Split = None,
     data: o.Moved = None,
     thinking: o.ThinkingOption = None,
+    text_as: o.TextAsOption = o.TextAs.CHAT,
     trust_remote_code: o.TrustRemoteCode = False,
     dry_run: o.DryRun = False,
     json: o.Json = False,
@@ -174,15 +190,18 @@ def finetune(
         "patience": patience,
         "loss_per": loss_per.value,
         "average_weights": average_weights,
+        "pack": pack,
         "dtype": dtype.value,
         "device": device,
         "checkpoint_steps": checkpoint_steps,
         "keep_optimizer": keep_optimizer,
+        "keep_checkpoints": keep_checkpoints,
         "on_error": on_error.value,
         "columns": o.parse_columns(columns),
         "split": split,
         "data": data or [],
         "thinking": o.is_on(thinking),
+        "text_as": text_as.value,
         "trust_remote_code": trust_remote_code,
         "progress": output.progress,
     }

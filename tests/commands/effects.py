@@ -71,6 +71,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "loss": "--data {pool.jsonl} --name pool --kind loss --model {m} --dim 64 --adapter warm --feature loss",
         "embed": "--data {pool.jsonl} --name pool --kind embed --model {m}",
         "folder": "--data {folder} --name parts --split train --kind embed --model {m}",
+        "text": "--data {texts.jsonl} --name texts --kind embed --model {m}",
     },
     "score": {
         "cosine": "--pool pool --domain domain --feature embed --method cosine --name cosine",
@@ -101,12 +102,14 @@ COMMANDS: dict[str, dict[str, str]] = {
         "steps": "--model {m} --train {domain.jsonl} --max-steps 3 --rank 2 --name steps",
         "as_many": "--model {m} --train {domain.jsonl} --match-steps warm --rank 2 --name as_many",
         "selected": "--model {m} --train picked --epochs 1 --rank 2 --name selected",
+        "raw": "--model {m} --train {texts.jsonl} --text-as raw --max-length 60 --epochs 1 --rank 2 --name raw",
     },
     "eval": {
         "choices": "--model {m} --run base --run warm --task {test.jsonl} --name choices",
         "generate": "--model {m} --run base --task {written.jsonl} --max-new-tokens 4 --name generate",
         "loss": "--model {m} --run base --task {written.jsonl} --scorer loss --name loss",
         "folder": "--model {m} --run base --task {folder} --split train --scorer loss --name folder",
+        "text": "--model {m} --run base --task {texts.jsonl} --scorer loss --name text",
         "harness": "--model {m} --run base --task lm_eval:{own_more.yaml} --name harness",
     },
 }
@@ -141,6 +144,7 @@ EFFECTS: dict[str, dict[str, tuple[Case, ...]]] = {
         "shard": (Same("--shard 1/2", more=("--shard 0/2",)),),
         "columns": (Value("--columns prompt=completion,completion=prompt"),),
         "split": (Value("--split test", on="folder"),),
+        "text_as": (Value("--text-as raw", on="text"), Same("--text-as chat")),
     },
     "score": {
         **PRINTS,
@@ -234,8 +238,11 @@ EFFECTS: dict[str, dict[str, tuple[Case, ...]]] = {
         "patience": (Value("--patience 1", on="held"),),
         "checkpoint_steps": (Same("--checkpoint-steps 1"), Value("--checkpoint-steps 2", on="held")),
         "keep_optimizer": (Same("--keep-optimizer"),),
+        "keep_checkpoints": (Same("--keep-checkpoints"), Same("--keep-checkpoints", on="held")),
         "loss_per": (Value("--loss-per row"),),
         "average_weights": (Value("--average-weights"),),
+        "pack": (Value("--pack"), Value("--pack", on="raw")),
+        "text_as": (Value("--text-as chat", on="raw"), Same("--text-as chat")),
         "data": (Same("--data pool={copy.jsonl}", on="selected"),),
         "columns": (Value("--columns prompt=completion,completion=prompt"),),
         "split": (Value("--split test", on="folder"),),
@@ -256,6 +263,7 @@ EFFECTS: dict[str, dict[str, tuple[Case, ...]]] = {
         "answer_pattern": (Value("--answer-pattern (r.d)", on="generate"),),
         "columns": (Value("--columns prompt=completion,completion=prompt", on="generate"),),
         "split": (Value("--split test", on="folder"),),
+        "text_as": (Value("--text-as raw", on="text"), Same("--text-as chat")),
         "num_fewshot": (Value("--num-fewshot 1", on="harness"),),
         "limit": (Value("--limit 2", on="harness"),),
         "apply_chat_template": (Value("--apply-chat-template", on="harness"),),
@@ -266,8 +274,8 @@ EFFECTS: dict[str, dict[str, tuple[Case, ...]]] = {
 }
 NO_ARTEFACTS = ("explain", "info", "query", "report", "tasks", "rm", "split")
 """Verbs that make nothing that is kept under a fingerprint."""
-ELSEWHERE = ("validate",)
-"""Verbs that train many runs: what their options do to values is tried in a file of their own."""
+ELSEWHERE = ("validate", "diagnose")
+"""Verbs whose options are tried in a file of their own: of many runs, or with results that have no name."""
 CHAINS: dict[str, dict[str, str]] = {
     "arms": {
         "model": "--model {other}",
@@ -313,6 +321,7 @@ CHAINS: dict[str, dict[str, str]] = {
         "retain": "--retain {more.jsonl}",
         "on_error": "--on-error skip",
         "thinking": "--thinking off",
+        "text_as": "--text-as raw --domain {texts.jsonl} --pool {documents.jsonl} -n 2",
         "trust_remote_code": "--trust-remote-code",
         "name": "--name others",
         "prefix": "--prefix p-",

@@ -12,6 +12,7 @@ import numpy as np
 
 import store
 from ntkcli.data.files import OnError
+from ntkcli.data.raw_text import CHAT, check_text_as
 from ntkcli.errors import UsageError
 from ntkcli.identity import resolve_model
 from ntkcli.progress import Progress, Silent
@@ -30,6 +31,8 @@ class FinetuneResult:
     """The artefact and the adapter's folder; rows trained on, steps taken, mean loss of the first and last tenth.
 
     `held_out_loss` is the lowest, after `best_step` steps, whose adapter is kept; None where no rows are held out.
+    `documents`: rows of files, where some raw texts were cut into several rows to train on; `sequences`: what rows were
+    packed into; None where this is not so.
     """
 
     artefact: str
@@ -46,6 +49,8 @@ class FinetuneResult:
     held_out: int
     held_out_loss: float | None
     best_step: int | None
+    documents: int | None = None
+    sequences: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +88,18 @@ def finetune(
     patience: int | None = None,
     loss_per: str = "token",
     average_weights: bool = False,
+    pack: bool = False,
     dtype: str = "auto",
     device: str = "auto",
     checkpoint_steps: int | None = None,
     keep_optimizer: bool = False,
+    keep_checkpoints: bool = False,
     on_error: OnError = "fail",
     columns: Mapping[str, str] | None = None,
     split: str | None = None,
     data: Sequence[str] = (),
     thinking: bool | None = None,
+    text_as: str = CHAT,
     group: str | None = None,
     trust_remote_code: bool = False,
     progress: Progress | None = None,
@@ -104,8 +112,12 @@ def finetune(
     `ntkcli.data.DataFile`. `data` says where files of data sets are now, if they have moved. `match_tokens` names a run
     of the store: as many tokens as it was trained on, `match_steps` one: as many steps as it took. `then`: more
     references, trained on for as many epochs after the
-    rows of `train`, under the one schedule. `keep_optimizer` leaves Adam's moments beside the adapter, also of a run
-    that is finished already. `group` is kept as an attribute, which runs that differ only in the seed share.
+    rows of `train`, under the one schedule. `text_as`: `ntkcli.data.Encoder`; raw texts longer than `max_length` are
+    trained on in pieces. `pack`: rows are packed into sequences of up to `max_length` tokens, in which they do not see
+    each other; a step has `batch_size` sequences. `keep_optimizer` leaves Adam's moments beside the adapter, also of a
+    run that is finished already; `keep_checkpoints` the adapter before the first step and at each checkpoint, in
+    `adapters/<name>/steps`, for which a finished run is trained again. `group` is kept as an attribute, which runs that
+    differ only in the seed share.
 
     Raises:
         UsageError, DataError: a reference, an option or a row can't be used.
@@ -123,9 +135,10 @@ def finetune(
         max_steps = steps_of_run(open_store(store_path), match_steps)
     settings = TrainingSettings(
         epochs, max_tokens, lr, schedule, warmup, rank, alpha, target_modules, batch_size, seed, hold_out, patience,
-        checkpoint_steps, loss_per, average_weights, max_steps,
+        checkpoint_steps, loss_per, average_weights, max_steps, pack,
     )  # fmt: skip
     settings.check()
+    check_text_as(text_as, thinking)
     if then and (max_tokens is not None or max_steps is not None):
         raise UsageError(
             "--then makes two stages of --epochs each, which a budget of tokens or steps can't end.", "Give --epochs."
@@ -134,19 +147,21 @@ def finetune(
     identity = resolve_model(model, trust_remote_code=trust_remote_code)
     stored = open_store(store_path, create=True)
     init = resolve_init(init_adapter, settings, adapters=stored.path / "adapters", model=identity)
-    first = resolve_train(stored, train, columns=columns, split=split, on_error=on_error, data=data)
-    second = resolve_train(stored, then, columns=columns, split=split, on_error=on_error, option="--then")
+    reading: dict[str, Any] = {"columns": columns, "split": split, "on_error": on_error, "text_as": text_as}
+    first = resolve_train(stored, train, **reading, data=data)
+    second = resolve_train(stored, then, **reading, option="--then")
     known = stored.find(f"runs/{name}")
     spec = {
         **settings.spec(init),
         "model": identity.spec,
-        "encoder": encoder_spec(max_length, thinking),
+        "encoder": encoder_spec(max_length, thinking, text_as),
         "train": [one.spec for one in first],
         **({"then": [one.spec for one in second]} if second else {}),
         "dtype": settle_dtype(dtype, device, known),
     }
     folder = stored.adapter_path(name)
     kept = not keep_optimizer or (folder / seal.OPTIMIZER).is_file()
+    kept = kept and (not keep_checkpoints or known is None or _kept_checkpoints(known, folder))
     if known is not None and known.spec == spec and is_finished(stored, known) and kept:
         progress.note(f"{known.name} is finished already: {known.n} steps")
         return _result(known, folder)
@@ -162,6 +177,7 @@ def finetune(
         batch_tokens=batch_tokens,
         gradient_checkpointing=gradient_checkpointing,
         keep_optimizer=keep_optimizer,
+        keep_checkpoints=keep_checkpoints,
         parents=run_parent(stored, init_adapter),
         attrs={
             "train": [*train, *then],
@@ -209,6 +225,14 @@ def is_finished(stored: store.Store, run: store.Artefact) -> bool:
     return run.complete and seal.stands(stored.adapter_path(run.name.partition("/")[2]), run.fingerprint)
 
 
+def _kept_checkpoints(run: store.Artefact, folder: Path) -> bool:
+    """Whether the adapters of all of a finished run's checkpoints were kept."""
+    from ntkcli.engine.training.checkpoints import kept_until
+
+    taken = int((run.read("tokens") > 0).sum()) if run.complete else run.n
+    return kept_until(folder, every=run.part_rows, n=taken) == taken
+
+
 def _result(artefact: store.Artefact, folder: Path) -> FinetuneResult:
     rates, loss = artefact.read("learning_rate"), artefact.read("loss")
     loss = loss[~np.isnan(rates)]  # without the steps that an early stop left out
@@ -233,4 +257,6 @@ def _result(artefact: store.Artefact, folder: Path) -> FinetuneResult:
         held_out=attrs.get("held_out", 0),
         held_out_loss=None if best is None else float(held_out[best]),
         best_step=None if best is None else best + 1,
+        documents=attrs.get("documents"),
+        sequences=attrs.get("sequences"),
     )
