@@ -152,12 +152,12 @@ EFFECTS: dict[str, dict[str, tuple[Case, ...]]] = {
         "name": NAME,
         "pool": (Value("--pool domain"), Value("--pool domain", on="random"), Value("--pool domain", on="dsir")),
         "domain": (Value("--domain pool"), Value("--domain pool", on="dsir")),
-        "method": (
-            Value("--method max"),
-            Value("--method mean"),
+        "method": (  # repeatable, so a case is a whole command
+            Value("--pool pool --domain domain --feature embed --method max --name cosine", on="nothing"),
+            Value("--pool pool --domain domain --feature embed --method mean --name cosine", on="nothing"),
+            Value("--pool pool --domain domain --feature embed --method rds -k 2 --name votes", on="nothing"),
+            Value("--pool pool --domain domain --method bm25 --name dsir", on="nothing"),
             Value("--pool pool --domain domain --feature embed --method mean=cosine --method max=m", on="nothing"),
-            Value("--method rds", on="votes"),
-            Value("--method bm25", on="dsir"),
         ),
         "group_by": (Value("--group-by source"), Value("--group-by source", on="dsir")),
         "across": (Value("--across mean", on="groups"),),
