@@ -9,15 +9,15 @@ from pathlib import Path
 
 from ntkcli.demo.files import DemoData
 
-N_TRAIN, N_TEST, N_POOL, N_HIDDEN = 12, 90, 400, 50
-N_PICKED = 40
+N_TRAIN, N_TEST, N_POOL, N_HIDDEN = 12, 100, 480, 90
+N_PICKED = 72
 MAX_LENGTH = 160
 """Tokens; the longest row of the demo's data has fewer."""
-DOMAIN_TIMES, PICKED_TIMES = 4, 2
-"""How often an arm is trained on each row of the domain, and on each row from the pool."""
+DOMAIN_TIMES = 4
+"""How often an arm is trained on each row of the domain; on each row from the pool it is once."""
 
-DOMAIN_ONLY, RANDOM, SELECTED = "domain-only", "domain-random", "domain-selected"
-RUNS = (RANDOM, "base", DOMAIN_ONLY, SELECTED)
+DOMAIN_ONLY, DOMAIN_STEPS, RANDOM, SELECTED = "domain", "domain-steps", "domain-random", "domain-selected"
+RUNS = (RANDOM, "base", DOMAIN_ONLY, DOMAIN_STEPS, SELECTED)
 """What is evaluated; the first is the baseline of the paired comparisons."""
 
 
@@ -42,9 +42,10 @@ def demo_commands(store: Path, model: Path, data: DemoData, picked: Path) -> lis
         ["select", s, "--score", "kernel", "-n", str(N_PICKED), "--name", "picked", "--export", str(picked)],
         ["score", s, "--pool", "pool", "--method", "random", "--name", "chance"],
         ["select", s, "--score", "chance", "-n", str(N_PICKED), "--name", "random"],
-        finetune(SELECTED, domain, f"picked={PICKED_TIMES}"),
-        finetune(RANDOM, domain, f"random={PICKED_TIMES}"),
-        finetune(DOMAIN_ONLY, train, until=("--match-steps", SELECTED)),
+        finetune(SELECTED, domain, "picked"),
+        finetune(RANDOM, domain, "random"),
+        finetune(DOMAIN_ONLY, domain),
+        finetune(DOMAIN_STEPS, train, until=("--match-steps", SELECTED)),
         [
             *("eval", s, *on, "--task", test, "--name", "test"),
             *(word for run in RUNS for word in ("--run", run)),
