@@ -26,7 +26,8 @@ def demo_commands(store: Path, model: Path, data: DemoData, picked: Path) -> lis
     s = str(store)
     on = ["--model", str(model), "--max-length", str(MAX_LENGTH)]
     train, test, pool = str(data.train), str(data.test), str(data.pool)
-    kernel = ["--kind", "ntk", "--probe", "centred", *on, "--adapter", "warmup"]
+    warm = [*on, "--adapter", "warmup"]
+    sides = ["--pool", "pool", "--domain", "domain"]
 
     def finetune(name: str, *rows: str, until: tuple[str, str] = ("--epochs", "1")) -> list[str]:
         given = [word for row in rows for word in ("--train", row)]
@@ -36,10 +37,14 @@ def demo_commands(store: Path, model: Path, data: DemoData, picked: Path) -> lis
     domain = f"{train}={DOMAIN_TIMES}"
     return [
         finetune("warmup", domain),
-        ["featurize", s, "--data", train, "--name", "domain", *kernel],
-        ["featurize", s, "--data", pool, "--name", "pool", *kernel],
-        ["score", s, "--pool", "pool", "--domain", "domain", "--method", "cosine", "--centre", "--name", "kernel"],
-        ["select", s, "--score", "kernel", "-n", str(N_PICKED), "--name", "picked", "--export", str(picked)],
+        ["featurize", s, "--data", train, "--name", "domain", "--kind", "embed", *warm],
+        ["featurize", s, "--data", pool, "--name", "pool", "--kind", "embed", *warm],
+        ["score", s, *sides, "--method", "cosine", "--feature", "embed", "--name", "about"],
+        ["featurize", s, "--data", train, "--name", "domain", "--kind", "loss", *warm],
+        ["featurize", s, "--data", pool, "--name", "pool", "--kind", "loss", *warm],
+        ["score", s, *sides, "--method", "cosine", "--feature", "loss", "--name", "teaches"],
+        ["score", s, "--combine", "about", "--combine", "teaches", "--name", "both"],
+        ["select", s, "--score", "both", "-n", str(N_PICKED), "--name", "picked", "--export", str(picked)],
         ["score", s, "--pool", "pool", "--method", "random", "--name", "chance"],
         ["select", s, "--score", "chance", "-n", str(N_PICKED), "--name", "random"],
         finetune(SELECTED, domain, "picked"),
