@@ -15,7 +15,8 @@ PANELS: Final = {
     "Score": "pool method domain group-by across centre subspace whiten k match-length combine compare preset",
     "Selection": "n coarse exponent max-per-source min-per-source token-budget min-tokens max-tokens tokens-of dedup "
     "exclude must-include only against leaks",
-    "Training": "then epochs max-tokens match-tokens max-steps match-steps lr schedule warmup warmup-epochs rank alpha "
+    "Training": "then epochs max-tokens match-tokens max-steps match-steps lr lr-find lr-rates lr-steps "
+    "schedule warmup warmup-epochs rank alpha "
     "target-modules init-adapter batch-size seeds hold-out patience loss-per average-weights "
     "checkpoint-steps keep-optimizer",
     "Evaluation": "baseline retain scorer normalise max-new-tokens answer-pattern num-fewshot limit "

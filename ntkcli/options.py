@@ -277,3 +277,13 @@ def parse_seeds(text: str) -> list[int]:
     for part in parts:
         check_training_seed("--seeds", int(part))
     return [int(part) for part in parts]
+
+
+def parse_rates(text: str | None) -> list[float] | None:
+    """The learning rates in `1e-4,3e-4`; None for None. UsageError for anything that is not a number."""
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UsageError(f"--lr-rates {text}: expected numbers.", "As in --lr-rates 1e-4,3e-4,1e-3.") from error

@@ -113,14 +113,10 @@ def finetune(
     """
     given = locals().copy()
     progress = progress or Silent()
-    if match_tokens is not None:
-        if epochs is not None or max_tokens is not None:
-            raise UsageError("--match-tokens says when to stop, as --epochs and --max-tokens do.", "Give one of them.")
-        max_tokens = tokens_of_run(open_store(store_path), match_tokens)
-    if match_steps is not None:
-        if epochs is not None or max_tokens is not None or max_steps is not None:
-            raise UsageError("--match-steps says when to stop, as --epochs and --max-steps do.", "Give one of them.")
-        max_steps = steps_of_run(open_store(store_path), match_steps)
+    max_tokens, max_steps = budgets(
+        store_path, epochs=epochs, max_tokens=max_tokens, match_tokens=match_tokens, max_steps=max_steps,
+        match_steps=match_steps,
+    )  # fmt: skip
     settings = TrainingSettings(
         epochs, max_tokens, lr, schedule, warmup, rank, alpha, target_modules, batch_size, seed, hold_out, patience,
         checkpoint_steps, loss_per, average_weights, max_steps,
@@ -192,6 +188,26 @@ def finetune_seeds(
             for seed in seeds
         )
     )
+
+
+def budgets(
+    store_path: str | Path, *, epochs: int | None, max_tokens: int | None, match_tokens: str | None,
+    max_steps: int | None, match_steps: str | None,
+) -> tuple[int | None, int | None]:  # fmt: skip
+    """The tokens and the steps to stop after, those of the matched runs looked up.
+
+    Raises:
+        UsageError: two options say when to stop.
+    """
+    if match_tokens is not None:
+        if epochs is not None or max_tokens is not None:
+            raise UsageError("--match-tokens says when to stop, as --epochs and --max-tokens do.", "Give one of them.")
+        max_tokens = tokens_of_run(open_store(store_path), match_tokens)
+    if match_steps is not None:
+        if epochs is not None or max_tokens is not None or max_steps is not None:
+            raise UsageError("--match-steps says when to stop, as --epochs and --max-steps do.", "Give one of them.")
+        max_steps = steps_of_run(open_store(store_path), match_steps)
+    return max_tokens, max_steps
 
 
 def tokens_of_run(stored: store.Store, name: str) -> int:

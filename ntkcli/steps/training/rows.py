@@ -131,12 +131,13 @@ def resolve_train(
 
 def encode_training(
     sets: Sequence[TrainingSet], encoder: Encoder, *, seed: int, hold_out: float, on_error: OnError,
-    first_stage: int | None = None,
+    first_stage: int | None = None, hold_out_of: int | None = None,
 ) -> TrainingData:  # fmt: skip
     """The rows of all sets that have an answer to learn, encoded; a share of them held out.
 
     The first `first_stage` sets are a stage of their own, before the others. Rows are held out by what they hold, so
-    that copies of one are never on both sides.
+    that copies of one are never on both sides. With `hold_out_of` the rows held out are of that set alone, a share of
+    its own, and their copies in other sets are not trained on.
 
     Raises:
         DataError: a row can't be encoded (`on_error` "fail"), or too few are left to train on or to hold out.
@@ -144,6 +145,7 @@ def encode_training(
     rows: list[Encoded] = []
     names: list[str] = []
     uses: list[NDArray[np.int64]] = []
+    ends: list[int] = []
     bad: list[BadRow] = []
     skipped = 0
     for one in sets:
@@ -162,6 +164,7 @@ def encode_training(
             rows.append(encoded)
             names.append(f"{row.place} (id {row.row_id})")  # type: ignore[union-attr]  # no BadRow, by the line above
         uses.append(np.array(positions, dtype=np.int64))
+        ends.append(len(rows))
     if bad and on_error == "fail":
         raise refusal(bad[:BAD_KEPT], len(bad))
     labels = ", ".join(one.rows.label for one in sets)
@@ -169,8 +172,12 @@ def encode_training(
         raise DataError(
             f"--train {labels}: no row has an answer to learn.", "Give rows with completions, or more of them."
         )
-    held = _held_out(rows, hold_out, seed, labels)
-    kept = [use[~np.isin(use, held)] for use in uses]
+    if hold_out_of is None:
+        held = apart = _held_out(rows, hold_out, seed, labels)
+    else:
+        of = range(0 if hold_out_of == 0 else ends[hold_out_of - 1], ends[hold_out_of])
+        held, apart = _held_out_of(rows, of, hold_out, seed, sets[hold_out_of].rows.label)
+    kept = [use[~np.isin(use, apart)] for use in uses]
     counts = [len(use) for use in kept]
     stages = () if first_stage is None else (sum(counts[:first_stage]), sum(counts[first_stage:]))
     return TrainingData(rows, names, np.concatenate(kept), held, counts, skipped, stages)
@@ -190,9 +197,7 @@ def _held_out(rows: Sequence[Encoded], share: float, seed: int, labels: str) -> 
     """Positions of the rows held out: the first by a hash of seed and content, until the share is reached."""
     if not share:
         return np.zeros(0, dtype=np.int64)
-    draws = np.array(
-        [_draw(f"{seed}|".encode() + row.ids.tobytes() + row.supervised.tobytes()) for row in rows], np.uint64
-    )
+    draws = _draws(rows, seed)
     threshold = np.sort(draws)[max(1, _round(share * len(rows))) - 1]
     held = np.flatnonzero(draws <= threshold)
     if len(held) == len(rows):
@@ -201,6 +206,24 @@ def _held_out(rows: Sequence[Encoded], share: float, seed: int, labels: str) -> 
             "Give more rows, or a smaller share.",
         )
     return held
+
+
+def _held_out_of(
+    rows: Sequence[Encoded], of: range, share: float, seed: int, label: str
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions of the rows held out, all in `of`, and of these with their copies elsewhere."""
+    if not len(of):
+        raise DataError(f"--train {label}: no row has an answer to learn.", "Give rows with completions first.")
+    held = of.start + _held_out(rows[of.start : of.stop], share, seed, label)
+    draws = _draws(rows, seed)
+    return held, np.flatnonzero(np.isin(draws, draws[held]))
+
+
+def _draws(rows: Sequence[Encoded], seed: int) -> NDArray[np.uint64]:
+    """A number for each row that depends on the seed and what it holds."""
+    return np.array(
+        [_draw(f"{seed}|".encode() + row.ids.tobytes() + row.supervised.tobytes()) for row in rows], np.uint64
+    )
 
 
 def _draw(text: bytes) -> int:
