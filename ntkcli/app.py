@@ -16,6 +16,7 @@ from ntkcli.commands import (
     featurize,
     finetune,
     info,
+    merge,
     report,
     rm,
     score,
@@ -96,7 +97,7 @@ def _root(
 
 _VERBS = (
     *(featurize, score, select, explain, finetune, evaluation, validate, arms, recipe, split),
-    *(tasks, info, report, rm, demo),
+    *(merge, tasks, info, report, rm, demo),
 )
 for _verb in _VERBS:
     _verb.add_to(app)

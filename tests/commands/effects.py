@@ -206,6 +206,8 @@ EFFECTS: dict[str, dict[str, tuple[Case, ...]]] = {
         "force": (Shown("--force --export {foreign.jsonl}"),),
         "data": (Same("--data pool={copy.jsonl}", on="against"), Shown("--data {copy.jsonl} --export {out3.jsonl}")),
         "explain": (Shown("--explain"),),
+        "push_to_hub": NAME,  # tests/commands/test_push_to_hub.py
+        "public": NAME,
     },
     "finetune": {
         **RUNS_MODEL,
@@ -242,6 +244,9 @@ EFFECTS: dict[str, dict[str, tuple[Case, ...]]] = {
         "patience": (Value("--patience 1", on="held"),),
         "checkpoint_steps": (Same("--checkpoint-steps 1"), Value("--checkpoint-steps 2", on="held")),
         "keep_optimizer": (Same("--keep-optimizer"),),
+        "report_to": (Same("--report-to tensorboard"),),
+        "push_to_hub": NAME,  # tests/commands/test_push_to_hub.py
+        "public": NAME,
         "loss_per": (Value("--loss-per row"), Value("--loss-per row", on="sweep")),
         "average_weights": (Value("--average-weights"),),
         "data": (Same("--data pool={copy.jsonl}", on="selected"),),
@@ -272,7 +277,7 @@ EFFECTS: dict[str, dict[str, tuple[Case, ...]]] = {
         "export": (Shown("--export {items.jsonl}"), Shown("--export {totals.json}")),
     },
 }
-NO_ARTEFACTS = ("explain", "info", "report", "tasks", "rm", "split")
+NO_ARTEFACTS = ("explain", "info", "report", "tasks", "rm", "split", "merge")
 """Verbs that make nothing that is kept under a fingerprint."""
 ELSEWHERE = ("validate",)
 """Verbs that train many runs: what their options do to values is tried in a file of their own."""
