@@ -24,7 +24,8 @@ PANELS: Final = {
     "Check": "verify repair",
     "Validation": "design bins subsets domain-repeat oracle keep-runs",
     "Compute": "dtype device batch-tokens part-rows shard gradient-checkpointing",
-    "Output": "export format export-scores explain recipe prefix force plot dry-run json quiet verbose",
+    "Output": "export format export-scores explain recipe prefix force plot report-to "
+    "push-to-hub public dry-run json quiet verbose",
 }
 """Panel → its options, without dashes. An option with the same name is in the same panel in every command."""
 EXCEPTIONS: Final = {

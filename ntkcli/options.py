@@ -185,6 +185,19 @@ Moved = Annotated[
 Force = Annotated[
     bool, typer.Option("--force", help="Overwrite a file that ntksel did not create; an input is never overwritten.")
 ]
+PushToHub = Annotated[
+    str | None,
+    typer.Option(
+        "--push-to-hub",
+        help="Push the result with a card to this repository of the Hugging Face Hub, private unless --public; log in "
+        "by `hf auth login` or HF_TOKEN.",
+        metavar="ORG/NAME",
+        show_default="not pushed",
+    ),
+]
+Public = Annotated[
+    bool, typer.Option("--public", help="With --push-to-hub: make the repository public, or push to a public one.")
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Only show what the command would need: rows, tokens, disk, memory and time.")
 ]

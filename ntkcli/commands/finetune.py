@@ -154,6 +154,17 @@ def finetune(
         bool,
         typer.Option("--keep-optimizer", help="Keep Adam's moments next to the adapter, for `score --method less`."),
     ] = False,
+    report_to: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Report each step to this service, as transformers does: tensorboard (files in the folder reports/ of "
+            "the store), wandb, mlflow, ...; repeatable.",
+            metavar="SERVICE",
+            show_default="none",
+        ),
+    ] = None,
+    push_to_hub: o.PushToHub = None,
+    public: o.Public = False,
     on_error: o.OnErrorOption = o.OnError.FAIL,
     columns: o.Columns = None,
     split: o.Split = None,
@@ -205,18 +216,23 @@ def finetune(
     if seed is not None and seeds is not None:
         raise UsageError("--seed and --seeds are both given.", "Give one of them.")
     parsed = None if seeds is None else o.parse_seeds(seeds)
-    training = {"lr": lr, "then": then, "patience": patience, "checkpoint_steps": checkpoint_steps}
-    training |= {"keep_optimizer": keep_optimizer or None}
-    sweep = {"lr_rates": o.parse_rates(lr_rates), "lr_steps": lr_steps}
+    training: dict[str, Any] = {"lr": lr, "then": then, "patience": patience, "checkpoint_steps": checkpoint_steps}
+    training |= {"keep_optimizer": keep_optimizer or None, "report_to": report_to or None}
+    training |= {"push_to_hub": push_to_hub, "public": public or None}
+    sweep: dict[str, Any] = {"lr_rates": o.parse_rates(lr_rates), "lr_steps": lr_steps}
     if lr_find:
-        _refuse(training, "has no meaning with --lr-find, which tries rates in short trials of one stage")
+        _refuse(training, "has no meaning with --lr-find, which tries rates in short trials and keeps no adapter")
         sweep = {key: value for key, value in sweep.items() if value is not None}
         return _find_rate(store, output, given | sweep, parsed or [seed or 0], dry_run=dry_run)
     _refuse(sweep, "is for --lr-find", mend="Give --lr-find, or leave it out.")
     given |= {key: value for key, value in training.items() if value is not None}
     if dry_run:
+        from ntkcli.steps.shared.hub_push import check_push
         from ntkcli.steps.training.dry_run import estimate_finetune
+        from ntkcli.steps.training.reporters import check_reporters
 
+        check_reporters(given.pop("report_to", ()))
+        check_push(given.pop("push_to_hub", None), public=given.pop("public", False))
         found = estimate_finetune(store, **_SETTINGS | given, seed=seed or 0)
         output.result(found, line=finetune_estimate_line(found) + (", for each seed" if seeds else ""))
         return ExitCode.OK

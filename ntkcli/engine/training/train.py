@@ -14,7 +14,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from ntkcli.engine.models.loading import LoadedModel
 from ntkcli.engine.training import checkpoints
 from ntkcli.engine.training.checkpoints import RunState, newest_checkpoint
 from ntkcli.engine.training.moments import write_moments
+from ntkcli.engine.training.reporting import Reporting
 from ntkcli.engine.training.step_plan import plan_stages
 from ntkcli.engine.training.trainer import Step, TrainingRows, checkpoint_callback, make_trainer
 from ntkcli.engine.training.weight_average import WeightAverage
@@ -56,7 +57,8 @@ class TrainingOptions:
     lowest held-out loss is kept, and `patience` evaluations without a lower one stop the training. `per_row`: the loss
     is a mean over rows instead of supervised tokens. `average_weights`: the adapter is the mean of the weights after
     each of the last steps, this share of them (0: the last step's weights). `init`: the adapter to go on from, whose
-    rank, alpha and modules hold. `keep_optimizer`: leave the optimiser's moments beside the adapter.
+    rank, alpha and modules hold. `keep_optimizer`: leave the optimiser's moments beside the adapter. `reporting`: where
+    the course is reported to; changes no value.
     """
 
     learning_rate: float
@@ -78,6 +80,7 @@ class TrainingOptions:
     keep_optimizer: bool = False
     per_row: bool = False
     average_weights: float = 0.0
+    reporting: Reporting = field(default_factory=Reporting)
 
 
 def train_adapter(
@@ -116,6 +119,7 @@ def train_adapter(
         arguments = _arguments(loaded, options, folder / "checkpoints", n_steps=len(steps))
         pad_id = loaded.tokenizer.pad_token_id or 0
         trainer = make_trainer(model, arguments, data, steps, pad_id=pad_id, state=state, per_row=options.per_row)
+        options.reporting.prepare(trainer)
         average = (
             WeightAverage.of_last(options.average_weights, model, n_steps=len(steps))
             if options.average_weights
@@ -183,8 +187,7 @@ def _arguments(loaded: LoadedModel, options: TrainingOptions, checkpoints: Path,
         fp16=loaded.dtype == torch.float16,
         gradient_checkpointing=options.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False} if options.gradient_checkpointing else None,
-        logging_strategy="no",
-        report_to="none",
+        **options.reporting.arguments,
         disable_tqdm=True,
         remove_unused_columns=False,
         use_cpu=not on_cuda,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,12 @@ from ntkcli.identity import resolve_model
 from ntkcli.progress import Progress, Silent
 from ntkcli.seeds import check_training_seed
 from ntkcli.steps.shared import seal
+from ntkcli.steps.shared.hub_push import check_push
 from ntkcli.steps.shared.model_settings import encoder_spec, note_conversion, run_parent, settle_dtype
 from ntkcli.steps.shared.stores import open_store, require_spec
 from ntkcli.steps.training.model_card import command_words
+from ntkcli.steps.training.push_adapter import push_adapter
+from ntkcli.steps.training.reporters import check_reporters
 from ntkcli.steps.training.rows import resolve_train
 from ntkcli.steps.training.run import TrainingRun
 from ntkcli.steps.training.settings import TrainingSettings, resolve_init
@@ -46,6 +49,7 @@ class FinetuneResult:
     held_out: int
     held_out_loss: float | None
     best_step: int | None
+    hub: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,9 @@ def finetune(
     thinking: bool | None = None,
     group: str | None = None,
     trust_remote_code: bool = False,
+    report_to: Sequence[str] = (),
+    push_to_hub: str | None = None,
+    public: bool = False,
     progress: Progress | None = None,
 ) -> FinetuneResult:
     """Train `adapters/<name>` on the rows of all `train` references together; its course is `runs/<name>`.
@@ -106,6 +113,8 @@ def finetune(
     references, trained on for as many epochs after the
     rows of `train`, under the one schedule. `keep_optimizer` leaves Adam's moments beside the adapter, also of a run
     that is finished already. `group` is kept as an attribute, which runs that differ only in the seed share.
+    `report_to`: services that each step is reported to, by transformers' names; off by default, and not in the spec.
+    `push_to_hub`: put the adapter and its card into this repository of the Hub at the end: private, unless `public`.
 
     Raises:
         UsageError, DataError: a reference, an option or a row can't be used.
@@ -127,6 +136,8 @@ def finetune(
             "--then makes two stages of --epochs each, which a budget of tokens or steps can't end.", "Give --epochs."
         )
     store.check_name(name, "--name")
+    check_reporters(report_to)
+    check_push(push_to_hub, public=public)
     identity = resolve_model(model, trust_remote_code=trust_remote_code)
     stored = open_store(store_path, create=True)
     init = resolve_init(init_adapter, settings, adapters=stored.path / "adapters", model=identity)
@@ -142,10 +153,19 @@ def finetune(
         "dtype": settle_dtype(dtype, device, known),
     }
     folder = stored.adapter_path(name)
+
+    def finished(artefact: store.Artefact) -> FinetuneResult:
+        result = _result(artefact, folder)
+        if push_to_hub is None:
+            return result
+        hub = push_adapter(stored, artefact, folder, push_to_hub, public=public)
+        progress.note(f"pushed to {hub}")
+        return replace(result, hub=hub)
+
     kept = not keep_optimizer or (folder / seal.OPTIMIZER).is_file()
     if known is not None and known.spec == spec and is_finished(stored, known) and kept:
         progress.note(f"{known.name} is finished already: {known.n} steps")
-        return _result(known, folder)
+        return finished(known)
     if known is not None:
         require_spec(known, spec)
     note_conversion(identity, progress)
@@ -158,6 +178,7 @@ def finetune(
         batch_tokens=batch_tokens,
         gradient_checkpointing=gradient_checkpointing,
         keep_optimizer=keep_optimizer,
+        report_to=report_to,
         parents=run_parent(stored, init_adapter),
         attrs={
             "train": [*train, *then],
@@ -166,13 +187,15 @@ def finetune(
             **({"group": group} if group else {}),
         },
     )
-    return _result(stored.get(f"runs/{name}"), folder)
+    return finished(stored.get(f"runs/{name}"))
 
 
 def finetune_seeds(
     store_path: str | Path, *, name: str, seeds: Sequence[int], progress: Progress | None = None, **given: Any
 ) -> SeedsResult:
     """One run for each seed, `<name>.s<seed>`, all else the same; `given` are the arguments of `finetune`.
+
+    On the Hub each has a repository of its own, its name ending likewise.
 
     Raises:
         UsageError: no seed, one twice, or one below 0.
@@ -182,12 +205,13 @@ def finetune_seeds(
     for seed in seeds:
         check_training_seed("--seeds", seed)
     store.check_name(f"{name}.s{max(seeds)}", "--name")
-    return SeedsResult(
-        tuple(
-            finetune(store_path, name=f"{name}.s{seed}", seed=seed, group=name, progress=progress, **given)
-            for seed in seeds
-        )
-    )
+    push_to_hub = given.pop("push_to_hub", None)
+    runs = []
+    for seed in seeds:
+        pushed: dict[str, Any] = {} if push_to_hub is None else {"push_to_hub": f"{push_to_hub}.s{seed}"}
+        own = f"{name}.s{seed}"
+        runs.append(finetune(store_path, name=own, seed=seed, group=name, progress=progress, **given, **pushed))
+    return SeedsResult(tuple(runs))
 
 
 def budgets(
