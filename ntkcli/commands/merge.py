@@ -45,7 +45,7 @@ def merge(
     gguf: Annotated[
         Path | None,
         typer.Option(
-            help="Also write the model as this GGUF file, for llama.cpp: Llama and Mistral with byte-level BPE.",
+            help="Also write the model as this GGUF file, for llama.cpp: Llama and Mistral architectures.",
             metavar="FILE",
             show_default="no file",
         ),

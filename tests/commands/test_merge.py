@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 import store
-from ntkcli.engine.models.gguf_files import rope_factors, tokenizer_kind
+from ntkcli.engine.models.gguf_files import rope_factors
+from ntkcli.engine.models.gguf_tokenizer import scores_of, tokenizer_kind
 from ntkcli.errors import UsageError
 from ntkcli.steps.training import merge as step
 from tests.commands.conftest import Cli
@@ -286,11 +287,74 @@ def test_how_tokenizers_are_called() -> None:
         (bpe({**BYTES, "add_prefix_space": True}), "no name here"),
         (bpe({**split, "pattern": {"Regex": r"\w+"}}, plain), "no name here"),
         (bpe(split, plain), "treats merges in another way"),
-        (bpe({"type": "Metaspace"}, byte_fallback=True), "a SentencePiece tokenizer"),
+        (bpe({"type": "Metaspace"}, byte_fallback=True, vocab={}), "not like Llama 2's"),
         ({"model": {"type": "Unigram"}}, "a Unigram tokenizer"),
     ):
         with pytest.raises(UsageError, match=reason):
             tokenizer_kind(tokenizer, label="m")
+
+
+SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
+
+
+def sentencepiece() -> dict[str, Any]:
+    """A tokenizer like Llama 2's: all pairs of every token, in the order of the tokens."""
+    from tokenizers import Tokenizer, decoders, models, normalizers
+
+    pieces = [f"{SPACE}t", "he", f"{SPACE}the", "in", "er", f"{SPACE}a", "ing", "the", f"{SPACE}{SPACE}"]
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), *pieces, SPACE, *"abcdefghinorst"]
+    vocab = {token: i for i, token in enumerate(tokens)}
+    merges = [
+        (piece[:i], piece[i:])
+        for piece in pieces
+        for i in range(1, len(piece))
+        if piece[:i] in vocab and piece[i:] in vocab
+    ]
+    model = models.BPE(vocab=vocab, merges=merges, byte_fallback=True, fuse_unk=True, unk_token="<unk>")
+    made = Tokenizer(model)
+    made.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
+    made.decoder = decoders.Sequence(
+        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    made.add_special_tokens(["<unk>", "<s>", "</s>"])
+    found: dict[str, Any] = json.loads(made.to_str())
+    return found
+
+
+def test_a_sentencepiece_tokenizer(cli: Cli, world: dict[str, Path], tmp_path: Path) -> None:
+    """Written with scores that merge as its ranks do: read back by transformers, texts have the same tokens."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    said = sentencepiece()
+    assert tokenizer_kind(said, label="m") == "sentencepiece"
+    model = save_model(tmp_path / "m", vocab_size=len(said["model"]["vocab"]))
+    (tmp_path / "t.json").write_text(json.dumps(said))
+    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "</s>"}
+    own = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "t.json"), **special)
+    own.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    own.save_pretrained(model)
+    data = world["folder"] / "d.jsonl"
+    ran = cli(
+        "finetune", tmp_path / "s", "--model", model, "--train", data, "--epochs", "1", "--rank", "1", "--name", "r"
+    )
+    assert ran.code == 0, ran.err
+    ran = cli("merge", tmp_path / "s", "--run", "r", "--out", tmp_path / "o", "--gguf", tmp_path / "x.gguf")
+    assert ran.code == 0, ran.err
+    read = AutoTokenizer.from_pretrained(tmp_path, gguf_file="x.gguf")
+    for text in ("the string ring", "in the  other \n tin", "a Grüß, thethe"):
+        assert read(text, add_special_tokens=False)["input_ids"] == own(text)["input_ids"], text
+    torch.testing.assert_close(logits(tmp_path, gguf_file="x.gguf"), logits(tmp_path / "o"), rtol=0, atol=1e-5)
+
+
+def test_merges_that_are_no_sentencepieces() -> None:
+    """A pair that makes a token and is not among the merges; a token's merges apart from each other."""
+    model = sentencepiece()["model"]
+    assert scores_of(model) is not None
+    less = [merge for merge in model["merges"] if merge != ["t", "he"]]
+    assert scores_of({**model, "merges": less}) is None
+    both = [["a", "bc"], ["x", "y"], ["ab", "c"]]
+    vocab = dict.fromkeys(["a", "b", "c", "x", "y", "ab", "bc", "abc", "xy"])
+    assert scores_of({"vocab": vocab, "merges": [*both, ["a", "b"], ["b", "c"]]}) is None
 
 
 def test_llama_31s_positions_are_transformers() -> None:

@@ -1,7 +1,7 @@
 """Write a model of the Llama family as a GGUF file, for llama.cpp: names, order of rows and tokenizer as it has them.
 
 Only what can be written without a guess: other architectures, scalings of positions and tokenizers are refused by name,
-before anything is merged. The package gguf knows the names of tensors and of metadata.
+before anything is merged. The package gguf has the names of tensors and of metadata.
 """
 
 from __future__ import annotations
@@ -15,17 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
 
+from ntkcli.engine.models.gguf_tokenizer import CONVERT, add_tokenizer, tokenizer_kind
 from ntkcli.errors import UsageError
 
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM")
 """What llama.cpp computes as its architecture `llama`."""
-CONVERT = "Leave --gguf out and convert the folder of --out with llama.cpp's convert_hf_to_gguf.py."
-_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
-_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_SPLITS = {rf"{_WORDS}\p{{N}}{{1,3}}{_REST}": "llama-bpe", rf"{_WORDS}\p{{N}}{_REST}": "qwen2"}
-"""Regular expression of a tokenizer's pre-tokenizer → llama.cpp's name of it (src/llama-vocab.cpp)."""
-_IGNORES_MERGES = ("llama-bpe",)
-"""Of these, llama.cpp takes a word that is in the vocabulary whole."""
 _ROPES = ("default", "linear", "llama3")
 
 
@@ -47,39 +41,6 @@ def refuse_unsupported(folder: Path, *, label: str) -> None:
     tokenizer_kind(json.loads((folder / "tokenizer.json").read_bytes()), label=label)
 
 
-def tokenizer_kind(tokenizer: dict[str, Any], *, label: str) -> str:
-    """llama.cpp's name of how a byte-level BPE tokenizer splits text into words (`tokenizer.ggml.pre`).
-
-    Raises:
-        UsageError: it is another kind of tokenizer, or splits in a way that has no name here.
-    """
-    model = tokenizer.get("model") or {}
-    if model.get("type") != "BPE" or model.get("byte_fallback"):
-        kind = "a SentencePiece tokenizer" if model.get("byte_fallback") else f"a {model.get('type')} tokenizer"
-        raise UsageError(f"--gguf: {label} has {kind}, expected byte-level BPE.", CONVERT)
-    found = _split_name(tokenizer.get("pre_tokenizer") or {})
-    if found is None or tokenizer.get("normalizer"):
-        raise UsageError(f"--gguf: {label} has a tokenizer that splits text in a way that has no name here.", CONVERT)
-    if bool(model.get("ignore_merges")) != (found in _IGNORES_MERGES):
-        raise UsageError(f"--gguf: {label} has a tokenizer like {found} that treats merges in another way.", CONVERT)
-    return found
-
-
-def _split_name(pre: dict[str, Any]) -> str | None:
-    steps = pre.get("pretokenizers", []) if pre.get("type") == "Sequence" else [pre]
-    kinds = [step.get("type") for step in steps]
-    if kinds[-1:] != ["ByteLevel"] or steps[-1].get("add_prefix_space"):
-        return None
-    own_split = steps[-1].get("use_regex", True)
-    if kinds == ["ByteLevel"] and own_split:
-        return "gpt-2"
-    if kinds == ["Digits", "ByteLevel"] and own_split and steps[0].get("individual_digits"):
-        return "smollm"
-    if kinds == ["Split", "ByteLevel"] and not own_split and steps[0].get("behavior") == "Isolated":
-        return _SPLITS.get(str((steps[0].get("pattern") or {}).get("Regex")))
-    return None
-
-
 def write_gguf(folder: Path, path: Path, *, name: str, dtype: str) -> None:
     """Write the model in `folder` (transformers' own format, checked by `refuse_unsupported`) to the new file `path`.
 
@@ -93,7 +54,7 @@ def write_gguf(folder: Path, path: Path, *, name: str, dtype: str) -> None:
     writer.add_name(name)
     writer.add_file_type(gguf.LlamaFileType[kind])
     _add_shape(writer, config)
-    _add_tokenizer(writer, folder, rows=config["vocab_size"])
+    add_tokenizer(writer, folder, rows=config["vocab_size"])
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
     for tensor, raw in _tensors(folder, config, names, dtype):
         shape = gguf.quant_shape_to_byte_shape(tensor.shape, raw) if raw == _raw("bfloat16") else tensor.shape
@@ -208,20 +169,3 @@ def _add_shape(writer: Any, config: dict[str, Any]) -> None:
     if rope["rope_type"] == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(rope["factor"])
-
-
-def _add_tokenizer(writer: Any, folder: Path, *, rows: int) -> None:
-    """Tokens by number with their kinds, merges, special tokens and the chat template."""
-    import gguf
-
-    tokenizer = json.loads((folder / "tokenizer.json").read_bytes())
-    tokens = {number: token for token, number in tokenizer["model"]["vocab"].items()}
-    kinds = dict.fromkeys(tokens, gguf.TokenType.NORMAL)
-    for added in tokenizer.get("added_tokens") or ():
-        tokens[added["id"]] = added["content"]
-        kinds[added["id"]] = gguf.TokenType.CONTROL if added.get("special") else gguf.TokenType.USER_DEFINED
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(tokenizer_kind(tokenizer, label=str(folder)))
-    writer.add_token_list([tokens.get(i, f"[PAD{i}]") for i in range(rows)])
-    writer.add_token_types([kinds.get(i, gguf.TokenType.UNUSED) for i in range(rows)])
-    gguf.SpecialVocab(folder, load_merges=True, n_vocab=rows).add_to_gguf(writer, quiet=True)
