@@ -102,6 +102,7 @@ def test_the_merged_model_is_base_and_adapter(cli: Cli, world: dict[str, Path], 
     assert ran.code == 0, ran.err
     found = json.loads(ran.out)
     assert (found["run"], found["dtype"]) == ("runs/r", "float32")
+    assert found["parameters"] == sum(x.numel() for x in load_file(world["m"] / "model.safetensors").values())
     expected, bare = with_adapter(world, "r", "m"), logits(world["m"])
     assert (nats(expected) - nats(bare)).abs().max() > 0.05  # the adapter does something
     torch.testing.assert_close(nats(logits(out)), nats(expected), rtol=0, atol=1e-5)

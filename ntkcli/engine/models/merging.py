@@ -7,6 +7,7 @@ Knows nothing of stores or commands.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,15 @@ def stored_dtype(folder: Path) -> str:
         with safe_open(path, framework="pt") as file:
             found |= {_STORED.get(file.get_slice(name).get_dtype(), "float32") for name in file.keys()}  # noqa: SIM118
     return found.pop() if len(found) == 1 else "float32"
+
+
+def count_weights(folder: Path) -> int:
+    """How many numbers a model's files hold, by their headers."""
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    return total
 
 
 def merged_model(identity: ModelIdentity, adapter: AdapterIdentity, *, dtype: str) -> Any:

@@ -11,7 +11,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,19 +125,23 @@ def merge(
         store_path, run=run, out=out, dtype=dtype, gguf=gguf, model=model, trust_remote_code=trust_remote_code,
         force=force,
     )  # fmt: skip
-    if is_merged(found.out, found.made):
-        progress.note(f"{found.out} holds this model already")
-    else:
-        _refuse_without_room(found)
+    places = _done(found)
+    done = [place for place, there in places if there]
+    for place in done:
+        progress.note(f"{place} holds this model already")
+    _refuse_without_room(found, [place for place, there in places if not there])
+    if found.out not in done:
         note_conversion(found.identity, progress)
         _write_folder(found, progress)
-    if found.gguf is not None:
+    if found.gguf is not None and found.gguf not in done:
         _write_gguf(found, found.gguf, progress)
+    from ntkcli.engine.models.merging import count_weights
+
     return MergeResult(
         run=found.run.name,
         out=str(out),
         dtype=found.dtype,
-        parameters=found.parameters,
+        parameters=count_weights(found.out),
         bytes=sum(path.stat().st_size for path in found.out.iterdir()),
         gguf=None if gguf is None else str(gguf),
         gguf_bytes=0 if found.gguf is None else found.gguf.stat().st_size,
@@ -217,10 +221,19 @@ def _check_folder(found: Merge, out: str | Path, inputs: Inputs, *, force: bool)
         raise UsageError(f"--out {out} exists.", "Give another name, or --force to replace the model in it.")
 
 
-def _refuse_without_room(found: Merge) -> None:
+def _done(found: Merge) -> list[tuple[Path, bool]]:
+    """The folder and the file that are asked for, and whether each is this very model already."""
+    places = [(found.out, is_merged(found.out, found.made))]
+    if (path := found.gguf) is not None:
+        said = manifest_of(path)
+        places.append((path, path.is_file() and said is not None and said.get("merge") == found.made and is_ours(path)))
+    return places
+
+
+def _refuse_without_room(found: Merge, places: Sequence[Path]) -> None:
     size = found.parameters * _BYTES[found.dtype]
     needed: dict[int, tuple[Path, int]] = {}  # by disk
-    for place in [found.out.parent, *([] if found.gguf is None else [found.gguf.parent])]:
+    for place in (path.parent for path in places):
         disk = place.stat().st_dev
         needed[disk] = (place, needed.get(disk, (place, 0))[1] + size)
     for place, total in needed.values():
@@ -316,12 +329,9 @@ def _card(found: Merge) -> str:
 
 
 def _write_gguf(found: Merge, path: Path, progress: Progress) -> None:
-    from ntkcli.engine.models.gguf_files import write_gguf
+    from ntkcli.engine.models.gguf_files import refuse_unsupported, write_gguf
 
-    said = manifest_of(path)
-    if path.is_file() and said is not None and said.get("merge") == found.made and is_ours(path):
-        progress.note(f"{path} holds this model already")
-        return
+    refuse_unsupported(found.out, label=found.identity.label)
     progress.note(f"writing {path}")
     with _beside(path) as work:
         write_gguf(found.out, work, name=found.out.name, dtype=found.dtype)
