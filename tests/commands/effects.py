@@ -71,6 +71,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "loss": "--data {pool.jsonl} --name pool --kind loss --model {m} --dim 64 --adapter warm --feature loss",
         "embed": "--data {pool.jsonl} --name pool --kind embed --model {m}",
         "folder": "--data {folder} --name parts --split train --kind embed --model {m}",
+        "text": "--data {texts.jsonl} --name texts --kind embed --model {m}",
     },
     "score": {
         "cosine": "--pool pool --domain domain --feature embed --method cosine --name cosine",
@@ -103,12 +104,14 @@ COMMANDS: dict[str, dict[str, str]] = {
         "selected": "--model {m} --train picked --epochs 1 --rank 2 --name selected",
         "sweep": "--model {m} --train {domain.jsonl} --epochs 1 --rank 2 --batch-size 4 --lr-find --lr-rates 1e-4,1e-3 "
         "--name sweep",
+        "raw": "--model {m} --train {texts.jsonl} --text-as raw --max-length 60 --epochs 1 --rank 2 --name raw",
     },
     "eval": {
         "choices": "--model {m} --run base --run warm --task {test.jsonl} --name choices",
         "generate": "--model {m} --run base --task {written.jsonl} --max-new-tokens 4 --name generate",
         "loss": "--model {m} --run base --task {written.jsonl} --scorer loss --name loss",
         "folder": "--model {m} --run base --task {folder} --split train --scorer loss --name folder",
+        "text": "--model {m} --run base --task {texts.jsonl} --scorer loss --name text",
         "harness": "--model {m} --run base --task lm_eval:{own_more.yaml} --name harness",
     },
 }
@@ -143,6 +146,7 @@ EFFECTS: dict[str, dict[str, tuple[Case, ...]]] = {
         "shard": (Same("--shard 1/2", more=("--shard 0/2",)),),
         "columns": (Value("--columns prompt=completion,completion=prompt"),),
         "split": (Value("--split test", on="folder"),),
+        "text_as": (Value("--text-as raw", on="text"), Same("--text-as chat")),
     },
     "score": {
         **PRINTS,
@@ -249,6 +253,8 @@ EFFECTS: dict[str, dict[str, tuple[Case, ...]]] = {
         "public": NAME,
         "loss_per": (Value("--loss-per row"), Value("--loss-per row", on="sweep")),
         "average_weights": (Value("--average-weights"),),
+        "pack": (Value("--pack"), Value("--pack", on="raw")),
+        "text_as": (Value("--text-as chat", on="raw"), Same("--text-as chat")),
         "data": (Same("--data pool={copy.jsonl}", on="selected"),),
         "columns": (Value("--columns prompt=completion,completion=prompt"),),
         "split": (Value("--split test", on="folder"),),
@@ -269,6 +275,7 @@ EFFECTS: dict[str, dict[str, tuple[Case, ...]]] = {
         "answer_pattern": (Value("--answer-pattern (r.d)", on="generate"),),
         "columns": (Value("--columns prompt=completion,completion=prompt", on="generate"),),
         "split": (Value("--split test", on="folder"),),
+        "text_as": (Value("--text-as raw", on="text"), Same("--text-as chat")),
         "num_fewshot": (Value("--num-fewshot 1", on="harness"),),
         "limit": (Value("--limit 2", on="harness"),),
         "apply_chat_template": (Value("--apply-chat-template", on="harness"),),
@@ -326,6 +333,7 @@ CHAINS: dict[str, dict[str, str]] = {
         "retain": "--retain {more.jsonl}",
         "on_error": "--on-error skip",
         "thinking": "--thinking off",
+        "text_as": "--text-as raw --domain {texts.jsonl} --pool {documents.jsonl} -n 2",
         "trust_remote_code": "--trust-remote-code",
         "name": "--name others",
         "prefix": "--prefix p-",

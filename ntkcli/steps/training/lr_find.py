@@ -21,7 +21,7 @@ from ntkcli.errors import NtkselError
 from ntkcli.progress import Progress, Silent
 from ntkcli.steps.shared.disk_room import refuse_without_room
 from ntkcli.steps.shared.environment import begin, model_environment
-from ntkcli.steps.shared.model_settings import note_conversion
+from ntkcli.steps.shared.model_settings import make_encoder, note_conversion
 from ntkcli.steps.shared.stores import require_spec
 from ntkcli.steps.training.lr_request import HELD_OUT, HELD_OUT_ROWS, RATES, TRIAL_STEPS, Sweep, prepare
 from ntkcli.steps.training.lr_result import LrFindResult, result_of
@@ -77,11 +77,14 @@ def _run(
     """All trials that are not done yet, one after the other."""
     from ntkcli.engine.evaluation.evaluator import Evaluator
     from ntkcli.engine.models.loading import load_model
+    from ntkcli.engine.training.packs import require_packing
     from ntkcli.engine.training.train import pick_batch_tokens
 
     encoder, data = _encode(sweep, on_error, progress)
     planned = _planned_steps(sweep, data)
     loaded = load_model(sweep.identity, dtype=sweep.spec["dtype"], device=device)
+    if sweep.settings.pack:
+        require_packing(loaded)
     artefact = _create(sweep, data, planned, {"batch_tokens": batch_tokens or pick_batch_tokens(loaded)})
     budget = batch_tokens or artefact.plan["batch_tokens"]
     refuse_without_room(artefact, artefact.pending(), instead="")
@@ -116,7 +119,7 @@ def _trial(base: OneBase, data: TrainingData, options: TrainingOptions, progress
     def measure(_: Path, steps: Sequence[Step]) -> tuple[NDArray[np.float64], float]:
         return _nats(base, held_out), last_loss(steps)
 
-    rows = TrainingRows([data.rows[i] for i in data.train], [data.names[i] for i in data.train])
+    rows = TrainingRows([data.rows[i] for i in data.train], [data.names[i] for i in data.train], packs=data.packs)
     trained = base.trained(rows, options, measure)
     nats, last = trained.found or (np.full(len(held_out), np.nan), math.nan)
     if not np.isfinite(nats).all():
@@ -143,17 +146,22 @@ def _encode(sweep: Sweep, on_error: OnError, progress: Progress) -> tuple[Encode
     from ntkcli.engine.models.limits import refuse_too_long
     from ntkcli.engine.models.loading import load_tokenizer
 
-    encoding = sweep.spec["encoder"]
-    encoder = Encoder(
-        load_tokenizer(sweep.identity), max_length=encoding["max_length"], thinking=encoding.get("thinking")
-    )
+    encoder = make_encoder(load_tokenizer(sweep.identity), sweep.spec["encoder"])
     if encoder.form:
         progress.note(encoder.form)
     share = sweep.spec["hold_out"]
     if share is None:
         rows = max(1, len(sweep.sets[0].drawn(sweep.seeds[0])[1]))
         share = min(HELD_OUT, HELD_OUT_ROWS / rows)
-    data = encode_training(sweep.sets, encoder, seed=sweep.seeds[0], hold_out=share, on_error=on_error, hold_out_of=0)
+    data = encode_training(
+        sweep.sets,
+        encoder,
+        seed=sweep.seeds[0],
+        hold_out=share,
+        on_error=on_error,
+        hold_out_of=0,
+        pack=sweep.settings.pack,
+    )
     longest = max(range(len(data.rows)), key=lambda i: len(data.rows[i]))
     refuse_too_long(sweep.identity, len(data.rows[longest]), data.names[longest])
     return encoder, data
@@ -164,7 +172,7 @@ def _planned_steps(sweep: Sweep, data: TrainingData) -> int:
 
     settings = sweep.settings
     steps = plan_steps(
-        [len(data.rows[i]) for i in data.train],
+        data.lengths(),
         batch_size=settings.batch_size,
         seed=settings.seed,
         epochs=settings.spec(sweep.init)["epochs"],

@@ -11,6 +11,7 @@ from typing import Any
 
 import store
 from ntkcli.data.files import OnError
+from ntkcli.data.raw_text import CHAT, check_text_as
 from ntkcli.errors import UsageError
 from ntkcli.identity import ModelIdentity, resolve_model
 from ntkcli.steps.shared.model_settings import encoder_spec, run_parent, settle_dtype
@@ -63,7 +64,8 @@ def prepare(
     alpha: float | None = None, target_modules: str | None = None, init_adapter: str | None = None,
     batch_size: int = 16, max_length: int = 1024, loss_per: str = "token", average_weights: bool = False,
     dtype: str = "auto", columns: Mapping[str, str] | None = None, split: str | None = None,
-    data: Sequence[str] = (), thinking: bool | None = None, trust_remote_code: bool = False,
+    data: Sequence[str] = (), thinking: bool | None = None, text_as: str = CHAT, pack: bool = False,
+    trust_remote_code: bool = False,
     batch_tokens: int | None = None, gradient_checkpointing: bool = False,
 ) -> Sweep:  # fmt: skip
     """Everything looked up and checked as `find_rate` does it. Loads no weights.
@@ -83,15 +85,16 @@ def prepare(
     )  # fmt: skip
     settings = TrainingSettings(
         epochs, budget_tokens, tried[0], schedule, warmup, rank, alpha, target_modules, batch_size, seeds[0], 0.0, None,
-        None, loss_per, average_weights, budget_steps,
+        None, loss_per, average_weights, budget_steps, pack,
     )  # fmt: skip
     replace(settings, hold_out=hold_out, average_weights=False).check()
     settings.check()
+    check_text_as(text_as, thinking)
     store.check_name(name, "--name")
     identity = resolve_model(model, trust_remote_code=trust_remote_code)
     stored = open_store(store_path, create=True)
     init = resolve_init(init_adapter, settings, adapters=stored.path / "adapters", model=identity)
-    sets = resolve_train(stored, train, columns=columns, split=split, on_error=on_error, data=data)
+    sets = resolve_train(stored, train, columns=columns, split=split, on_error=on_error, data=data, text_as=text_as)
     own = settings.spec(init)
     spec = {
         **{key: value for key, value in own.items() if key not in LEFT_OUT},
@@ -101,7 +104,7 @@ def prepare(
         "seeds": list(seeds),
         "hold_out": hold_out or None,
         "model": identity.spec,
-        "encoder": encoder_spec(max_length, thinking),
+        "encoder": encoder_spec(max_length, thinking, text_as),
         "train": [one.spec for one in sets],
         "dtype": settle_dtype(dtype, device, stored.find(f"sweeps/{name}")),
     }
