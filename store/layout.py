@@ -35,6 +35,7 @@ class Kind(StrEnum):
     TOKENS = "tokens"
     VALIDATION = "validation"
     SWEEP = "sweep"
+    DIAGNOSIS = "diagnosis"
 
 
 PLACES: Final[dict[Kind, tuple[str, int]]] = {  # kind -> (folder, how many names follow it)
@@ -47,6 +48,7 @@ PLACES: Final[dict[Kind, tuple[str, int]]] = {  # kind -> (folder, how many name
     Kind.TOKENS: ("tokens", 2),
     Kind.VALIDATION: ("validations", 1),
     Kind.SWEEP: ("sweeps", 1),
+    Kind.DIAGNOSIS: ("diagnoses", 1),
 }
 
 

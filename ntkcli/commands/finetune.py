@@ -162,6 +162,13 @@ def finetune(
         bool,
         typer.Option("--keep-optimizer", help="Keep Adam's moments next to the adapter, for `score --method less`."),
     ] = False,
+    keep_checkpoints: Annotated[
+        bool,
+        typer.Option(
+            "--keep-checkpoints",
+            help="Keep the adapter before the first step and at each checkpoint, for `diagnose stability`.",
+        ),
+    ] = False,
     report_to: Annotated[
         list[str] | None,
         typer.Option(
@@ -229,6 +236,7 @@ def finetune(
     parsed = None if seeds is None else o.parse_seeds(seeds)
     training: dict[str, Any] = {"lr": lr, "then": then, "patience": patience, "checkpoint_steps": checkpoint_steps}
     training |= {"keep_optimizer": keep_optimizer or None, "report_to": report_to or None}
+    training |= {"keep_checkpoints": keep_checkpoints or None}
     training |= {"push_to_hub": push_to_hub, "public": public or None}
     sweep: dict[str, Any] = {"lr_rates": o.parse_rates(lr_rates), "lr_steps": lr_steps}
     if lr_find:
