@@ -211,3 +211,19 @@ def test_its_options_need_it(cli: Cli, tmp_path: Path, model_dir: Path, files: d
     )
     assert ran.code == 2
     assert "--lr-steps is for --lr-find" in ran.error_line
+
+
+def test_raw_text_in_packs(cli: Cli, tmp_path: Path, model_dir: Path, write_jsonl: Writer) -> None:
+    """Pieces of one document are on one side, and a trial's steps are of sequences."""
+    texts = write_jsonl("t.jsonl", [{"text": "the licence may grant use without warranty " * n} for n in range(1, 9)])
+    ran = cli(
+        "finetune", tmp_path / "s", "--model", model_dir, "--train", texts, *SMALL, "--text-as", "raw", "--pack",
+        "--max-length", "60", "--epochs", "1", "--lr-find", "--lr-rates", RATES, "--name", "r", "--json",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    found = json.loads(ran.out)
+    sweep = open_store(tmp_path / "s").get("sweeps/r")
+    assert sweep.attrs["sequences"] < found["rows"]
+    assert found["steps"] == found["planned_steps"] == -(-sweep.attrs["sequences"] // 4)
+    assert "--pack" in found["command"]
+    assert "--text-as raw" in found["command"]
