@@ -17,6 +17,7 @@ from ntkcli.commands import (
     featurize,
     finetune,
     info,
+    merge,
     report,
     rm,
     score,
@@ -99,7 +100,7 @@ def _root(
 
 _VERBS = (
     *(featurize, score, select, explain, finetune, evaluation, validate, diagnose, arms, recipe, split),
-    *(tasks, info, report, rm, demo),
+    *(merge, tasks, info, report, rm, demo),
 )
 for _verb in _VERBS:
     _verb.add_to(app)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ntkcli.steps.shared.cost import Estimate
     from ntkcli.steps.training.dry_run import FinetuneEstimate
     from ntkcli.steps.training.finetune import FinetuneResult
+    from ntkcli.steps.training.lr_result import LrFindResult
 
 
 Table = tuple[str, list[str], list[list[str]]]
@@ -140,6 +141,24 @@ def finetune_line(run: FinetuneResult) -> str:
     if run.held_out_loss is not None:
         line += f", held out {run.held_out_loss:.3f} after step {run.best_step} on {run.held_out} rows"
     return f"{line}, {run.truncated} truncated, {run.skipped} skipped; adapter {run.adapter}"
+
+
+def lr_table(found: LrFindResult) -> Table:
+    """Title, columns and rows of a sweep: each rate's losses, and its difference from the lowest."""
+    rows = []
+    for one in found.rates:
+        if one.diverged:
+            rows.append([f"{one.lr:g}", f"diverged ({one.diverged})", "", "", ""])
+            continue
+        mark = " *" if one.lr == found.lr else ""
+        ends = "" if one.lr == found.lr else f"{one.low:+.3f} to {one.high:+.3f}"
+        values = [f"{one.held_out_loss:.3f}{mark}", f"{one.difference:+.3f}", ends, f"{one.last_loss:.3f}"]
+        rows.append([f"{one.lr:g}", *values])
+    rows.append(["base model", f"{found.base_loss:.3f}", "", "", ""])
+    title = (
+        f"{found.artefact}: {found.rows} rows, {found.held_out} held out; trials of {found.steps} steps; nats a token"
+    )
+    return title, ["--lr", "held out", "minus lowest", "95% interval", "training (last tenth)"], rows
 
 
 def verdict(run: str, baseline: str, *, value: float, low: float, high: float) -> str:

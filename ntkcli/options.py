@@ -200,6 +200,19 @@ Moved = Annotated[
 Force = Annotated[
     bool, typer.Option("--force", help="Overwrite a file that ntksel did not create; an input is never overwritten.")
 ]
+PushToHub = Annotated[
+    str | None,
+    typer.Option(
+        "--push-to-hub",
+        help="Push the result with a card to this repository of the Hugging Face Hub, private unless --public; log in "
+        "by `hf auth login` or HF_TOKEN.",
+        metavar="ORG/NAME",
+        show_default="not pushed",
+    ),
+]
+Public = Annotated[
+    bool, typer.Option("--public", help="With --push-to-hub: make the repository public, or push to a public one.")
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Only show what the command would need: rows, tokens, disk, memory and time.")
 ]
@@ -292,3 +305,13 @@ def parse_seeds(text: str) -> list[int]:
     for part in parts:
         check_training_seed("--seeds", int(part))
     return [int(part) for part in parts]
+
+
+def parse_rates(text: str | None) -> list[float] | None:
+    """The learning rates in `1e-4,3e-4`; None for None. UsageError for anything that is not a number."""
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UsageError(f"--lr-rates {text}: expected numbers.", "As in --lr-rates 1e-4,3e-4,1e-3.") from error

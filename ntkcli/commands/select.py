@@ -160,6 +160,8 @@ def select(
     explain: Annotated[
         bool, typer.Option("--explain", help="Write why each row was chosen to the folder reports/ of the store.")
     ] = False,
+    push_to_hub: o.PushToHub = None,
+    public: o.Public = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
@@ -169,7 +171,7 @@ def select(
 
     o.refuse_ranks("select")
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
-    if export is None and schema is not Format.OWN:
+    if export is None and push_to_hub is None and schema is not Format.OWN:
         raise UsageError(f"--format {schema.value} is given without --export.", "Give --export FILE.")
     result = step.select(
         store,
@@ -202,6 +204,8 @@ def select(
         force=force,
         data=data or (),
         explain=explain,
+        push_to_hub=push_to_hub,
+        public=public,
         progress=output.progress,
     )
     for option, count in result.removed.items():

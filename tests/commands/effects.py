@@ -102,6 +102,8 @@ COMMANDS: dict[str, dict[str, str]] = {
         "steps": "--model {m} --train {domain.jsonl} --max-steps 3 --rank 2 --name steps",
         "as_many": "--model {m} --train {domain.jsonl} --match-steps warm --rank 2 --name as_many",
         "selected": "--model {m} --train picked --epochs 1 --rank 2 --name selected",
+        "sweep": "--model {m} --train {domain.jsonl} --epochs 1 --rank 2 --batch-size 4 --lr-find --lr-rates 1e-4,1e-3 "
+        "--name sweep",
         "raw": "--model {m} --train {texts.jsonl} --text-as raw --max-length 60 --epochs 1 --rank 2 --name raw",
     },
     "eval": {
@@ -208,6 +210,8 @@ EFFECTS: dict[str, dict[str, tuple[Case, ...]]] = {
         "force": (Shown("--force --export {foreign.jsonl}"),),
         "data": (Same("--data pool={copy.jsonl}", on="against"), Shown("--data {copy.jsonl} --export {out3.jsonl}")),
         "explain": (Shown("--explain"),),
+        "push_to_hub": NAME,  # tests/commands/test_push_to_hub.py
+        "public": NAME,
     },
     "finetune": {
         **RUNS_MODEL,
@@ -224,21 +228,31 @@ EFFECTS: dict[str, dict[str, tuple[Case, ...]]] = {
         "max_steps": (Value("--max-steps 5", on="steps"),),
         "match_steps": (Value("--match-steps run", on="as_many"),),
         "lr": (Value("--lr 0.001"),),
-        "schedule": (Value("--schedule linear"),),
+        "lr_find": (Shown("--lr-find --lr-rates 1e-4,1e-3 --lr-steps 1"),),
+        "lr_rates": (Value("--lr-rates 1e-4,2e-3", on="sweep"), Value("--lr-rates 1e-4,1e-3,2e-3", on="sweep")),
+        "lr_steps": (Value("--lr-steps 1", on="sweep"),),
+        "schedule": (Value("--schedule linear"), Value("--schedule linear", on="sweep")),
         "warmup": (Value("--warmup 0.5"),),
-        "rank": (Value("--rank 3"),),
+        "rank": (Value("--rank 3"), Value("--rank 3", on="sweep")),
         "alpha": (Value("--alpha 7"),),
         "target_modules": (Value("--target-modules q_proj"),),
         "init_adapter": (Value("--init-adapter warm"),),
         "batch_size": (Value("--batch-size 3"),),
         "gradient_checkpointing": (Close("--gradient-checkpointing"),),
         "seed": (Value("--seed 1"),),
-        "hold_out": (Value("--hold-out 0.3"), Value("--hold-out 0.5", on="held")),
+        "hold_out": (
+            Value("--hold-out 0.3"),
+            Value("--hold-out 0.5", on="held"),
+            Value("--hold-out 0.5", on="sweep"),
+        ),
         "patience": (Value("--patience 1", on="held"),),
         "checkpoint_steps": (Same("--checkpoint-steps 1"), Value("--checkpoint-steps 2", on="held")),
         "keep_optimizer": (Same("--keep-optimizer"),),
         "keep_checkpoints": (Same("--keep-checkpoints"), Same("--keep-checkpoints", on="held")),
-        "loss_per": (Value("--loss-per row"),),
+        "report_to": (Same("--report-to tensorboard"),),
+        "push_to_hub": NAME,  # tests/commands/test_push_to_hub.py
+        "public": NAME,
+        "loss_per": (Value("--loss-per row"), Value("--loss-per row", on="sweep")),
         "average_weights": (Value("--average-weights"),),
         "pack": (Value("--pack"), Value("--pack", on="raw")),
         "text_as": (Value("--text-as chat", on="raw"), Same("--text-as chat")),
@@ -271,7 +285,7 @@ EFFECTS: dict[str, dict[str, tuple[Case, ...]]] = {
         "export": (Shown("--export {items.jsonl}"), Shown("--export {totals.json}")),
     },
 }
-NO_ARTEFACTS = ("explain", "info", "report", "tasks", "rm", "split")
+NO_ARTEFACTS = ("explain", "info", "report", "tasks", "rm", "split", "merge")
 """Verbs that make nothing that is kept under a fingerprint."""
 ELSEWHERE = ("validate", "diagnose")
 """Verbs whose options are tried in a file of their own: of many runs, or with results that have no name."""

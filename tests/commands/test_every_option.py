@@ -107,7 +107,8 @@ class World:
         if verb == "eval":
             runs = [word for option, word in pairwise(words) if option == "--run"]
             return [f"evals/{given['--name']}/{run}" for run in runs]
-        return [f"{KINDS[verb]}/{given['--name']}"]
+        kind = "sweeps" if "--lr-find" in words else KINDS[verb]
+        return [f"{kind}/{given['--name']}"]
 
     def content(self, name: str) -> dict[str, Any]:
         """All arrays of an artefact, and of a run its adapter's weights."""

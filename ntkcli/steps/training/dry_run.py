@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+import store
 from ntkcli.data import BadRow, Encoder, RowError, stdin
 from ntkcli.data.files import OnError
 from ntkcli.data.packing import pack_rows
@@ -22,6 +23,7 @@ from ntkcli.steps.shared.cost import SAMPLE_ROWS, weight_size
 from ntkcli.steps.shared.model_settings import encoder_spec, make_encoder
 from ntkcli.steps.shared.stores import is_store, open_store
 from ntkcli.steps.training.finetune import steps_of_run, tokens_of_run
+from ntkcli.steps.training.lr_request import HELD_OUT, HELD_OUT_ROWS, RATES, TRIAL_STEPS, check_rates
 from ntkcli.steps.training.rows import TrainingSet, no_answers, parse_train, resolve_train
 from ntkcli.steps.training.settings import CHECKPOINTS, TrainingSettings, resolve_init
 
@@ -140,6 +142,36 @@ def estimate_finetune(
         memory_bytes=_memory(size, parameters, at_once, gradient_checkpointing=gradient_checkpointing),
         disk_bytes=4 * size.adapter_parameters * copies,
         seconds=(OPERATIONS * tokens + forward) * parameters / operations_per_second(device),
+    )
+
+
+def estimate_sweep(
+    store_path: str | Path, *, seeds: Sequence[int], lr_rates: Sequence[float] = RATES, lr_steps: int = TRIAL_STEPS,
+    hold_out: float = 0.0, name: str = "", **given: Any,
+) -> FinetuneEstimate:  # fmt: skip
+    """What `ntkcli.steps.training.lr_find.find_rate` would take: steps, tokens and seconds of all trials together."""
+    trials = len(check_rates(lr_rates)) * len(seeds)
+    store.check_name(name, "--name")
+    share = hold_out or HELD_OUT
+    one = estimate_finetune(
+        store_path, seed=seeds[0], lr=RATES[0], patience=None, checkpoint_steps=None, hold_out=0.0, **given
+    )
+    domain = estimate_finetune(
+        store_path, seed=seeds[0], lr=RATES[0], patience=None, checkpoint_steps=None, hold_out=0.0,
+        **{**given, "train": given["train"][:1]},
+    )  # fmt: skip
+    held_out = max(1, round(share * domain.rows))
+    held_out = held_out if hold_out else min(held_out, HELD_OUT_ROWS)
+    part = min(one.steps, lr_steps) / one.steps * trials
+    measured = FORWARD / OPERATIONS * held_out * domain.mean_tokens * (trials + 1)
+    tokens = round(one.tokens * part)
+    return replace(
+        one,
+        rows=max(1, one.rows - held_out),
+        held_out=held_out,
+        steps=min(one.steps, lr_steps) * trials,
+        tokens=tokens,
+        seconds=one.seconds * part * (1 + measured / max(1, tokens)),
     )
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkcli.data import Encoded, Row
-from ntkcli.errors import DivergedError, NtkselError
-from ntkcli.identity import AdapterIdentity, ModelIdentity
+from ntkcli.errors import NtkselError
+from ntkcli.identity import ModelIdentity
 from ntkcli.progress import Progress
 from ntkcli.steps.evaluation.items import Items
 from ntkcli.steps.evaluation.scorers import encode_item
+from ntkcli.steps.training.one_base import OneBase, last_loss
 
 if TYPE_CHECKING:
     from ntkcli.engine.evaluation.evaluator import Evaluator
@@ -58,84 +57,45 @@ class Bench:
         self, evaluator: Evaluator, identity: ModelIdentity, items: Items, options: TrainingOptions,
         work: Callable[[], Path], progress: Progress,
     ) -> None:  # fmt: skip
-        self._evaluator, self._identity, self._items = evaluator, identity, items
-        self._options, self._work, self._progress = options, work, progress
+        self._base, self._items = OneBase(evaluator, identity, work, progress), items
+        self._options, self._progress = options, progress
         self._encoded = [encode_item(items, i, evaluator.encoder)[1] for i in range(len(items.rows))]
 
     def __call__(self, rows: Sequence[Encoded], names: Sequence[str], *, seed: int, keep: Keep | None) -> Measured:
         """The measures of the model trained on these rows, or of the bare model if there are none."""
-        if not rows:
-            self._evaluator.use(None, self._identity)
-            bare = self._measure()
-            if not np.isfinite(bare.nats).all():
-                raise NtkselError(
-                    "The test items' likelihoods are not finite before training.", "Give --dtype float32."
-                )
-            return bare
-        folder = self._work()
-        folder.mkdir()
-        try:
-            return self._train(rows, names, seed, folder, keep)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        if rows:
+            return self._train(rows, names, seed, keep)
+        bare = self._base.bare(self._measure)
+        if not np.isfinite(bare.nats).all():
+            raise NtkselError("The test items' likelihoods are not finite before training.", "Give --dtype float32.")
+        return bare
 
-    def _train(
-        self, rows: Sequence[Encoded], names: Sequence[str], seed: int, folder: Path, keep: Keep | None
-    ) -> Measured:
-        from ntkcli.engine.training.train import train_adapter
+    def _train(self, rows: Sequence[Encoded], names: Sequence[str], seed: int, keep: Keep | None) -> Measured:
         from ntkcli.engine.training.trainer import TrainingRows
 
-        steps: list[Step] = []
-
-        def on_step(step: Step) -> None:
-            steps.append(step)
-            os.utime(folder)  # an entry of the store's tmp/ lives as long as it is touched
-
-        loaded = self._evaluator.bare(self._identity)
-        try:
-            train_adapter(
-                loaded,
-                TrainingRows(rows, names),
-                options=replace(self._options, seed=seed),
-                folder=folder,
-                on_step=on_step,
-                progress=_Within(self._progress),
-                resume_at_most=0,
-            )
-        except DivergedError as error:
-            self._progress.note(f"diverged, and counts as the worst: {error.what}")
-            return self._diverged(steps)
-        finally:
-            self._evaluator.restore(self._identity)
-        self._evaluator.use(AdapterIdentity(folder, {}, None), self._identity)
-        try:
+        def measure(folder: Path, steps: Sequence[Step]) -> Measured | None:
             found = self._measure()
-        finally:
-            self._evaluator.use(None, self._identity)
-        if not np.isfinite(found.nats).all():
-            self._progress.note("diverged, and counts as the worst: the test items' likelihoods are not finite")
-            return self._diverged(steps)
-        tenth = max(1, len(steps) // 10)
-        found = replace(
-            found,
-            tokens=sum(step.tokens for step in steps),
-            last_loss=float(np.mean([step.loss for step in steps[-tenth:]])),
-            steps=tuple(steps),
-        )
-        if keep is not None:
-            keep(folder, found)
-        return found
+            if not np.isfinite(found.nats).all():
+                return None
+            tokens = sum(step.tokens for step in steps)
+            found = replace(found, tokens=tokens, last_loss=last_loss(steps), steps=tuple(steps))
+            if keep is not None:
+                keep(folder, found)
+            return found
 
-    def _diverged(self, steps: Sequence[Step]) -> Measured:
+        trained = self._base.trained(TrainingRows(rows, names), replace(self._options, seed=seed), measure)
+        if trained.found is not None:
+            return trained.found
+        why = trained.why or "the test items' likelihoods are not finite"
+        self._progress.note(f"diverged, and counts as the worst: {why}")
         n = len(self._items.rows)
-        tokens = sum(step.tokens for step in steps)
-        return Measured(np.full(n, np.nan), np.zeros(n, np.bool_), tokens, float("nan"), diverged=True)
+        return Measured(np.full(n, np.nan), np.zeros(n, np.bool_), trained.tokens, float("nan"), diverged=True)
 
     def _measure(self) -> Measured:
         """Nats of the right choice among the choices, or per token of the answer; and if it is the likeliest."""
         nats = np.full(len(self._encoded), np.nan)
         correct = np.zeros(len(self._encoded), dtype=np.bool_)
-        for i, sums in enumerate(self._evaluator.logliks(self._encoded)):
+        for i, sums in enumerate(self._base.evaluator.logliks(self._encoded)):
             row = self._items.rows[i]
             if self._items.scorer(i) == "choices" and isinstance(row, Row) and row.answer is not None:
                 nats[i] = choice_nats(sums, row.answer)
@@ -149,25 +109,3 @@ def choice_nats(sums: NDArray[np.float64], answer: int) -> float:
     """-log of the right choice's share of the choices' likelihoods: log softmax over their log-likelihoods."""
     top = float(sums.max())
     return float(np.log(np.exp(sums - top).sum()) + top - sums[answer])
-
-
-class _Within:
-    """The progress of one training within a bar that counts runs: tokens and notes pass, steps do not."""
-
-    def __init__(self, outer: Progress) -> None:
-        self._outer = outer
-
-    def start(self, label: str, *, total: int, unit: str, done: int = 0) -> None:
-        """Nothing is shown."""
-
-    def advance(self, count: int, *, tokens: int = 0, note: str = "") -> None:
-        """Tokens count, steps don't."""
-        del count
-        self._outer.advance(0, tokens=tokens, note=note)
-
-    def stop(self) -> None:
-        """Nothing is shown."""
-
-    def note(self, text: str) -> None:
-        """Passed on."""
-        self._outer.note(text)
