@@ -103,18 +103,19 @@ def select(
     exclude: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Never take these rows: a file with one id per line, or a data file of any kind; repeatable.",
+            help="Never take these rows: a selection of the store, a file with one id per line, or a data file of any "
+            "kind; repeatable.",
             show_default="none",
         ),
     ] = None,
     must_include: Annotated[
         list[Path] | None,
-        typer.Option(help="Take these rows first: a file of the same forms as --exclude.", show_default="none"),
+        typer.Option(help="Take these rows first: of the same forms as --exclude.", show_default="none"),
     ] = None,
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help="Take only these rows: a file of the same forms as --exclude, or source=LABEL,...; repeatable.",
+            help="Take only these rows: of the same forms as --exclude, or source=LABEL,...; repeatable.",
             metavar="FILE|source=A,...",
             show_default="all",
         ),

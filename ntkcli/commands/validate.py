@@ -46,13 +46,15 @@ def validate(
     domain: Annotated[
         str, typer.Option(help="The domain's rows: a data file, or a data set of the store.", show_default=False)
     ],
-    task: Annotated[
-        list[str],
-        typer.Option(
-            help="Test items, as `ntksel eval` has them: [NAME=]FILE or a task; repeatable.", show_default=False
-        ),
-    ],
     name: Annotated[str, typer.Option(help="The validation's name.", show_default=False)],
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Test items, as `ntksel eval` has them: [NAME=]FILE or a task; repeatable.", show_default="--folds"
+        ),
+    ] = None,
+    folds: o.Folds = None,
+    by: o.FoldsBy = None,
     design: Annotated[
         Design,
         typer.Option(
@@ -151,14 +153,19 @@ def validate(
     from ntkcli.steps.validation.request import prepare
     from ntkcli.steps.validation.validate import validate as step
 
+    o.check_folds(task or (), folds, by)
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
-    files = [split_name(each)[1] for each in (domain, *task)] + ([oracle] if oracle and "=" not in oracle else [])
+    files = [split_name(each)[1] for each in (domain, *(task or ()))] + (
+        [oracle] if oracle and "=" not in oracle else []
+    )
     check_files(store, export, plot, inputs=Inputs(files, (model,)), force=force)
     given: dict[str, Any] = {
         "score": score,
         "model": model,
         "domain": domain,
-        "task": task,
+        "task": task or [],
+        "folds": folds,
+        "by": by,
         "name": name,
         "design": design.value,
         "bins": bins,
@@ -215,8 +222,10 @@ def validate(
 def _estimate_line(found: ValidateEstimate) -> str:
     hours = f"{found.seconds / 3600:.1f} hours" if found.seconds >= 3600 else f"{found.seconds / 60:.1f} minutes"
     left = f"{found.runs} runs" + (f", {found.runs_done} of them done" if found.runs_done else "")
+    often = "once" if found.domain_repeat == 1 else f"{found.domain_repeat} times"
+    folds = f", one for each of {found.folds} folds" if found.folds else ""
     line = (
-        f"validate: {left}; each takes {found.rows} rows of the pool and the domain's {found.domain_repeat} times; "
+        f"validate: {left}{folds}; each takes {found.rows} rows of the pool and the domain's rows {often}; "
         f"{found.train_tokens:,} tokens to train on and {found.test_tokens:,} to measure, about {hours}"
     )
     return "\n".join([line, *found.sentences])

@@ -173,11 +173,16 @@ def test_every_option_of_arms_reaches_its_steps(world: World, cli: Cli, tmp_path
         return found
 
     usual = commands("")
-    budget = ARMS.replace("-n 3 ", "")
+    seen: list[str] = []
+    budget, untested = ARMS.replace("-n 3 ", ""), ARMS.replace("--task {test.jsonl} ", "")
     for option, words in CHAINS["arms"].items():
         if option in ("token_budget", "sizes"):
             ran = cli(*there.words("arms", f"{budget} {words}"))
             assert json.loads(ran.out)["commands"] != usual, option
+        elif option in ("folds", "by"):
+            ran = cli(*there.words("arms", f"{untested} {words}"))
+            assert json.loads(ran.out)["commands"] not in (usual, seen), option
+            seen = json.loads(ran.out)["commands"]
         elif words:
             assert commands(words) != usual, option
 

@@ -15,7 +15,7 @@ from ntkcli.progress import Progress, Silent
 from ntkcli.steps.selections.explain import write_explanations
 from ntkcli.steps.selections.export import Format, check_exports, export_rows, export_scores, is_exported
 from ntkcli.steps.selections.filter_and_choose import choose_rows
-from ntkcli.steps.selections.filters import Listed
+from ntkcli.steps.selections.filters import Listed, names_selection
 from ntkcli.steps.selections.request import Constraints, Request, Rows, files_of, resolve_request
 from ntkcli.steps.shared.datasets import moved_data
 from ntkcli.steps.shared.environment import begin, environment
@@ -85,9 +85,8 @@ def select(
     scores = stored.get(f"scores/{store.check_name(score, '--score')}")
     stored.check_parents(scores)
     limits = constraints or Constraints()
-    read = Inputs(
-        [str(path) for path in (*limits.exclude, *limits.must_include, *limits.against, *files_of(limits.only))]
-    )
+    given = (*limits.exclude, *limits.must_include, *limits.against, *files_of(limits.only))
+    read = Inputs([str(path) for path in given if not names_selection(stored, path)])
     path = f"selections/{store.check_name(name, '--name')}"
     known = stored.find(path)
     exported = export is not None and is_exported(export, known, schema)

@@ -40,6 +40,8 @@ class Measured:
     steps: tuple[Any, ...] = ()
 
 
+Where = NDArray[np.int64]
+"""Positions of items, ascending."""
 Keep = Callable[[Path, Measured], None]
 """Takes the folder of a trained adapter before it is removed."""
 
@@ -47,8 +49,13 @@ Keep = Callable[[Path, Measured], None]
 class Trainer(Protocol):
     """Trains on rows from one seed and measures; without rows it measures the model as it is."""
 
-    def __call__(self, rows: Sequence[Encoded], names: Sequence[str], *, seed: int, keep: Keep | None) -> Measured:
-        """The measures of the model trained on these rows, or of the bare model if there are none."""
+    def __call__(
+        self, rows: Sequence[Encoded], names: Sequence[str], *, seed: int, keep: Keep | None, only: Where | None = None
+    ) -> Measured:
+        """The measures of the model trained on these rows, or of the bare model if there are none.
+
+        `only`: the items to measure; others are NaN.
+        """
 
 
 class Bench:
@@ -62,12 +69,15 @@ class Bench:
         self._options, self._work, self._progress = options, work, progress
         self._encoded = [encode_item(items, i, evaluator.encoder)[1] for i in range(len(items.rows))]
 
-    def __call__(self, rows: Sequence[Encoded], names: Sequence[str], *, seed: int, keep: Keep | None) -> Measured:
+    def __call__(
+        self, rows: Sequence[Encoded], names: Sequence[str], *, seed: int, keep: Keep | None, only: Where | None = None
+    ) -> Measured:
         """The measures of the model trained on these rows, or of the bare model if there are none."""
+        where = np.arange(len(self._encoded)) if only is None else only
         if not rows:
             self._evaluator.use(None, self._identity)
-            bare = self._measure()
-            if not np.isfinite(bare.nats).all():
+            bare = self._measure(where)
+            if not np.isfinite(bare.nats[where]).all():
                 raise NtkselError(
                     "The test items' likelihoods are not finite before training.", "Give --dtype float32."
                 )
@@ -75,12 +85,12 @@ class Bench:
         folder = self._work()
         folder.mkdir()
         try:
-            return self._train(rows, names, seed, folder, keep)
+            return self._train(rows, names, seed, folder, keep, where)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _train(
-        self, rows: Sequence[Encoded], names: Sequence[str], seed: int, folder: Path, keep: Keep | None
+        self, rows: Sequence[Encoded], names: Sequence[str], seed: int, folder: Path, keep: Keep | None, where: Where
     ) -> Measured:
         from ntkcli.engine.training.train import train_adapter
         from ntkcli.engine.training.trainer import TrainingRows
@@ -109,10 +119,10 @@ class Bench:
             self._evaluator.restore(self._identity)
         self._evaluator.use(AdapterIdentity(folder, {}, None), self._identity)
         try:
-            found = self._measure()
+            found = self._measure(where)
         finally:
             self._evaluator.use(None, self._identity)
-        if not np.isfinite(found.nats).all():
+        if not np.isfinite(found.nats[where]).all():
             self._progress.note("diverged, and counts as the worst: the test items' likelihoods are not finite")
             return self._diverged(steps)
         tenth = max(1, len(steps) // 10)
@@ -131,11 +141,12 @@ class Bench:
         tokens = sum(step.tokens for step in steps)
         return Measured(np.full(n, np.nan), np.zeros(n, np.bool_), tokens, float("nan"), diverged=True)
 
-    def _measure(self) -> Measured:
+    def _measure(self, where: Where) -> Measured:
         """Nats of the right choice among the choices, or per token of the answer; and if it is the likeliest."""
         nats = np.full(len(self._encoded), np.nan)
         correct = np.zeros(len(self._encoded), dtype=np.bool_)
-        for i, sums in enumerate(self._evaluator.logliks(self._encoded)):
+        found = self._evaluator.logliks([self._encoded[i] for i in where])
+        for i, sums in zip(where.tolist(), found, strict=True):
             row = self._items.rows[i]
             if self._items.scorer(i) == "choices" and isinstance(row, Row) and row.answer is not None:
                 nats[i] = choice_nats(sums, row.answer)

@@ -18,6 +18,8 @@ from ntkcli.steps.evaluation.items import Items
 from ntkcli.steps.shared.model_settings import encoder_spec, run_parent, settle_dtype
 from ntkcli.steps.shared.row_sets import RowSet, resolve_rows
 from ntkcli.steps.shared.stores import open_store, require_spec
+from ntkcli.steps.splits.split import VERSION as SPLIT_VERSION
+from ntkcli.steps.splits.split import folds_of
 from ntkcli.steps.training.rows import MOST_TIMES
 from ntkcli.steps.training.settings import InitAdapter, TrainingSettings, resolve_init
 from ntkcli.steps.validation import inputs
@@ -39,7 +41,8 @@ DESIGN_NAMES = ("bins", "subsets", "both")
 class Request:
     """All that a validation is made of, checked, before a model is loaded.
 
-    All of `domain_rows` can be used; `known` is what the store has of this validation.
+    All of `domain_rows` can be used; `known` is what the store has of this validation. `folds`: the fold of each domain
+    row, which are the items then; None where tasks are given.
     """
 
     stored: store.Store
@@ -58,10 +61,17 @@ class Request:
     spec: dict[str, Any]
     parents: dict[str, str]
     known: store.Artefact | None
+    folds: NDArray[np.int64] | None = None
+
+    @property
+    def n_folds(self) -> int:
+        """How many trainings make a run: one for each fold."""
+        return 1 if self.folds is None else len(np.unique(self.folds))
 
 
 def prepare(
-    store_path: str | Path, *, score: Sequence[str], model: str, domain: str, task: Sequence[str], name: str,
+    store_path: str | Path, *, score: Sequence[str], model: str, domain: str, name: str, task: Sequence[str] = (),
+    folds: int | None = None, by: str | None = None,
     design: str = "both", bins: str = "5", subsets: int = 40, rows: int | None = None, seeds: Sequence[int] = (0, 1, 2),
     domain_repeat: int | None = None, oracle: str | None = None, epochs: int | None = None,
     max_tokens: int | None = None, lr: float = 2e-4, schedule: str = "cosine", warmup: float = 0.03,
@@ -89,12 +99,18 @@ def prepare(
     init = resolve_init(init_adapter, settings, adapters=stored.path / "adapters", model=identity)
     domain_set = resolve_rows(stored, domain, option="--domain", columns=columns, split=split)
     domain_rows = inputs.read_domain(domain_set)
-    items = inputs.load_items(stored, task, columns=columns, split=split)
-    inputs.refuse_overlap(items, domain_rows, what="--domain")
+    if folds is None:
+        items = inputs.load_items(stored, task, columns=columns, split=split)
+        inputs.refuse_overlap(items, domain_rows, what="--domain")
+        fold_of_row = None
+    else:
+        items = inputs.domain_items(domain_rows, domain_set.spec)
+        fold_of_row = folds_of(domain_rows, folds, by=by)
     right = inputs.find_oracle(stored, oracle, scored)
     pool = inputs.pool_of(scored, *_nothing_known(scored), right)
     n = rows or default_rows(pool, edges)
-    repeat = _repeat(domain_repeat, n, len(domain_rows))
+    trained = len(domain_rows) if folds is None else round(len(domain_rows) * (folds - 1) / folds)
+    repeat = _repeat(domain_repeat, n, trained)
     asked = Design(edges, subsets, n, tuple(seeds))
     make_runs(pool, asked, scored.names)  # refuses what is too small
     known = stored.find(f"validations/{name}")
@@ -117,11 +133,14 @@ def prepare(
         "oracle": None if right is None else right.spec,
         "dtype": settle_dtype(dtype, device, known),
     }
+    if folds is not None:
+        spec["folds"] = {"folds": folds, "by": by, "version": SPLIT_VERSION}
     if known is not None:
         require_spec(known, spec)
     return Request(
         stored, name, identity, settings, init, scored, right, domain_set, domain_rows, items, inputs.shares_of(items),
         asked, repeat, spec, {**scored.parents, **domain_set.parents, **run_parent(stored, init_adapter)}, known,
+        fold_of_row,
     )  # fmt: skip
 
 
