@@ -16,7 +16,7 @@ PANELS: Final = {
     "Selection": "n coarse exponent max-per-source min-per-source token-budget min-tokens max-tokens tokens-of dedup "
     "exclude must-include only against leaks",
     "Training": "then epochs max-tokens match-tokens max-steps match-steps lr schedule warmup warmup-epochs rank alpha "
-    "target-modules init-adapter batch-size seeds hold-out patience loss-per average-weights "
+    "target-modules init-adapter batch-size seeds hold-out hold-out-of patience loss-per average-weights "
     "checkpoint-steps keep-optimizer",
     "Evaluation": "baseline retain scorer normalise max-new-tokens answer-pattern num-fewshot limit "
     "apply-chat-template per-class arms draws sizes equalise folds by rounds",

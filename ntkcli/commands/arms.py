@@ -14,7 +14,7 @@ from ntkcli import options as o
 from ntkcli.commands import chain
 from ntkcli.commands.score import Method
 from ntkcli.console import Output
-from ntkcli.errors import ExitCode, UsageError
+from ntkcli.errors import ExitCode
 from ntkcli.formatting import arms_estimate_lines, arms_table, curve_table, rounds_table
 from ntkcli.help_panels import Command, examples
 from ntkcli.kernel_presets import PRESETS
@@ -205,7 +205,11 @@ def arms(
         ),
     ] = False,
     hold_out: Annotated[
-        float, typer.Option(help="Share of each arm's rows to judge by: its adapter of the lowest loss is kept.")
+        float,
+        typer.Option(
+            help="Share of the domain's rows to judge by, the same for all arms: the adapter of the lowest loss on "
+            "them is kept."
+        ),
     ] = 0.0,
     patience: Annotated[
         int | None,
@@ -249,6 +253,10 @@ def arms(
         typer.Option(
             help="Also write the table to this file: .csv or .json.", show_default="only the store's reports/"
         ),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw every arm as a point with its 95% interval: .png or .svg.", show_default="no picture"),
     ] = None,
     recipe: Annotated[
         Path | None,
@@ -296,7 +304,7 @@ def arms(
         equalise=alike,
         oracle=oracle,
         rounds=rounds,
-        sizes=() if sizes is None else _sizes(sizes),
+        sizes=() if sizes is None else o.parse_sizes(sizes),
         probes=tuple(each.value for each in probe) if probe else (kernel.probe,),
         method=kernel.method if method is None else method.value,
         centre=(method is None and kernel.centre) if centre is None else centre,
@@ -317,7 +325,7 @@ def arms(
         evaluation=_given(retain=(list(retain or ()), []), on_error=(on_error.value, "fail")),
     )
     step.check_training(plan)
-    step.check_outputs(plan, export=export, recipe=recipe, force=force)
+    step.check_outputs(plan, export=export, recipe=recipe, plot=plot, force=force)
     reference = plan.reference(baseline)
     plan = dataclasses.replace(plan, evaluation={**plan.evaluation, "baseline": reference})
     share = 1.0 if folds is None else (folds - 1) / folds
@@ -354,7 +362,7 @@ def arms(
         return ExitCode.OK
     done = chain.run_commands(commands, output, results_to_stderr=True, hidden=("eval",))
     result = step.arms_result(
-        store, plan, baseline=baseline, commands=shown, export=export, folds=plans if divided else ()
+        store, plan, baseline=baseline, commands=shown, export=export, plot=plot, folds=plans if divided else ()
     )
     if json:
         output.result(result, line="")
@@ -363,13 +371,6 @@ def arms(
     if divided is not None and divided.division.skipped:
         return ExitCode.ROWS_SKIPPED
     return chain.exit_code(done)
-
-
-def _sizes(text: str) -> tuple[int, ...]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() for part in parts):
-        raise UsageError(f"--sizes {text}: expected whole numbers.", "As in --sizes 100,300,1000.")
-    return tuple(map(int, parts))
 
 
 def _given(**values: tuple[Any, Any]) -> dict[str, Any]:

@@ -105,6 +105,15 @@ def finetune(
         float,
         typer.Option(help="Share of the rows held out; the adapter with the lowest loss on them is kept."),
     ] = 0.0,
+    hold_out_of: Annotated[
+        str | None,
+        typer.Option(
+            help="With --hold-out: hold out rows of this --train alone, the same ones for every seed and whatever the "
+            "others are.",
+            metavar="REF",
+            show_default="of all, by the seed",
+        ),
+    ] = None,
     patience: Annotated[
         int | None,
         typer.Option(
@@ -171,6 +180,7 @@ def finetune(
         "gradient_checkpointing": gradient_checkpointing,
         "max_length": max_length,
         "hold_out": hold_out,
+        "hold_out_of": hold_out_of,
         "patience": patience,
         "loss_per": loss_per.value,
         "average_weights": average_weights,

@@ -116,12 +116,28 @@ def validate(
         o.LossPer, typer.Option(help="What the training loss is a mean over: rows, or all supervised tokens of a step.")
     ] = o.LossPer.ROW,
     average_weights: Annotated[
-        bool,
+        bool | None,
         typer.Option(
             "--average-weights/--no-average-weights",
             help="Measure the mean of the weights after each of the last quarter of the steps: seeds differ less.",
+            show_default="on, off with --hold-out",
         ),
-    ] = True,
+    ] = None,
+    hold_out: Annotated[
+        float,
+        typer.Option(
+            help="Share of the domain's rows to judge by, the same for all runs: the adapter of the lowest loss on "
+            "them is measured."
+        ),
+    ] = 0.0,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="With --hold-out: stop a run after this many checkpoints without a lower loss.",
+            show_default="never",
+        ),
+    ] = None,
     dtype: o.DtypeOption = o.Dtype.AUTO,
     device: o.Device = "auto",
     columns: o.Columns = None,
@@ -187,6 +203,8 @@ def validate(
         "max_length": max_length,
         "loss_per": loss_per.value,
         "average_weights": average_weights,
+        "hold_out": hold_out,
+        "patience": patience,
         "dtype": dtype.value,
         "device": device,
         "columns": o.parse_columns(columns),

@@ -42,7 +42,7 @@ from tests.steps.evaluation.lm_eval_kit import CHOICES, write_task
 
 VERBS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 SWITCH = "{% if enable_thinking is defined %}{{ '[' ~ enable_thinking ~ ']' }}{% endif %}"
-KINDS = {"score": "scores", "select": "selections", "finetune": "runs"}
+KINDS = {"score": "scores", "select": "selections", "finetune": "runs", "validate": "validations"}
 CASES = [(verb, option) for verb, options in EFFECTS.items() for option in options]
 
 
@@ -69,7 +69,7 @@ class World:
             write_rows(self.folder / name, rows)
         write_task(self.folder, "more", CHOICES)
         (self.folder / "ids.txt").write_text("1-3\n")
-        for name in ("foreign.jsonl", "foreign2.jsonl"):
+        for name in ("foreign.jsonl", "foreign2.jsonl", "foreign.csv", "foreign.svg"):
             (self.folder / name).write_text("{}\n")
         for name, seed in (("m", 0), ("other", 1)):
             save_model(self.folder / name, seed=seed)
@@ -93,7 +93,7 @@ class World:
         made += [("select", text) for text in COMMANDS["select"].values()]
         made += [("select", "--score cosine -n 6 --name coarse")]
         made += [("score", text) for text in list(COMMANDS["score"].values())[1:] if text]
-        made += [(verb, text) for verb in ("finetune", "eval") for text in COMMANDS[verb].values()]
+        made += [(verb, text) for verb in ("finetune", "eval", "validate") for text in COMMANDS[verb].values()]
         return [self.words(verb, text) for verb, text in made]
 
     def artefacts(self, verb: str, text: str) -> list[str]:

@@ -51,8 +51,8 @@ class Folds:
         folder.parent.mkdir(exist_ok=True)
         found, contents = self.division, {}
         for number, (train, test) in enumerate(self.files):
-            contents[train] = [found.rows[i].raw for i in np.flatnonzero(found.side != number)]
-            contents[test] = [found.rows[i].raw for i in np.flatnonzero(found.side == number)]
+            contents[train] = [found.rows[i].raw for i in np.flatnonzero(found.side != number).tolist()]
+            contents[test] = [found.rows[i].raw for i in np.flatnonzero(found.side == number).tolist()]
         write_all(contents, force=True)
 
 

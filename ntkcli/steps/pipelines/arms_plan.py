@@ -67,8 +67,8 @@ class Plan:
     the arms and not to the warm-up, `features` to the kernel's features, `epochs` and `warmup_epochs` to the arms and
     to the warm-up; `against` are the test files to keep out. Every arm holds each domain row `domain_repeat` times
     (None: `fitted` decides). `draws` counts the runs of `random`, None: one per seed. `equalise` None: steps, or tokens
-    for a budget in tokens. `rounds`: how many the arm `rounds` chooses its rows in. `sizes` takes the place of `budget.n`: one comparison for each, and `size` is which of them
-    this is.
+    for a budget in tokens. `rounds`: how many the arm `rounds` chooses its rows in. `sizes` takes the place of
+    `budget.n`: one comparison for each, and `size` is which of them this is.
     """
 
     store: str

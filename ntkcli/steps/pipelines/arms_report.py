@@ -26,6 +26,7 @@ from ntkcli.statistics import ArmScore
 from ntkcli.steps.pipelines.arms_plan import Plan
 from ntkcli.steps.pipelines.arms_rounds import RoundRows, chosen_by_round, round_sentences
 from ntkcli.steps.shared.outputs import Inputs, check_output, write_output
+from ntkcli.steps.shared.pictures import check_picture, write_arms
 from ntkcli.steps.shared.sources import BY_SOURCE
 from ntkcli.steps.shared.stores import is_store, open_store
 from ntkcli.steps.splits.overlap import Overlap, overlap
@@ -218,9 +219,9 @@ def test_files(tasks: Sequence[str]) -> tuple[str, ...]:
 
 def arms_result(
     store_path: str | Path, plan: Plan, *, baseline: str | None, commands: Sequence[str], export: Path | None,
-    folds: Sequence[Plan] = (),
+    plot: Path | None = None, folds: Sequence[Plan] = (),
 ) -> ArmsResult:  # fmt: skip
-    """The comparison, also written to `reports/<name>.csv` and `.json` of the store, and to `export`.
+    """The comparison, also written to `reports/<name>.csv` and `.json` of the store, to `export`, and drawn to `plot`.
 
     `baseline`: the arm that others are compared with, as `Plan.reference` takes it. `folds`: the plan of each fold.
     """
@@ -271,6 +272,9 @@ def arms_result(
         store.write_bytes(path, _text(path, result))
     if export is not None:
         write_output(export, _text(export, result), {"arms": result.artefact})
+    if plot is not None:
+        sizes = [(f"{each.n:,} rows, ", each.baseline, each.scores) for each in result.by_size]
+        write_arms(plot, sizes or [("", result.baseline, result.scores)], kind="arms")
     return result
 
 
@@ -282,8 +286,10 @@ def _point(score: ArmScore, n: int, prefix: str, log_loss: Mapping[str, Mapping[
     return CurvePoint(score.task, arm, n, score.value, score.low, score.high, gain, low, high, loss)
 
 
-def check_outputs(plan: Plan, *, export: Path | None, recipe: Path | None, force: bool) -> None:
-    """UsageError, before anything runs, for a file that must not be written, or is neither .csv nor .json."""
+def check_outputs(
+    plan: Plan, *, export: Path | None, recipe: Path | None, force: bool, plot: Path | None = None
+) -> None:
+    """UsageError, before anything runs, for a file that must not be written, or of another kind than can be."""
     stored = open_store(plan.store) if is_store(plan.store) else None
     retained = [str(task) for task in plan.evaluation.get("retain", ())]
     tasks = [split_name(task)[1] for task in (*plan.tasks, *retained)]
@@ -296,6 +302,7 @@ def check_outputs(plan: Plan, *, export: Path | None, recipe: Path | None, force
         check_output(export, option="--export", inputs=read, stored=stored, force=force)
     if recipe is not None:
         check_output(recipe, option="--recipe", inputs=read, stored=stored, force=force)
+    check_picture(plot, inputs=read, stored=stored, force=force)
 
 
 def _text(path: Path, result: ArmsResult) -> bytes:

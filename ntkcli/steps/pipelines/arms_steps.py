@@ -187,7 +187,9 @@ class _Maker:
         one = isinstance(seeds, int)
         seeded = {"seed": seeds} if one else {"seeds": list(seeds)}  # type: ignore[arg-type]
         name = f"{self._sized(arm)}.s{seeds}" if one else self._sized(arm)
-        return self._finetune(name, rows, {**(until or {"epochs": plan.epochs}), **seeded, **plan.arm_training})
+        judged = {"hold-out-of": plan.domain} if "hold-out" in plan.arm_training else {}  # the same rows in all arms
+        how = {**(until or {"epochs": plan.epochs}), **seeded, **plan.arm_training, **judged}
+        return self._finetune(name, rows, how)
 
     def _own(self, name: str) -> str:
         return f"{self.plan.prefix}{name}"

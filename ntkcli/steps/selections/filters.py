@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 import store
 from ntkcli.data.ids import ID_COLUMNS, listed_ids
 from ntkcli.errors import UsageError
+from ntkcli.progress import Progress, counted
 from ntkcli.selection.duplicates import first_of_each
 from ntkcli.steps.scores.inputs import texts_of
 from store import layout
@@ -152,7 +153,7 @@ def keep_lengths(eligible: Eligible, lengths: Rows, *, min_tokens: int | None, m
 
 
 def keep_first_of_repeats(
-    eligible: Eligible, stored: store.Store, data: str, *, near: bool, order: Rows, first: Rows
+    eligible: Eligible, stored: store.Store, data: str, *, near: bool, order: Rows, first: Rows, progress: Progress
 ) -> None:
     """Of texts that repeat, leave the one that stands first in `first`, then in `order` (rows, best first).
 
@@ -160,5 +161,6 @@ def keep_first_of_repeats(
     """
     texts = dict(texts_of(stored, data, eligible.rows)())
     asked = [*first.tolist(), *order[np.isin(order, eligible.rows) & ~np.isin(order, first)].tolist()]
-    kept, _ = first_of_each(((row, texts[row]) for row in asked if row in texts), near=near)
+    there = counted((row for row in asked if row in texts), progress, "repeated rows", total=len(asked), unit="rows")
+    kept, _ = first_of_each(((row, texts[row]) for row in there), near=near)
     eligible.keep(np.isin(eligible.rows, kept), f"--dedup {'minhash' if near else 'exact'}")

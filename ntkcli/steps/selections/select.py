@@ -33,7 +33,7 @@ class SelectResult:
     """The artefact, its number of rows out of those scored, the lowest score taken, the mix, and the export.
 
     `removed` counts, when the selection was made just now, the scored rows that each constraint took out; `listed` is
-    what the files of `--exclude` and `--must-include` name.
+    what the files of `--exclude` and `--must-include` name. `pool_sources` is the mix of the pool's usable rows.
     """
 
     artefact: str
@@ -45,6 +45,7 @@ class SelectResult:
     digest: str
     removed: dict[str, int] = field(default_factory=dict)
     listed: tuple[Listed, ...] = ()
+    pool_sources: dict[str, int] = field(default_factory=dict)
 
 
 def select(
@@ -85,8 +86,8 @@ def select(
     scores = stored.get(f"scores/{store.check_name(score, '--score')}")
     stored.check_parents(scores)
     limits = constraints or Constraints()
-    given = (*limits.exclude, *limits.must_include, *limits.against, *files_of(limits.only))
-    read = Inputs([str(path) for path in given if not names_selection(stored, path)])
+    given = [*map(str, (*limits.exclude, *limits.must_include, *limits.against)), *files_of(limits.only)]
+    read = Inputs([path for path in given if not names_selection(stored, path)])
     path = f"selections/{store.check_name(name, '--name')}"
     known = stored.find(path)
     exported = export is not None and is_exported(export, known, schema)
@@ -119,7 +120,7 @@ def select(
     if exported:
         progress.note(f"{export} holds these rows already")
     elif export is not None:
-        export_rows(stored, request.dataset, artefact, export, schema=schema)
+        export_rows(stored, request.dataset, artefact, export, schema=schema, progress=progress)
         progress.note(f"wrote {export}")
     if scores_export is not None:
         export_scores(stored, request.dataset, scores_export)
@@ -131,11 +132,15 @@ def select(
         rows=artefact.n,
         scored=int((~np.isnan(scores.read("score"))).sum()),
         lowest=float(np.nanmin(artefact.read("score"))),
-        sources=_mix(request.dataset, artefact),
+        sources=_mix(request.dataset, request.dataset.take("source", artefact.read("row"))),
         export=None if export is None else str(export),
         digest=artefact.digest(),
         removed={option: count for option, count in removed.items() if count},
         listed=request.listed,
+        pool_sources=_mix(
+            request.dataset,
+            request.dataset.read("source")[request.dataset.read("status") < store.RowStatus.UNREADABLE],
+        ),
     )
 
 
@@ -161,9 +166,9 @@ def _write(request: Request, path: str, rows: Rows, gains: NDArray[np.float64], 
     return artefact
 
 
-def _mix(dataset: store.Artefact, selection: store.Artefact) -> dict[str, int]:
-    """Rows by source label, most first; labels are the data set's own, "" when it has none."""
+def _mix(dataset: store.Artefact, source: NDArray[np.integer]) -> dict[str, int]:
+    """Rows by source label, most first, from their codes; labels are the data set's own, "" when it has none."""
     labels = dataset.attrs["sources"]
-    codes, counts = np.unique(dataset.take("source", selection.read("row")), return_counts=True)
+    codes, counts = np.unique(source, return_counts=True)
     order = np.argsort(-counts, kind="stable")
     return {str(labels[codes[i]]): int(counts[i]) for i in order}

@@ -17,7 +17,7 @@ from ntkcli.errors import DataError, UsageError
 from ntkcli.identity import resolve_model
 from ntkcli.steps.shared.cost import SAMPLE_ROWS, weight_size
 from ntkcli.steps.shared.stores import is_store, open_store
-from ntkcli.steps.training.finetune import steps_of_run, tokens_of_run
+from ntkcli.steps.training.finetune import set_held_out_of, steps_of_run, tokens_of_run
 from ntkcli.steps.training.rows import TrainingSet, parse_train, resolve_train
 from ntkcli.steps.training.settings import CHECKPOINTS, TrainingSettings, resolve_init
 
@@ -63,7 +63,7 @@ def estimate_finetune(
     columns: Mapping[str, str] | None = None, split: str | None = None, thinking: bool | None = None,
     trust_remote_code: bool = False, match_tokens: str | None = None, max_tokens: int | None = None,
     match_steps: str | None = None, max_steps: int | None = None, name: str = "",
-    progress: object = None, data: Sequence[str] = (),
+    progress: object = None, data: Sequence[str] = (), hold_out_of: str | None = None,
     **settings_given: Any,
 ) -> FinetuneEstimate:  # fmt: skip
     """What `ntkcli.steps.training.finetune.finetune` with these arguments would take. Writes nothing and loads no
@@ -80,10 +80,11 @@ def estimate_finetune(
         max_tokens = tokens_of_run(open_store(store_path), match_tokens)
     if match_steps is not None:
         max_steps = steps_of_run(open_store(store_path), match_steps)
+    position = set_held_out_of(hold_out_of, train, float(settings_given.get("hold_out", 0.0)))
     train = [*train, *then]
     if stdin.STDIN in [parse_train(text)[0] for text in train]:
         raise UsageError("--dry-run keeps nothing, so what standard input gives would be lost.", "Give a file.")
-    settings = TrainingSettings(max_tokens=max_tokens, max_steps=max_steps, **settings_given)
+    settings = TrainingSettings(max_tokens=max_tokens, max_steps=max_steps, hold_out_of=position, **settings_given)
     settings.check()
     identity = resolve_model(model, trust_remote_code=trust_remote_code)
     init = resolve_init(init_adapter, settings, adapters=Path(home(store_path)) / "adapters", model=identity)
@@ -95,8 +96,9 @@ def estimate_finetune(
         raise DataError(f"--train {', '.join(train)}: no row has an answer to learn.", "Give rows with completions.")
     refuse_too_long(identity, max(one.longest for one in lengths), "The longest row")
     mean = sum(one.rows * one.mean for one in lengths) / every
-    held_out = max(1, round(settings.hold_out * every)) if settings.hold_out else 0
-    rows = round(every - held_out)
+    among = every if position is None else lengths[position].rows / sets[position].times
+    held_out = max(1, round(settings.hold_out * among)) if settings.hold_out else 0
+    rows = round(every - held_out * (1 if position is None else sets[position].times))
     spec = settings.spec(init)
     size = training_size(
         identity,

@@ -131,12 +131,13 @@ def resolve_train(
 
 def encode_training(
     sets: Sequence[TrainingSet], encoder: Encoder, *, seed: int, hold_out: float, on_error: OnError,
-    first_stage: int | None = None,
+    first_stage: int | None = None, hold_out_of: int | None = None,
 ) -> TrainingData:  # fmt: skip
     """The rows of all sets that have an answer to learn, encoded; a share of them held out.
 
     The first `first_stage` sets are a stage of their own, before the others. Rows are held out by what they hold, so
-    that copies of one are never on both sides.
+    that copies of one are never on both sides: of all rows, by the seed; or of the set at `hold_out_of` alone, whatever
+    the seed and the other sets.
 
     Raises:
         DataError: a row can't be encoded (`on_error` "fail"), or too few are left to train on or to hold out.
@@ -169,8 +170,20 @@ def encode_training(
         raise DataError(
             f"--train {labels}: no row has an answer to learn.", "Give rows with completions, or more of them."
         )
-    held = _held_out(rows, hold_out, seed, labels)
-    kept = [use[~np.isin(use, held)] for use in uses]
+    if hold_out_of is None:
+        held = held_out(rows, hold_out, seed, labels)
+        left_out = held
+    else:
+        own = np.unique(uses[hold_out_of])
+        chosen = held_out([rows[i] for i in own.tolist()], hold_out, 0, sets[hold_out_of].rows.label)
+        held = own[chosen]
+        left_out = same_as([rows[i] for i in held.tolist()], rows)
+    kept = [use[~np.isin(use, left_out)] for use in uses]
+    if not any(map(len, kept)):
+        raise DataError(
+            f"--hold-out {hold_out}: of the rows of --train {labels} none are left to train on.",
+            "Give more rows, or a smaller share.",
+        )
     counts = [len(use) for use in kept]
     stages = () if first_stage is None else (sum(counts[:first_stage]), sum(counts[first_stage:]))
     return TrainingData(rows, names, np.concatenate(kept), held, counts, skipped, stages)
@@ -186,7 +199,14 @@ def _encode(encoder: Encoder, row: Row, bad: list[BadRow]) -> Encoded | None:
     return encoded if encoded.supervised.any() else None
 
 
-def _held_out(rows: Sequence[Encoded], share: float, seed: int, labels: str) -> NDArray[np.int64]:
+def same_as(held: Sequence[Encoded], rows: Sequence[Encoded]) -> NDArray[np.int64]:
+    """Positions of the rows that hold what one of `held` does, token by token."""
+    known = {(row.ids.tobytes(), row.supervised.tobytes()) for row in held}
+    found = [i for i, row in enumerate(rows) if (row.ids.tobytes(), row.supervised.tobytes()) in known]
+    return np.array(found, dtype=np.int64)
+
+
+def held_out(rows: Sequence[Encoded], share: float, seed: int, labels: str) -> NDArray[np.int64]:
     """Positions of the rows held out: the first by a hash of seed and content, until the share is reached."""
     if not share:
         return np.zeros(0, dtype=np.int64)

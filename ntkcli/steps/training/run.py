@@ -115,6 +115,7 @@ class TrainingRun:
             hold_out=settings.hold_out,
             on_error=on_error,
             first_stage=self.first_stage,
+            hold_out_of=settings.hold_out_of,
         )
         longest = max(range(len(data.rows)), key=lambda i: len(data.rows[i]))
         refuse_too_long(self.model, len(data.rows[longest]), data.names[longest])

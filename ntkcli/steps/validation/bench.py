@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from ntkcli.identity import AdapterIdentity, ModelIdentity
 from ntkcli.progress import Progress
 from ntkcli.steps.evaluation.items import Items
 from ntkcli.steps.evaluation.scorers import encode_item
+from ntkcli.steps.training.settings import CHECKPOINTS
 
 if TYPE_CHECKING:
     from ntkcli.engine.evaluation.evaluator import Evaluator
@@ -42,6 +44,8 @@ class Measured:
 
 Where = NDArray[np.int64]
 """Positions of items, ascending."""
+Judge = Sequence[tuple[Encoded, str]]
+"""Rows held out, each with its name for messages."""
 Keep = Callable[[Path, Measured], None]
 """Takes the folder of a trained adapter before it is removed."""
 
@@ -50,11 +54,12 @@ class Trainer(Protocol):
     """Trains on rows from one seed and measures; without rows it measures the model as it is."""
 
     def __call__(
-        self, rows: Sequence[Encoded], names: Sequence[str], *, seed: int, keep: Keep | None, only: Where | None = None
-    ) -> Measured:
+        self, rows: Sequence[Encoded], names: Sequence[str], *, seed: int, keep: Keep | None, only: Where | None = None,
+        held_out: Judge = (),
+    ) -> Measured:  # fmt: skip
         """The measures of the model trained on these rows, or of the bare model if there are none.
 
-        `only`: the items to measure; others are NaN.
+        `only`: the items to measure; others are NaN. `held_out`: rows to judge by, whose lowest loss is kept.
         """
 
 
@@ -70,8 +75,9 @@ class Bench:
         self._encoded = [encode_item(items, i, evaluator.encoder)[1] for i in range(len(items.rows))]
 
     def __call__(
-        self, rows: Sequence[Encoded], names: Sequence[str], *, seed: int, keep: Keep | None, only: Where | None = None
-    ) -> Measured:
+        self, rows: Sequence[Encoded], names: Sequence[str], *, seed: int, keep: Keep | None, only: Where | None = None,
+        held_out: Judge = (),
+    ) -> Measured:  # fmt: skip
         """The measures of the model trained on these rows, or of the bare model if there are none."""
         where = np.arange(len(self._encoded)) if only is None else only
         if not rows:
@@ -85,13 +91,14 @@ class Bench:
         folder = self._work()
         folder.mkdir()
         try:
-            return self._train(rows, names, seed, folder, keep, where)
+            return self._train(rows, names, seed, folder, keep, where, held_out)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _train(
-        self, rows: Sequence[Encoded], names: Sequence[str], seed: int, folder: Path, keep: Keep | None, where: Where
-    ) -> Measured:
+        self, rows: Sequence[Encoded], names: Sequence[str], seed: int, folder: Path, keep: Keep | None, where: Where,
+        held_out: Judge,
+    ) -> Measured:  # fmt: skip
         from ntkcli.engine.training.train import train_adapter
         from ntkcli.engine.training.trainer import TrainingRows
 
@@ -101,12 +108,16 @@ class Bench:
             steps.append(step)
             os.utime(folder)  # an entry of the store's tmp/ lives as long as it is touched
 
+        options = replace(self._options, seed=seed)
+        if held_out:  # a checkpoint judges, as often as `finetune` makes one
+            n_steps = self._steps_of(rows, options)
+            options = replace(options, checkpoint_steps=max(1, math.ceil(n_steps / CHECKPOINTS)))
         loaded = self._evaluator.bare(self._identity)
         try:
             train_adapter(
                 loaded,
-                TrainingRows(rows, names),
-                options=replace(self._options, seed=seed),
+                TrainingRows(rows, names, [row for row, _ in held_out], [name for _, name in held_out]),
+                options=options,
                 folder=folder,
                 on_step=on_step,
                 progress=_Within(self._progress),
@@ -135,6 +146,18 @@ class Bench:
         if keep is not None:
             keep(folder, found)
         return found
+
+    def _steps_of(self, rows: Sequence[Encoded], options: TrainingOptions) -> int:
+        from ntkcli.engine.training.step_plan import plan_steps
+
+        planned = plan_steps(
+            list(map(len, rows)),
+            batch_size=options.batch_size,
+            seed=options.seed,
+            epochs=options.epochs,
+            max_tokens=options.max_tokens,
+        )
+        return len(planned)
 
     def _diverged(self, steps: Sequence[Step]) -> Measured:
         n = len(self._items.rows)

@@ -77,7 +77,8 @@ def prepare(
     max_tokens: int | None = None, lr: float = 2e-4, schedule: str = "cosine", warmup: float = 0.03,
     rank: int | None = None, alpha: float | None = None, target_modules: str | None = None,
     init_adapter: str | None = None, batch_size: int = 16, max_length: int = 1024, loss_per: str = "row",
-    average_weights: bool = True, dtype: str = "auto", device: str = "auto",
+    average_weights: bool | None = None, hold_out: float = 0.0, patience: int | None = None,
+    dtype: str = "auto", device: str = "auto",
     columns: Mapping[str, str] | None = None, split: str | None = None, thinking: bool | None = None,
     trust_remote_code: bool = False,
 ) -> Request:  # fmt: skip
@@ -89,8 +90,8 @@ def prepare(
     store.check_name(name, "--name")
     edges, subsets = _check_design(design, bins, subsets, rows, seeds)
     settings = TrainingSettings(
-        epochs, max_tokens, lr, schedule, warmup, rank, alpha, target_modules, batch_size, 0, 0.0, None, None, loss_per,
-        average_weights,
+        epochs, max_tokens, lr, schedule, warmup, rank, alpha, target_modules, batch_size, 0, hold_out, patience, None,
+        loss_per, not hold_out if average_weights is None else average_weights, hold_out_of=0 if hold_out else None,
     )  # fmt: skip
     settings.check()
     stored = open_store(store_path)

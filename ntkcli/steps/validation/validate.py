@@ -18,8 +18,9 @@ from ntkcli.steps.shared.disk_room import refuse_without_room
 from ntkcli.steps.shared.model_settings import note_conversion
 from ntkcli.steps.shared.non_finite import name_of
 from ntkcli.steps.shared.token_counts import count_tokens, counts_of
+from ntkcli.steps.training.rows import held_out, same_as
 from ntkcli.steps.validation import inputs
-from ntkcli.steps.validation.bench import Bench, Keep, Measured, Trainer
+from ntkcli.steps.validation.bench import Bench, Judge, Keep, Measured, Trainer
 from ntkcli.steps.validation.keep import keep_run
 from ntkcli.steps.validation.measures import Measures, joined
 from ntkcli.steps.validation.plan import (
@@ -92,10 +93,10 @@ def validate(
         while pending := artefact.pending():
             number, fold = divmod(pending[0], request.n_folds)
             run = runs[number]
-            keep = _keeper(request, artefact, number, run, fold) if keep_runs else None
-            rows, names = _rows_of(request, run, fold, domain, by_row, needed)
+            rows, names, judge = _rows_of(request, run, fold, domain, by_row, needed)
+            keep = _keeper(request, artefact, number, run, fold, len(rows), len(judge)) if keep_runs else None
             only = None if request.folds is None else np.flatnonzero(request.folds == fold)
-            found = train(rows, names, seed=run.seed, keep=keep, only=only)
+            found = train(rows, names, seed=run.seed, keep=keep, only=only, held_out=judge)
             artefact.write_part(pending[0], _arrays_of(request, run, fold, found))
             loss = found.nats if only is None else found.nats[only]
             progress.advance(1, note=f"loss {loss.mean():.3f}")
@@ -171,15 +172,24 @@ def _create(request: Request, n: int, plan: Mapping[str, Any]) -> store.Artefact
 def _rows_of(
     request: Request, run: Run, fold: int, domain: Sequence[Encoded], by_row: Mapping[int, Encoded],
     needed: Mapping[int, Row],
-) -> tuple[list[Encoded], list[str]]:  # fmt: skip
-    """What a run is trained on, and how messages name it: the domain's rows out of the fold, repeated, and its own."""
+) -> tuple[list[Encoded], list[str], Judge]:  # fmt: skip
+    """What a run is trained on, and how messages name it: the domain's rows out of the fold, repeated, and its own.
+
+    And the rows to judge by: a share of the domain's, the same for every run of the fold.
+    """
     if run.design == BASE:
-        return [], []
-    copies = [i for i in _trained(request, fold) for _ in range(request.domain_repeat)]  # in the order of `finetune`'s
+        return [], [], ()
+    trained = _trained(request, fold)
+    share = request.settings.hold_out
+    judged = [trained[i] for i in held_out([domain[i] for i in trained], share, 0, "--domain").tolist()]
+    copies = [i for i in trained for _ in range(request.domain_repeat)]  # in the order of `finetune`'s
     own = run.rows.tolist()
     rows = [*(domain[i] for i in copies), *(by_row[row] for row in own)]
-    named = [*(request.domain_rows[i] for i in copies), *(needed[row] for row in own)]
-    return rows, [name_of(row) for row in named]
+    named = [name_of(row) for row in (*(request.domain_rows[i] for i in copies), *(needed[row] for row in own))]
+    out = set(same_as([domain[i] for i in judged], rows).tolist()) if judged else set()
+    kept = [i for i in range(len(rows)) if i not in out]
+    judge = [(domain[i], name_of(request.domain_rows[i])) for i in judged]
+    return [rows[i] for i in kept], [named[i] for i in kept], judge
 
 
 def _trained(request: Request, fold: int) -> list[int]:
@@ -230,7 +240,9 @@ def measures_of(artefact: store.Artefact, request: Request) -> Measures:
     )
 
 
-def _keeper(request: Request, artefact: store.Artefact, number: int, run: Run, fold: int) -> Keep | None:
+def _keeper(
+    request: Request, artefact: store.Artefact, number: int, run: Run, fold: int, rows: int, judged: int
+) -> Keep | None:
     if run.design == BASE:
         return None
     of_fold = "" if request.folds is None else f".fold{fold + 1}"
@@ -245,7 +257,7 @@ def _keeper(request: Request, artefact: store.Artefact, number: int, run: Run, f
     def keep(folder: Path, found: Measured) -> None:
         keep_run(
             request.stored, f"{request.name}.{label}", folder, found, spec=spec, model=request.identity,
-            rows=len(_trained(request, fold)) * request.domain_repeat + len(run.rows),
+            rows=rows, held_out=judged,
         )  # fmt: skip
 
     return keep

@@ -116,8 +116,8 @@ def test_rounds_go_on_from_each_other_and_leave_out_what_was_chosen() -> None:
     assert [each["adapter"] for each in features if step_is_featurize(each)] == ["after-round2"] * 2
     assert steps["finetune", "rounds"]["train"] == ["d.jsonl", "round1", "round2", "round3"]
     uneven = replace(PLAN, budget=Budget(8, None, 20))
-    sizes = [step.values["n"] for step in steps_of(uneven) if step.name in ("round1", "round2", "round3")]
-    assert sizes == [3, 3, 2]
+    chosen = {step.name: step.values for step in steps_of(uneven) if step.verb == "select"}
+    assert [chosen[f"round{i}"]["n"] for i in (1, 2, 3)] == [3, 3, 2]
     shaped = replace(PLAN, training={"rank": 4, "lr": 0.1}, arm_training={"loss-per": "row", "hold-out": 0.1})
     own = next(step.values for step in steps_of(shaped) if step.name == "after-round1")
     assert ("rank" not in own, own["lr"], own["loss-per"], "hold-out" in own) == (True, 0.1, "row", False)
@@ -263,7 +263,7 @@ def test_sizes_share_all_but_what_a_size_changes(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     for name in "dpt":
         (tmp_path / f"{name}.jsonl").touch()
-    plan = replace(PLAN, sizes=(300, 100), budget=Budget(None, None, None)).fitted(5000, 10)
+    plan = replace(PLAN, arms=AT_ONCE, sizes=(300, 100), budget=Budget(None, None, None)).fitted(5000, 10)
     steps = steps_of(plan)
     names = [(step.verb, step.name, step.values.get("feature")) for step in steps]
     assert len(set(map(str, (step.values for step in steps)))) == len(steps)

@@ -72,7 +72,7 @@ class MadeUp:
         items = len(request.items.rows)
         base = np.random.default_rng(0).exponential(0.5, items) + 0.2
 
-        def train(rows: Any, names: Sequence[str], *, seed: int, keep: Any, only: Any = None) -> Measured:
+        def train(rows: Any, names: Sequence[str], *, seed: int, keep: Any, only: Any = None, **_: Any) -> Measured:
             number, self.calls = self.calls, self.calls + 1
             if self.stop_after is not None and number >= self.stop_after:
                 raise KeyboardInterrupt
