@@ -29,8 +29,8 @@ EXAMPLE = (
     "--seeds 0,1,2"
 )
 SECOND = (
-    "ntksel arms med --model ./Llama-3-8B --domain domain.jsonl --pool pool.jsonl --task test.jsonl -n 900 "
-    "--arms base,domain,random,selected --dry-run"
+    "ntksel arms med --model ./Llama-3-8B --domain domain.jsonl --pool pool.jsonl --folds 5 --by author -n 900 "
+    "--arms base,domain,random,selected --rounds 3 --dry-run"
 )
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "ntksel validate med --score stage2 --score random --model M --domain domain.jsonl --task test.jsonl --name v1",
-    "ntksel validate med --score stage2 --model M --domain domain.jsonl --task test.jsonl --name v2 --subsets 60",
+    "ntksel validate med --score stage2 --model M --domain domain.jsonl --folds 5 --name v2 --subsets 60",
 )
 
 

@@ -70,6 +70,9 @@ def write_arms(path: Path, groups: Sequence[tuple[str, str, Sequence[ArmScore]]]
         left.set_xlabel(f"{task} ({unit}), 95% intervals")
         known = [one for one in own if one.difference is not None]
         ends = [(one.arm, d.value, d.low, d.high) for one in known if (d := one.difference) is not None]
+        if not ends:
+            right.set_visible(False)
+            continue
         _intervals(right, ends, own[0])
         right.axvline(0, linewidth=1, color="black")
         right.set_title(f"minus {baseline}")

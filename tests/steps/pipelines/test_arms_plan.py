@@ -298,7 +298,7 @@ def test_sizes_share_all_but_what_a_size_changes(tmp_path: Path, monkeypatch: py
 
 def test_the_papers_arms_are_those_of_before() -> None:
     """Old stores' artefacts are found: the same names and training, whatever the defaults have become."""
-    old = replace(PLAN, arms=(), oracle=None, equalise="rows", draws=None, domain_repeat=1)
+    old = replace(PLAN, arms=(), oracle=None, rounds=None, equalise="rows", draws=None, domain_repeat=1)
     assert old.arms == (
         "base", "domain", "domain-tokens", "random", "random-length", "embedding", "preselect-random", "bm25",
         "selected",

@@ -33,7 +33,7 @@ def test_points_and_intervals_are_those_of_the_scores(tmp_path: Path, monkeypatc
     lines = [line.get_xdata().tolist() for line in left.get_lines()]
     assert lines == [[40, 60], [50], pytest.approx([52, 70]), [60]]
     assert [line.get_xdata().tolist() for line in right.get_lines()[:2]] == [pytest.approx([-2, 22]), [10]]
-    assert (len(alone.get_lines()), len(nothing.get_lines())) == (2, 1)  # the line at 0
+    assert (len(alone.get_lines()), nothing.get_visible()) == (2, False)  # the baseline alone has no difference
     assert [text.get_text() for text in left.get_yticklabels()] == ["random", r"cost \$x\$"]
     assert (left.get_title(), alone.get_title(), right.get_title()) == ("t", "9 rows, t", "minus random")
     first = (tmp_path / "a.svg").read_bytes()
