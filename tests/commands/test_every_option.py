@@ -189,7 +189,7 @@ def test_every_option_of_arms_reaches_its_steps(world: World, cli: Cli, tmp_path
 
 def test_a_case_gives_the_option_that_it_is_of() -> None:
     for verb, options in EFFECTS.items():
-        flags = {str(p.name): set(p.opts) for p in VERBS[verb].params}
+        flags = {str(p.name): {*p.opts, *p.secondary_opts} for p in VERBS[verb].params}
         for option, cases in options.items():
             assert all(set(case.words.split()) & flags[option] for case in cases if not isinstance(case, Name)), option
 

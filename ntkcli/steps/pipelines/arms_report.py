@@ -273,8 +273,8 @@ def arms_result(
     if export is not None:
         write_output(export, _text(export, result), {"arms": result.artefact})
     if plot is not None:
-        sizes = [(f"{each.n:,} rows, ", each.baseline, each.scores) for each in result.by_size]
-        write_arms(plot, sizes or [("", result.baseline, result.scores)], kind="arms")
+        groups = [(f"{each.n:,} rows, ", each.baseline, each.scores) for each in result.by_size]
+        write_arms(plot, groups or [("", result.baseline, result.scores)], kind="arms")
     return result
 
 
