@@ -19,7 +19,7 @@ PANELS: Final = {
     "target-modules init-adapter batch-size seeds hold-out hold-out-of patience loss-per average-weights "
     "checkpoint-steps keep-optimizer",
     "Evaluation": "baseline retain scorer normalise max-new-tokens answer-pattern num-fewshot limit "
-    "apply-chat-template per-class arms draws sizes equalise folds by rounds",
+    "apply-chat-template per-class arms draws sizes equalise task folds by rounds",
     "Check": "verify repair",
     "Validation": "design bins subsets domain-repeat oracle keep-runs",
     "Compute": "dtype device batch-tokens part-rows shard gradient-checkpointing",
