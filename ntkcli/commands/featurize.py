@@ -113,6 +113,7 @@ def featurize(
     columns: o.Columns = None,
     split: o.Split = None,
     thinking: o.ThinkingOption = None,
+    text_as: o.TextAsOption = o.TextAs.CHAT,
     trust_remote_code: o.TrustRemoteCode = False,
     dry_run: o.DryRun = False,
     json: o.Json = False,
@@ -146,6 +147,7 @@ def featurize(
             columns=o.parse_columns(columns),
             split=split,
             thinking=o.is_on(thinking),
+            text_as=text_as.value,
             trust_remote_code=trust_remote_code,
         )
         output.result(found, line=estimate_line(found))
@@ -178,6 +180,7 @@ def featurize(
         columns=o.parse_columns(columns),
         split=split,
         thinking=o.is_on(thinking),
+        text_as=text_as.value,
         trust_remote_code=trust_remote_code,
         rank=rank,
         target_modules=target_modules,

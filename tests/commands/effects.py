@@ -71,6 +71,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "loss": "--data {pool.jsonl} --name pool --kind loss --model {m} --dim 64 --adapter warm --feature loss",
         "embed": "--data {pool.jsonl} --name pool --kind embed --model {m}",
         "folder": "--data {folder} --name parts --split train --kind embed --model {m}",
+        "text": "--data {texts.jsonl} --name texts --kind embed --model {m}",
     },
     "score": {
         "cosine": "--pool pool --domain domain --feature embed --method cosine --name cosine",
@@ -101,6 +102,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "steps": "--model {m} --train {domain.jsonl} --max-steps 3 --rank 2 --name steps",
         "as_many": "--model {m} --train {domain.jsonl} --match-steps warm --rank 2 --name as_many",
         "selected": "--model {m} --train picked --epochs 1 --rank 2 --name selected",
+        "raw": "--model {m} --train {texts.jsonl} --text-as raw --max-length 60 --epochs 1 --rank 2 --name raw",
     },
     "validate": {
         "bins": "--score cosine --model {m} --domain {domain.jsonl} --task {test.jsonl} --design bins --bins 2 "
@@ -117,6 +119,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "generate": "--model {m} --run base --task {written.jsonl} --max-new-tokens 4 --name generate",
         "loss": "--model {m} --run base --task {written.jsonl} --scorer loss --name loss",
         "folder": "--model {m} --run base --task {folder} --split train --scorer loss --name folder",
+        "text": "--model {m} --run base --task {texts.jsonl} --scorer loss --name text",
         "harness": "--model {m} --run base --task lm_eval:{own_more.yaml} --name harness",
     },
 }
@@ -151,6 +154,7 @@ EFFECTS: dict[str, dict[str, tuple[Case, ...]]] = {
         "shard": (Same("--shard 1/2", more=("--shard 0/2",)),),
         "columns": (Value("--columns prompt=completion,completion=prompt"),),
         "split": (Value("--split test", on="folder"),),
+        "text_as": (Value("--text-as raw", on="text"), Same("--text-as chat")),
     },
     "score": {
         **PRINTS,
@@ -248,6 +252,8 @@ EFFECTS: dict[str, dict[str, tuple[Case, ...]]] = {
         "keep_optimizer": (Same("--keep-optimizer"),),
         "loss_per": (Value("--loss-per row"),),
         "average_weights": (Value("--average-weights"),),
+        "pack": (Value("--pack"), Value("--pack", on="raw")),
+        "text_as": (Value("--text-as chat", on="raw"), Same("--text-as chat")),
         "data": (Same("--data pool={copy.jsonl}", on="selected"),),
         "columns": (Value("--columns prompt=completion,completion=prompt"),),
         "split": (Value("--split test", on="folder"),),
@@ -268,6 +274,7 @@ EFFECTS: dict[str, dict[str, tuple[Case, ...]]] = {
         "answer_pattern": (Value("--answer-pattern (r.d)", on="generate"),),
         "columns": (Value("--columns prompt=completion,completion=prompt", on="generate"),),
         "split": (Value("--split test", on="folder"),),
+        "text_as": (Value("--text-as raw", on="text"), Same("--text-as chat")),
         "num_fewshot": (Value("--num-fewshot 1", on="harness"),),
         "limit": (Value("--limit 2", on="harness"),),
         "apply_chat_template": (Value("--apply-chat-template", on="harness"),),
@@ -369,6 +376,7 @@ CHAINS: dict[str, dict[str, str]] = {
         "retain": "--retain {more.jsonl}",
         "on_error": "--on-error skip",
         "thinking": "--thinking off",
+        "text_as": "--text-as raw --domain {texts.jsonl} --pool {documents.jsonl} -n 2",
         "trust_remote_code": "--trust-remote-code",
         "name": "--name others",
         "prefix": "--prefix p-",

@@ -12,6 +12,7 @@ import numpy as np
 
 import store
 from ntkcli.data import DataFile, Encoder
+from ntkcli.data.raw_text import CHAT, RAW
 from ntkcli.data.references import split_name, split_weight
 from ntkcli.identity import ModelIdentity, resolve_model
 from ntkcli.statistics import group_seeds
@@ -24,6 +25,7 @@ from ntkcli.steps.pipelines.arms_report import is_local
 from ntkcli.steps.pipelines.recipe import Step
 from ntkcli.steps.shared.cost import OPERATIONS as FEATURES
 from ntkcli.steps.shared.cost import SAMPLE_ROWS, weight_size
+from ntkcli.steps.shared.model_settings import count_settings, encoder_spec, make_encoder
 from ntkcli.steps.shared.stores import is_store, open_store
 from ntkcli.steps.shared.token_counts import count
 from ntkcli.steps.training.dry_run import FORWARD, OPERATIONS
@@ -81,8 +83,12 @@ def estimate_arms(
     how = plan.common
     identity = resolve_model(plan.model, trust_remote_code=bool(how.get("trust-remote-code")))
     thinking = None if how.get("thinking") is None else how["thinking"] == "on"
-    encoder = Encoder(load_tokenizer(identity), max_length=how.get("max-length", 1024), thinking=thinking)
-    counted = _Counted(identity, encoder.max_length, thinking)
+    read, tested = (
+        encoder_spec(how.get("max-length", 1024), thinking, str(options.get("text-as", CHAT)))
+        for options in (plan.rows_as, plan.evaluation)
+    )
+    encoder = make_encoder(load_tokenizer(identity), tested)
+    counted = _Counted(identity, encoder.max_length, count_settings(read))
     stored = open_store(plan.store) if is_store(plan.store) else None
     share = (len(folds) - 1) / len(folds) if folds else 1.0
     sizes = _Sizes(
@@ -201,7 +207,7 @@ class _Counted:
 
     identity: ModelIdentity
     max_length: int
-    thinking: bool | None
+    settings: Mapping[str, Any]
 
     def rows(self, reference: str, split: str | None) -> int:
         """All rows of a file."""
@@ -210,8 +216,9 @@ class _Counted:
     def tokens(self, reference: str, split: str | None) -> float:
         """Tokens of all rows of a file, by the mean of its first ones."""
         some = islice(DataFile(reference, split=split).rows(), SAMPLE_ROWS)
-        found = count(some, self.identity, thinking=self.thinking)
-        lengths = np.minimum(found.length[found.good()], self.max_length)
+        found = count(some, self.identity, **self.settings)
+        most = None if self.settings["text_as"] == RAW else self.max_length  # a long raw text is read in pieces
+        lengths = np.clip(found.length[found.good()], 0, most)
         return float(lengths.mean()) * self.rows(reference, split) if len(lengths) else 0.0
 
 

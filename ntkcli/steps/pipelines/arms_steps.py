@@ -202,13 +202,13 @@ class _Maker:
         plan = self.plan
         values = {"model": plan.model, "train": list(rows), "name": self._own(name), **how}
         training = plan.training if shape else {}
-        return Step("finetune", plan.store, {**values, **training, **plan.common, **plan.domain_data})
+        return Step("finetune", plan.store, {**values, **training, **plan.common, **plan.rows_as, **plan.domain_data})
 
     def _featurize(self, data: str, how: Mapping[str, Any], adapter: str = "warmup") -> Step:
         plan = self.plan
         place, reading = (plan.domain, plan.domain_data) if data == "domain" else (plan.pool, plan.pool_data)
         values = {"data": place, "name": self._own(data), **how, "model": plan.model, "adapter": self._own(adapter)}
-        return Step("featurize", plan.store, {**values, **plan.common, **reading})
+        return Step("featurize", plan.store, {**values, **plan.common, **plan.rows_as, **reading})
 
     def _score(self, name: str, how: Mapping[str, Any], *, domain: bool = True) -> Step:
         plan = self.plan

@@ -15,10 +15,10 @@ from ntkcli.data import Encoded, Encoder, Row
 from ntkcli.progress import Progress, Silent
 from ntkcli.steps.evaluation.scorers import refuse_long_items, refuse_unusable
 from ntkcli.steps.shared.disk_room import refuse_without_room
-from ntkcli.steps.shared.model_settings import note_conversion
+from ntkcli.steps.shared.model_settings import count_settings, make_encoder, note_conversion
 from ntkcli.steps.shared.non_finite import name_of
 from ntkcli.steps.shared.token_counts import count_tokens, counts_of
-from ntkcli.steps.training.rows import held_out, same_as
+from ntkcli.steps.training.rows import content_of, held_out
 from ntkcli.steps.validation import inputs
 from ntkcli.steps.validation.bench import Bench, Judge, Keep, Measured, Trainer
 from ntkcli.steps.validation.keep import keep_run
@@ -70,9 +70,8 @@ def validate(
                 "--keep-runs keeps what is trained from now on: these runs were not kept, or are there already"
             )
         return summarise(measures_of(known, request))
-    max_length, thinking = request.spec["encoder"]["max_length"], request.spec["encoder"].get("thinking")
-    runs, needed = _plan(request, max_length, thinking, progress)
-    encoder = _encoder(request, max_length, thinking)
+    runs, needed = _plan(request, progress)
+    encoder = _encoder(request)
     refuse_unusable(request.items, encoder)
     refuse_long_items(request.items, encoder, request.identity, 0)
     inputs.refuse_overlap(request.items, list(needed.values()), what=request.scored.dataset.name)
@@ -106,28 +105,26 @@ def validate(
     return summarise(measures_of(artefact, request))
 
 
-def _plan(
-    request: Request, max_length: int, thinking: bool | None, progress: Progress
-) -> tuple[list[Run], dict[int, Row]]:
+def _plan(request: Request, progress: Progress) -> tuple[list[Run], dict[int, Row]]:
     """All runs, and the pool's rows that they need by index."""
-    scored = request.scored
+    scored, spec = request.scored, request.spec["encoder"]
     counts = counts_of(
         count_tokens(
-            request.stored, scored.dataset, scored.file, request.identity, thinking=thinking, progress=progress
+            request.stored, scored.dataset, scored.file, request.identity, **count_settings(spec), progress=progress
         ),
         None,
     )
-    tokens = np.minimum(counts.length.astype(np.int64), max_length)
+    tokens = np.minimum(counts.length.astype(np.int64), spec["max_length"])
     pool = inputs.pool_of(scored, tokens, counts.good(), request.oracle)
     runs = make_runs(pool, request.design, scored.names)
     wanted = np.unique(np.concatenate([run.rows for run in runs]))
     return runs, {row.index: row for row in inputs.pool_rows(scored, wanted)}
 
 
-def _encoder(request: Request, max_length: int, thinking: bool | None) -> Encoder:
+def _encoder(request: Request) -> Encoder:
     from ntkcli.engine.models.loading import load_tokenizer
 
-    return Encoder(load_tokenizer(request.identity), max_length=max_length, thinking=thinking)
+    return make_encoder(load_tokenizer(request.identity), request.spec["encoder"])
 
 
 def _refuse_long(request: Request, encoded: Sequence[Encoded]) -> None:
@@ -181,13 +178,14 @@ def _rows_of(
         return [], [], ()
     trained = _trained(request, fold)
     share = request.settings.hold_out
-    judged = [trained[i] for i in held_out([domain[i] for i in trained], share, 0, "--domain").tolist()]
+    contents = [content_of(domain[i]) for i in trained]
+    judged = [trained[i] for i in held_out(contents, share, 0, "--domain").tolist()]
     copies = [i for i in trained for _ in range(request.domain_repeat)]  # in the order of `finetune`'s
     own = run.rows.tolist()
     rows = [*(domain[i] for i in copies), *(by_row[row] for row in own)]
     named = [name_of(row) for row in (*(request.domain_rows[i] for i in copies), *(needed[row] for row in own))]
-    out = set(same_as([domain[i] for i in judged], rows).tolist()) if judged else set()
-    kept = [i for i in range(len(rows)) if i not in out]
+    out = {content_of(domain[i]) for i in judged}
+    kept = [i for i in range(len(rows)) if not out or content_of(rows[i]) not in out]
     judge = [(domain[i], name_of(request.domain_rows[i])) for i in judged]
     return [rows[i] for i in kept], [named[i] for i in kept], judge
 
