@@ -17,11 +17,11 @@ PANELS: Final = {
     "Selection": "n coarse exponent max-per-source min-per-source token-budget min-tokens max-tokens tokens-of dedup "
     "exclude must-include only against leaks",
     "Training": "then epochs max-tokens match-tokens max-steps match-steps lr lr-find lr-rates lr-steps "
-    "schedule warmup warmup-epochs rank alpha "
-    "target-modules init-adapter batch-size seeds hold-out patience loss-per average-weights "
+    "schedule warmup warmup-epochs rank alpha target-modules init-adapter batch-size seeds hold-out hold-out-of "
+    "patience loss-per average-weights "
     "pack checkpoint-steps keep-optimizer keep-checkpoints",
     "Evaluation": "baseline retain scorer normalise max-new-tokens answer-pattern num-fewshot limit "
-    "apply-chat-template per-class arms draws sizes equalise",
+    "apply-chat-template per-class arms draws sizes equalise task folds by rounds",
     "Check": "verify repair",
     "Validation": "design bins subsets domain-repeat oracle keep-runs",
     "Sample": "domain-rows dims near run eval",

@@ -126,6 +126,15 @@ def finetune(
             "of the first --train to judge by (0: a fifth, at most 200 rows)."
         ),
     ] = 0.0,
+    hold_out_of: Annotated[
+        str | None,
+        typer.Option(
+            help="With --hold-out: hold out rows of this --train alone, the same ones for every seed and whatever the "
+            "others are.",
+            metavar="REF",
+            show_default="of all, by the seed",
+        ),
+    ] = None,
     patience: Annotated[
         int | None,
         typer.Option(
@@ -217,6 +226,7 @@ def finetune(
         "gradient_checkpointing": gradient_checkpointing,
         "max_length": max_length,
         "hold_out": hold_out,
+        "hold_out_of": hold_out_of,
         "loss_per": loss_per.value,
         "average_weights": average_weights,
         "pack": pack,

@@ -147,6 +147,13 @@ def score(
         int | None,
         typer.Option("-n", min=1, help="--compare: how many of the top rows to compare.", show_default="a tenth"),
     ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            help="--compare: draw the rows' ranks by each pair of scores: .png or .svg.", show_default="no picture"
+        ),
+    ] = None,
+    force: o.Force = False,
     dtype: Annotated[
         o.Dtype, typer.Option("--dtype", help="exact: number format to compute in; auto is the one of the features.")
     ] = o.Dtype.AUTO,
@@ -179,8 +186,10 @@ def score(
                 "and --combine mean nothing to it.",
                 "Leave them out.",
             )
-        _compare(store, compare, n, output)
+        _compare(store, compare, n, output, plot=plot, force=force)
         return ExitCode.OK
+    if plot is not None:
+        raise UsageError("--plot is for --compare.", "`ntksel report` draws one score.")
     if n is not None:
         raise UsageError("-n is for --compare.", "Say how many rows to take at `ntksel select`.")
     if name is None:
@@ -226,14 +235,26 @@ def score(
         line=f"{result.artefact}: {result.scored} of {result.rows} rows scored by {result.method}, "
         f"{result.low:.6g} to {result.high:.6g}, digest {result.digest}",
     )
+    if output.draws:
+        from ntkcli.steps.scores.histogram import histogram
+
+        if (found := histogram(store, name)) is not None:
+            output.histogram("rows by score", found.counts, f"{found.low:.4g}", f"{found.high:.4g}")
     output.next_step(f"ntksel select {store} --score {name} -n N --name SELECTION --export FILE.jsonl")
     return ExitCode.ROWS_SKIPPED if result.skipped else ExitCode.OK
 
 
-def _compare(store: Path, names: list[str], n: int | None, output: Output) -> None:
+def _compare(store: Path, names: list[str], n: int | None, output: Output, *, plot: Path | None, force: bool) -> None:
     from ntkcli.steps.scores.agreement import compare_scores
+    from ntkcli.steps.scores.agreement_plot import write_plot
+    from ntkcli.steps.shared.outputs import Inputs
+    from ntkcli.steps.shared.pictures import check_picture
+    from ntkcli.steps.shared.stores import open_store
 
+    check_picture(plot, inputs=Inputs([], ()), stored=open_store(store), force=force)
     found = compare_scores(store, scores=names, n=n)
+    if plot is not None:
+        write_plot(plot, store, found)
     if output.as_json:
         output.result(found, line="")
         return

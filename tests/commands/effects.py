@@ -106,6 +106,16 @@ COMMANDS: dict[str, dict[str, str]] = {
         "--name sweep",
         "raw": "--model {m} --train {texts.jsonl} --text-as raw --max-length 60 --epochs 1 --rank 2 --name raw",
     },
+    "validate": {
+        "bins": "--score cosine --model {m} --domain {domain.jsonl} --task {test.jsonl} --design bins --bins 2 "
+        "--rows 2 --seeds 0 --epochs 1 --rank 2 --name bins",
+        "held": "--score cosine --model {m} --domain {domain.jsonl} --task {test.jsonl} --bins 2 --subsets 10 "
+        "--rows 2 --seeds 0 --rank 2 --hold-out 0.3 --name held",
+        "folds": "--score cosine --model {m} --domain {domain.jsonl} --folds 2 --design bins --bins 2 --rows 2 "
+        "--seeds 0 --epochs 1 --rank 2 --name folds",
+        "folder": "--score cosine --model {m} --domain {folder} --split train --folds 2 --design bins --bins 2 "
+        "--rows 2 --seeds 0 --epochs 1 --rank 2 --name folder",
+    },
     "eval": {
         "choices": "--model {m} --run base --run warm --task {test.jsonl} --name choices",
         "generate": "--model {m} --run base --task {written.jsonl} --max-new-tokens 4 --name generate",
@@ -174,6 +184,8 @@ EFFECTS: dict[str, dict[str, tuple[Case, ...]]] = {
         "combine": (Value("--combine cosine --combine votes", on="combine"),),
         "compare": (Shown("--compare cosine --compare votes", on="nothing"),),
         "n": (Shown("-n 3 --compare cosine --compare votes", on="nothing"),),
+        "plot": (Shown("--plot {agree.svg} --compare cosine --compare votes", on="nothing"),),
+        "force": (Shown("--force --plot {foreign.svg} --compare cosine --compare votes", on="nothing"),),
         "dtype": (Value("--dtype bfloat16", on="exact"),),
         "device": (Same("--device cpu", on="exact"),),
         "batch_tokens": (Close("--batch-tokens 40", on="exact"),),
@@ -245,6 +257,7 @@ EFFECTS: dict[str, dict[str, tuple[Case, ...]]] = {
             Value("--hold-out 0.5", on="held"),
             Value("--hold-out 0.5", on="sweep"),
         ),
+        "hold_out_of": (Value("--hold-out-of {domain.jsonl}", on="held"),),
         "patience": (Value("--patience 1", on="held"),),
         "checkpoint_steps": (Same("--checkpoint-steps 1"), Value("--checkpoint-steps 2", on="held")),
         "keep_optimizer": (Same("--keep-optimizer"),),
@@ -283,12 +296,53 @@ EFFECTS: dict[str, dict[str, tuple[Case, ...]]] = {
         "force": (Shown("--force --export {foreign2.jsonl}"),),
         "per_class": (Shown("--per-class"),),
         "export": (Shown("--export {items.jsonl}"), Shown("--export {totals.json}")),
+        "plot": (Shown("--plot {eval.svg}"), Shown("--plot {eval.png}")),
+    },
+    "validate": {
+        **{option: cases for option, cases in RUNS_MODEL.items() if option != "on_error"},
+        **PRINTS,
+        "store": NAME,
+        "name": NAME,
+        "score": (Value("--score random"),),
+        "model": (Value("--model {other}"),),
+        "domain": (Value("--domain {written.jsonl}"),),
+        "task": (Value("--task {more.jsonl}"),),
+        "folds": (Value("--folds 3", on="folds"),),
+        "by": (Value("--by source", on="folds"),),
+        "design": (Value("--design subsets"),),
+        "bins": (Value("--bins 3"),),
+        "subsets": (Value("--subsets 11", on="held"),),
+        "rows": (Value("--rows 3"),),
+        "seeds": (Value("--seeds 1"),),
+        "domain_repeat": (Value("--domain-repeat 2"),),
+        "oracle": (Value("--oracle source=a"),),
+        "epochs": (Value("--epochs 2"),),
+        "max_tokens": (Value("--max-tokens 500", on="held"),),
+        "lr": (Value("--lr 0.001"),),
+        "schedule": (Value("--schedule linear"),),
+        "warmup": (Value("--warmup 0.5"),),
+        "rank": (Value("--rank 3"),),
+        "alpha": (Value("--alpha 7"),),
+        "target_modules": (Value("--target-modules q_proj"),),
+        "init_adapter": (Value("--init-adapter warm"),),
+        "batch_size": (Value("--batch-size 3"),),
+        "gradient_checkpointing": (Close("--gradient-checkpointing"),),
+        "loss_per": (Value("--loss-per token"),),
+        "average_weights": (Value("--no-average-weights"),),
+        "hold_out": (Value("--hold-out 0.3"), Value("--hold-out 0.5", on="held")),
+        "patience": (Value("--patience 1", on="held"),),
+        "columns": (Value("--columns prompt=completion,completion=prompt", on="folds"),),
+        "split": (Value("--split test", on="folder"),),
+        "keep_runs": (Same("--keep-runs"),),
+        "plot": (Shown("--plot {v.svg}"),),
+        "export": (Shown("--export {v.csv}"), Shown("--export {v.json}")),
+        "force": (Shown("--force --export {foreign.csv}"),),
     },
 }
 NO_ARTEFACTS = ("explain", "info", "report", "tasks", "rm", "split", "merge")
 """Verbs that make nothing that is kept under a fingerprint."""
-ELSEWHERE = ("validate", "diagnose")
-"""Verbs whose options are tried in a file of their own: of many runs, or with results that have no name."""
+ELSEWHERE = ("diagnose",)
+"""Verbs whose options are tried in a file of their own: with results that have no name."""
 CHAINS: dict[str, dict[str, str]] = {
     "arms": {
         "model": "--model {other}",
@@ -302,6 +356,9 @@ CHAINS: dict[str, dict[str, str]] = {
         "baseline": "--baseline base",
         "draws": "--draws 2",
         "sizes": "--sizes 2,3",
+        "rounds": "--rounds 2",
+        "folds": "--folds 2",
+        "by": "--folds 2 --by source",
         "equalise": "--equalise tokens",
         "domain_repeat": "--domain-repeat 2",
         "oracle": "--oracle source=a",
@@ -342,6 +399,7 @@ CHAINS: dict[str, dict[str, str]] = {
         "allow_overlap": "",
         "export": "",
         "force": "",
+        "plot": "",
         "recipe": "",
         "dry_run": "",
         "json": "",

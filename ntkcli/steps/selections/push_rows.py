@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 
 import numpy as np
+from numpy.typing import NDArray
 
 import store
 from ntkcli.steps.selections.data_card import data_card
@@ -26,7 +27,8 @@ def push_rows(
     """
     scores = [stored.find(name) for name in selection.parents if name.startswith("scores/")]
     score = next(each for each in scores if each is not None)
-    card = data_card(selection, score=score, dataset=dataset, sources=mix_of(dataset, selection), file=FILE)
+    sources = mix_of(dataset, dataset.take("source", selection.read("row")))
+    card = data_card(selection, score=score, dataset=dataset, sources=sources, file=FILE)
     work = stored.tmp_path()
     work.mkdir()
     try:
@@ -43,9 +45,9 @@ def push_rows(
         shutil.rmtree(work, ignore_errors=True)
 
 
-def mix_of(dataset: store.Artefact, selection: store.Artefact) -> dict[str, int]:
-    """Rows by source label, most first; labels are the data set's own, "" when it has none."""
+def mix_of(dataset: store.Artefact, source: NDArray[np.integer]) -> dict[str, int]:
+    """Rows by source label, most first, from their codes; labels are the data set's own, "" when it has none."""
     labels = dataset.attrs["sources"]
-    codes, counts = np.unique(dataset.take("source", selection.read("row")), return_counts=True)
+    codes, counts = np.unique(source, return_counts=True)
     order = np.argsort(-counts, kind="stable")
     return {str(labels[codes[i]]): int(counts[i]) for i in order}

@@ -15,7 +15,7 @@ from ntkcli.progress import Progress, Silent
 from ntkcli.steps.selections.explain import write_explanations
 from ntkcli.steps.selections.export import Format, check_exports, export_rows, export_scores, is_exported
 from ntkcli.steps.selections.filter_and_choose import choose_rows
-from ntkcli.steps.selections.filters import Listed
+from ntkcli.steps.selections.filters import Listed, names_selection
 from ntkcli.steps.selections.push_rows import mix_of, push_rows
 from ntkcli.steps.selections.request import Constraints, Request, Rows, files_of, resolve_request
 from ntkcli.steps.shared.datasets import moved_data
@@ -35,7 +35,7 @@ class SelectResult:
     """The artefact, its number of rows out of those scored, the lowest score taken, the mix, and the export.
 
     `removed` counts, when the selection was made just now, the scored rows that each constraint took out; `listed` is
-    what the files of `--exclude` and `--must-include` name.
+    what the files of `--exclude` and `--must-include` name. `pool_sources` is the mix of the pool's usable rows.
     """
 
     artefact: str
@@ -48,6 +48,7 @@ class SelectResult:
     removed: dict[str, int] = field(default_factory=dict)
     listed: tuple[Listed, ...] = ()
     hub: str | None = None
+    pool_sources: dict[str, int] = field(default_factory=dict)
 
 
 def select(
@@ -92,9 +93,8 @@ def select(
     scores = stored.get(f"scores/{store.check_name(score, '--score')}")
     stored.check_parents(scores)
     limits = constraints or Constraints()
-    read = Inputs(
-        [str(path) for path in (*limits.exclude, *limits.must_include, *limits.against, *files_of(limits.only))]
-    )
+    given = [*map(str, (*limits.exclude, *limits.must_include, *limits.against)), *files_of(limits.only)]
+    read = Inputs([path for path in given if not names_selection(stored, path)])
     path = f"selections/{store.check_name(name, '--name')}"
     known = stored.find(path)
     exported = export is not None and is_exported(export, known, schema)
@@ -127,7 +127,7 @@ def select(
     if exported:
         progress.note(f"{export} holds these rows already")
     elif export is not None:
-        export_rows(stored, request.dataset, artefact, export, schema=schema)
+        export_rows(stored, request.dataset, artefact, export, schema=schema, progress=progress)
         progress.note(f"wrote {export}")
     if scores_export is not None:
         export_scores(stored, request.dataset, scores_export)
@@ -143,12 +143,16 @@ def select(
         rows=artefact.n,
         scored=int((~np.isnan(scores.read("score"))).sum()),
         lowest=float(np.nanmin(artefact.read("score"))),
-        sources=mix_of(request.dataset, artefact),
+        sources=mix_of(request.dataset, request.dataset.take("source", artefact.read("row"))),
         export=None if export is None else str(export),
         digest=artefact.digest(),
         removed={option: count for option, count in removed.items() if count},
         listed=request.listed,
         hub=hub,
+        pool_sources=mix_of(
+            request.dataset,
+            request.dataset.read("source")[request.dataset.read("status") < store.RowStatus.UNREADABLE],
+        ),
     )
 
 

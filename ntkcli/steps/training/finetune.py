@@ -24,7 +24,7 @@ from ntkcli.steps.shared.stores import open_store, require_spec
 from ntkcli.steps.training.model_card import command_words
 from ntkcli.steps.training.push_adapter import push_adapter
 from ntkcli.steps.training.reporters import check_reporters
-from ntkcli.steps.training.rows import resolve_train
+from ntkcli.steps.training.rows import parse_train, resolve_train
 from ntkcli.steps.training.run import TrainingRun
 from ntkcli.steps.training.settings import TrainingSettings, resolve_init
 
@@ -89,6 +89,7 @@ def finetune(
     max_length: int = 1024,
     seed: int = 0,
     hold_out: float = 0.0,
+    hold_out_of: str | None = None,
     patience: int | None = None,
     loss_per: str = "token",
     average_weights: bool = False,
@@ -118,13 +119,13 @@ def finetune(
     the learning rate and warm-up of LESS. The other options: `ntkcli.engine.training.train.TrainingOptions`; of files:
     `ntkcli.data.DataFile`. `data` says where files of data sets are now, if they have moved. `match_tokens` names a run
     of the store: as many tokens as it was trained on, `match_steps` one: as many steps as it took. `then`: more
-    references, trained on for as many epochs after the
-    rows of `train`, under the one schedule. `text_as`: `ntkcli.data.Encoder`; raw texts longer than `max_length` are
-    trained on in pieces. `pack`: rows are packed into sequences of up to `max_length` tokens, in which they do not see
-    each other; a step has `batch_size` sequences. `keep_optimizer` leaves Adam's moments beside the adapter, also of a
-    run that is finished already; `keep_checkpoints` the adapter before the first step and at each checkpoint, in
-    `adapters/<name>/steps`, for which a finished run is trained again. `group` is kept as an attribute, which runs that
-    differ only in the seed share.
+    references, trained on for as many epochs after the rows of `train`, under the one schedule. `hold_out_of` is one of
+    `train`: rows of it alone are held out, the same ones for every seed and whatever the other sets are. `text_as`:
+    `ntkcli.data.Encoder`; raw texts longer than `max_length` are trained on in pieces. `pack`: rows are packed into
+    sequences of up to `max_length` tokens, in which they do not see each other; a step has `batch_size` sequences.
+    `keep_optimizer` leaves Adam's moments beside the adapter, also of a run that is finished already;
+    `keep_checkpoints` the adapter before the first step and at each checkpoint, in `adapters/<name>/steps`, for which a
+    finished run is trained again. `group` is kept as an attribute, which runs that differ only in the seed share.
     `report_to`: services that each step is reported to, by transformers' names; off by default, and not in the spec.
     `push_to_hub`: put the adapter and its card into this repository of the Hub at the end: private, unless `public`.
 
@@ -140,7 +141,7 @@ def finetune(
     )  # fmt: skip
     settings = TrainingSettings(
         epochs, max_tokens, lr, schedule, warmup, rank, alpha, target_modules, batch_size, seed, hold_out, patience,
-        checkpoint_steps, loss_per, average_weights, max_steps, pack,
+        checkpoint_steps, loss_per, average_weights, max_steps, pack, set_held_out_of(hold_out_of, train, hold_out),
     )  # fmt: skip
     settings.check()
     check_text_as(text_as, thinking)
@@ -248,6 +249,18 @@ def budgets(
             raise UsageError("--match-steps says when to stop, as --epochs and --max-steps do.", "Give one of them.")
         max_steps = steps_of_run(open_store(store_path), match_steps)
     return max_tokens, max_steps
+
+
+def set_held_out_of(reference: str | None, train: Sequence[str], hold_out: float) -> int | None:
+    """The position in `train` of the set that rows are held out of; None for all. UsageError if it is none of them."""
+    if reference is None:
+        return None
+    if not hold_out:
+        raise UsageError(f"--hold-out-of {reference}: no rows are held out.", "Give --hold-out 0.1 too.")
+    names = [parse_train(text)[0] for text in train]
+    if reference not in names:
+        raise UsageError(f"--hold-out-of {reference} is none of --train.", f"Give one of: {', '.join(names)}.")
+    return names.index(reference)
 
 
 def tokens_of_run(stored: store.Store, name: str) -> int:

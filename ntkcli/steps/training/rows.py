@@ -152,16 +152,15 @@ def encode_training(
     """The rows of all sets that have an answer to learn, encoded; a share of them held out.
 
     The first `first_stage` sets are a stage of their own, before the others. Rows are held out by what they hold, so
-    that copies of one, and pieces of one document, are never on both sides. `pack`: those to train on are packed into
-    sequences of at most the encoder's length, each stage by itself. With `hold_out_of` the rows held out are of that
-    set alone, a share of its own, and their copies in other sets are not trained on.
+    that copies of one, and pieces of one document, are never on both sides: of all rows, by the seed; or of the set at
+    `hold_out_of` alone, whatever the seed and the other sets. `pack`: those to train on are packed into sequences of at
+    most the encoder's length, each stage by itself.
 
     Raises:
         DataError: a row can't be encoded (`on_error` "fail"), or too few are left to train on or to hold out.
     """
     found = _Encoding([], [], [], [])
     uses: list[NDArray[np.int64]] = []
-    ends: list[int] = []
     skipped = 0
     for one in sets:
         drawn, times = one.drawn(seed)
@@ -175,19 +174,31 @@ def encode_training(
             skipped += not pieces  # a bad row was scanned before: only left in where these may be skipped
             positions += list(pieces) * count
         uses.append(np.array(positions, dtype=np.int64))
-        ends.append(len(found.rows))
     if found.bad and on_error == "fail":
         raise refusal(found.bad[:BAD_KEPT], len(found.bad))
     labels = ", ".join(one.rows.label for one in sets)
     rows = found.rows
     if not rows:
         raise DataError(f"--train {labels}: no row has an answer to learn.", no_answers(sets))
+    contents = [content for document in found.documents for content in [found.content(document)] * len(document)]
     if hold_out_of is None:
-        held = apart = _held_out(found, hold_out, seed, labels)
+        held = left_out = held_out(contents, hold_out, seed, labels)
     else:
-        of = range(0 if hold_out_of == 0 else ends[hold_out_of - 1], ends[hold_out_of])
-        held, apart = _held_out_of(found, of, hold_out, seed, sets[hold_out_of].rows.label)
-    kept = [use[~np.isin(use, apart)] for use in uses]
+        own = np.unique(uses[hold_out_of])
+        if not len(own):
+            raise DataError(
+                f"--train {sets[hold_out_of].rows.label}: no row has an answer to learn.",
+                "Give rows with completions first.",
+            )
+        held = own[held_out([contents[i] for i in own.tolist()], hold_out, 0, sets[hold_out_of].rows.label)]
+        known = {contents[i] for i in held.tolist()}
+        left_out = np.array([i for i, content in enumerate(contents) if content in known], dtype=np.int64)
+    kept = [use[~np.isin(use, left_out)] for use in uses]
+    if not any(map(len, kept)):
+        raise DataError(
+            f"--hold-out {hold_out}: of the rows of --train {labels} none are left to train on.",
+            "Give more rows, or a smaller share.",
+        )
     counts = [len(use) for use in kept]
     train = np.concatenate(kept)
     stages: Sequence[int] = () if first_stage is None else (sum(counts[:first_stage]), sum(counts[first_stage:]))
@@ -225,7 +236,7 @@ class _Encoding:
 
     def content(self, document: range) -> bytes:
         """All that is trained on of a document."""
-        return b"".join(self.rows[i].ids.tobytes() + self.rows[i].supervised.tobytes() for i in document)
+        return b"".join(content_of(self.rows[i]) for i in document)
 
 
 def _packed(
@@ -247,11 +258,16 @@ def _encode(encoder: Encoder, row: Row, bad: list[BadRow]) -> list[Encoded]:
     return encoded if any(one.supervised.any() for one in encoded) else []
 
 
-def _held_out(found: _Encoding, share: float, seed: int, labels: str) -> NDArray[np.int64]:
-    """Places of the rows held out: the first by a hash of seed and document, until the share is reached."""
+def content_of(row: Encoded) -> bytes:
+    """All that is trained on of a row."""
+    return row.ids.tobytes() + row.supervised.tobytes()
+
+
+def held_out(contents: Sequence[bytes], share: float, seed: int, labels: str) -> NDArray[np.int64]:
+    """Places of the rows held out: the first by a hash of seed and content, until the share is reached."""
     if not share:
         return np.zeros(0, dtype=np.int64)
-    draws = _draws(found, seed)
+    draws = np.array([_draw(f"{seed}|".encode() + content) for content in contents], np.uint64)
     threshold = np.sort(draws)[max(1, _round(share * len(draws))) - 1]
     held = np.flatnonzero(draws <= threshold)
     if len(held) == len(draws):
@@ -260,27 +276,6 @@ def _held_out(found: _Encoding, share: float, seed: int, labels: str) -> NDArray
             "Give more rows, or a smaller share.",
         )
     return held
-
-
-def _held_out_of(
-    found: _Encoding, of: range, share: float, seed: int, label: str
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Places of the rows held out, all in `of`, and of these with their copies elsewhere."""
-    if not len(of):
-        raise DataError(f"--train {label}: no row has an answer to learn.", "Give rows with completions first.")
-    documents = [range(one.start - of.start, one.stop - of.start) for one in found.documents if one.start in of]
-    own = _Encoding(found.rows[of.start : of.stop], found.names[of.start : of.stop], documents, [])
-    held = of.start + _held_out(own, share, seed, label)
-    draws = _draws(found, seed)
-    return held, np.flatnonzero(np.isin(draws, draws[held]))
-
-
-def _draws(found: _Encoding, seed: int) -> NDArray[np.uint64]:
-    """A number for each row that depends on the seed and what its document holds."""
-    return np.array(
-        [_draw(f"{seed}|".encode() + found.content(document)) for document in found.documents for _ in document],
-        np.uint64,
-    )
 
 
 def _draw(text: bytes) -> int:

@@ -116,6 +116,7 @@ class TrainingRun:
             on_error=on_error,
             first_stage=self.first_stage,
             pack=settings.pack,
+            hold_out_of=settings.hold_out_of,
         )
         longest = max(range(len(data.rows)), key=lambda i: len(data.rows[i]))
         refuse_too_long(self.model, len(data.rows[longest]), data.names[longest])

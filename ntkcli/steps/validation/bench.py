@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from ntkcli.progress import Progress
 from ntkcli.steps.evaluation.items import Items
 from ntkcli.steps.evaluation.scorers import encode_item
 from ntkcli.steps.training.one_base import OneBase, last_loss
+from ntkcli.steps.training.settings import CHECKPOINTS
 
 if TYPE_CHECKING:
     from ntkcli.engine.evaluation.evaluator import Evaluator
@@ -39,6 +41,10 @@ class Measured:
     steps: tuple[Any, ...] = ()
 
 
+Where = NDArray[np.int64]
+"""Positions of items, ascending."""
+Judge = Sequence[tuple[Encoded, str]]
+"""Rows held out, each with its name for messages."""
 Keep = Callable[[Path, Measured], None]
 """Takes the folder of a trained adapter before it is removed."""
 
@@ -46,8 +52,14 @@ Keep = Callable[[Path, Measured], None]
 class Trainer(Protocol):
     """Trains on rows from one seed and measures; without rows it measures the model as it is."""
 
-    def __call__(self, rows: Sequence[Encoded], names: Sequence[str], *, seed: int, keep: Keep | None) -> Measured:
-        """The measures of the model trained on these rows, or of the bare model if there are none."""
+    def __call__(
+        self, rows: Sequence[Encoded], names: Sequence[str], *, seed: int, keep: Keep | None, only: Where | None = None,
+        held_out: Judge = (),
+    ) -> Measured:  # fmt: skip
+        """The measures of the model trained on these rows, or of the bare model if there are none.
+
+        `only`: the items to measure; others are NaN. `held_out`: rows to judge by, whose lowest loss is kept.
+        """
 
 
 class Bench:
@@ -61,21 +73,27 @@ class Bench:
         self._options, self._progress = options, progress
         self._encoded = [encode_item(items, i, evaluator.encoder)[1] for i in range(len(items.rows))]
 
-    def __call__(self, rows: Sequence[Encoded], names: Sequence[str], *, seed: int, keep: Keep | None) -> Measured:
+    def __call__(
+        self, rows: Sequence[Encoded], names: Sequence[str], *, seed: int, keep: Keep | None, only: Where | None = None,
+        held_out: Judge = (),
+    ) -> Measured:  # fmt: skip
         """The measures of the model trained on these rows, or of the bare model if there are none."""
+        where = np.arange(len(self._encoded)) if only is None else only
         if rows:
-            return self._train(rows, names, seed, keep)
-        bare = self._base.bare(self._measure)
-        if not np.isfinite(bare.nats).all():
+            return self._train(rows, names, seed, keep, where, held_out)
+        bare = self._base.bare(lambda: self._measure(where))
+        if not np.isfinite(bare.nats[where]).all():
             raise NtkselError("The test items' likelihoods are not finite before training.", "Give --dtype float32.")
         return bare
 
-    def _train(self, rows: Sequence[Encoded], names: Sequence[str], seed: int, keep: Keep | None) -> Measured:
+    def _train(
+        self, rows: Sequence[Encoded], names: Sequence[str], seed: int, keep: Keep | None, where: Where, held_out: Judge
+    ) -> Measured:
         from ntkcli.engine.training.trainer import TrainingRows
 
         def measure(folder: Path, steps: Sequence[Step]) -> Measured | None:
-            found = self._measure()
-            if not np.isfinite(found.nats).all():
+            found = self._measure(where)
+            if not np.isfinite(found.nats[where]).all():
                 return None
             tokens = sum(step.tokens for step in steps)
             found = replace(found, tokens=tokens, last_loss=last_loss(steps), steps=tuple(steps))
@@ -83,7 +101,11 @@ class Bench:
                 keep(folder, found)
             return found
 
-        trained = self._base.trained(TrainingRows(rows, names), replace(self._options, seed=seed), measure)
+        options = replace(self._options, seed=seed)
+        if held_out:  # a checkpoint judges, as often as `finetune` makes one
+            options = replace(options, checkpoint_steps=max(1, math.ceil(self._steps_of(rows, options) / CHECKPOINTS)))
+        data = TrainingRows(rows, names, [row for row, _ in held_out], [name for _, name in held_out])
+        trained = self._base.trained(data, options, measure)
         if trained.found is not None:
             return trained.found
         why = trained.why or "the test items' likelihoods are not finite"
@@ -91,11 +113,24 @@ class Bench:
         n = len(self._items.rows)
         return Measured(np.full(n, np.nan), np.zeros(n, np.bool_), trained.tokens, float("nan"), diverged=True)
 
-    def _measure(self) -> Measured:
+    def _steps_of(self, rows: Sequence[Encoded], options: TrainingOptions) -> int:
+        from ntkcli.engine.training.step_plan import plan_steps
+
+        planned = plan_steps(
+            list(map(len, rows)),
+            batch_size=options.batch_size,
+            seed=options.seed,
+            epochs=options.epochs,
+            max_tokens=options.max_tokens,
+        )
+        return len(planned)
+
+    def _measure(self, where: Where) -> Measured:
         """Nats of the right choice among the choices, or per token of the answer; and if it is the likeliest."""
         nats = np.full(len(self._encoded), np.nan)
         correct = np.zeros(len(self._encoded), dtype=np.bool_)
-        for i, sums in enumerate(self._base.evaluator.logliks(self._encoded)):
+        found = self._base.evaluator.logliks([self._encoded[i] for i in where])
+        for i, sums in zip(where.tolist(), found, strict=True):
             row = self._items.rows[i]
             if self._items.scorer(i) == "choices" and isinstance(row, Row) and row.answer is not None:
                 nats[i] = choice_nats(sums, row.answer)
