@@ -21,4 +21,4 @@ except NtkselError as error:
     sys.exit(int(error.code))
 print(f"{made.train}: {made.n_train} rows")
 print(f"{made.test}: {made.n_test} rows")
-print(f"{made.pool}: {made.n_pool} rows, {made.n_hidden} of them about licences")
+print(f"{made.pool}: {made.n_pool} rows, {made.n_hidden} of them product reviews")

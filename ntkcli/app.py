@@ -17,6 +17,7 @@ from ntkcli.commands import (
     featurize,
     finetune,
     info,
+    merge,
     query,
     report,
     rm,
@@ -100,7 +101,7 @@ def _root(
 
 _VERBS = (
     *(featurize, score, select, explain, query, finetune, evaluation, validate, diagnose, arms, recipe, split),
-    *(tasks, info, report, rm, demo),
+    *(merge, tasks, info, report, rm, demo),
 )
 for _verb in _VERBS:
     _verb.add_to(app)

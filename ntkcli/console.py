@@ -33,6 +33,13 @@ FILE_WIDTH = 200
 
 TEXT_WIDTH = 80
 """Characters of a row's text that a table shows; `--json` has all."""
+
+PICTURE_WIDTH = 72
+"""Columns of a terminal below which a histogram of 40 bins between two numbers would wrap."""
+
+BLOCKS = " ▁▂▃▄▅▆▇█"
+"""From nothing to the whole height of a line."""
+
 _MARK = "bold green"
 
 
@@ -78,6 +85,29 @@ class Output:
         """A line of the result, for people."""
         self._out.print(escape(visible(text)))
 
+    @property
+    def draws(self) -> bool:
+        """Whether small pictures are shown: on a terminal that is wide enough and has the characters."""
+        if self.as_json or self.quiet or not self._out.is_terminal or self._out.width < PICTURE_WIDTH:
+            return False
+        try:
+            BLOCKS.encode(self._out.encoding)
+        except (LookupError, UnicodeEncodeError):
+            return False
+        return True
+
+    def histogram(self, label: str, counts: Sequence[int], low: str, high: str) -> None:
+        """A line of blocks between two numbers, each as high as its count; nothing where `draws` is false."""
+        if not self.draws or not counts:
+            return
+        top = max(*counts, 1)
+        heights = [0 if count == 0 else max(1, round(count / top * (len(BLOCKS) - 1))) for count in counts]
+        text = Text(f"{visible(label)}  {visible(low)} ")
+        text.append("".join(BLOCKS[height] for height in heights), "cyan")
+        text.append(f" {visible(high)}")
+        text.no_wrap, text.overflow = True, "crop"
+        self._out.print(text)
+
     def marked(self, pieces: Sequence[tuple[str, bool]]) -> None:
         """Text of a data set, the pieces that are marked in colour; without a terminal between ⟦ and ⟧."""
         text = Text()
@@ -90,6 +120,11 @@ class Output:
         """The command that usually comes next, on stderr."""
         if self._hints and not self.quiet and not self.as_json:
             self._err.print(f"[dim]next:[/dim] {escape(command)}")
+
+    @property
+    def alone(self) -> bool:
+        """Whether this command was given by itself, and is not one of several in a row."""
+        return self._hints
 
     def details(self, lines: Sequence[str]) -> None:
         """What belongs to the error that comes next, a line each on stderr; a file or a row may stand in it."""

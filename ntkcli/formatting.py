@@ -8,11 +8,16 @@ from typing import TYPE_CHECKING
 from ntkcli.units import human_bytes, human_duration
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ntkcli.statistics import ArmScore, Classification
     from ntkcli.steps.evaluation.summary import EvaluateResult
+    from ntkcli.steps.pipelines.arms_cost import ArmsEstimate
+    from ntkcli.steps.pipelines.arms_report import ArmsResult
     from ntkcli.steps.shared.cost import Estimate
     from ntkcli.steps.training.dry_run import FinetuneEstimate
     from ntkcli.steps.training.finetune import FinetuneResult
+    from ntkcli.steps.training.lr_result import LrFindResult
 
 
 Table = tuple[str, list[str], list[list[str]]]
@@ -142,6 +147,24 @@ def finetune_line(run: FinetuneResult) -> str:
     return f"{line}, {run.truncated} truncated, {run.skipped} skipped; adapter {run.adapter}"
 
 
+def lr_table(found: LrFindResult) -> Table:
+    """Title, columns and rows of a sweep: each rate's losses, and its difference from the lowest."""
+    rows = []
+    for one in found.rates:
+        if one.diverged:
+            rows.append([f"{one.lr:g}", f"diverged ({one.diverged})", "", "", ""])
+            continue
+        mark = " *" if one.lr == found.lr else ""
+        ends = "" if one.lr == found.lr else f"{one.low:+.3f} to {one.high:+.3f}"
+        values = [f"{one.held_out_loss:.3f}{mark}", f"{one.difference:+.3f}", ends, f"{one.last_loss:.3f}"]
+        rows.append([f"{one.lr:g}", *values])
+    rows.append(["base model", f"{found.base_loss:.3f}", "", "", ""])
+    title = (
+        f"{found.artefact}: {found.rows} rows, {found.held_out} held out; trials of {found.steps} steps; nats a token"
+    )
+    return title, ["--lr", "held out", "minus lowest", "95% interval", "training (last tenth)"], rows
+
+
 def verdict(run: str, baseline: str, *, value: float, low: float, high: float) -> str:
     """One plain sentence about a paired difference (in [-1, 1]) and whether it may be noise."""
     points = f"{100 * abs(value):.1f} points (95% interval {100 * low:+.1f} to {100 * high:+.1f})"
@@ -151,3 +174,67 @@ def verdict(run: str, baseline: str, *, value: float, low: float, high: float) -
         return f"{run} is worse than {baseline} by {points}."
     direction = "above" if value > 0 else "below" if value < 0 else "from"
     return f"{run} is {points} {direction} {baseline}: the interval holds 0, so this may be noise."
+
+
+def arms_table(title: str, baseline: str, scores: Sequence[ArmScore], result: ArmsResult) -> Table:
+    """Title, columns and rows of a comparison: what each arm spent, its value, its difference from the baseline."""
+    several = len({score.task for score in scores}) > 1
+    columns = ["arm", "rows", "tokens", "seeds", "spread", "value", "95% interval", "log loss", f"minus {baseline}"]
+    rows = []
+    for score in scores:
+        spent, d = result.spent[score.arm], score.difference
+        scale, form = (100, ".1f") if score.percent else (1, ".3f")
+        task = f"{score.task} (retained)" if score.task in result.retained else score.task
+        label = f"{task} · {score.arm}" if several else score.arm
+        row = [label, f"{spent.rows:,}", f"{spent.tokens:,}", str(len(score.seeds))]
+        row.append("" if score.spread is None else f"{scale * score.spread:{form}}")
+        row.append(f"{scale * score.value:{form}}")
+        row.append(f"{scale * score.low:{form}} to {scale * score.high:{form}}")
+        nats = result.log_loss.get(score.task, {}).get(score.arm)
+        row.append("" if nats is None else f"{nats:.3f}")
+        if d is None:
+            row += ["", "", ""]
+        else:
+            ends = f"{scale * d.low:+{form}} to {scale * d.high:+{form}}"
+            row += [f"{scale * d.value:+{form}}", ends, f"{d.p_holm:.3f}"]
+        rows.append(row)
+    return title, [*columns, "95% interval", "p"], rows
+
+
+def curve_table(result: ArmsResult) -> Table:
+    """The gain over the baseline of the same size: a line per task and arm, a column per size."""
+    sizes = [each.n for each in result.by_size]
+    percent = {(score.task): score.percent for each in result.by_size for score in each.scores}
+    gains = {(point.task, point.arm, point.n): point for point in result.curve}
+    several = len({task for task, _, _ in gains}) > 1
+    rows = []
+    for task, arm in dict.fromkeys((task, arm) for task, arm, _ in gains):
+        scale, form = (100, "+.1f") if percent[task] else (1, "+.3f")
+        cells = [gains[task, arm, n].gain for n in sizes]
+        if any(cell is not None for cell in cells):
+            shown = ["" if cell is None else f"{scale * cell:{form}}" for cell in cells]
+            rows.append([f"{task} · {arm}" if several else arm, *shown])
+    return "gain over the baseline with as many rows", ["arm", *(f"{n:,} rows" for n in sizes)], rows
+
+
+def rounds_table(result: ArmsResult) -> Table:
+    """What each round of the arm `rounds` chose, by size and fold where there are several."""
+    rows = []
+    for one in result.rounds:
+        place = [f"{one.size:,} rows" if one.size is not None else "", f"fold {one.fold}" if one.fold else ""]
+        label = ", ".join([*filter(None, place), f"round {one.number}"])
+        rows.append(
+            [label, f"{one.rows:,}", "" if one.also_selected is None else f"{one.also_selected:,}", one.adapter]
+        )
+    return "rows chosen in rounds", ["round", "rows", "also in selected", "features of"], rows
+
+
+def arms_estimate_lines(found: ArmsEstimate) -> list[str]:
+    """What a comparison would take, and what it could show."""
+    left = f"{found.trainings} trainings" + (f", {found.trainings_done} of them done" if found.trainings_done else "")
+    line = (
+        f"{left}; about {found.train_tokens:,} tokens to train on, {found.feature_tokens:,} to featurize and "
+        f"{found.test_tokens:,} to evaluate, about {human_duration(found.seconds)}"
+    )
+    uncounted = f"; not counted: {', '.join(found.uncounted)}" if found.uncounted else ""
+    return [line + uncounted, *found.sentences]

@@ -16,16 +16,18 @@ PANELS: Final = {
     "Score": "pool method domain group-by across centre subspace whiten k match-length combine compare preset",
     "Selection": "n coarse exponent max-per-source min-per-source token-budget min-tokens max-tokens tokens-of dedup "
     "exclude must-include only against leaks",
-    "Training": "then epochs max-tokens match-tokens max-steps match-steps lr schedule warmup warmup-epochs rank alpha "
-    "target-modules init-adapter batch-size seeds hold-out patience loss-per average-weights "
+    "Training": "then epochs max-tokens match-tokens max-steps match-steps lr lr-find lr-rates lr-steps "
+    "schedule warmup warmup-epochs rank alpha target-modules init-adapter batch-size seeds hold-out hold-out-of "
+    "patience loss-per average-weights "
     "pack checkpoint-steps keep-optimizer keep-checkpoints",
     "Evaluation": "baseline retain scorer normalise max-new-tokens answer-pattern num-fewshot limit "
-    "apply-chat-template per-class arms draws sizes equalise",
+    "apply-chat-template per-class arms draws sizes equalise task folds by rounds",
     "Check": "verify repair",
     "Validation": "design bins subsets domain-repeat oracle keep-runs",
     "Sample": "domain-rows dims near run eval",
     "Compute": "dtype device batch-tokens part-rows shard gradient-checkpointing",
-    "Output": "export format export-scores explain bottom recipe prefix force plot dry-run json quiet verbose",
+    "Output": "export format export-scores explain bottom recipe prefix force plot report-to "
+    "push-to-hub public dry-run json quiet verbose",
 }
 """Panel → its options, without dashes. An option with the same name is in the same panel in every command."""
 EXCEPTIONS: Final = {

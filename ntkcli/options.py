@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -173,6 +174,23 @@ TrustRemoteCode = Annotated[
     bool,
     typer.Option("--trust-remote-code", help="Run Python code from the model's folder; recorded in the spec."),
 ]
+Folds = Annotated[
+    int | None,
+    typer.Option(
+        min=2,
+        help="Instead of --task: split the domain into this many folds, as `ntksel split` does, and test on each once.",
+        show_default="--task",
+    ),
+]
+FoldsBy = Annotated[
+    str | None,
+    typer.Option(
+        "--by",
+        help="With --folds: rows with the same value in this column stay in one fold (a.b: within an object).",
+        metavar="FIELD",
+        show_default="none",
+    ),
+]
 TokensOf = Annotated[
     str | None,
     typer.Option(
@@ -199,6 +217,19 @@ Moved = Annotated[
 ]
 Force = Annotated[
     bool, typer.Option("--force", help="Overwrite a file that ntksel did not create; an input is never overwritten.")
+]
+PushToHub = Annotated[
+    str | None,
+    typer.Option(
+        "--push-to-hub",
+        help="Push the result with a card to this repository of the Hugging Face Hub, private unless --public; log in "
+        "by `hf auth login` or HF_TOKEN.",
+        metavar="ORG/NAME",
+        show_default="not pushed",
+    ),
+]
+Public = Annotated[
+    bool, typer.Option("--public", help="With --push-to-hub: make the repository public, or push to a public one.")
 ]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Only show what the command would need: rows, tokens, disk, memory and time.")
@@ -261,6 +292,18 @@ def is_on(thinking: Thinking | None) -> bool | None:
     return None if thinking is None else thinking is Thinking.ON
 
 
+def check_folds(task: Sequence[str], folds: int | None, by: str | None) -> None:
+    """UsageError unless the test items are given in one way: tasks, or folds of the domain."""
+    if folds is None and by is not None:
+        raise UsageError(f"--by {by}: there are no folds to keep rows together in.", "Give --folds 5 too.")
+    if folds is not None and task:
+        raise UsageError("--task and --folds both say what to test on.", "Give one of them.")
+    if folds is None and not task:
+        raise UsageError(
+            "--task is missing.", "Give the test items: --task FILE; or --folds 5, to test on the domain's own rows."
+        )
+
+
 def parse_shard(text: str) -> tuple[int, int]:
     """`I/N` as (I, N), 0 <= I < N."""
     index, _, count = text.partition("/")
@@ -284,6 +327,14 @@ def parse_columns(text: str | None) -> dict[str, str] | None:
     return columns
 
 
+def parse_sizes(text: str) -> tuple[int, ...]:
+    """The numbers of rows in `100,300,1000`. UsageError for anything that is not a whole number."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise UsageError(f"--sizes {text}: expected whole numbers.", "As in --sizes 100,300,1000.")
+    return tuple(map(int, parts))
+
+
 def parse_seeds(text: str) -> list[int]:
     """The seeds of trainings in `0,1,2`. UsageError for anything that is not a whole number of 0 to 2^32 - 1."""
     parts = [part.strip() for part in text.split(",")]
@@ -292,3 +343,13 @@ def parse_seeds(text: str) -> list[int]:
     for part in parts:
         check_training_seed("--seeds", int(part))
     return [int(part) for part in parts]
+
+
+def parse_rates(text: str | None) -> list[float] | None:
+    """The learning rates in `1e-4,3e-4`; None for None. UsageError for anything that is not a number."""
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UsageError(f"--lr-rates {text}: expected numbers.", "As in --lr-rates 1e-4,3e-4,1e-3.") from error

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterable, Iterator
+from typing import Final, Protocol, TypeVar
+
+Item = TypeVar("Item")
+_AT_ONCE: Final = 256
+"""Items between two looks at the clock, for work of microseconds each."""
 
 
 class Progress(Protocol):
@@ -35,3 +40,16 @@ class Silent:
 
     def note(self, text: str) -> None:
         """Nothing is shown."""
+
+
+def counted(items: Iterable[Item], progress: Progress, label: str, *, total: int, unit: str) -> Iterator[Item]:
+    """The items, their course shown: `total` are expected."""
+    progress.start(label, total=total, unit=unit)
+    try:
+        for number, item in enumerate(items, start=1):
+            yield item
+            if number % _AT_ONCE == 0:
+                progress.advance(_AT_ONCE)
+        progress.advance(total % _AT_ONCE)
+    finally:
+        progress.stop()

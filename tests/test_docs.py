@@ -33,8 +33,9 @@ def shown_commands(path: Path) -> list[str]:
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_shown_commands_parse(document: str) -> None:
     for shown in shown_commands(ROOT / document):
-        line = shown.replace('"${on[@]}"', "--model M --max-length 160")
+        line = shown.replace('"${on[@]}"', "--model M --max-length 160").replace('"${training[@]}"', "--lr 1e-3")
         plain = line.replace('"${features[@]}"', "--data F --name N --kind ntk --model M")
+        plain = plain.replace('"${training[@]}"', "")
         words = shlex.split(plain.split(" >")[0], comments=True)
         if "[OPTIONS]" in words:
             continue  # a line of usage in docs/cli.md

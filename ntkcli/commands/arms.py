@@ -14,14 +14,13 @@ from ntkcli import options as o
 from ntkcli.commands import chain
 from ntkcli.commands.score import Method
 from ntkcli.console import Output
-from ntkcli.errors import ExitCode, UsageError
+from ntkcli.errors import ExitCode
+from ntkcli.formatting import arms_estimate_lines, arms_table, curve_table, rounds_table
 from ntkcli.help_panels import Command, examples
 from ntkcli.kernel_presets import PRESETS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from ntkcli.statistics import ArmScore
+    from ntkcli.steps.pipelines.arms_cost import ArmsEstimate
     from ntkcli.steps.pipelines.arms_report import ArmsResult
     from ntkcli.steps.splits.overlap import Overlap
 
@@ -30,8 +29,8 @@ EXAMPLE = (
     "--seeds 0,1,2"
 )
 SECOND = (
-    "ntksel arms med --model ./Llama-3-8B --domain domain.jsonl --pool pool.jsonl --task test.jsonl -n 900 "
-    "--arms base,domain,random,selected --dry-run"
+    "ntksel arms med --model ./Llama-3-8B --domain domain.jsonl --pool pool.jsonl --folds 5 --by author -n 900 "
+    "--arms base,domain,random,selected --rounds 3 --dry-run"
 )
 
 
@@ -57,6 +56,8 @@ class ArmsPlan:
     arms: dict[str, str]
     commands: tuple[str, ...]
     overlap: dict[str, Overlap]
+    folds: int | None = None
+    estimate: ArmsEstimate | None = None
 
 
 def add_to(app: typer.Typer) -> None:
@@ -69,8 +70,11 @@ def arms(
     model: o.Model,
     domain: Annotated[str, typer.Option(help="Rows of the domain: a data file, or TASK@SPLIT.", show_default=False)],
     task: Annotated[
-        list[str], typer.Option(help="Task to evaluate on, as in `ntksel eval`; repeatable.", show_default=False)
-    ],
+        list[str] | None,
+        typer.Option(help="Task to evaluate on, as in `ntksel eval`; repeatable.", show_default="--folds"),
+    ] = None,
+    folds: o.Folds = None,
+    by: o.FoldsBy = None,
     pool: Annotated[
         str | None, typer.Option(help="Rows to choose from: a data file or Hub id.", show_default="none")
     ] = None,
@@ -84,7 +88,7 @@ def arms(
     arms: Annotated[
         str | None,
         typer.Option(
-            help="Arms to compare, separated by commas (docs/arms.md); also dsir, rds, random-selected.",
+            help="Arms to compare, separated by commas (docs/arms.md); also dsir, rds, random-selected, rounds.",
             metavar="ARM,...",
             show_default="base,domain,domain-steps,random,random-length,embedding,preselect-random,bm25,selected",
         ),
@@ -135,6 +139,15 @@ def arms(
             help="Add an arm of pool rows known to be right: a file of ids or rows, or source=LABEL,... for the pool's "
             "labels.",
             metavar="FILE|source=A,...",
+            show_default="none",
+        ),
+    ] = None,
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="Add an arm that chooses its -n rows in so many rounds: after each the model is trained on the new "
+            "rows, and its features choose among what is left of the pre-selection.",
             show_default="none",
         ),
     ] = None,
@@ -192,7 +205,11 @@ def arms(
         ),
     ] = False,
     hold_out: Annotated[
-        float, typer.Option(help="Share of each arm's rows to judge by: its adapter of the lowest loss is kept.")
+        float,
+        typer.Option(
+            help="Share of the domain's rows to judge by, the same for all arms: the adapter of the lowest loss on "
+            "them is kept."
+        ),
     ] = 0.0,
     patience: Annotated[
         int | None,
@@ -238,29 +255,40 @@ def arms(
             help="Also write the table to this file: .csv or .json.", show_default="only the store's reports/"
         ),
     ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw every arm as a point with its 95% interval: .png or .svg.", show_default="no picture"),
+    ] = None,
     recipe: Annotated[
         Path | None,
         typer.Option(help="Only write the steps to this file, as a recipe for `ntksel run`.", show_default="no file"),
     ] = None,
     force: o.Force = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the commands that would run.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Only print the commands that would run, what they take, and what these sizes show."
+        ),
+    ] = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
 ) -> int:
     """Compare selected rows with everything a reviewer asks for, under one budget, in one resumable command."""
     from ntkcli.steps.pipelines import arms_report as step
+    from ntkcli.steps.pipelines.arms_folds import divide_domain
     from ntkcli.steps.pipelines.arms_plan import Budget, Plan
     from ntkcli.steps.pipelines.arms_steps import steps_of
     from ntkcli.steps.pipelines.merging import merge_scores
     from ntkcli.steps.pipelines.recipe import as_shell, write_recipe
 
     o.refuse_ranks("arms")
+    o.check_folds(task or (), folds, by)
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
     kernel = PRESETS[preset.value]
     chosen = tuple(arm.strip() for arm in arms.split(",")) if arms is not None else ()
-    if chosen and oracle is not None and "oracle" not in chosen:
-        chosen = (*chosen, "oracle")
+    for arm, given in (("oracle", oracle), ("rounds", rounds)):
+        chosen = (*chosen, arm) if chosen and given is not None and arm not in chosen else chosen
     losses = loss_per.value if loss_per is not None else kernel.loss_per
     alike = equalise.value if equalise is not None else kernel.equalise if token_budget is None else None
     plan = Plan(
@@ -268,7 +296,7 @@ def arms(
         model=model,
         domain=domain,
         pool=pool or "",
-        tasks=tuple(task),
+        tasks=tuple(task or ()),
         name=name,
         budget=Budget(n, token_budget, coarse),
         arms=chosen,
@@ -277,14 +305,15 @@ def arms(
         draws=kernel.draws if draws is None else draws,
         equalise=alike,
         oracle=oracle,
-        sizes=() if sizes is None else _sizes(sizes),
+        rounds=rounds,
+        sizes=() if sizes is None else o.parse_sizes(sizes),
         probes=tuple(each.value for each in probe) if probe else (kernel.probe,),
         method=kernel.method if method is None else method.value,
         centre=(method is None and kernel.centre) if centre is None else centre,
         epochs=epochs,
         warmup_epochs=warmup_epochs,
         prefix=prefix,
-        against=step.test_files(task),
+        against=step.test_files(task or ()),
         common=_given(max_length=(max_length, 1024), dtype=(dtype.value, "auto"), device=(device, "auto"))
         | _given(thinking=(thinking.value if thinking else None, None), trust_remote_code=(trust_remote_code, False)),
         rows_as=_given(text_as=(text_as.value, "chat")),
@@ -297,40 +326,55 @@ def arms(
         domain_data=_given(split=(domain_split, None), on_error=(on_error.value, "fail")),
         pool_data=_given(split=(pool_split, None), on_error=(on_error.value, "fail")),
         evaluation=_given(retain=(list(retain or ()), []), on_error=(on_error.value, "fail"))
-        | _given(text_as=(step.text_as_of([*task, *(retain or ())], text_as.value), "chat")),
+        | _given(text_as=(step.text_as_of([*(task or [domain]), *(retain or ())], text_as.value), "chat")),
     )
     step.check_training(plan)
-    step.check_outputs(plan, export=export, recipe=recipe, force=force)
+    step.check_outputs(plan, export=export, recipe=recipe, plot=plot, force=force)
     reference = plan.reference(baseline)
     plan = dataclasses.replace(plan, evaluation={**plan.evaluation, "baseline": reference})
-    plan = step.check_data(plan, domain_split=domain_split, pool_split=pool_split)
+    share = 1.0 if folds is None else (folds - 1) / folds
+    plan = step.check_data(plan, domain_split=domain_split, pool_split=pool_split, trained_share=share)
     shared = step.check_overlap(plan, domain_split=domain_split, allow=allow_overlap, progress=output.progress)
+    divided = None
+    if folds is not None:
+        divided = divide_domain(
+            plan, folds=folds, by=by, baseline=baseline, domain_split=domain_split, on_error=on_error.value,
+            progress=output.progress,
+        )  # fmt: skip
+    plans = (plan,) if divided is None else divided.plans
     words = chain.vocabulary()
-    steps = steps_of(plan)
+    steps = [each for own in plans for each in steps_of(own)]
     commands = [each.arguments(words) for each in merge_scores(steps)]
     shown = tuple(as_shell(command) for command in commands)
+    if divided is not None and (recipe is not None or not dry_run):
+        divided.write()
     if recipe is not None:
         write_recipe(recipe, steps, comment=f"The arms {', '.join(plan.names())} under one budget.")
-    if recipe is not None or dry_run:
+    if recipe is not None and not dry_run:
         told = f"wrote {recipe}: `ntksel run {recipe}`, then the same `ntksel arms` for the table"
-        output.result(
-            ArmsPlan(plan.described(), shown, shared), line=told if recipe and not dry_run else "\n".join(shown)
-        )
+        output.result(ArmsPlan(plan.described(), shown, shared, folds), line=told)
+        return ExitCode.OK
+    if dry_run:
+        from ntkcli.steps.pipelines.arms_cost import estimate_arms
+
+        estimate = estimate_arms(
+            plan, steps, baseline=reference, folds=plans if divided else (), domain_split=domain_split,
+            pool_split=pool_split, device=device,
+        )  # fmt: skip
+        found = ArmsPlan(plan.described(), shown, shared, folds, estimate)
+        output.result(found, line="\n".join([*shown, *(f"# {line}" for line in arms_estimate_lines(estimate))]))
         return ExitCode.OK
     done = chain.run_commands(commands, output, results_to_stderr=True, hidden=("eval",))
-    result = step.arms_result(store, plan, baseline=baseline, commands=shown, export=export)
+    result = step.arms_result(
+        store, plan, baseline=baseline, commands=shown, export=export, plot=plot, folds=plans if divided else ()
+    )
     if json:
         output.result(result, line="")
     else:
         _show(result, output)
+    if divided is not None and divided.division.skipped:
+        return ExitCode.ROWS_SKIPPED
     return chain.exit_code(done)
-
-
-def _sizes(text: str) -> tuple[int, ...]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() for part in parts):
-        raise UsageError(f"--sizes {text}: expected whole numbers.", "As in --sizes 100,300,1000.")
-    return tuple(map(int, parts))
 
 
 def _given(**values: tuple[Any, Any]) -> dict[str, Any]:
@@ -341,51 +385,14 @@ def _given(**values: tuple[Any, Any]) -> dict[str, Any]:
 def _show(result: ArmsResult, output: Output) -> None:
     tables = [(f"{each.n} rows, ", each.baseline, each.scores) for each in result.by_size]
     for size, baseline, scores in tables or [("", result.baseline, result.scores)]:
-        title = f"{result.artefact}: {size}{result.items} items; p corrected for the arms compared (Holm)"
-        _table(output, title, baseline, scores, result)
+        folds = f" in {result.folds} folds" if result.folds else ""
+        title = f"{result.artefact}: {size}{result.items} items{folds}; p corrected for the arms compared (Holm)"
+        output.table(*arms_table(title, baseline, scores, result))
     if result.curve:
-        _curve(output, result)
+        output.table(*curve_table(result))
+    if result.rounds:
+        output.table(*rounds_table(result))
     output.say("")
     for sentence in result.sentences:
         output.say(sentence)
     output.say(f"Written: {', '.join(result.files)}")
-
-
-def _table(output: Output, title: str, baseline: str, scores: Sequence[ArmScore], result: ArmsResult) -> None:
-    several = len({score.task for score in scores}) > 1
-    columns = ["arm", "rows", "tokens", "seeds", "spread", "value", "95% interval", "log loss", f"minus {baseline}"]
-    rows = []
-    for score in scores:
-        spent, d = result.spent[score.arm], score.difference
-        scale, form = (100, ".1f") if score.percent else (1, ".3f")
-        task = f"{score.task} (retained)" if score.task in result.retained else score.task
-        label = f"{task} · {score.arm}" if several else score.arm
-        row = [label, f"{spent.rows:,}", f"{spent.tokens:,}", str(len(score.seeds))]
-        row.append("" if score.spread is None else f"{scale * score.spread:{form}}")
-        row.append(f"{scale * score.value:{form}}")
-        row.append(f"{scale * score.low:{form}} to {scale * score.high:{form}}")
-        nats = result.log_loss.get(score.task, {}).get(score.arm)
-        row.append("" if nats is None else f"{nats:.3f}")
-        if d is None:
-            row += ["", "", ""]
-        else:
-            ends = f"{scale * d.low:+{form}} to {scale * d.high:+{form}}"
-            row += [f"{scale * d.value:+{form}}", ends, f"{d.p_holm:.3f}"]
-        rows.append(row)
-    output.table(title, [*columns, "95% interval", "p"], rows)
-
-
-def _curve(output: Output, result: ArmsResult) -> None:
-    """The gain over the baseline of the same size: a line per task and arm, a column per size."""
-    sizes = [each.n for each in result.by_size]
-    percent = {(score.task): score.percent for each in result.by_size for score in each.scores}
-    gains = {(point.task, point.arm, point.n): point for point in result.curve}
-    several = len({task for task, _, _ in gains}) > 1
-    rows = []
-    for task, arm in dict.fromkeys((task, arm) for task, arm, _ in gains):
-        scale, form = (100, "+.1f") if percent[task] else (1, "+.3f")
-        cells = [gains[task, arm, n].gain for n in sizes]
-        if any(cell is not None for cell in cells):
-            shown = ["" if cell is None else f"{scale * cell:{form}}" for cell in cells]
-            rows.append([f"{task} · {arm}" if several else arm, *shown])
-    output.table("gain over the baseline with as many rows", ["arm", *(f"{n:,} rows" for n in sizes)], rows)

@@ -31,8 +31,8 @@ VERBS: Final = {
     "eval": evaluation,
 }
 """Commands that may be steps: each makes something once and finds it finished the next time."""
-OF_THE_WHOLE = ("json", "quiet", "verbose", "dry-run", "help")
-"""Options that belong to the whole and not to a step."""
+OF_THE_WHOLE = ("json", "quiet", "verbose", "dry-run", "help", "lr-find", "lr-rates", "lr-steps")
+"""Options that belong to the whole, or ask a question instead of making what the next step reads."""
 
 
 @dataclass(frozen=True, slots=True)

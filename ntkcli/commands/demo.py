@@ -53,7 +53,7 @@ def demo(
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
 ) -> int:
-    """Find licence notices in a general pool, train on them, and report the gain: in minutes on 2 CPU cores."""
+    """Find product reviews in a general pool, train on them and report the gain: minutes on 2 CPU cores."""
     from ntkcli.data.references import home
     from ntkcli.demo import demo_model_path, write_demo_data
     from ntkcli.demo import pipeline as p
@@ -67,8 +67,8 @@ def demo(
     model = demo_model_path()
     data = write_demo_data(folder, seed=seed, n_train=p.N_TRAIN, n_test=p.N_TEST, n_pool=p.N_POOL, n_hidden=p.N_HIDDEN)
     output.progress.note(
-        f"{data.n_train} licence notices to learn from, {data.n_test} to test on, {data.n_pool} rows to choose from, "
-        f"among them {data.n_hidden} about licences: {folder}"
+        f"{data.n_train} sentences of product reviews to learn from, {data.n_test} to test on, {data.n_pool} rows to "
+        f"choose from, {data.n_hidden} of them product reviews: {folder}"
     )
     picked, store = folder / "picked.jsonl", folder / "store"
     commands = p.demo_commands(store, model, data, picked)
@@ -89,20 +89,20 @@ def demo(
     for sentence in result.verdicts:
         output.say(sentence)
     chance = f"{result.wanted_by_chance:.0f}"
-    output.say(f"{result.wanted} of the {p.N_PICKED} chosen rows are about licences; chance gives {chance}.")
+    output.say(f"{result.wanted} of the {p.N_PICKED} chosen rows are product reviews; chance gives {chance}.")
     output.say(f"In {result.seconds:.0f} s. Chosen rows: {picked}, store: {store}, report to open in a browser: {page}")
     return ExitCode.OK
 
 
 def _result(folder: Path, data: DemoData, commands: list[list[str]], seconds: float) -> DemoResult:
     from ntkcli.demo import pipeline as p
-    from ntkcli.demo.domain import HIDDEN_SOURCE
+    from ntkcli.demo.reviews import HIDDEN_SOURCE
     from ntkcli.steps.evaluation.evaluate import compare, summary
     from ntkcli.steps.pipelines.recipe import as_shell
 
     store, picked = folder / "store", folder / "picked.jsonl"
     verdicts = []
-    for baseline in (p.RANDOM, p.DOMAIN_ONLY):
+    for baseline in (p.RANDOM, p.DOMAIN_STEPS, p.DOMAIN_ONLY):
         found = compare(store, name="test", run=p.SELECTED, baseline=baseline)
         verdicts.append(verdict(p.SELECTED, baseline, value=found.value, low=found.low, high=found.high))
     sources = [json_library.loads(line)["source"] for line in picked.read_text(encoding="utf-8").splitlines()]

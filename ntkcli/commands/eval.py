@@ -137,6 +137,10 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw every run as a point with its 95% interval: .png or .svg.", show_default="no picture"),
+    ] = None,
     force: o.Force = False,
     dry_run: o.DryRun = False,
     json: o.Json = False,
@@ -144,7 +148,11 @@ def evaluate(
     verbose: o.Verbose = False,
 ) -> int:
     """Evaluate runs on the same items, with intervals and paired tests."""
+    from ntkcli.data.references import split_name
     from ntkcli.steps.evaluation import evaluate as step
+    from ntkcli.steps.shared.outputs import Inputs
+    from ntkcli.steps.shared.pictures import check_picture, write_arms
+    from ntkcli.steps.shared.stores import is_store, open_store
 
     o.refuse_ranks("eval")
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
@@ -178,6 +186,9 @@ def evaluate(
         found = estimate_evaluation(plan, device=device)
         output.result(found, line=estimate_line(found))
         return ExitCode.OK
+    files = [split_name(each)[1] for each in (*task, *(retain or ()))]
+    stored = open_store(store) if is_store(store) else None
+    check_picture(plot, inputs=Inputs(files, (model,)), stored=stored, force=force)
     result = step.evaluate(
         store,
         **arguments,
@@ -190,6 +201,8 @@ def evaluate(
         force=force,
         progress=output.progress,
     )
+    if plot is not None:
+        write_arms(plot, [("", result.baseline, result.scores)], kind="eval")
     if json:
         output.result(result, line="")
     else:

@@ -9,16 +9,17 @@ import typer
 from ntkcli import options as o
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode, UsageError
-from ntkcli.formatting import finetune_estimate_line, finetune_line
+from ntkcli.formatting import finetune_estimate_line, finetune_line, lr_table
 from ntkcli.help_panels import Command, examples
 
 EXAMPLE = "ntksel finetune med --model ./Llama-3-8B --train domain.jsonl --train picked=0.5 --name mixed"
+SWEEP = "ntksel finetune med --model ./Llama-3-8B --train domain.jsonl --train random --name mixed --lr-find"
 SECOND = "ntksel finetune med --model ./Llama-3-8B --train domain.jsonl --name warmup --epochs 1 --seeds 0,1,2"
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command(cls=Command, epilog=examples(EXAMPLE, SECOND))(finetune)
+    app.command(cls=Command, epilog=examples(EXAMPLE, SECOND, SWEEP))(finetune)
 
 
 def finetune(
@@ -62,7 +63,24 @@ def finetune(
         str | None,
         typer.Option(help="Stop after as many steps as this run of the store took.", show_default="none"),
     ] = None,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-4,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.", show_default="0.0002")] = None,
+    lr_find: Annotated[
+        bool,
+        typer.Option(
+            "--lr-find",
+            help="Train nothing; try several rates in short trials, judge them on rows of the first --train (the "
+            "domain) that are held out, and recommend one.",
+        ),
+    ] = False,
+    lr_rates: Annotated[
+        str | None,
+        typer.Option(
+            help="With --lr-find: the rates to try.", metavar="LR,LR,...", show_default="7 rates from 0.0001 to 0.003"
+        ),
+    ] = None,
+    lr_steps: Annotated[
+        int | None, typer.Option(min=1, help="With --lr-find: most steps of a trial.", show_default="100")
+    ] = None,
     schedule: Annotated[
         o.Schedule, typer.Option(help="Schedule of the learning rate after the warm-up.")
     ] = o.Schedule.COSINE,
@@ -103,8 +121,20 @@ def finetune(
     ] = None,
     hold_out: Annotated[
         float,
-        typer.Option(help="Share of the rows held out; the adapter with the lowest loss on them is kept."),
+        typer.Option(
+            help="Share of the rows held out; the adapter with the lowest loss on them is kept. With --lr-find: share "
+            "of the first --train to judge by (0: a fifth, at most 200 rows)."
+        ),
     ] = 0.0,
+    hold_out_of: Annotated[
+        str | None,
+        typer.Option(
+            help="With --hold-out: hold out rows of this --train alone, the same ones for every seed and whatever the "
+            "others are.",
+            metavar="REF",
+            show_default="of all, by the seed",
+        ),
+    ] = None,
     patience: Annotated[
         int | None,
         typer.Option(
@@ -148,6 +178,17 @@ def finetune(
             help="Keep the adapter before the first step and at each checkpoint, for `diagnose stability`.",
         ),
     ] = False,
+    report_to: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Report each step to this service, as transformers does: tensorboard (files in the folder reports/ of "
+            "the store), wandb, mlflow, ...; repeatable.",
+            metavar="SERVICE",
+            show_default="none",
+        ),
+    ] = None,
+    push_to_hub: o.PushToHub = None,
+    public: o.Public = False,
     on_error: o.OnErrorOption = o.OnError.FAIL,
     columns: o.Columns = None,
     split: o.Split = None,
@@ -168,14 +209,12 @@ def finetune(
     given: dict[str, Any] = {
         "model": model,
         "train": train,
-        "then": then or [],
         "name": name,
         "epochs": epochs,
         "max_tokens": max_tokens,
         "match_tokens": match_tokens,
         "max_steps": max_steps,
         "match_steps": match_steps,
-        "lr": lr,
         "schedule": schedule.value,
         "warmup": warmup,
         "rank": rank,
@@ -187,15 +226,12 @@ def finetune(
         "gradient_checkpointing": gradient_checkpointing,
         "max_length": max_length,
         "hold_out": hold_out,
-        "patience": patience,
+        "hold_out_of": hold_out_of,
         "loss_per": loss_per.value,
         "average_weights": average_weights,
         "pack": pack,
         "dtype": dtype.value,
         "device": device,
-        "checkpoint_steps": checkpoint_steps,
-        "keep_optimizer": keep_optimizer,
-        "keep_checkpoints": keep_checkpoints,
         "on_error": on_error.value,
         "columns": o.parse_columns(columns),
         "split": split,
@@ -208,10 +244,25 @@ def finetune(
     if seed is not None and seeds is not None:
         raise UsageError("--seed and --seeds are both given.", "Give one of them.")
     parsed = None if seeds is None else o.parse_seeds(seeds)
+    training: dict[str, Any] = {"lr": lr, "then": then, "patience": patience, "checkpoint_steps": checkpoint_steps}
+    training |= {"keep_optimizer": keep_optimizer or None, "report_to": report_to or None}
+    training |= {"keep_checkpoints": keep_checkpoints or None}
+    training |= {"push_to_hub": push_to_hub, "public": public or None}
+    sweep: dict[str, Any] = {"lr_rates": o.parse_rates(lr_rates), "lr_steps": lr_steps}
+    if lr_find:
+        _refuse(training, "has no meaning with --lr-find, which tries rates in short trials and keeps no adapter")
+        sweep = {key: value for key, value in sweep.items() if value is not None}
+        return _find_rate(store, output, given | sweep, parsed or [seed or 0], dry_run=dry_run)
+    _refuse(sweep, "is for --lr-find", mend="Give --lr-find, or leave it out.")
+    given |= {key: value for key, value in training.items() if value is not None}
     if dry_run:
+        from ntkcli.steps.shared.hub_push import check_push
         from ntkcli.steps.training.dry_run import estimate_finetune
+        from ntkcli.steps.training.reporters import check_reporters
 
-        found = estimate_finetune(store, **given, seed=seed or 0)
+        check_reporters(given.pop("report_to", ()))
+        check_push(given.pop("push_to_hub", None), public=given.pop("public", False))
+        found = estimate_finetune(store, **_SETTINGS | given, seed=seed or 0)
         output.result(found, line=finetune_estimate_line(found) + (", for each seed" if seeds else ""))
         return ExitCode.OK
     if parsed is not None:
@@ -224,3 +275,36 @@ def finetune(
     named = " ".join(f"--run {run.artefact.partition('/')[2]}" for run in runs)
     output.next_step(f"ntksel eval {store} --model {model} --run base {named} --task TEST.jsonl --name EVAL")
     return ExitCode.ROWS_SKIPPED if any(run.skipped for run in runs) else ExitCode.OK
+
+
+_SETTINGS: dict[str, Any] = {"lr": 2e-4, "patience": None, "checkpoint_steps": None}
+"""What an estimate needs said outright."""
+
+
+def _refuse(given: dict[str, Any], why: str, *, mend: str = "Leave it out.") -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise UsageError(f"--{name.replace('_', '-')} {why}.", mend)
+
+
+def _find_rate(store: Any, output: Output, given: dict[str, Any], seeds: list[int], *, dry_run: bool) -> int:
+    """`--lr-find`: the sweep, its table and what it recommends."""
+    if dry_run:
+        from ntkcli.steps.training.dry_run import estimate_sweep
+
+        estimate = estimate_sweep(store, seeds=seeds, **given)
+        output.result(estimate, line=f"--lr-find, all trials together: {finetune_estimate_line(estimate)}")
+        return ExitCode.OK
+    from ntkcli.steps.training.lr_find import find_rate
+
+    found = find_rate(store, seeds=seeds, **given)
+    if output.as_json:
+        output.result(found, line="")
+    else:
+        output.table(*lr_table(found))
+        output.say("")
+        for sentence in found.sentences:
+            output.say(sentence)
+    if found.command:
+        output.next_step(found.command)
+    return ExitCode.ROWS_SKIPPED if found.skipped else ExitCode.OK

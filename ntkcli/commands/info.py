@@ -131,6 +131,7 @@ def _show(found: StoreInfo, output: Output) -> None:
         ["artefact", "rows", "state", "disk", "made from"],
         rows,
     )
+    _show_scores(found, output)
     for artefact in found.artefacts:
         if artefact.stale:
             output.say(f"stale: {artefact.stale}")
@@ -139,6 +140,19 @@ def _show(found: StoreInfo, output: Output) -> None:
     else:
         for text in found.damaged:
             output.say(f"damaged: {text}")
+
+
+def _show_scores(found: StoreInfo, output: Output) -> None:
+    """How each score's values are spread, where the terminal has room for it."""
+    names = [each.name.partition("/")[2] for each in found.artefacts if each.kind == "score" and each.complete]
+    if not (names and output.draws):
+        return
+    from ntkcli.steps.scores.histogram import histogram
+
+    pictures = [one for name in names if (one := histogram(found.path, name)) is not None]
+    width = max((len(one.name) for one in pictures), default=0)
+    for one in pictures:
+        output.histogram(one.name.ljust(width), one.counts, f"{one.low:.4g}".rjust(10), f"{one.high:.4g}")
 
 
 def _show_verified(verified: VerifyResult, output: Output) -> None:

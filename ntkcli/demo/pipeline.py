@@ -9,15 +9,15 @@ from pathlib import Path
 
 from ntkcli.demo.files import DemoData
 
-N_TRAIN, N_TEST, N_POOL, N_HIDDEN = 12, 90, 400, 50
-N_PICKED = 40
+N_TRAIN, N_TEST, N_POOL, N_HIDDEN = 12, 100, 480, 90
+N_PICKED = 72
 MAX_LENGTH = 160
 """Tokens; the longest row of the demo's data has fewer."""
-DOMAIN_TIMES, PICKED_TIMES = 4, 2
-"""How often an arm is trained on each row of the domain, and on each row from the pool."""
+DOMAIN_TIMES = 4
+"""How often an arm is trained on each row of the domain; on each row from the pool it is once."""
 
-DOMAIN_ONLY, RANDOM, SELECTED = "domain-only", "domain-random", "domain-selected"
-RUNS = (RANDOM, "base", DOMAIN_ONLY, SELECTED)
+DOMAIN_ONLY, DOMAIN_STEPS, RANDOM, SELECTED = "domain", "domain-steps", "domain-random", "domain-selected"
+RUNS = (RANDOM, "base", DOMAIN_ONLY, DOMAIN_STEPS, SELECTED)
 """What is evaluated; the first is the baseline of the paired comparisons."""
 
 
@@ -26,7 +26,8 @@ def demo_commands(store: Path, model: Path, data: DemoData, picked: Path) -> lis
     s = str(store)
     on = ["--model", str(model), "--max-length", str(MAX_LENGTH)]
     train, test, pool = str(data.train), str(data.test), str(data.pool)
-    kernel = ["--kind", "ntk", "--probe", "centred", *on, "--adapter", "warmup"]
+    warm = [*on, "--adapter", "warmup"]
+    sides = ["--pool", "pool", "--domain", "domain"]
 
     def finetune(name: str, *rows: str, until: tuple[str, str] = ("--epochs", "1")) -> list[str]:
         given = [word for row in rows for word in ("--train", row)]
@@ -36,15 +37,20 @@ def demo_commands(store: Path, model: Path, data: DemoData, picked: Path) -> lis
     domain = f"{train}={DOMAIN_TIMES}"
     return [
         finetune("warmup", domain),
-        ["featurize", s, "--data", train, "--name", "domain", *kernel],
-        ["featurize", s, "--data", pool, "--name", "pool", *kernel],
-        ["score", s, "--pool", "pool", "--domain", "domain", "--method", "cosine", "--centre", "--name", "kernel"],
-        ["select", s, "--score", "kernel", "-n", str(N_PICKED), "--name", "picked", "--export", str(picked)],
+        ["featurize", s, "--data", train, "--name", "domain", "--kind", "embed", *warm],
+        ["featurize", s, "--data", pool, "--name", "pool", "--kind", "embed", *warm],
+        ["score", s, *sides, "--method", "cosine", "--feature", "embed", "--name", "about"],
+        ["featurize", s, "--data", train, "--name", "domain", "--kind", "loss", *warm],
+        ["featurize", s, "--data", pool, "--name", "pool", "--kind", "loss", *warm],
+        ["score", s, *sides, "--method", "cosine", "--feature", "loss", "--name", "teaches"],
+        ["score", s, "--combine", "about", "--combine", "teaches", "--name", "both"],
+        ["select", s, "--score", "both", "-n", str(N_PICKED), "--name", "picked", "--export", str(picked)],
         ["score", s, "--pool", "pool", "--method", "random", "--name", "chance"],
         ["select", s, "--score", "chance", "-n", str(N_PICKED), "--name", "random"],
-        finetune(SELECTED, domain, f"picked={PICKED_TIMES}"),
-        finetune(RANDOM, domain, f"random={PICKED_TIMES}"),
-        finetune(DOMAIN_ONLY, train, until=("--match-steps", SELECTED)),
+        finetune(SELECTED, domain, "picked"),
+        finetune(RANDOM, domain, "random"),
+        finetune(DOMAIN_ONLY, domain),
+        finetune(DOMAIN_STEPS, train, until=("--match-steps", SELECTED)),
         [
             *("eval", s, *on, "--task", test, "--name", "test"),
             *(word for run in RUNS for word in ("--run", run)),

@@ -81,8 +81,7 @@ def _yes_no(record: dict[str, Any]) -> str:
 
 
 # Of 1,000 rows; the rest (250) is reasoning-gym. Only files whose answers are there and right: HellaSwag's
-# are unmarked, and the test files of BoolQ, PIQA, CommonsenseQA and MedMCQA have none. contracts and
-# privacy_policy are the domain's neighbours.
+# are unmarked, and the test files of BoolQ, PIQA, CommonsenseQA and MedMCQA have none.
 SOURCES = {
     "asdiv": Source("ASDiv/test.jsonl", 65, _passage),
     "boolq": Source("BoolQ/dev.jsonl", 80, _boolq),

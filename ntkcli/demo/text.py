@@ -15,13 +15,9 @@ MAX_OVERLAP = 0.6
 
 _WORD = re.compile(r"[^\W_]+(?:['.-][^\W_]+)*")
 _ADDRESS = re.compile(r"\S*(?:https?:|www\.|@)\S*")
-# Capitalised words that are not names: they open sentences or belong to the language of licences.
+# Capitalised words that are not names: they open sentences.
 _KEPT_TEXT = (
-    "a all an and any as by code commons copy copying copyright copyrighted creative distributed "
-    "distribution file files for free foundation from general gnu if in is it lesser library licence "
-    "license licensed limited materials may no not of on or permission program public published "
-    "redistribution reserved rights see software source terms that the there this to under unless use "
-    "version warranty we with without work you your "
+    "a all an and any as by for from if in is it may no not of on or see that the there this to we with you your "
 )
 _KEPT = frozenset(_KEPT_TEXT.split())
 

@@ -68,13 +68,12 @@ def compare_arms(
     """
     seeds = _checked(tasks, baseline)
     drawn = {
-        arm: seed_weights(len(names), _stream(seed, f"seeds {arm}"), resamples=resamples)
-        for arm, names in seeds.items()
+        arm: seed_weights(len(names), stream(seed, f"seeds {arm}"), resamples=resamples) for arm, names in seeds.items()
     }
     point: dict[str, dict[str, Floats]] = {}
     resampled: dict[str, dict[str, Floats]] = {}
     for task, items in tasks.items():
-        point[task], resampled[task] = _task_draws(items, seeds, drawn, _stream(seed, f"items {task}"), resamples)
+        point[task], resampled[task] = _task_draws(items, seeds, drawn, stream(seed, f"items {task}"), resamples)
     scores: list[ArmScore] = []
     for task, items in tasks.items():
         n = len(next(iter(next(iter(items.values.values())).values())))
@@ -124,7 +123,7 @@ def _checked(tasks: Mapping[str, TaskItems], baseline: str) -> dict[str, list[st
     return seeds
 
 
-def _stream(seed: int, name: str) -> np.random.Generator:
+def stream(seed: int, name: str) -> np.random.Generator:
     """A generator of its own for each purpose, so that adding an arm moves no other number."""
     return np.random.default_rng([seed, *name.encode()])
 

@@ -58,8 +58,8 @@ def not_learnt(arm: str, nats_SI: Floats, shares: float, *, task: str) -> str | 
         return None
     return (
         f"{arm} has not learnt {task}: its log loss, {float(nats_SI.mean()):.3f} nats (95% {low:.3f} to {high:.3f}), "
-        f"is no better than that of the shares of the answers alone, {shares:.3f}. Give a higher --lr, more --epochs, "
-        "or repeat the domain more often (--domain-repeat)."
+        f"is no better than that of the shares of the answers alone, {shares:.3f}. Give a higher --lr (`ntksel "
+        "finetune --lr-find` looks for one), more --epochs, or repeat the domain more often (--domain-repeat)."
     )
 
 
@@ -93,7 +93,7 @@ def seeds_differ_more(losses: Mapping[str, Floats], *, task: str) -> str | None:
     return (
         f"On {task} seeds differ more than arms do: the standard deviation is {between:.3f} nats between seeds and "
         f"{arms:.3f} between arms. Give more --seeds, --average-weights, or a learning rate (--lr) at which every run "
-        "learns."
+        "learns (`ntksel finetune --lr-find` looks for one)."
     )
 
 

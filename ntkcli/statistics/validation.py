@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkcli.statistics.correlation import ranks, resampled_spearman, spearman
+from ntkcli.statistics.folds import over_folds
 from ntkcli.statistics.resampling import RESAMPLES, Floats, interval, item_counts, seed_weights
 
 EXACT_PERMUTATIONS = 20_000
@@ -60,24 +61,25 @@ class Lds:
     p: float
 
 
-def dose_response(bin_J: Integers, seed_J: Integers, nats_JI: Floats, *, seed: int = 0) -> DoseResponse:
+def dose_response(
+    bin_J: Integers, seed_J: Integers, nats_JI: Floats, *, folds_I: Integers | None = None, seed: int = 0
+) -> DoseResponse:
     """How the loss follows the bins of one score: `bin_J` from 0, the best; every seed has one run in every bin.
+
+    `folds_I`: the fold of each item, whose losses are of a training of its own; None for one training per run.
 
     Raises:
         ValueError: a seed lacks a bin or has one twice, or there is one bin only.
     """
     loss_SKI = _arranged(bin_J, seed_J, worst_for_diverged(nats_JI))
-    n_seeds, n_bins, n_items = loss_SKI.shape
+    n_bins = loss_SKI.shape[1]
     x_K = np.linspace(-0.5, 0.5, n_bins)
     weights_K = x_K / (x_K @ x_K)
     rng = np.random.default_rng(seed)
     mean_SK = loss_SKI.mean(axis=2)
-    seeds_RS = seed_weights(n_seeds, rng)
-    flat = loss_SKI.reshape(n_seeds * n_bins, n_items).T
-    by_items = np.concatenate([counts @ flat for counts in item_counts(n_items, rng)]) / n_items
-    resampled_RK = np.einsum("rs,rsk->rk", seeds_RS, by_items.reshape(RESAMPLES, n_seeds, n_bins))
-    ends = np.percentile(resampled_RK, [2.5, 97.5], axis=0)
-    low, high = interval(resampled_RK @ weights_K)
+    folds = _Folds(loss_SKI, folds_I, rng)
+    ends = np.stack([interval(folds.total(np.eye(n_bins)[k])) for k in range(n_bins)], axis=1)
+    low, high = interval(folds.total(weights_K))
     bins_K = mean_SK.mean(axis=0)
     return DoseResponse(
         bins=tuple(map(float, bins_K)),
@@ -124,18 +126,41 @@ class PairedRuns:
     high: float
 
 
-def paired_difference(first_SI: Floats, second_SI: Floats, *, seed: int = 0) -> PairedRuns:
+def paired_difference(
+    first_SI: Floats, second_SI: Floats, *, folds_I: Integers | None = None, seed: int = 0
+) -> PairedRuns:
     """The difference of two conditions trained with the same seeds and measured on the same items.
 
-    The interval is over items and seeds, the same draws for both.
+    The interval is over items and seeds, the same draws for both, and over folds (`folds_I`, as `dose_response`).
     """
     difference_SI = first_SI - second_SI
-    n_seeds, n_items = difference_SI.shape
-    rng = np.random.default_rng(seed)
-    seeds_RS = seed_weights(n_seeds, rng)
-    by_items_RS = np.concatenate([counts @ difference_SI.T for counts in item_counts(n_items, rng)]) / n_items
-    low, high = interval((by_items_RS * seeds_RS).sum(axis=1))
+    folds = _Folds(difference_SI[:, None], folds_I, np.random.default_rng(seed))
+    low, high = interval(folds.total(np.ones(1)))
     return PairedRuns(float(difference_SI.mean()), low, high)
+
+
+class _Folds:
+    """Resampled means of losses (S, K, I) over seeds and items, fold by fold; one fold where `folds_I` is None."""
+
+    def __init__(self, loss_SKI: Floats, folds_I: Integers | None, rng: np.random.Generator) -> None:
+        n_seeds, n_bins, n_items = loss_SKI.shape
+        labels = np.zeros(n_items, dtype=np.int64) if folds_I is None else folds_I
+        point, drawn, shares = [], [], []
+        for fold in np.unique(labels):
+            own_SKI = loss_SKI[:, :, labels == fold]
+            n_own = own_SKI.shape[2]
+            seeds_RS = seed_weights(n_seeds, rng)
+            flat = own_SKI.reshape(n_seeds * n_bins, n_own).T
+            by_items = np.concatenate([counts @ flat for counts in item_counts(n_own, rng)]) / n_own
+            drawn.append(np.einsum("rs,rsk->rk", seeds_RS, by_items.reshape(RESAMPLES, n_seeds, n_bins)))
+            point.append(own_SKI.mean(axis=(0, 2)))
+            shares.append(n_own / n_items)
+        self._point_FK, self._drawn_RFK, self._share_F = np.stack(point), np.stack(drawn, axis=1), np.array(shares)
+        self._draws_RF = seed_weights(len(shares), rng) if len(shares) > 1 else np.ones((RESAMPLES, 1))
+
+    def total(self, weights_K: Floats) -> Floats:
+        """Resamples (R,) of the weighted sum over bins, over all folds."""
+        return over_folds(self._point_FK @ weights_K, self._drawn_RFK @ weights_K, self._share_F, self._draws_RF)
 
 
 def worst_for_diverged(nats_JI: Floats) -> Floats:
@@ -168,7 +193,12 @@ def spread_between_seeds(condition_J: Integers, nats_J: Floats) -> float:
 
 def detectable_difference(spread: float, n_seeds: int) -> float:
     """The smallest difference of two arms (nats) that `n_seeds` runs of each show in four cases of five."""
-    return DETECTABLE * spread * math.sqrt(2 / n_seeds)
+    return detectable_between(spread, n_seeds, n_seeds)
+
+
+def detectable_between(spread: float, n_first: int, n_second: int) -> float:
+    """The same for two arms with so many runs each, in the unit of `spread`."""
+    return DETECTABLE * spread * math.sqrt(1 / n_first + 1 / n_second)
 
 
 def detectable_slope(spread: float, n_bins: int, n_seeds: int) -> float:

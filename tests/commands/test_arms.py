@@ -150,7 +150,11 @@ def test_dry_run_and_recipe(cli: Cli, tmp_path: Path, options: list[str | Path])
     written = cli("arms", store, *options, "--recipe", recipe)
     assert written.code == 0, written.err
     assert not store.exists()
-    assert cli("run", recipe, "--dry-run").out == shown.out
+    commands = [line for line in shown.out.splitlines() if not line.startswith("# ")]
+    assert cli("run", recipe, "--dry-run").out.splitlines() == commands
+    assert "tokens to train on" in shown.out
+    assert "How large a difference these sizes can show is not known yet" in shown.out
+    assert "One seed per arm says nothing about other seeds" in shown.out
     assert f"--against {tmp_path}/test.jsonl" in shown.out  # no arm may train on test items
     plan = json.loads(cli("arms", store, *options, "--probe", "sum", "--probe", "centred", "--dry-run", "--json").out)
     assert plan["arms"]["selected-sum"].startswith("the domain and the best rows by the kernel")

@@ -57,8 +57,9 @@ def test_sizes_and_an_oracle(cli: Cli, tmp_path: Path, options: list[str | Path]
     assert len(said) == 2
     lines = list(csv.DictReader(io.StringIO((place / "reports/arms.csv").read_text())))
     assert {line["size"] for line in lines} == {"4", "8"}
-    shown = cli("arms", place, *words)
+    shown = cli("arms", place, *words, "--plot", tmp_path / "arms.svg")
     assert shown.code == 0, shown.err
+    assert b"8 rows, test" in (tmp_path / "arms.svg").read_bytes()
     assert "gain over the baseline with as many rows" in shown.out
 
 
@@ -74,7 +75,8 @@ def test_equal_tokens_and_early_stopping(cli: Cli, tmp_path: Path, options: list
     assert budget - tokens.max() < took <= budget
     for run in ("random.s0", "bm25.s0"):
         spec = stored.get(f"runs/{run}").spec
-        assert (spec["hold_out"], spec["patience"]) == (0.3, 1)
+        assert (spec["hold_out"], spec["patience"], spec["hold_out_of"]) == (0.3, 1, 0)  # of the domain
+        assert stored.get(f"runs/{run}").attrs["held_out"] == 1
     assert stored.get("runs/warmup").spec["hold_out"] == 0
     ran = cli("arms", place, *words, "--average-weights", "--prefix", "x-", "--dry-run")
     assert (ran.code, "--average-weights keeps the mean" in ran.error_line) == (2, True)

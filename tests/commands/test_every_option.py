@@ -42,7 +42,7 @@ from tests.steps.evaluation.lm_eval_kit import CHOICES, write_task
 
 VERBS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 SWITCH = "{% if enable_thinking is defined %}{{ '[' ~ enable_thinking ~ ']' }}{% endif %}"
-KINDS = {"score": "scores", "select": "selections", "finetune": "runs"}
+KINDS = {"score": "scores", "select": "selections", "finetune": "runs", "validate": "validations"}
 CASES = [(verb, option) for verb, options in EFFECTS.items() for option in options]
 
 
@@ -71,7 +71,7 @@ class World:
             write_rows(self.folder / name, rows)
         write_task(self.folder, "more", CHOICES)
         (self.folder / "ids.txt").write_text("1-3\n")
-        for name in ("foreign.jsonl", "foreign2.jsonl"):
+        for name in ("foreign.jsonl", "foreign2.jsonl", "foreign.csv", "foreign.svg"):
             (self.folder / name).write_text("{}\n")
         for name, seed in (("m", 0), ("other", 1)):
             save_model(self.folder / name, seed=seed)
@@ -95,7 +95,7 @@ class World:
         made += [("select", text) for text in COMMANDS["select"].values()]
         made += [("select", "--score cosine -n 6 --name coarse")]
         made += [("score", text) for text in list(COMMANDS["score"].values())[1:] if text]
-        made += [(verb, text) for verb in ("finetune", "eval") for text in COMMANDS[verb].values()]
+        made += [(verb, text) for verb in ("finetune", "eval", "validate") for text in COMMANDS[verb].values()]
         return [self.words(verb, text) for verb, text in made]
 
     def artefacts(self, verb: str, text: str) -> list[str]:
@@ -107,7 +107,8 @@ class World:
         if verb == "eval":
             runs = [word for option, word in pairwise(words) if option == "--run"]
             return [f"evals/{given['--name']}/{run}" for run in runs]
-        return [f"{KINDS[verb]}/{given['--name']}"]
+        kind = "sweeps" if "--lr-find" in words else KINDS[verb]
+        return [f"{kind}/{given['--name']}"]
 
     def content(self, name: str) -> dict[str, Any]:
         """All arrays of an artefact, and of a run its adapter's weights."""
@@ -175,18 +176,23 @@ def test_every_option_of_arms_reaches_its_steps(world: World, cli: Cli, tmp_path
         return found
 
     usual = commands("")
-    budget = ARMS.replace("-n 3 ", "")
+    seen: list[str] = []
+    budget, untested = ARMS.replace("-n 3 ", ""), ARMS.replace("--task {test.jsonl} ", "")
     for option, words in CHAINS["arms"].items():
         if option in ("token_budget", "sizes"):
             ran = cli(*there.words("arms", f"{budget} {words}"))
             assert json.loads(ran.out)["commands"] != usual, option
+        elif option in ("folds", "by"):
+            ran = cli(*there.words("arms", f"{untested} {words}"))
+            assert json.loads(ran.out)["commands"] not in (usual, seen), option
+            seen = json.loads(ran.out)["commands"]
         elif words:
             assert commands(words) != usual, option
 
 
 def test_a_case_gives_the_option_that_it_is_of() -> None:
     for verb, options in EFFECTS.items():
-        flags = {str(p.name): set(p.opts) for p in VERBS[verb].params}
+        flags = {str(p.name): {*p.opts, *p.secondary_opts} for p in VERBS[verb].params}
         for option, cases in options.items():
             assert all(set(case.words.split()) & flags[option] for case in cases if not isinstance(case, Name)), option
 

@@ -115,7 +115,7 @@ def test_several_probes_of_one_direction_are_refused(
     assert not (tmp_path / "s").exists()
 
 
-ALONE = ("score", "select", "finetune", "eval", "diagnose", "arms", "run", "rm", "demo")
+ALONE = ("score", "select", "finetune", "eval", "diagnose", "arms", "run", "rm", "demo", "merge")
 """Commands that can't share their work."""
 
 
@@ -132,6 +132,7 @@ def least_arguments(verb: str, tmp_path: Path) -> list[str | Path]:
         "run": ["recipe.toml"],
         "rm": [store, "x"],
         "demo": [store],
+        "merge": [store, "--run", "r", "--out", tmp_path / "out"],
     }
     return [verb, *more[verb]]
 

@@ -135,6 +135,38 @@ def test_it_trains_as_finetune_does(cli: Cli, tmp_path: Path, model_dir: Path) -
     assert np.allclose(nats[-9:], evaluated.read("nll") / evaluated.read("tokens"), atol=1e-5)
 
 
+def test_runs_stop_early_as_finetune_does(cli: Cli, tmp_path: Path, model_dir: Path) -> None:
+    """Rows held out of the domain, the same in every run; the adapter is the one of the lowest loss on them."""
+    world = make_world(tmp_path, rows=60)
+    options = ["--epochs", "4", "--rank", "2", "--lr", "0.02", "--hold-out", "0.2", "--patience", "1", "--model"]
+    options += [str(model_dir), "--batch-size", "8"]
+    ran = cli(
+        "validate", world["store"], "--score", "right", "--name", "v", "--design", "bins", "--bins", "2", "--rows", "3",
+        "--seeds", "1", "--domain-repeat", "2", "--keep-runs", "--domain", world["files"]["domain"], "--task",
+        world["files"]["test"], *options,
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    stored = open_store(world["store"])
+    rows, lines = stored.get("validations/v").read("rows"), world["files"]["pool"].read_text().splitlines()
+    own = write_rows(tmp_path / "bin.jsonl", [lines[row] for row in rows[3]])
+    domain = world["files"]["domain"]
+    tuned = cli(
+        "finetune", world["store"], "--train", f"{domain}=2", "--train", own, "--name", "f", "--seed", "1",
+        "--loss-per", "row", "--hold-out-of", domain, *options,
+    )  # fmt: skip
+    assert tuned.code == 0, tuned.err
+    first, second = (stored.get(f"runs/{name}") for name in ("v.right.bin1.s1", "f"))
+    assert first.attrs["held_out"] == second.attrs["held_out"] == 4
+    taken = second.read("tokens") > 0
+    judged, expected = first.read("held_out_loss"), second.read("held_out_loss")[taken]
+    assert np.array_equal(judged, expected, equal_nan=True)
+    adapters = (world["store"] / "adapters" / run / "adapter_model.safetensors" for run in ("v.right.bin1.s1", "f"))
+    one, other = (safetensors.torch.load_file(path) for path in adapters)
+    assert all(one[name].equal(other[name]) for name in one)
+    ran = cli("finetune", world["store"], "--train", own, "--name", "x", "--hold-out-of", domain, *options)
+    assert (ran.code, "is none of --train" in ran.error_line) == (2, True)
+
+
 def test_trainings_that_diverge_are_counted_and_the_rest_goes_on(cli: Cli, tmp_path: Path, model_dir: Path) -> None:
     world = make_world(tmp_path, rows=60)
     ran = cli(

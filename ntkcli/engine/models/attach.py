@@ -98,7 +98,7 @@ def fold(model: nn.Module) -> list[Factors]:
     was trained whole, a quantised layer's own kind of update), it stays and computes. A layer that is not merged is
     bare afterwards: the caller runs its factors beside it.
     """
-    used = _use_counts(model)
+    used = use_counts(model)
     found = []
     for name, layer in _lora_layers(model):
         base = layer.get_base_layer()
@@ -119,7 +119,7 @@ def fold(model: nn.Module) -> list[Factors]:
 
 def merge_floats(model: nn.Module) -> None:
     """Merge peft's LoRA layers into float32 weights that nothing else uses, in place; all else stays as it is."""
-    used = _use_counts(model)
+    used = use_counts(model)
     for name, layer in _lora_layers(model):
         base = layer.get_base_layer()
         if not is_vanilla(layer) or is_half(base.weight) or used[base.weight.data_ptr()] > 1:
@@ -172,7 +172,7 @@ def _lora_layers(model: nn.Module) -> list[tuple[str, Any]]:
     ]
 
 
-def _use_counts(model: nn.Module) -> dict[int, int]:
+def use_counts(model: nn.Module) -> dict[int, int]:
     """By the place of a weight in memory: how many modules have it (tied embeddings, repeated layers)."""
     counts: dict[int, int] = {}
     for module in model.modules():

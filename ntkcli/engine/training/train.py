@@ -14,7 +14,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from ntkcli.engine.models.loading import LoadedModel
 from ntkcli.engine.training import checkpoints
 from ntkcli.engine.training.checkpoints import RunState, newest_checkpoint
 from ntkcli.engine.training.moments import write_moments
+from ntkcli.engine.training.reporting import Reporting
 from ntkcli.engine.training.step_plan import plan_stages
 from ntkcli.engine.training.trainer import Step, TrainingRows, checkpoint_callback, make_trainer
 from ntkcli.engine.training.weight_average import WeightAverage
@@ -58,7 +59,8 @@ class TrainingOptions:
     is a mean over rows instead of supervised tokens. `average_weights`: the adapter is the mean of the weights after
     each of the last steps, this share of them (0: the last step's weights). `init`: the adapter to go on from, whose
     rank, alpha and modules hold. `keep_optimizer`: leave the optimiser's moments beside the adapter.
-    `keep_checkpoints`: keep the adapter of every checkpoint.
+    `keep_checkpoints`: keep the adapter of every checkpoint. `reporting`: where the course is reported to; changes no
+    value.
     """
 
     learning_rate: float
@@ -81,6 +83,7 @@ class TrainingOptions:
     per_row: bool = False
     average_weights: float = 0.0
     keep_checkpoints: bool = False
+    reporting: Reporting = field(default_factory=Reporting)
 
 
 def train_adapter(
@@ -119,6 +122,7 @@ def train_adapter(
         arguments = _arguments(loaded, options, folder / "checkpoints", n_steps=len(steps))
         pad_id = loaded.tokenizer.pad_token_id or 0
         trainer = make_trainer(model, arguments, data, steps, pad_id=pad_id, state=state, per_row=options.per_row)
+        options.reporting.prepare(trainer)
         average = (
             WeightAverage.of_last(options.average_weights, model, n_steps=len(steps))
             if options.average_weights
@@ -188,8 +192,7 @@ def _arguments(loaded: LoadedModel, options: TrainingOptions, checkpoints: Path,
         fp16=loaded.dtype == torch.float16,
         gradient_checkpointing=options.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False} if options.gradient_checkpointing else None,
-        logging_strategy="no",
-        report_to="none",
+        **options.reporting.arguments,
         disable_tqdm=True,
         remove_unused_columns=False,
         use_cpu=not on_cuda,

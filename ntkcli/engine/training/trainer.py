@@ -208,6 +208,10 @@ def checkpoint_callback(
                 step = Step(step.number, step.loss, step.learning_rate, step.tokens, trainer.held_out_loss())
                 self._judge(step, Path(args.output_dir), control)
                 note += f", held out {step.held_out_loss:.3f}"
+                if args.report_to:
+                    wanted = control.should_log
+                    trainer.log({"eval_loss": step.held_out_loss})  # which takes the step's own log as done
+                    control.should_log = wanted
             if average is not None:
                 average.add(trainer_state.global_step)
             on_step(step)

@@ -85,9 +85,9 @@ def summarise(
     first = next(iter(artefacts.values()))
     tasks = [str(task) for task in first.attrs["tasks"]]
     retained = tuple(str(task) for task in first.attrs.get("retained", []))
-    scorers = _scorers(first, tasks)
+    scorers = scorers_of(first, tasks)
     metrics: Mapping[str, Mapping[str, Any]] = first.attrs.get("metrics", {})
-    columns = {run: _read(artefact) for run, artefact in artefacts.items()}
+    columns = {run: columns_of(artefact) for run, artefact in artefacts.items()}
     status = np.maximum.reduce([read["status"] for read in columns.values()])  # a value may be finite under some runs
     codes = next(iter(columns.values()))["task"]
     usable = status < store.RowStatus.UNREADABLE
@@ -96,7 +96,7 @@ def summarise(
         if task not in masks:
             _refuse_if_not_finite(task, {run: read["status"][codes == code] for run, read in columns.items()})
     compared = compare_arms(
-        {task: _task_items(arms, columns, mask, scorers[task], metrics.get(task, {})) for task, mask in masks.items()},
+        {task: task_items(arms, columns, mask, scorers[task], metrics.get(task, {})) for task, mask in masks.items()},
         baseline=reference,
         averages={
             **_group_weights(first.attrs.get("groups", {}), {task: int(mask.sum()) for task, mask in masks.items()}),
@@ -107,7 +107,7 @@ def summarise(
     measured = tuple(
         _measures_of_metric(run, task, read, mask, metrics.get(task, {}))
         if scorers[task] == HARNESS_SCORER
-        else _measures(run, task, scorers[task], {name: values[mask] for name, values in read.items()}, mask, items)
+        else measures_of(run, task, scorers[task], {name: values[mask] for name, values in read.items()}, mask, items)
         for task, mask in masks.items()
         for run, read in columns.items()
     )
@@ -137,17 +137,18 @@ def _refuse_if_not_finite(task: str, status: Mapping[str, NDArray[np.uint8]]) ->
         )
 
 
-def _scorers(artefact: store.Artefact, tasks: Sequence[str]) -> dict[str, str]:
+def scorers_of(artefact: store.Artefact, tasks: Sequence[str]) -> dict[str, str]:
     """The scorer of each task: the spec has one name for all of them, or a list."""
     found = artefact.spec["scorer"]
     return dict(zip(tasks, found if isinstance(found, list) else [found] * len(tasks), strict=True))
 
 
-def _read(artefact: store.Artefact) -> dict[str, NDArray[Any]]:
+def columns_of(artefact: store.Artefact) -> dict[str, NDArray[Any]]:
+    """All arrays of an eval's run."""
     return {name: artefact.read(name) for name in artefact.arrays}
 
 
-def _task_items(
+def task_items(
     arms: Mapping[str, Mapping[str, str]],
     columns: Mapping[str, Mapping[str, NDArray[Any]]],
     mask: NDArray[np.bool_],
@@ -201,7 +202,7 @@ def _measures_of_metric(
     return RunMeasures(run, task, HARNESS_SCORER, int(mask.sum()), measures, None)
 
 
-def _measures(
+def measures_of(
     run: str,
     task: str,
     scorer: str,
@@ -209,6 +210,7 @@ def _measures(
     mask: NDArray[np.bool_],
     items: Items | None,
 ) -> RunMeasures:
+    """The measures of a run on the items of a task; `columns` hold these alone, which `mask` marks among all."""
     n = int(mask.sum())
     if scorer == "loss":
         return RunMeasures(run, task, scorer, n, _loss_measures(columns), None)

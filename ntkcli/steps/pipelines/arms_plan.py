@@ -30,9 +30,10 @@ ARMS: Final[dict[str, str]] = {
     "rds": "the domain and the pool's nearest rows by embedding, domain rows in turns",
     "random-selected": "the domain and the best rows by the kernel out of a random set as large as the pre-selection",
     "selected": "the domain and the best rows by the kernel out of the pre-selection; one arm a --probe",
+    "rounds": "the domain and as many rows, chosen in --rounds: after each the model is trained on and chooses again",
 }
 """Every arm, in the order of the table."""
-OPTIONAL: Final = ("oracle", "dsir", "rds", "random-selected")
+OPTIONAL: Final = ("oracle", "dsir", "rds", "random-selected", "rounds")
 """Arms that only come when they are asked for."""
 EQUALISE: Final = ("steps", "tokens", "rows")
 """What the arms can have in common besides the domain's rows."""
@@ -67,8 +68,8 @@ class Plan:
     the arms and not to the warm-up, `features` to the kernel's features, `epochs` and `warmup_epochs` to the arms and
     to the warm-up; `against` are the test files to keep out. Every arm holds each domain row `domain_repeat` times
     (None: `fitted` decides). `draws` counts the runs of `random`, None: one per seed. `equalise` None: steps, or tokens
-    for a budget in tokens. `sizes` takes the place of `budget.n`: one comparison for each, and `size` is which of them
-    this is.
+    for a budget in tokens. `rounds`: how many the arm `rounds` chooses its rows in. `sizes` takes the place of
+    `budget.n`: one comparison for each, and `size` is which of them this is.
     """
 
     store: str
@@ -89,6 +90,7 @@ class Plan:
     draws: int | None = DRAWS
     equalise: str | None = None
     oracle: str | None = None
+    rounds: int | None = None
     sizes: tuple[int, ...] = ()
     size: int | None = None
     prefix: str = ""
@@ -104,7 +106,9 @@ class Plan:
 
     def __post_init__(self) -> None:
         if not self.arms:
-            object.__setattr__(self, "arms", default_arms(self.equal, oracle=self.oracle is not None))
+            object.__setattr__(
+                self, "arms", default_arms(self.equal, oracle=self.oracle is not None, rounds=self.rounds is not None)
+            )
         if unknown := [arm for arm in self.arms if arm not in ARMS]:
             raise UsageError(f"--arms: {unknown[0]!r} is not a valid arm.", f"Give some of: {', '.join(ARMS)}.")
         for what, given in (("--arms", self.arms), ("--seeds", self.seeds), ("--probe", self.probes)):
@@ -123,6 +127,7 @@ class Plan:
             raise UsageError("--arms: oracle takes rows known to be right.", "Give --oracle FILE or source=LABEL,....")
         self._check_budget()
         self._check_equalise()
+        self._check_rounds()
 
     def _check_budget(self) -> None:
         if len(set(self.sizes)) < len(self.sizes) or min(self.sizes, default=1) < 1:
@@ -151,6 +156,24 @@ class Plan:
             raise UsageError(
                 f"--equalise {self.equal}: under --token-budget arms differ in rows, and so in steps.",
                 "Give -n ROWS, or --equalise tokens.",
+            )
+
+    def _check_rounds(self) -> None:
+        if "rounds" not in self.arms:
+            return
+        if self.rounds is None:
+            raise UsageError("--arms: rounds takes a number of rounds.", "Give --rounds 3.")
+        if self.equal == "tokens":
+            raise UsageError(
+                "--rounds shares out a number of rows; here the budget is in tokens.",
+                "Give -n ROWS and --equalise steps or rows.",
+            )
+        least = min(self.sizes) if self.sizes else self.budget.n
+        if self.rounds < 2 or (least is not None and least < self.rounds):
+            raise UsageError(
+                f"--rounds {self.rounds} of {least} rows: each round takes a row or more, and one round is the arm "
+                "selected.",
+                "Give 2 or more, and as many rows (-n) at least.",
             )
 
     @property
@@ -233,7 +256,7 @@ class Plan:
     @property
     def needs_coarse(self) -> bool:
         """Whether any arm needs a smaller set before its selection."""
-        return any(arm in self.arms for arm in ("selected", "preselect-random", "random-selected"))
+        return any(arm in self.arms for arm in ("selected", "rounds", "preselect-random", "random-selected"))
 
     @property
     def needs_features(self) -> bool:
@@ -280,9 +303,10 @@ class Plan:
         return list(dict.fromkeys(found))
 
 
-def default_arms(equal: str, *, oracle: bool = False) -> tuple[str, ...]:
+def default_arms(equal: str, *, oracle: bool = False, rounds: bool = False) -> tuple[str, ...]:
     """The arms compared by default: all but those to be asked for, with the domain alone trained as long as others."""
-    left_out = {*OPTIONAL, "domain-tokens" if equal == "steps" else "domain-steps"} - ({"oracle"} if oracle else set())
+    asked_for = {arm for arm, given in (("oracle", oracle), ("rounds", rounds)) if given}
+    left_out = {*OPTIONAL, "domain-tokens" if equal == "steps" else "domain-steps"} - asked_for
     return tuple(arm for arm in ARMS if arm not in left_out)
 
 

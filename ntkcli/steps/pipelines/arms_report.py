@@ -25,7 +25,9 @@ from ntkcli.errors import UsageError, listed
 from ntkcli.progress import Progress
 from ntkcli.statistics import ArmScore
 from ntkcli.steps.pipelines.arms_plan import Plan
+from ntkcli.steps.pipelines.arms_rounds import RoundRows, chosen_by_round, round_sentences
 from ntkcli.steps.shared.outputs import Inputs, check_output, write_output
+from ntkcli.steps.shared.pictures import check_picture, write_arms
 from ntkcli.steps.shared.sources import BY_SOURCE
 from ntkcli.steps.shared.stores import is_store, open_store
 from ntkcli.steps.splits.overlap import Overlap, overlap
@@ -79,8 +81,9 @@ class ArmsResult:
     """The eval, the baseline, every arm on every task with its interval, sentences, what each spent, and the files.
 
     `retained` are the tasks of general ability. `log_loss` is task → arm → nats of the right choice, for tasks with
-    choices. Of several sizes (`--sizes`) the scores are those of the largest; `by_size` has all, `curve` the gain over
-    the number of rows, arm by arm. `sentences` end with what was learnt, and what the oracle shows.
+    choices. Over `folds` every domain row is an item once, and what was spent is a mean over folds. Of several sizes
+    (`--sizes`) the scores are those of the largest; `by_size` has all, `curve` the gain over the number of rows, arm by
+    arm. `rounds`: what each round of that arm chose. `sentences` end with what was learnt, and what the oracle shows.
     """
 
     artefact: str
@@ -94,14 +97,17 @@ class ArmsResult:
     files: tuple[str, ...]
     commands: tuple[str, ...]
     log_loss: dict[str, dict[str, float]] = field(default_factory=dict)
+    folds: int | None = None
+    rounds: tuple[RoundRows, ...] = ()
     by_size: tuple[SizeResult, ...] = ()
     curve: tuple[CurvePoint, ...] = ()
 
 
-def check_data(plan: Plan, *, domain_split: str | None, pool_split: str | None) -> Plan:
+def check_data(plan: Plan, *, domain_split: str | None, pool_split: str | None, trained_share: float = 1.0) -> Plan:
     """The plan fitted to its pool, whose rows are counted unless the store knows them.
 
-    UsageError, before anything runs, for data that isn't there and a pool that is too small.
+    `trained_share`: of the domain's rows those that an arm trains on. UsageError, before anything runs, for data that
+    isn't there and a pool that is too small.
     """
     store.check_name(plan.name, "--name")
     store.check_name(f"{plan.prefix}warmup", "--prefix")
@@ -119,7 +125,8 @@ def check_data(plan: Plan, *, domain_split: str | None, pool_split: str | None) 
     pool = DataFile(plan.pool, split=pool_split)
     if text_as == RAW:
         refuse_other_schema(pool.schema.name, text_as, f"--pool {plan.pool}")
-    fitted = plan.fitted(_count(plan, "pool", pool), None if plan.domain_repeat else _count(plan, "domain", domain))
+    n_domain = None if plan.domain_repeat else max(1, round(trained_share * _count(plan, "domain", domain)))
+    fitted = plan.fitted(_count(plan, "pool", pool), n_domain)
     if fitted.oracle is not None and "oracle" in fitted.arms:
         _check_oracle(fitted, pool)
     return fitted
@@ -228,41 +235,47 @@ def test_files(tasks: Sequence[str]) -> tuple[str, ...]:
 
 
 def arms_result(
-    store_path: str | Path, plan: Plan, *, baseline: str | None, commands: Sequence[str], export: Path | None
-) -> ArmsResult:
-    """The comparison, also written to `reports/<name>.csv` and `.json` of the store, and to `export`.
+    store_path: str | Path, plan: Plan, *, baseline: str | None, commands: Sequence[str], export: Path | None,
+    plot: Path | None = None, folds: Sequence[Plan] = (),
+) -> ArmsResult:  # fmt: skip
+    """The comparison, also written to `reports/<name>.csv` and `.json` of the store, to `export`, and drawn to `plot`.
 
-    `baseline`: the arm that others are compared with, as `Plan.reference` takes it.
+    `baseline`: the arm that others are compared with, as `Plan.reference` takes it. `folds`: the plan of each fold.
     """
-    from ntkcli.steps.evaluation.evaluate import summary
+    from ntkcli.steps.pipelines.arms_folds import by_part, part_summary, runs_of
     from ntkcli.steps.pipelines.arms_learning import learning_sentences, oracle_sentences, task_losses
 
     stored = open_store(store_path)
     parts = [
-        (part.size, summary(store_path, name=plan.name, runs=part.runs(), baseline=part.reference(baseline)))
-        for part in plan.parts()
+        (part.size, part_summary(stored, part, own, baseline=part.reference(baseline)))
+        for part, own in by_part(plan, folds)
     ]
     found = parts[-1][1]
-    losses = task_losses(stored, plan)
+    losses = task_losses(stored, plan, folds)
     log_loss = {loss.task: {arm: loss.mean(arm) for arm in loss.nats} for loss in losses}
     paths = [stored.folder("reports", f"{plan.name}{suffix}") for suffix in (".csv", ".json")]
     sizes = {size: each for size, each in parts if size is not None}
+    named = runs_of(plan, folds)
+    rounds = tuple(chosen_by_round(stored, plan, folds))
     result = ArmsResult(
         artefact=found.artefact,
         baseline=found.baseline,
         scores=found.scores,
         sentences=(
             *(each for _, part in parts for each in part.sentences),
-            *oracle_sentences(stored, plan, losses),
-            *learning_sentences(stored, plan, losses),
+            *round_sentences(plan, rounds),
+            *oracle_sentences(stored, plan, losses, folds),
+            *learning_sentences(stored, plan, losses, folds),
         ),
-        spent={arm: _spent(stored, plan, arm) for arm in plan.names()},
+        spent={arm: _spent(stored, arm, named) for arm in plan.names()},
         retained=found.retained,
         items=found.items,
         skipped=found.skipped,
         files=tuple(str(path) for path in [*paths, *([export] if export else [])]),
         commands=tuple(commands),
         log_loss=log_loss,
+        folds=len(folds) or None,
+        rounds=rounds,
         by_size=tuple(SizeResult(n, each.baseline, each.scores, each.sentences) for n, each in sizes.items()),
         curve=tuple(
             _point(score, n, plan.prefix, log_loss)
@@ -276,6 +289,9 @@ def arms_result(
         store.write_bytes(path, _text(path, result))
     if export is not None:
         write_output(export, _text(export, result), {"arms": result.artefact})
+    if plot is not None:
+        groups = [(f"{each.n:,} rows, ", each.baseline, each.scores) for each in result.by_size]
+        write_arms(plot, groups or [("", result.baseline, result.scores)], kind="arms")
     return result
 
 
@@ -287,8 +303,10 @@ def _point(score: ArmScore, n: int, prefix: str, log_loss: Mapping[str, Mapping[
     return CurvePoint(score.task, arm, n, score.value, score.low, score.high, gain, low, high, loss)
 
 
-def check_outputs(plan: Plan, *, export: Path | None, recipe: Path | None, force: bool) -> None:
-    """UsageError, before anything runs, for a file that must not be written, or is neither .csv nor .json."""
+def check_outputs(
+    plan: Plan, *, export: Path | None, recipe: Path | None, force: bool, plot: Path | None = None
+) -> None:
+    """UsageError, before anything runs, for a file that must not be written, or of another kind than can be."""
     stored = open_store(plan.store) if is_store(plan.store) else None
     retained = [str(task) for task in plan.evaluation.get("retain", ())]
     tasks = [split_name(task)[1] for task in (*plan.tasks, *retained)]
@@ -301,6 +319,7 @@ def check_outputs(plan: Plan, *, export: Path | None, recipe: Path | None, force
         check_output(export, option="--export", inputs=read, stored=stored, force=force)
     if recipe is not None:
         check_output(recipe, option="--recipe", inputs=read, stored=stored, force=force)
+    check_picture(plot, inputs=read, stored=stored, force=force)
 
 
 def _text(path: Path, result: ArmsResult) -> bytes:
@@ -334,13 +353,14 @@ def as_json(result: ArmsResult) -> str:
     return json.dumps(_finite(dataclasses.asdict(result)), indent=2, allow_nan=False) + "\n"
 
 
-def _spent(stored: store.Store, plan: Plan, arm: str) -> Spent:
+def _spent(stored: store.Store, arm: str, named: Mapping[str, Sequence[str]]) -> Spent:
+    """Of an arm, whose runs are `named` by what they are called in each fold."""
     if arm == "base":
         return Spent(0, 0, 0)
-    runs = [stored.get(f"runs/{run}") for run in plan.runs() if run.rpartition(".s")[0] == arm]
-    chosen = [name for name in runs[0].parents if name.startswith("selections/")]
+    runs = [stored.get(f"runs/{each}") for run, own in named.items() if run.rpartition(".s")[0] == arm for each in own]
+    chosen = [sum(stored.get(name).n for name in run.parents if name.startswith("selections/")) for run in runs]
     return Spent(
-        rows=sum(stored.get(name).n for name in chosen),
+        rows=round(sum(chosen) / len(runs)),
         tokens=round(sum(int(run.read("tokens").sum()) for run in runs) / len(runs)),
         steps=round(sum(int((run.read("tokens") > 0).sum()) for run in runs) / len(runs)),
     )

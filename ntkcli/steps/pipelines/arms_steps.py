@@ -15,7 +15,7 @@ _PLAIN: Final[dict[str, dict[str, Any]]] = {
     "rds": {"method": "rds", "feature": "embed"},
 }
 """Arms of one score, and how it scores."""
-_CHOOSING: Final = ("selected", "random-selected", *_PLAIN, *PER_SEED)
+_CHOOSING: Final = ("selected", "rounds", "random-selected", *_PLAIN, *PER_SEED)
 """Arms that take rows from the pool, in the order in which these are chosen."""
 
 
@@ -30,6 +30,12 @@ def steps_of(plan: Plan) -> list[Step]:
                     found.append(step)
     values: dict[str, Any] = {"model": plan.model, "run": plan.runs(), "task": list(plan.tasks), "name": plan.name}
     return [*found, Step("eval", plan.store, {**values, **plan.common, **plan.evaluation})]
+
+
+def rows_per_round(plan: Plan) -> list[int]:
+    """How many rows each round takes: shares of `-n` that differ by one row at most."""
+    rounds, n = plan.rounds or 1, plan.budget.n or 0
+    return [n // rounds + (i < n % rounds) for i in range(rounds)]
 
 
 class _Maker:
@@ -48,7 +54,7 @@ class _Maker:
         yield self._finetune("warmup", [plan.domain], {"epochs": plan.warmup_epochs})
         yield self._featurize("domain", {"kind": "embed"})
         yield self._featurize("pool", {"kind": "embed"})
-        if "selected" in plan.arms or "preselect-random" in plan.arms:
+        if {"selected", "rounds", "preselect-random"} & set(plan.arms):
             yield self._score("stage1", {"method": "votes", "feature": "embed"})
             yield self._select("stage1", "coarse", n=plan.budget.coarse)
 
@@ -64,6 +70,8 @@ class _Maker:
         if arm == "selected":
             for probe in plan.probes:
                 yield from self._kernel(probe, rows="coarse", stage="stage2", picked="picked")
+        elif arm == "rounds":
+            yield from self._in_rounds()
         elif arm == "random-selected":
             yield self._score("random-coarse", {"method": "random"}, domain=False)
             yield self._select("random-coarse", "random-coarse", n=plan.budget.coarse)
@@ -92,8 +100,43 @@ class _Maker:
             only = (plan.oracle or "") if arm == "oracle" else None
             yield self._select(f"{score}-s{seed}", f"{self._sized(arm)}-s{seed}", only=only)
 
+    def _in_rounds(self) -> Iterator[Step]:
+        """A share of the rows by the warm-up's features; then train on them, and choose among what is left, in turns.
+
+        Every training but the arms' own goes on from the adapter before, over the domain and the rows just chosen.
+        """
+        plan, probe = self.plan, self.plan.probes[0]
+        suffix, sizes = probe_suffix(probe), rows_per_round(plan)
+        coarse, adapter, taken = plan.budget.coarse or 0, "warmup", 0
+        shape = ("rank", "alpha", "target-modules")  # of the adapter that it goes on from
+        training = {key: value for key, value in plan.training.items() if key not in shape}
+        training |= {key: value for key, value in plan.arm_training.items() if key == "loss-per"}
+        for number, n in enumerate(sizes, start=1):
+            name = self._sized(f"round{number}")
+            if number == 1:
+                yield from self._kernel_score(probe, rows="coarse", stage=f"stage2{suffix}")
+                yield self._select(f"stage2{suffix}", name, n=n)
+            else:
+                before = [self._sized(f"round{i}") for i in range(1, number)]
+                after, left = self._sized(f"after-round{number - 1}"), self._sized(f"left{number}")
+                how = {"epochs": plan.warmup_epochs, "init-adapter": self._own(adapter), **training}
+                yield self._finetune(after, [self.domain, self._own(before[-1])], how, shape=False)
+                adapter = after
+                yield self._select("stage1", left, n=coarse - taken, exclude=before)
+                yield from self._kernel_score(probe, rows=left, stage=name, of=f"-{name}", adapter=adapter)
+                yield self._select(name, name, n=n)
+            taken += n
+
     def _kernel(self, probe: str, *, rows: str, stage: str, picked: str, of: str = "") -> Iterator[Step]:
         """Features by the kernel of the domain and of some rows of the pool, their score, the best of them."""
+        suffix = probe_suffix(probe)
+        yield from self._kernel_score(probe, rows=rows, stage=f"{stage}{suffix}", of=of)
+        yield self._select(f"{stage}{suffix}", self._sized(f"{picked}{suffix}"))
+
+    def _kernel_score(
+        self, probe: str, *, rows: str, stage: str, of: str = "", adapter: str = "warmup"
+    ) -> Iterator[Step]:
+        """Features by the kernel of the domain and of some rows of the pool, and their score `stage`."""
         plan, suffix = self.plan, probe_suffix(probe)
         how: dict[str, Any] = {"kind": "ntk", **plan.features}
         if probe == "sum":
@@ -102,11 +145,10 @@ class _Maker:
             how["probe"] = probe
         feature = f"ntk{suffix}{of}"
         how |= {"feature": self._own(feature)} if feature != "ntk" or plan.prefix else {}
-        yield self._featurize("domain", how)
-        yield self._featurize("pool", {**how, "rows": self._own(rows)})
+        yield self._featurize("domain", how, adapter)
+        yield self._featurize("pool", {**how, "rows": self._own(rows)}, adapter)
         scored = {"method": plan.method, "feature": self._own(feature), "rows": self._own(rows)}
-        yield self._score(f"{stage}{suffix}", scored | ({"centre": True} if plan.centre else {}))
-        yield self._select(f"{stage}{suffix}", self._sized(f"{picked}{suffix}"))
+        yield self._score(stage, scored | ({"centre": True} if plan.centre else {}))
 
     def trainings(self) -> Iterator[Step]:
         """One run a seed of every arm. First the one that others are trained as long as."""
@@ -124,6 +166,7 @@ class _Maker:
                     yield self._arm(arm, [f"{self._sized(arm)}-s{seed}"], seed)
             else:
                 special = {"domain": [], "random-selected": [f"random-picked{probe_suffix(plan.probes[0])}"]}
+                special["rounds"] = [f"round{i}" for i in range(1, (plan.rounds or 0) + 1)]
                 yield self._arm(arm, list(map(self._sized, special.get(arm, [arm]))), plan.seeds)
 
     def _matched(self, arm: str) -> Iterator[Step]:
@@ -144,7 +187,9 @@ class _Maker:
         one = isinstance(seeds, int)
         seeded = {"seed": seeds} if one else {"seeds": list(seeds)}  # type: ignore[arg-type]
         name = f"{self._sized(arm)}.s{seeds}" if one else self._sized(arm)
-        return self._finetune(name, rows, {**(until or {"epochs": plan.epochs}), **seeded, **plan.arm_training})
+        judged = {"hold-out-of": plan.domain} if "hold-out" in plan.arm_training else {}  # the same rows in all arms
+        how = {**(until or {"epochs": plan.epochs}), **seeded, **plan.arm_training, **judged}
+        return self._finetune(name, rows, how)
 
     def _own(self, name: str) -> str:
         return f"{self.plan.prefix}{name}"
@@ -153,17 +198,16 @@ class _Maker:
         """The name of a selection or a run, with its size; `domain` has none."""
         return name if name == "domain" else f"{name}{self.plan.label}"
 
-    def _finetune(self, name: str, rows: Sequence[str], how: Mapping[str, Any]) -> Step:
+    def _finetune(self, name: str, rows: Sequence[str], how: Mapping[str, Any], *, shape: bool = True) -> Step:
         plan = self.plan
         values = {"model": plan.model, "train": list(rows), "name": self._own(name), **how}
-        return Step(
-            "finetune", plan.store, {**values, **plan.training, **plan.common, **plan.rows_as, **plan.domain_data}
-        )
+        training = plan.training if shape else {}
+        return Step("finetune", plan.store, {**values, **training, **plan.common, **plan.rows_as, **plan.domain_data})
 
-    def _featurize(self, data: str, how: Mapping[str, Any]) -> Step:
+    def _featurize(self, data: str, how: Mapping[str, Any], adapter: str = "warmup") -> Step:
         plan = self.plan
         place, reading = (plan.domain, plan.domain_data) if data == "domain" else (plan.pool, plan.pool_data)
-        values = {"data": place, "name": self._own(data), **how, "model": plan.model, "adapter": self._own("warmup")}
+        values = {"data": place, "name": self._own(data), **how, "model": plan.model, "adapter": self._own(adapter)}
         return Step("featurize", plan.store, {**values, **plan.common, **plan.rows_as, **reading})
 
     def _score(self, name: str, how: Mapping[str, Any], *, domain: bool = True) -> Step:
@@ -174,9 +218,12 @@ class _Maker:
             sides = {side: f"{known}={files[side]}" for side, known in sides.items()} | dict(plan.pool_data)
         return Step("score", plan.store, {**sides, **how, "name": self._own(name)})
 
-    def _select(self, score: str, name: str, *, n: int | None = None, only: str | None = None) -> Step:
+    def _select(
+        self, score: str, name: str, *, n: int | None = None, only: str | None = None, exclude: Sequence[str] = ()
+    ) -> Step:
         size: dict[str, Any] = {"n": n} if n is not None else self._budget(name)
         more = {} if only is None else {"only": [only]}
+        more |= {"exclude": list(map(self._own, exclude))} if exclude else {}
         kept_out = {"against": list(self.plan.against)} if self.plan.against else {}
         return Step(
             "select", self.plan.store, {"score": self._own(score), **size, "name": self._own(name), **more, **kept_out}

@@ -30,6 +30,8 @@ NAMES: Final[dict[tuple[str, str], tuple[str, ...]]] = {
     ("score", "combine"): ("scores",),
     ("score", "match-length"): ("selections", "datasets"),
     ("select", "score"): ("scores",),
+    ("select", "exclude"): ("selections",),
+    ("select", "must-include"): ("selections",),
     ("explain", "selection"): ("selections",),
     ("finetune", "train"): ("selections", "datasets"),
     ("finetune", "init-adapter"): ("runs",),
@@ -37,7 +39,10 @@ NAMES: Final[dict[tuple[str, str], tuple[str, ...]]] = {
     ("eval", "run"): ("runs",),
 }
 """Option → the kinds of artefacts that its values name."""
-MAY_BE_FILES: Final = {("featurize", "adapter"), ("finetune", "train"), ("finetune", "init-adapter"), ("eval", "run")}
+MAY_BE_FILES: Final = {
+    ("featurize", "adapter"), ("finetune", "train"), ("finetune", "init-adapter"), ("eval", "run"),
+    ("select", "exclude"), ("select", "must-include"),
+}  # fmt: skip
 NAME_FILES: Final = {("score", "pool"), ("score", "domain")}
 """Options that also take NAME=FILE, which makes the data set NAME."""
 FILES: Final = {("featurize", "data"), ("finetune", "train"), ("eval", "task"), ("eval", "retain"), *NAME_FILES}

@@ -19,6 +19,7 @@ from ntkcli.data import tools as calls_format
 from ntkcli.data.rows import canonical_row
 from ntkcli.data.schemas import detect, read_row
 from ntkcli.errors import DataError, UsageError
+from ntkcli.progress import Progress, Silent, counted
 from ntkcli.steps.selections.export_values import json_lines, read_back, table_of
 from ntkcli.steps.shared.datasets import data_file
 from ntkcli.steps.shared.outputs import (
@@ -72,8 +73,9 @@ def is_exported(path: str | Path, selection: store.Artefact | None, schema: Form
 
 
 def export_rows(
-    stored: store.Store, dataset: store.Artefact, selection: store.Artefact, path: str | Path, *, schema: Format = "own"
-) -> None:
+    stored: store.Store, dataset: store.Artefact, selection: store.Artefact, path: str | Path, *,
+    schema: Format = "own", progress: Progress | None = None,
+) -> None:  # fmt: skip
     """Write the rows in rank order, with `ntksel_score` and `ntksel_rank` (from 1), and the manifest.
 
     `path` ends in .jsonl or .parquet, or has no suffix: a folder by `datasets.save_to_disk`; `check_exports` has passed
@@ -84,7 +86,7 @@ def export_rows(
         DataError: a row doesn't fit the schema, or the format can't hold its values; it says which one.
     """
     file = data_file(stored, dataset)
-    records = _records(file, selection, schema)
+    records = _records(file, selection, schema, progress or Silent())
     named = output_path(path)
     made = {
         "selection": selection.name,
@@ -186,11 +188,12 @@ def export_scores(stored: store.Store, dataset: store.Artefact, path: str | Path
     _write_parquet(path, pyarrow.table(columns), {"scores": used, "data": {"name": dataset.name}})
 
 
-def _records(file: DataFile, selection: store.Artefact, schema: Format) -> list[Record]:
+def _records(file: DataFile, selection: store.Artefact, schema: Format, progress: Progress) -> list[Record]:
     rows, scores = selection.read("row"), selection.read("score")
     rank_of = {int(row): rank for rank, row in enumerate(rows)}
     records: list[Record] = [{}] * len(rows)
-    for row in pick(file, rows.tolist()):
+    picked = pick(file, rows.tolist())
+    for row in counted(picked, progress, f"rows of {selection.name}", total=len(rows), unit="rows"):
         rank = rank_of[row.index]
         extra = {"ntksel_score": float(scores[rank]), "ntksel_rank": rank + 1}
         records[rank] = {**shaped(row, schema), **extra}

@@ -68,7 +68,9 @@ def _eligible(request: Request, scored: Rows, *, order: Rows, name: str, progres
         _drop_leaks(request, eligible, name, progress)
     if limits.dedup in ("exact", "minhash"):
         near = limits.dedup == "minhash"
-        keep_first_of_repeats(eligible, stored, request.data, near=near, order=order, first=request.first)
+        keep_first_of_repeats(
+            eligible, stored, request.data, near=near, order=order, first=request.first, progress=progress
+        )
     if len(lost := np.setdiff1d(request.first, eligible.rows)):
         row_id = request.dataset.take("row_id", lost[:1])[0]
         raise UsageError(
@@ -81,7 +83,7 @@ def _eligible(request: Request, scored: Rows, *, order: Rows, name: str, progres
 
 def _drop_leaks(request: Request, eligible: Eligible, name: str, progress: Progress) -> None:
     """Report the pairs of pool rows and test items and, unless only that was asked for, leave the rows out."""
-    leaked, pairs = find_leaks(request.stored, request.data, eligible.rows, request.tests)
+    leaked, pairs = find_leaks(request.stored, request.data, eligible.rows, request.tests, progress)
     if pairs:
         path = write_report(request.stored, name, pairs)
         done = "left out" if request.limits.leaks == "remove" else "found, not left out"

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 import store
 from ntkcli.data.ids import ID_COLUMNS, listed_ids
 from ntkcli.errors import UsageError
+from ntkcli.progress import Progress, counted
 from ntkcli.selection.duplicates import first_of_each
 from ntkcli.steps.scores.inputs import texts_of
+from store import layout
 
 Rows = NDArray[np.int64]
 SHOWN = 5
@@ -64,9 +66,9 @@ class Listed:
 
 
 def listed_rows(
-    dataset: store.Artefact, paths: Sequence[str | Path], *, option: str, strict: bool
+    stored: store.Store, dataset: store.Artefact, paths: Sequence[str | Path], *, option: str, strict: bool
 ) -> tuple[Rows, Listed]:
-    """The pool's rows (ascending) that these files name, and the count: `ntkcli.data.ids`.
+    """The pool's rows (ascending) that selections of the store and files name (`ntkcli.data.ids`), and the count.
 
     Raises:
         UsageError: a file is missing, names no row of the pool at all or, if `strict`, names one that it doesn't have.
@@ -80,6 +82,11 @@ def listed_rows(
     headers: list[str] = []
     matched = 0
     for path in paths:
+        if names_selection(stored, path):
+            chosen = _selected(stored, dataset, str(path), option)
+            found.update(chosen.tolist())
+            matched += len(chosen)
+            continue
         before, lacking = matched, len(unknown)
         for listed in listed_ids(str(path), option=option, columns=dataset.attrs.get("columns") or {}):
             row = next((position[form] for form in listed.forms if form in position), None)
@@ -95,6 +102,23 @@ def listed_rows(
             raise _unknown(dataset, option, path, lacks, known=matched - before, strict=strict)
     listed_here = Listed(option, matched + len(unknown), matched, tuple(unknown[:UNKNOWN_KEPT]), tuple(headers))
     return np.array(sorted(found), dtype=np.int64), listed_here
+
+
+def names_selection(stored: store.Store, reference: str | Path) -> bool:
+    """Whether this is the name of a selection of the store; `./NAME` is always a file."""
+    return layout.is_name(str(reference)) and stored.find(f"selections/{reference}") is not None
+
+
+def _selected(stored: store.Store, dataset: store.Artefact, name: str, option: str) -> Rows:
+    artefact, pool = stored.get(f"selections/{name}"), dataset.name.partition("/")[2]
+    if artefact.attrs["data"] != pool:
+        raise UsageError(
+            f"{option} {name}: it selects rows of {artefact.attrs['data']!r}, not of {pool!r}.",
+            "Give a selection of the same pool, or a file.",
+        )
+    stored.check_parents(artefact)
+    rows: Rows = artefact.read("row")
+    return rows
 
 
 def _unknown(
@@ -129,7 +153,7 @@ def keep_lengths(eligible: Eligible, lengths: Rows, *, min_tokens: int | None, m
 
 
 def keep_first_of_repeats(
-    eligible: Eligible, stored: store.Store, data: str, *, near: bool, order: Rows, first: Rows
+    eligible: Eligible, stored: store.Store, data: str, *, near: bool, order: Rows, first: Rows, progress: Progress
 ) -> None:
     """Of texts that repeat, leave the one that stands first in `first`, then in `order` (rows, best first).
 
@@ -137,5 +161,6 @@ def keep_first_of_repeats(
     """
     texts = dict(texts_of(stored, data, eligible.rows)())
     asked = [*first.tolist(), *order[np.isin(order, eligible.rows) & ~np.isin(order, first)].tolist()]
-    kept, _ = first_of_each(((row, texts[row]) for row in asked if row in texts), near=near)
+    there = counted((row for row in asked if row in texts), progress, "repeated rows", total=len(asked), unit="rows")
+    kept, _ = first_of_each(((row, texts[row]) for row in there), near=near)
     eligible.keep(np.isin(eligible.rows, kept), f"--dedup {'minhash' if near else 'exact'}")

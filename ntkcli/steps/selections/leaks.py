@@ -21,7 +21,7 @@ from ntkcli.data.tasks.reference import find_task, names_task
 from ntkcli.data.tasks.source import for_evaluation
 from ntkcli.errors import UsageError
 from ntkcli.identity import digest_file
-from ntkcli.progress import Progress
+from ntkcli.progress import Progress, Silent, counted
 from ntkcli.selection.leaks import TestItems
 from ntkcli.steps.scores.inputs import texts_of
 from ntkcli.steps.shared.pool_rows import text_of
@@ -82,7 +82,7 @@ def _digest(reference: str) -> str:
 
 
 def find_leaks(
-    stored: store.Store, data: str, rows: NDArray[np.int64], tests: TestFiles
+    stored: store.Store, data: str, rows: NDArray[np.int64], tests: TestFiles, progress: Progress | None = None
 ) -> tuple[NDArray[np.bool_], list[dict[str, Any]]]:
     """Whether each of `rows` (ascending) holds a test item (n,) bool, and the pairs as records for a report.
 
@@ -95,7 +95,10 @@ def find_leaks(
     row_ids = stored.get(f"datasets/{data}").read("row_id")
     leaked = np.zeros(len(rows), dtype=np.bool_)
     pairs: list[dict[str, Any]] = []
-    for row, text in texts_of(stored, data, rows)():
+    texts = counted(
+        texts_of(stored, data, rows)(), progress or Silent(), "searching for test items", total=len(rows), unit="rows"
+    )
+    for row, text in texts:
         leak = index.find(text)
         if leak is None:
             continue

@@ -146,9 +146,9 @@ def resolve_request(
     if isinstance(n, int) and n < 1:
         raise UsageError(f"-n {n}: there is nothing to select.", "Give -n 1 or more.")
     dataset = stored.get(f"datasets/{scores.attrs['data']}")
-    first, in_first = listed_rows(dataset, limits.must_include, option="--must-include", strict=True)
-    excluded, in_excluded = listed_rows(dataset, limits.exclude, option="--exclude", strict=False)
-    allowed, in_allowed = only_rows(dataset, limits.only)
+    first, in_first = listed_rows(stored, dataset, limits.must_include, option="--must-include", strict=True)
+    excluded, in_excluded = listed_rows(stored, dataset, limits.exclude, option="--exclude", strict=False)
+    allowed, in_allowed = only_rows(stored, dataset, limits.only)
     given = ((in_first, limits.must_include), (in_excluded, limits.exclude), *((each, True) for each in in_allowed))
     listed = tuple(found for found, paths in given if paths)
     for each in listed:
@@ -202,8 +202,8 @@ def files_of(only: Sequence[str]) -> list[str]:
     return [text for text in only if not text.startswith(BY_SOURCE)]
 
 
-def only_rows(dataset: store.Artefact, given: Sequence[str]) -> tuple[Rows | None, list[Listed]]:
-    """The rows (ascending) that `--only` allows, None for all: by files of ids or rows, or `source=a,b`.
+def only_rows(stored: store.Store, dataset: store.Artefact, given: Sequence[str]) -> tuple[Rows | None, list[Listed]]:
+    """The rows (ascending) that `--only` allows, None for all: by selections, files of ids or rows, or `source=a,b`.
 
     Raises:
         UsageError: the pool has no such label, or none of a file's rows.
@@ -211,7 +211,7 @@ def only_rows(dataset: store.Artefact, given: Sequence[str]) -> tuple[Rows | Non
     if not given:
         return None, []
     files = files_of(given)
-    found, listed = listed_rows(dataset, files, option="--only", strict=False)
+    found, listed = listed_rows(stored, dataset, files, option="--only", strict=False)
     labelled = [rows_of_sources(dataset, text, option="--only")[0] for text in given if text.startswith(BY_SOURCE)]
     return np.unique(np.concatenate([found, *labelled])), [listed] if files else []
 

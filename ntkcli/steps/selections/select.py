@@ -15,10 +15,12 @@ from ntkcli.progress import Progress, Silent
 from ntkcli.steps.selections.explain import write_explanations
 from ntkcli.steps.selections.export import Format, check_exports, export_rows, export_scores, is_exported
 from ntkcli.steps.selections.filter_and_choose import choose_rows
-from ntkcli.steps.selections.filters import Listed
+from ntkcli.steps.selections.filters import Listed, names_selection
+from ntkcli.steps.selections.push_rows import mix_of, push_rows
 from ntkcli.steps.selections.request import Constraints, Request, Rows, files_of, resolve_request
 from ntkcli.steps.shared.datasets import moved_data
 from ntkcli.steps.shared.environment import begin, environment
+from ntkcli.steps.shared.hub_push import check_push
 from ntkcli.steps.shared.outputs import Inputs
 from ntkcli.steps.shared.stores import DATASET_PART_ROWS, open_store, require_spec, write_rows
 
@@ -33,7 +35,7 @@ class SelectResult:
     """The artefact, its number of rows out of those scored, the lowest score taken, the mix, and the export.
 
     `removed` counts, when the selection was made just now, the scored rows that each constraint took out; `listed` is
-    what the files of `--exclude` and `--must-include` name.
+    what the files of `--exclude` and `--must-include` name. `pool_sources` is the mix of the pool's usable rows.
     """
 
     artefact: str
@@ -45,6 +47,8 @@ class SelectResult:
     digest: str
     removed: dict[str, int] = field(default_factory=dict)
     listed: tuple[Listed, ...] = ()
+    hub: str | None = None
+    pool_sources: dict[str, int] = field(default_factory=dict)
 
 
 def select(
@@ -65,6 +69,8 @@ def select(
     force: bool = False,
     data: Sequence[str] = (),
     explain: bool = False,
+    push_to_hub: str | None = None,
+    public: bool = False,
     progress: Progress | None = None,
 ) -> SelectResult:
     """Write `selections/<name>`: `n` rows of the pool of `scores/<score>` in rank order, and export them.
@@ -75,19 +81,20 @@ def select(
 
     `export` and `schema` are `export_rows`' path and schema, `scores_export` is a parquet file for all scores of the
     pool; both are refused before anything is chosen, and replace a file that is not ours only with `force`. `data` is
-    where the pool's file is now, if it has moved. `explain` writes `reports/<name>-why.jsonl`.
+    where the pool's file is now, if it has moved. `explain` writes `reports/<name>-why.jsonl`. `push_to_hub` puts the
+    rows (in `schema`) and a card into this repository of the Hub, when all else is done: private, unless `public`.
 
     Raises:
         UsageError: constraints contradict each other or leave fewer than `n` rows; it says which one, and by how much.
     """
     progress = progress or Silent()
+    check_push(push_to_hub, public=public)
     stored = open_store(store_path)
     scores = stored.get(f"scores/{store.check_name(score, '--score')}")
     stored.check_parents(scores)
     limits = constraints or Constraints()
-    read = Inputs(
-        [str(path) for path in (*limits.exclude, *limits.must_include, *limits.against, *files_of(limits.only))]
-    )
+    given = [*map(str, (*limits.exclude, *limits.must_include, *limits.against)), *files_of(limits.only)]
+    read = Inputs([path for path in given if not names_selection(stored, path)])
     path = f"selections/{store.check_name(name, '--name')}"
     known = stored.find(path)
     exported = export is not None and is_exported(export, known, schema)
@@ -120,23 +127,32 @@ def select(
     if exported:
         progress.note(f"{export} holds these rows already")
     elif export is not None:
-        export_rows(stored, request.dataset, artefact, export, schema=schema)
+        export_rows(stored, request.dataset, artefact, export, schema=schema, progress=progress)
         progress.note(f"wrote {export}")
     if scores_export is not None:
         export_scores(stored, request.dataset, scores_export)
         progress.note(f"wrote {scores_export}")
     if explain:
         progress.note(f"wrote {write_explanations(stored, artefact)}")
+    hub = None
+    if push_to_hub is not None:
+        hub = push_rows(stored, request.dataset, artefact, push_to_hub, schema=schema, public=public)
+        progress.note(f"pushed to {hub}")
     return SelectResult(
         artefact=artefact.name,
         rows=artefact.n,
         scored=int((~np.isnan(scores.read("score"))).sum()),
         lowest=float(np.nanmin(artefact.read("score"))),
-        sources=_mix(request.dataset, artefact),
+        sources=mix_of(request.dataset, request.dataset.take("source", artefact.read("row"))),
         export=None if export is None else str(export),
         digest=artefact.digest(),
         removed={option: count for option, count in removed.items() if count},
         listed=request.listed,
+        hub=hub,
+        pool_sources=mix_of(
+            request.dataset,
+            request.dataset.read("source")[request.dataset.read("status") < store.RowStatus.UNREADABLE],
+        ),
     )
 
 
@@ -160,11 +176,3 @@ def _write(request: Request, path: str, rows: Rows, gains: NDArray[np.float64], 
     begin(artefact, environment(*PACKAGES.get(request.method, ())), progress)
     write_rows(artefact, values)
     return artefact
-
-
-def _mix(dataset: store.Artefact, selection: store.Artefact) -> dict[str, int]:
-    """Rows by source label, most first; labels are the data set's own, "" when it has none."""
-    labels = dataset.attrs["sources"]
-    codes, counts = np.unique(dataset.take("source", selection.read("row")), return_counts=True)
-    order = np.argsort(-counts, kind="stable")
-    return {str(labels[codes[i]]): int(counts[i]) for i in order}

@@ -18,6 +18,7 @@ _VERBS: Final[dict[Kind, tuple[str, tuple[str, ...]]]] = {  # kind -> verb, the 
     Kind.EVAL: ("eval", ("--name", "--run")),
     Kind.TOKENS: ("featurize", ("--name",)),
     Kind.VALIDATION: ("validate", ("--name",)),
+    Kind.SWEEP: ("finetune", ("--lr-find --name",)),
     Kind.DIAGNOSIS: ("diagnose", ()),
 }
 

@@ -92,39 +92,78 @@ def split(
         UsageError: a request that can't be met, or a file that is there with other rows and no `force`.
         DataError: rows that can't be read, unless `on_error` is "skip".
     """
-    check_seed("--seed", seed)
     progress = progress or Silent()
     shares = _shares(test, folds)
     files = targets(data, label=label, out=out, folds=folds)
-    file = DataFile(data, columns=columns, split=split_name)
-    scanned = scan(file, on_error=on_error)
-    rows = [row for row in rows_in_order(file, None, scanned.status) if isinstance(row, Row)]
-    parts, duplicates, groups = _parts(rows, by)
-    answers = _answers(rows)
-    side = _divide(rows, parts, answers, shares=shares, seed=seed, by=by, sort=folds is not None)
-    _note_shares(side, shares, parts, progress)
+    found = divide(
+        data, shares=shares, by=by, seed=seed, sort=folds is not None, columns=columns, split_name=split_name,
+        on_error=on_error, progress=progress,
+    )  # fmt: skip
     contents: dict[Path, Ints] = {}
     names: dict[Path, str] = {}
     for number, (train, held_out) in enumerate(files):
-        contents[train], contents[held_out] = np.flatnonzero(side != number), np.flatnonzero(side == number)
+        contents[train], contents[held_out] = np.flatnonzero(found.side != number), np.flatnonzero(found.side == number)
         fold = f"fold {number + 1} " if folds else ""
         names[train], names[held_out] = f"{fold}train", f"{fold}test"
-    check_targets(list(contents), data=data, file=file)
-    written = write_all({path: [rows[i].raw for i in where] for path, where in contents.items()}, force=force)
+    check_targets(list(contents), data=data, file=found.file)
+    written = write_all({path: [found.rows[i].raw for i in where] for path, where in contents.items()}, force=force)
     return SplitResult(
-        data=file.reference,
-        rows=len(rows),
-        skipped=scanned.n_bad,
-        parts=int(parts.max()) + 1,
-        largest=int(np.bincount(parts).max()),
-        duplicates=duplicates,
+        data=found.file.reference,
+        rows=len(found.rows),
+        skipped=found.skipped,
+        parts=int(found.parts.max()) + 1,
+        largest=int(np.bincount(found.parts).max()),
+        duplicates=found.duplicates,
         by=by,
-        groups=groups,
-        stratified=answers is not None,
+        groups=found.groups,
+        stratified=found.answers is not None,
         seed=seed,
-        sides=tuple(_side(names[path], path, where, parts, answers) for path, where in contents.items()),
+        sides=tuple(_side(names[path], path, where, found.parts, found.answers) for path, where in contents.items()),
         written=written,
     )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Division:
+    """The usable rows of a file and the side of each: `side` (n,) and `parts` (n,) int64, parts stay together."""
+
+    file: DataFile
+    rows: Sequence[Row]
+    side: Ints
+    parts: Ints
+    answers: Sequence[str] | None
+    duplicates: int
+    groups: int | None
+    skipped: int
+
+
+def divide(
+    data: str, *, shares: Sequence[float], by: str | None, seed: int, sort: bool, columns: Mapping[str, str] | None,
+    split_name: str | None, on_error: OnError, progress: Progress,
+) -> Division:  # fmt: skip
+    """The side of each row of `data`, by `shares`; nothing is written. Other arguments and errors are `split`'s."""
+    check_seed("--seed", seed)
+    file = DataFile(data, columns=columns, split=split_name)
+    scanned = scan(file, on_error=on_error)
+    rows = [row for row in rows_in_order(file, None, scanned.status) if isinstance(row, Row)]
+    side, parts, answers, duplicates, groups = _sides(rows, shares=shares, by=by, seed=seed, sort=sort)
+    _note_shares(side, shares, parts, progress)
+    return Division(file, rows, side, parts, answers, duplicates, groups, scanned.n_bad)
+
+
+def folds_of(rows: Sequence[Row], folds: int, *, by: str | None, seed: int = 0) -> Ints:
+    """The fold of each row (n,), from 0, as `split` with so many `folds` has it. UsageError as there."""
+    return _sides(rows, shares=_shares(None, folds), by=by, seed=seed, sort=True)[0]
+
+
+def _sides(
+    rows: Sequence[Row], *, shares: Sequence[float], by: str | None, seed: int, sort: bool
+) -> tuple[Ints, Ints, Sequence[str] | None, int, int | None]:
+    """The side and the part of each row, its answer, how many rows say what another says, how many groups there are."""
+    parts, duplicates, groups = _parts(rows, by)
+    answers = _answers(rows)
+    side = _divide(rows, parts, answers, shares=shares, seed=seed, by=by, sort=sort)
+    return side, parts, answers, duplicates, groups
 
 
 def _shares(test: float | None, folds: int | None) -> list[float]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+import store
 from ntkcli.data import BadRow, Encoder, RowError, stdin
 from ntkcli.data.files import OnError
 from ntkcli.data.packing import pack_rows
@@ -21,7 +22,8 @@ from ntkcli.identity import resolve_model
 from ntkcli.steps.shared.cost import SAMPLE_ROWS, weight_size
 from ntkcli.steps.shared.model_settings import encoder_spec, make_encoder
 from ntkcli.steps.shared.stores import is_store, open_store
-from ntkcli.steps.training.finetune import steps_of_run, tokens_of_run
+from ntkcli.steps.training.finetune import set_held_out_of, steps_of_run, tokens_of_run
+from ntkcli.steps.training.lr_request import HELD_OUT, HELD_OUT_ROWS, RATES, TRIAL_STEPS, check_rates
 from ntkcli.steps.training.rows import TrainingSet, no_answers, parse_train, resolve_train
 from ntkcli.steps.training.settings import CHECKPOINTS, TrainingSettings, resolve_init
 
@@ -68,7 +70,7 @@ def estimate_finetune(
     columns: Mapping[str, str] | None = None, split: str | None = None, thinking: bool | None = None,
     text_as: str = CHAT, trust_remote_code: bool = False, match_tokens: str | None = None,
     max_tokens: int | None = None, match_steps: str | None = None, max_steps: int | None = None, name: str = "",
-    progress: object = None, data: Sequence[str] = (),
+    progress: object = None, data: Sequence[str] = (), hold_out_of: str | None = None,
     **settings_given: Any,
 ) -> FinetuneEstimate:  # fmt: skip
     """What `ntkcli.steps.training.finetune.finetune` with these arguments would take. Writes nothing and loads no
@@ -85,10 +87,11 @@ def estimate_finetune(
         max_tokens = tokens_of_run(open_store(store_path), match_tokens)
     if match_steps is not None:
         max_steps = steps_of_run(open_store(store_path), match_steps)
+    position = set_held_out_of(hold_out_of, train, float(settings_given.get("hold_out", 0.0)))
     train = [*train, *then]
     if stdin.STDIN in [parse_train(text)[0] for text in train]:
         raise UsageError("--dry-run keeps nothing, so what standard input gives would be lost.", "Give a file.")
-    settings = TrainingSettings(max_tokens=max_tokens, max_steps=max_steps, **settings_given)
+    settings = TrainingSettings(max_tokens=max_tokens, max_steps=max_steps, hold_out_of=position, **settings_given)
     settings.check()
     encoding = encoder_spec(max_length, thinking, text_as)
     identity = resolve_model(model, trust_remote_code=trust_remote_code)
@@ -101,8 +104,9 @@ def estimate_finetune(
         raise DataError(f"--train {', '.join(train)}: no row has an answer to learn.", no_answers(sets))
     refuse_too_long(identity, max(one.longest for one in lengths), "The longest row")
     mean = sum(one.rows * one.mean for one in lengths) / every
-    held_out = max(1, round(settings.hold_out * every)) if settings.hold_out else 0
-    rows = round(every - held_out)
+    among = every if position is None else lengths[position].rows / sets[position].times
+    held_out = max(1, round(settings.hold_out * among)) if settings.hold_out else 0
+    rows = round(every - held_out * (1 if position is None else sets[position].times))
     spec = settings.spec(init)
     size = training_size(
         identity,
@@ -140,6 +144,36 @@ def estimate_finetune(
         memory_bytes=_memory(size, parameters, at_once, gradient_checkpointing=gradient_checkpointing),
         disk_bytes=4 * size.adapter_parameters * copies,
         seconds=(OPERATIONS * tokens + forward) * parameters / operations_per_second(device),
+    )
+
+
+def estimate_sweep(
+    store_path: str | Path, *, seeds: Sequence[int], lr_rates: Sequence[float] = RATES, lr_steps: int = TRIAL_STEPS,
+    hold_out: float = 0.0, name: str = "", **given: Any,
+) -> FinetuneEstimate:  # fmt: skip
+    """What `ntkcli.steps.training.lr_find.find_rate` would take: steps, tokens and seconds of all trials together."""
+    trials = len(check_rates(lr_rates)) * len(seeds)
+    store.check_name(name, "--name")
+    share = hold_out or HELD_OUT
+    one = estimate_finetune(
+        store_path, seed=seeds[0], lr=RATES[0], patience=None, checkpoint_steps=None, hold_out=0.0, **given
+    )
+    domain = estimate_finetune(
+        store_path, seed=seeds[0], lr=RATES[0], patience=None, checkpoint_steps=None, hold_out=0.0,
+        **{**given, "train": given["train"][:1]},
+    )  # fmt: skip
+    held_out = max(1, round(share * domain.rows))
+    held_out = held_out if hold_out else min(held_out, HELD_OUT_ROWS)
+    part = min(one.steps, lr_steps) / one.steps * trials
+    measured = FORWARD / OPERATIONS * held_out * domain.mean_tokens * (trials + 1)
+    tokens = round(one.tokens * part)
+    return replace(
+        one,
+        rows=max(1, one.rows - held_out),
+        held_out=held_out,
+        steps=min(one.steps, lr_steps) * trials,
+        tokens=tokens,
+        seconds=one.seconds * part * (1 + measured / max(1, tokens)),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,13 @@ from ntkcli.identity import resolve_model
 from ntkcli.progress import Progress, Silent
 from ntkcli.seeds import check_training_seed
 from ntkcli.steps.shared import seal
+from ntkcli.steps.shared.hub_push import check_push
 from ntkcli.steps.shared.model_settings import encoder_spec, note_conversion, run_parent, settle_dtype
 from ntkcli.steps.shared.stores import open_store, require_spec
 from ntkcli.steps.training.model_card import command_words
-from ntkcli.steps.training.rows import resolve_train
+from ntkcli.steps.training.push_adapter import push_adapter
+from ntkcli.steps.training.reporters import check_reporters
+from ntkcli.steps.training.rows import parse_train, resolve_train
 from ntkcli.steps.training.run import TrainingRun
 from ntkcli.steps.training.settings import TrainingSettings, resolve_init
 
@@ -51,6 +54,7 @@ class FinetuneResult:
     best_step: int | None
     documents: int | None = None
     sequences: int | None = None
+    hub: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,7 @@ def finetune(
     max_length: int = 1024,
     seed: int = 0,
     hold_out: float = 0.0,
+    hold_out_of: str | None = None,
     patience: int | None = None,
     loss_per: str = "token",
     average_weights: bool = False,
@@ -102,6 +107,9 @@ def finetune(
     text_as: str = CHAT,
     group: str | None = None,
     trust_remote_code: bool = False,
+    report_to: Sequence[str] = (),
+    push_to_hub: str | None = None,
+    public: bool = False,
     progress: Progress | None = None,
 ) -> FinetuneResult:
     """Train `adapters/<name>` on the rows of all `train` references together; its course is `runs/<name>`.
@@ -111,13 +119,15 @@ def finetune(
     the learning rate and warm-up of LESS. The other options: `ntkcli.engine.training.train.TrainingOptions`; of files:
     `ntkcli.data.DataFile`. `data` says where files of data sets are now, if they have moved. `match_tokens` names a run
     of the store: as many tokens as it was trained on, `match_steps` one: as many steps as it took. `then`: more
-    references, trained on for as many epochs after the
-    rows of `train`, under the one schedule. `text_as`: `ntkcli.data.Encoder`; raw texts longer than `max_length` are
-    trained on in pieces. `pack`: rows are packed into sequences of up to `max_length` tokens, in which they do not see
-    each other; a step has `batch_size` sequences. `keep_optimizer` leaves Adam's moments beside the adapter, also of a
-    run that is finished already; `keep_checkpoints` the adapter before the first step and at each checkpoint, in
-    `adapters/<name>/steps`, for which a finished run is trained again. `group` is kept as an attribute, which runs that
-    differ only in the seed share.
+    references, trained on for as many epochs after the rows of `train`, under the one schedule. `hold_out_of` is one of
+    `train`: rows of it alone are held out, the same ones for every seed and whatever the other sets are. `text_as`:
+    `ntkcli.data.Encoder`; raw texts longer than `max_length` are trained on in pieces. `pack`: rows are packed into
+    sequences of up to `max_length` tokens, in which they do not see each other; a step has `batch_size` sequences.
+    `keep_optimizer` leaves Adam's moments beside the adapter, also of a run that is finished already;
+    `keep_checkpoints` the adapter before the first step and at each checkpoint, in `adapters/<name>/steps`, for which a
+    finished run is trained again. `group` is kept as an attribute, which runs that differ only in the seed share.
+    `report_to`: services that each step is reported to, by transformers' names; off by default, and not in the spec.
+    `push_to_hub`: put the adapter and its card into this repository of the Hub at the end: private, unless `public`.
 
     Raises:
         UsageError, DataError: a reference, an option or a row can't be used.
@@ -125,17 +135,13 @@ def finetune(
     """
     given = locals().copy()
     progress = progress or Silent()
-    if match_tokens is not None:
-        if epochs is not None or max_tokens is not None:
-            raise UsageError("--match-tokens says when to stop, as --epochs and --max-tokens do.", "Give one of them.")
-        max_tokens = tokens_of_run(open_store(store_path), match_tokens)
-    if match_steps is not None:
-        if epochs is not None or max_tokens is not None or max_steps is not None:
-            raise UsageError("--match-steps says when to stop, as --epochs and --max-steps do.", "Give one of them.")
-        max_steps = steps_of_run(open_store(store_path), match_steps)
+    max_tokens, max_steps = budgets(
+        store_path, epochs=epochs, max_tokens=max_tokens, match_tokens=match_tokens, max_steps=max_steps,
+        match_steps=match_steps,
+    )  # fmt: skip
     settings = TrainingSettings(
         epochs, max_tokens, lr, schedule, warmup, rank, alpha, target_modules, batch_size, seed, hold_out, patience,
-        checkpoint_steps, loss_per, average_weights, max_steps, pack,
+        checkpoint_steps, loss_per, average_weights, max_steps, pack, set_held_out_of(hold_out_of, train, hold_out),
     )  # fmt: skip
     settings.check()
     check_text_as(text_as, thinking)
@@ -144,6 +150,8 @@ def finetune(
             "--then makes two stages of --epochs each, which a budget of tokens or steps can't end.", "Give --epochs."
         )
     store.check_name(name, "--name")
+    check_reporters(report_to)
+    check_push(push_to_hub, public=public)
     identity = resolve_model(model, trust_remote_code=trust_remote_code)
     stored = open_store(store_path, create=True)
     init = resolve_init(init_adapter, settings, adapters=stored.path / "adapters", model=identity)
@@ -160,11 +168,20 @@ def finetune(
         "dtype": settle_dtype(dtype, device, known),
     }
     folder = stored.adapter_path(name)
+
+    def finished(artefact: store.Artefact) -> FinetuneResult:
+        result = _result(artefact, folder)
+        if push_to_hub is None:
+            return result
+        hub = push_adapter(stored, artefact, folder, push_to_hub, public=public)
+        progress.note(f"pushed to {hub}")
+        return replace(result, hub=hub)
+
     kept = not keep_optimizer or (folder / seal.OPTIMIZER).is_file()
     kept = kept and (not keep_checkpoints or known is None or _kept_checkpoints(known, folder))
     if known is not None and known.spec == spec and is_finished(stored, known) and kept:
         progress.note(f"{known.name} is finished already: {known.n} steps")
-        return _result(known, folder)
+        return finished(known)
     if known is not None:
         require_spec(known, spec)
     note_conversion(identity, progress)
@@ -178,6 +195,7 @@ def finetune(
         gradient_checkpointing=gradient_checkpointing,
         keep_optimizer=keep_optimizer,
         keep_checkpoints=keep_checkpoints,
+        report_to=report_to,
         parents=run_parent(stored, init_adapter),
         attrs={
             "train": [*train, *then],
@@ -186,13 +204,15 @@ def finetune(
             **({"group": group} if group else {}),
         },
     )
-    return _result(stored.get(f"runs/{name}"), folder)
+    return finished(stored.get(f"runs/{name}"))
 
 
 def finetune_seeds(
     store_path: str | Path, *, name: str, seeds: Sequence[int], progress: Progress | None = None, **given: Any
 ) -> SeedsResult:
     """One run for each seed, `<name>.s<seed>`, all else the same; `given` are the arguments of `finetune`.
+
+    On the Hub each has a repository of its own, its name ending likewise.
 
     Raises:
         UsageError: no seed, one twice, or one below 0.
@@ -202,12 +222,45 @@ def finetune_seeds(
     for seed in seeds:
         check_training_seed("--seeds", seed)
     store.check_name(f"{name}.s{max(seeds)}", "--name")
-    return SeedsResult(
-        tuple(
-            finetune(store_path, name=f"{name}.s{seed}", seed=seed, group=name, progress=progress, **given)
-            for seed in seeds
-        )
-    )
+    push_to_hub = given.pop("push_to_hub", None)
+    runs = []
+    for seed in seeds:
+        pushed: dict[str, Any] = {} if push_to_hub is None else {"push_to_hub": f"{push_to_hub}.s{seed}"}
+        own = f"{name}.s{seed}"
+        runs.append(finetune(store_path, name=own, seed=seed, group=name, progress=progress, **given, **pushed))
+    return SeedsResult(tuple(runs))
+
+
+def budgets(
+    store_path: str | Path, *, epochs: int | None, max_tokens: int | None, match_tokens: str | None,
+    max_steps: int | None, match_steps: str | None,
+) -> tuple[int | None, int | None]:  # fmt: skip
+    """The tokens and the steps to stop after, those of the matched runs looked up.
+
+    Raises:
+        UsageError: two options say when to stop.
+    """
+    if match_tokens is not None:
+        if epochs is not None or max_tokens is not None:
+            raise UsageError("--match-tokens says when to stop, as --epochs and --max-tokens do.", "Give one of them.")
+        max_tokens = tokens_of_run(open_store(store_path), match_tokens)
+    if match_steps is not None:
+        if epochs is not None or max_tokens is not None or max_steps is not None:
+            raise UsageError("--match-steps says when to stop, as --epochs and --max-steps do.", "Give one of them.")
+        max_steps = steps_of_run(open_store(store_path), match_steps)
+    return max_tokens, max_steps
+
+
+def set_held_out_of(reference: str | None, train: Sequence[str], hold_out: float) -> int | None:
+    """The position in `train` of the set that rows are held out of; None for all. UsageError if it is none of them."""
+    if reference is None:
+        return None
+    if not hold_out:
+        raise UsageError(f"--hold-out-of {reference}: no rows are held out.", "Give --hold-out 0.1 too.")
+    names = [parse_train(text)[0] for text in train]
+    if reference not in names:
+        raise UsageError(f"--hold-out-of {reference} is none of --train.", f"Give one of: {', '.join(names)}.")
+    return names.index(reference)
 
 
 def tokens_of_run(stored: store.Store, name: str) -> int:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ntkcli import __version__
+from ntkcli.steps.shared.card_text import code_span, one_line, table_cell
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,9 @@ def model_card(
     command: Sequence[str],
 ) -> str:  # fmt: skip
     """The card, in the Hub's form: a YAML head, then Markdown. The same for the same run, whenever it is written."""
-    shape = f"rank {spec['rank']}, alpha {spec['alpha']:g}, on {_code(spec['target_modules'])}"
-    rows = [f"| {_cell(one.label)} | {one.rows:,} | {one.times:g} | `{one.digest}` |" for one in sets]
-    results = [f"| {_cell(key)} | {_cell(value)} |" for key, value in metrics.items()]
+    shape = f"rank {spec['rank']}, alpha {spec['alpha']:g}, on {code_span(spec['target_modules'])}"
+    rows = [f"| {table_cell(one.label)} | {one.rows:,} | {one.times:g} | `{one.digest}` |" for one in sets]
+    results = [f"| {table_cell(key)} | {table_cell(value)} |" for key, value in metrics.items()]
     lines = [
         "---",
         f"base_model: {json.dumps(base_model)}",
@@ -41,7 +41,7 @@ def model_card(
         "",
         f"# {name}",
         "",
-        f"A LoRA adapter ({shape}) of {_code(base_model)}, made by ntksel {__version__}.",
+        f"A LoRA adapter ({shape}) of {code_span(base_model)}, made by ntksel {__version__}.",
         "",
         "## Data",
         "",
@@ -59,7 +59,7 @@ def model_card(
         "",
         "## Command",
         "",
-        f"    {_one_line(shlex.join(command))}",
+        f"    {one_line(shlex.join(command))}",
         "",
         "## Spec",
         "",
@@ -92,21 +92,3 @@ def _word(name: str, value: Any) -> list[str]:
     if name == "thinking":
         return ["on" if value else "off"]
     return [] if value is True else [str(value)]
-
-
-def _one_line(text: str) -> str:
-    """The text with line breaks and control characters written out."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
-
-
-def _code(text: str) -> str:
-    """A code span that holds the text, whatever backticks or markup are in it."""
-    plain = _one_line(text)
-    fence = "`" * (1 + max(map(len, re.findall("`+", plain)), default=0))
-    space = " " if plain.startswith("`") or plain.endswith("`") else ""
-    return f"{fence}{space}{plain}{space}{fence}"
-
-
-def _cell(text: str) -> str:
-    """A code span inside of a table, where a bar would end the cell."""
-    return _code(text).replace("|", "\\|")

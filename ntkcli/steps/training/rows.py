@@ -147,13 +147,14 @@ def resolve_train(
 
 def encode_training(
     sets: Sequence[TrainingSet], encoder: Encoder, *, seed: int, hold_out: float, on_error: OnError,
-    first_stage: int | None = None, pack: bool = False,
+    first_stage: int | None = None, pack: bool = False, hold_out_of: int | None = None,
 ) -> TrainingData:  # fmt: skip
     """The rows of all sets that have an answer to learn, encoded; a share of them held out.
 
     The first `first_stage` sets are a stage of their own, before the others. Rows are held out by what they hold, so
-    that copies of one, and pieces of one document, are never on both sides. `pack`: those to train on are packed into
-    sequences of at most the encoder's length, each stage by itself.
+    that copies of one, and pieces of one document, are never on both sides: of all rows, by the seed; or of the set at
+    `hold_out_of` alone, whatever the seed and the other sets. `pack`: those to train on are packed into sequences of at
+    most the encoder's length, each stage by itself.
 
     Raises:
         DataError: a row can't be encoded (`on_error` "fail"), or too few are left to train on or to hold out.
@@ -179,8 +180,25 @@ def encode_training(
     rows = found.rows
     if not rows:
         raise DataError(f"--train {labels}: no row has an answer to learn.", no_answers(sets))
-    held = _held_out(found, hold_out, seed, labels)
-    kept = [use[~np.isin(use, held)] for use in uses]
+    contents = [content for document in found.documents for content in [found.content(document)] * len(document)]
+    if hold_out_of is None:
+        held = left_out = held_out(contents, hold_out, seed, labels)
+    else:
+        own = np.unique(uses[hold_out_of])
+        if not len(own):
+            raise DataError(
+                f"--train {sets[hold_out_of].rows.label}: no row has an answer to learn.",
+                "Give rows with completions first.",
+            )
+        held = own[held_out([contents[i] for i in own.tolist()], hold_out, 0, sets[hold_out_of].rows.label)]
+        known = {contents[i] for i in held.tolist()}
+        left_out = np.array([i for i, content in enumerate(contents) if content in known], dtype=np.int64)
+    kept = [use[~np.isin(use, left_out)] for use in uses]
+    if not any(map(len, kept)):
+        raise DataError(
+            f"--hold-out {hold_out}: of the rows of --train {labels} none are left to train on.",
+            "Give more rows, or a smaller share.",
+        )
     counts = [len(use) for use in kept]
     train = np.concatenate(kept)
     stages: Sequence[int] = () if first_stage is None else (sum(counts[:first_stage]), sum(counts[first_stage:]))
@@ -218,7 +236,7 @@ class _Encoding:
 
     def content(self, document: range) -> bytes:
         """All that is trained on of a document."""
-        return b"".join(self.rows[i].ids.tobytes() + self.rows[i].supervised.tobytes() for i in document)
+        return b"".join(content_of(self.rows[i]) for i in document)
 
 
 def _packed(
@@ -240,14 +258,16 @@ def _encode(encoder: Encoder, row: Row, bad: list[BadRow]) -> list[Encoded]:
     return encoded if any(one.supervised.any() for one in encoded) else []
 
 
-def _held_out(found: _Encoding, share: float, seed: int, labels: str) -> NDArray[np.int64]:
-    """Places of the rows held out: the first by a hash of seed and document, until the share is reached."""
+def content_of(row: Encoded) -> bytes:
+    """All that is trained on of a row."""
+    return row.ids.tobytes() + row.supervised.tobytes()
+
+
+def held_out(contents: Sequence[bytes], share: float, seed: int, labels: str) -> NDArray[np.int64]:
+    """Places of the rows held out: the first by a hash of seed and content, until the share is reached."""
     if not share:
         return np.zeros(0, dtype=np.int64)
-    draws = np.array(
-        [_draw(f"{seed}|".encode() + found.content(document)) for document in found.documents for _ in document],
-        np.uint64,
-    )
+    draws = np.array([_draw(f"{seed}|".encode() + content) for content in contents], np.uint64)
     threshold = np.sort(draws)[max(1, _round(share * len(draws))) - 1]
     held = np.flatnonzero(draws <= threshold)
     if len(held) == len(draws):

@@ -10,7 +10,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -93,12 +93,14 @@ class TrainingRun:
     def train(
         self, *, device: str, on_error: OnError, batch_tokens: int | None, gradient_checkpointing: bool,
         keep_optimizer: bool, keep_checkpoints: bool, parents: Mapping[str, str], attrs: dict[str, Any],
+        report_to: Sequence[str] = (),
     ) -> None:  # fmt: skip
         """Load, train, seal."""
         from ntkcli.engine.models.limits import refuse_too_long
         from ntkcli.engine.models.loading import load_model, load_tokenizer
         from ntkcli.engine.training.checkpoints import drop_older
         from ntkcli.engine.training.packs import require_packing
+        from ntkcli.engine.training.reporting import Reporting
         from ntkcli.engine.training.step_plan import plan_stages
         from ntkcli.engine.training.train import pick_batch_tokens
 
@@ -114,6 +116,7 @@ class TrainingRun:
             on_error=on_error,
             first_stage=self.first_stage,
             pack=settings.pack,
+            hold_out_of=settings.hold_out_of,
         )
         longest = max(range(len(data.rows)), key=lambda i: len(data.rows[i]))
         refuse_too_long(self.model, len(data.rows[longest]), data.names[longest])
@@ -140,6 +143,8 @@ class TrainingRun:
             keep_optimizer=keep_optimizer,
             keep_checkpoints=keep_checkpoints,
         )
+        reports = self.stored.path / "reports" / "tensorboard" / self.name
+        options = replace(options, reporting=Reporting(tuple(report_to), self.name, reports))
         with alone(self.folder):
             self._train(artefact, loaded, data, options)
             self._write_card(artefact)

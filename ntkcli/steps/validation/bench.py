@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkcli.data import Encoded, Row
-from ntkcli.errors import DivergedError, NtkselError
-from ntkcli.identity import AdapterIdentity, ModelIdentity
+from ntkcli.errors import NtkselError
+from ntkcli.identity import ModelIdentity
 from ntkcli.progress import Progress
 from ntkcli.steps.evaluation.items import Items
 from ntkcli.steps.evaluation.scorers import encode_item
+from ntkcli.steps.training.one_base import OneBase, last_loss
+from ntkcli.steps.training.settings import CHECKPOINTS
 
 if TYPE_CHECKING:
     from ntkcli.engine.evaluation.evaluator import Evaluator
@@ -40,6 +41,10 @@ class Measured:
     steps: tuple[Any, ...] = ()
 
 
+Where = NDArray[np.int64]
+"""Positions of items, ascending."""
+Judge = Sequence[tuple[Encoded, str]]
+"""Rows held out, each with its name for messages."""
 Keep = Callable[[Path, Measured], None]
 """Takes the folder of a trained adapter before it is removed."""
 
@@ -47,8 +52,14 @@ Keep = Callable[[Path, Measured], None]
 class Trainer(Protocol):
     """Trains on rows from one seed and measures; without rows it measures the model as it is."""
 
-    def __call__(self, rows: Sequence[Encoded], names: Sequence[str], *, seed: int, keep: Keep | None) -> Measured:
-        """The measures of the model trained on these rows, or of the bare model if there are none."""
+    def __call__(
+        self, rows: Sequence[Encoded], names: Sequence[str], *, seed: int, keep: Keep | None, only: Where | None = None,
+        held_out: Judge = (),
+    ) -> Measured:  # fmt: skip
+        """The measures of the model trained on these rows, or of the bare model if there are none.
+
+        `only`: the items to measure; others are NaN. `held_out`: rows to judge by, whose lowest loss is kept.
+        """
 
 
 class Bench:
@@ -58,84 +69,68 @@ class Bench:
         self, evaluator: Evaluator, identity: ModelIdentity, items: Items, options: TrainingOptions,
         work: Callable[[], Path], progress: Progress,
     ) -> None:  # fmt: skip
-        self._evaluator, self._identity, self._items = evaluator, identity, items
-        self._options, self._work, self._progress = options, work, progress
+        self._base, self._items = OneBase(evaluator, identity, work, progress), items
+        self._options, self._progress = options, progress
         self._encoded = [encode_item(items, i, evaluator.encoder)[1] for i in range(len(items.rows))]
 
-    def __call__(self, rows: Sequence[Encoded], names: Sequence[str], *, seed: int, keep: Keep | None) -> Measured:
+    def __call__(
+        self, rows: Sequence[Encoded], names: Sequence[str], *, seed: int, keep: Keep | None, only: Where | None = None,
+        held_out: Judge = (),
+    ) -> Measured:  # fmt: skip
         """The measures of the model trained on these rows, or of the bare model if there are none."""
-        if not rows:
-            self._evaluator.use(None, self._identity)
-            bare = self._measure()
-            if not np.isfinite(bare.nats).all():
-                raise NtkselError(
-                    "The test items' likelihoods are not finite before training.", "Give --dtype float32."
-                )
-            return bare
-        folder = self._work()
-        folder.mkdir()
-        try:
-            return self._train(rows, names, seed, folder, keep)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        where = np.arange(len(self._encoded)) if only is None else only
+        if rows:
+            return self._train(rows, names, seed, keep, where, held_out)
+        bare = self._base.bare(lambda: self._measure(where))
+        if not np.isfinite(bare.nats[where]).all():
+            raise NtkselError("The test items' likelihoods are not finite before training.", "Give --dtype float32.")
+        return bare
 
     def _train(
-        self, rows: Sequence[Encoded], names: Sequence[str], seed: int, folder: Path, keep: Keep | None
+        self, rows: Sequence[Encoded], names: Sequence[str], seed: int, keep: Keep | None, where: Where, held_out: Judge
     ) -> Measured:
-        from ntkcli.engine.training.train import train_adapter
         from ntkcli.engine.training.trainer import TrainingRows
 
-        steps: list[Step] = []
+        def measure(folder: Path, steps: Sequence[Step]) -> Measured | None:
+            found = self._measure(where)
+            if not np.isfinite(found.nats[where]).all():
+                return None
+            tokens = sum(step.tokens for step in steps)
+            found = replace(found, tokens=tokens, last_loss=last_loss(steps), steps=tuple(steps))
+            if keep is not None:
+                keep(folder, found)
+            return found
 
-        def on_step(step: Step) -> None:
-            steps.append(step)
-            os.utime(folder)  # an entry of the store's tmp/ lives as long as it is touched
-
-        loaded = self._evaluator.bare(self._identity)
-        try:
-            train_adapter(
-                loaded,
-                TrainingRows(rows, names),
-                options=replace(self._options, seed=seed),
-                folder=folder,
-                on_step=on_step,
-                progress=_Within(self._progress),
-                resume_at_most=0,
-            )
-        except DivergedError as error:
-            self._progress.note(f"diverged, and counts as the worst: {error.what}")
-            return self._diverged(steps)
-        finally:
-            self._evaluator.restore(self._identity)
-        self._evaluator.use(AdapterIdentity(folder, {}, None), self._identity)
-        try:
-            found = self._measure()
-        finally:
-            self._evaluator.use(None, self._identity)
-        if not np.isfinite(found.nats).all():
-            self._progress.note("diverged, and counts as the worst: the test items' likelihoods are not finite")
-            return self._diverged(steps)
-        tenth = max(1, len(steps) // 10)
-        found = replace(
-            found,
-            tokens=sum(step.tokens for step in steps),
-            last_loss=float(np.mean([step.loss for step in steps[-tenth:]])),
-            steps=tuple(steps),
-        )
-        if keep is not None:
-            keep(folder, found)
-        return found
-
-    def _diverged(self, steps: Sequence[Step]) -> Measured:
+        options = replace(self._options, seed=seed)
+        if held_out:  # a checkpoint judges, as often as `finetune` makes one
+            options = replace(options, checkpoint_steps=max(1, math.ceil(self._steps_of(rows, options) / CHECKPOINTS)))
+        data = TrainingRows(rows, names, [row for row, _ in held_out], [name for _, name in held_out])
+        trained = self._base.trained(data, options, measure)
+        if trained.found is not None:
+            return trained.found
+        why = trained.why or "the test items' likelihoods are not finite"
+        self._progress.note(f"diverged, and counts as the worst: {why}")
         n = len(self._items.rows)
-        tokens = sum(step.tokens for step in steps)
-        return Measured(np.full(n, np.nan), np.zeros(n, np.bool_), tokens, float("nan"), diverged=True)
+        return Measured(np.full(n, np.nan), np.zeros(n, np.bool_), trained.tokens, float("nan"), diverged=True)
 
-    def _measure(self) -> Measured:
+    def _steps_of(self, rows: Sequence[Encoded], options: TrainingOptions) -> int:
+        from ntkcli.engine.training.step_plan import plan_steps
+
+        planned = plan_steps(
+            list(map(len, rows)),
+            batch_size=options.batch_size,
+            seed=options.seed,
+            epochs=options.epochs,
+            max_tokens=options.max_tokens,
+        )
+        return len(planned)
+
+    def _measure(self, where: Where) -> Measured:
         """Nats of the right choice among the choices, or per token of the answer; and if it is the likeliest."""
         nats = np.full(len(self._encoded), np.nan)
         correct = np.zeros(len(self._encoded), dtype=np.bool_)
-        for i, sums in enumerate(self._evaluator.logliks(self._encoded)):
+        found = self._base.evaluator.logliks([self._encoded[i] for i in where])
+        for i, sums in zip(where.tolist(), found, strict=True):
             row = self._items.rows[i]
             if self._items.scorer(i) == "choices" and isinstance(row, Row) and row.answer is not None:
                 nats[i] = choice_nats(sums, row.answer)
@@ -149,25 +144,3 @@ def choice_nats(sums: NDArray[np.float64], answer: int) -> float:
     """-log of the right choice's share of the choices' likelihoods: log softmax over their log-likelihoods."""
     top = float(sums.max())
     return float(np.log(np.exp(sums - top).sum()) + top - sums[answer])
-
-
-class _Within:
-    """The progress of one training within a bar that counts runs: tokens and notes pass, steps do not."""
-
-    def __init__(self, outer: Progress) -> None:
-        self._outer = outer
-
-    def start(self, label: str, *, total: int, unit: str, done: int = 0) -> None:
-        """Nothing is shown."""
-
-    def advance(self, count: int, *, tokens: int = 0, note: str = "") -> None:
-        """Tokens count, steps don't."""
-        del count
-        self._outer.advance(0, tokens=tokens, note=note)
-
-    def stop(self) -> None:
-        """Nothing is shown."""
-
-    def note(self, text: str) -> None:
-        """Passed on."""
-        self._outer.note(text)

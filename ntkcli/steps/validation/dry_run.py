@@ -33,6 +33,7 @@ class ValidateEstimate:
     """
 
     runs: int
+    folds: int | None
     runs_done: int
     rows: int
     domain_repeat: int
@@ -52,15 +53,17 @@ def estimate_validation(request: Request, *, device: str) -> ValidateEstimate:
     design, spec = request.design, request.spec
     runs = make_runs(pool_without_tokens(request), design, request.scored.names)
     done = 0 if request.known is None else request.known.rows_done()
-    left = runs[done:]
+    trainings = [run for run in runs for _ in range(request.n_folds)]
+    left = trainings[done:]
     encoder = make_encoder(load_tokenizer(request.identity), spec["encoder"])
     domain = count(islice(request.domain_rows, SAMPLE_ROWS), request.identity, **count_settings(spec["encoder"]))
     per_domain = _mean(domain, encoder.max_length) * len(request.domain_rows) * request.domain_repeat
+    per_domain *= 1 if request.folds is None else 1 - 1 / request.n_folds
     per_pool = _mean(_pool_counts(request), encoder.max_length) * design.n
     trained = [per_domain + (0 if run.design == DOMAIN else per_pool) for run in left if run.design != BASE]
     each = [spec["max_tokens"] if spec["max_tokens"] else spec["epochs"] * tokens for tokens in trained]
     items = range(len(request.items.rows))
-    test = sum(_tokens(encode_item(request.items, i, encoder)[1]) for i in items) * len(left)
+    test = sum(_tokens(encode_item(request.items, i, encoder)[1]) for i in items) * len(left) // request.n_folds
     parameters, _ = weight_size(request.identity)
     power = power_of(
         _known_spread(request),
@@ -69,7 +72,8 @@ def estimate_validation(request: Request, *, device: str) -> ValidateEstimate:
         n_subsets=design.subsets,
     )
     return ValidateEstimate(
-        runs=len(runs),
+        runs=len(trainings),
+        folds=None if request.folds is None else request.n_folds,
         runs_done=done,
         rows=design.n,
         domain_repeat=request.domain_repeat,

@@ -12,12 +12,13 @@ from typing import Any
 
 from ntkcli.errors import UsageError
 from ntkcli.steps.shared.outputs import Inputs, check_output, write_output
+from ntkcli.steps.shared.pictures import check_picture, new_figure, write_figure
 from ntkcli.steps.shared.stores import is_store, open_store
 from ntkcli.steps.validation.measures import Curve
 from ntkcli.steps.validation.result import ScoreFinding, Validation, as_document
 
 COLUMNS = tuple(field.name for field in dataclasses.fields(ScoreFinding))
-EXPORTS, PLOTS = (".csv", ".json"), (".png", ".svg")
+EXPORTS = (".csv", ".json")
 
 
 def check_files(store_path: str | Path, export: Path | None, plot: Path | None, *, inputs: Inputs, force: bool) -> None:
@@ -26,17 +27,11 @@ def check_files(store_path: str | Path, export: Path | None, plot: Path | None, 
     `inputs` are what the command reads; `force` as `check_output` has it.
     """
     stored = open_store(store_path) if is_store(store_path) else None
-    for option, path, kinds in (("--export", export, EXPORTS), ("--plot", plot, PLOTS)):
-        if path is None:
-            continue
-        if path.suffix not in kinds:
-            raise UsageError(f"{option} {path}: its ending is not known.", f"Give a name in {' or '.join(kinds)}.")
-        check_output(path, option=option, inputs=inputs, stored=stored, force=force)
-    if plot is not None:
-        try:
-            import matplotlib  # noqa: F401
-        except ImportError as error:
-            raise UsageError("--plot needs the package matplotlib.", "pip install 'ntksel[plot]'") from error
+    if export is not None:
+        if export.suffix not in EXPORTS:
+            raise UsageError(f"--export {export}: its ending is not known.", f"Give a name in {' or '.join(EXPORTS)}.")
+        check_output(export, option="--export", inputs=inputs, stored=stored, force=force)
+    check_picture(plot, inputs=inputs, stored=stored, force=force)
 
 
 def write_export(path: Path, found: Validation) -> None:
@@ -56,23 +51,17 @@ def write_export(path: Path, found: Validation) -> None:
 
 def write_plot(path: Path, found: Validation) -> None:
     """One panel per task with the loss by bin and score, and one with each score's LDS, with 95% intervals."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     tasks = list(dict.fromkeys(curve.task for curve in found.curves))
     bins = any(curve.dose is not None for curve in found.curves)
     subsets = any(curve.lds is not None for curve in found.curves)
     kinds = [draw for draw, there in ((_draw_dose, bins), (_draw_lds, subsets)) if there]
-    figure = Figure(figsize=(5.5 * len(kinds), 4 * len(tasks)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(5.5 * len(kinds), 4 * len(tasks))
     axes = figure.subplots(len(tasks), len(kinds), squeeze=False)
     for row, task in zip(axes, tasks, strict=True):
         for axis, draw in zip(row, kinds, strict=True):
             draw(axis, [curve for curve in found.curves if curve.task == task], found.levels[task])
             axis.set_title(task)
-    picture = io.BytesIO()
-    figure.savefig(picture, format=path.suffix[1:], dpi=150)
-    write_output(path, picture.getvalue(), {"kind": "validation"})
+    write_figure(path, figure, kind="validation")
 
 
 def _draw_dose(axis: Any, curves: list[Curve], levels: dict[str, float]) -> None:
@@ -102,7 +91,8 @@ def _draw_lds(axis: Any, curves: list[Curve], levels: dict[str, float]) -> None:
     known = [(curve.score, curve.lds) for curve in curves if curve.lds is not None]
     values = [lds.value for _, lds in known]
     spread = [[max(0.0, lds.value - lds.low) for _, lds in known], [max(0.0, lds.high - lds.value) for _, lds in known]]
-    axis.bar(range(len(known)), values, yerr=spread, capsize=3, color="tab:blue", alpha=0.7)
+    axis.errorbar(range(len(known)), values, yerr=spread, fmt="o", capsize=3, color="tab:blue")
+    axis.set_xlim(-0.5, len(known) - 0.5)
     axis.axhline(0, linewidth=1, color="black")
     axis.set_xticks(range(len(known)), [score for score, _ in known], rotation=20)
     axis.set_ylabel("LDS (Spearman)")

@@ -16,7 +16,7 @@ from ntkcli.data.rows import Content, content_id
 from ntkcli.errors import DataError, SpecError, UsageError, listed
 from ntkcli.selection.duplicates import normalised
 from ntkcli.statistics.learning import share_nats
-from ntkcli.steps.evaluation.items import Items, load_tasks
+from ntkcli.steps.evaluation.items import Items, Task, load_tasks
 from ntkcli.steps.shared.datasets import data_file, kept_data
 from ntkcli.steps.shared.non_finite import name_of
 from ntkcli.steps.shared.pool_rows import text_of
@@ -137,6 +137,24 @@ def load_items(
         for task in items.tasks
     )
     return replace(items, tasks=tasks)
+
+
+def domain_items(rows: Sequence[Row], spec: Mapping[str, Any]) -> Items:
+    """The domain's rows as test items of one task; `spec` says which rows these are."""
+    scorer = "choices" if all(row.choices for row in rows) else "loss"
+    task = Task("domain", tuple(rows), store.fingerprint(dict(spec)), scorer, retained=False, file=None)
+    return Items((task,), tuple(rows), np.zeros(len(rows), dtype=np.int32))
+
+
+def made_from(stored: store.Store, scored: Scored, spec: Mapping[str, Any]) -> tuple[str, ...]:
+    """The scores that were made from a data set with the rows of `spec`."""
+    found = []
+    for name, artefact in zip(scored.names, scored.artefacts, strict=True):
+        sets = {parent.split("/")[1] for parent in artefact.parents if parent.startswith(("features/", "datasets/"))}
+        known = [one for each in sorted(sets) if (one := stored.find(f"datasets/{each}")) is not None]
+        if any(one.spec["digest"] == spec.get("data") for one in known if one.name != scored.dataset.name):
+            found.append(name)
+    return tuple(found)
 
 
 def shares_of(items: Items) -> list[float]:

@@ -17,9 +17,12 @@ from ntkcli.steps.validation.bench import Measured
 
 def keep_run(
     stored: store.Store, name: str, folder: Path, found: Measured, *, spec: Mapping[str, Any], model: ModelIdentity,
-    rows: int,
+    rows: int, held_out: int = 0,
 ) -> None:  # fmt: skip
-    """Write `runs/<name>` with the steps taken and `adapters/<name>` with the adapter in `folder`; sealed last."""
+    """Write `runs/<name>` with the steps taken and `adapters/<name>` with the adapter in `folder`; sealed last.
+
+    `rows` were trained on in an epoch, `held_out` were not.
+    """
     artefact = stored.create(
         f"runs/{store.check_name(name, '--name')}",
         kind=store.Kind.RUN,
@@ -27,9 +30,9 @@ def keep_run(
         parents={},
         n=len(found.steps),
         part_rows=len(found.steps),
-        arrays=arrays(held_out=False),
+        arrays=arrays(held_out=bool(held_out)),
         attrs={
-            "train": [], "model": model.reference, "rows": rows, "truncated": 0, "skipped": 0, "held_out": 0,
+            "train": [], "model": model.reference, "rows": rows, "truncated": 0, "skipped": 0, "held_out": held_out,
             "set_rows": [rows],
         },
     )  # fmt: skip

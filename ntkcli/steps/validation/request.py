@@ -19,6 +19,8 @@ from ntkcli.steps.evaluation.items import Items
 from ntkcli.steps.shared.model_settings import encoder_spec, run_parent, settle_dtype
 from ntkcli.steps.shared.row_sets import RowSet, resolve_rows
 from ntkcli.steps.shared.stores import open_store, require_spec
+from ntkcli.steps.splits.split import VERSION as SPLIT_VERSION
+from ntkcli.steps.splits.split import folds_of
 from ntkcli.steps.training.rows import MOST_TIMES
 from ntkcli.steps.training.settings import InitAdapter, TrainingSettings, resolve_init
 from ntkcli.steps.validation import inputs
@@ -40,7 +42,8 @@ DESIGN_NAMES = ("bins", "subsets", "both")
 class Request:
     """All that a validation is made of, checked, before a model is loaded.
 
-    All of `domain_rows` can be used; `known` is what the store has of this validation.
+    All of `domain_rows` can be used; `known` is what the store has of this validation. `folds`: the fold of each domain
+    row, which are the items then; None where tasks are given.
     """
 
     stored: store.Store
@@ -59,16 +62,24 @@ class Request:
     spec: dict[str, Any]
     parents: dict[str, str]
     known: store.Artefact | None
+    folds: NDArray[np.int64] | None = None
+
+    @property
+    def n_folds(self) -> int:
+        """How many trainings make a run: one for each fold."""
+        return 1 if self.folds is None else len(np.unique(self.folds))
 
 
 def prepare(
-    store_path: str | Path, *, score: Sequence[str], model: str, domain: str, task: Sequence[str], name: str,
+    store_path: str | Path, *, score: Sequence[str], model: str, domain: str, name: str, task: Sequence[str] = (),
+    folds: int | None = None, by: str | None = None,
     design: str = "both", bins: str = "5", subsets: int = 40, rows: int | None = None, seeds: Sequence[int] = (0, 1, 2),
     domain_repeat: int | None = None, oracle: str | None = None, epochs: int | None = None,
     max_tokens: int | None = None, lr: float = 2e-4, schedule: str = "cosine", warmup: float = 0.03,
     rank: int | None = None, alpha: float | None = None, target_modules: str | None = None,
     init_adapter: str | None = None, batch_size: int = 16, max_length: int = 1024, loss_per: str = "row",
-    average_weights: bool = True, dtype: str = "auto", device: str = "auto",
+    average_weights: bool | None = None, hold_out: float = 0.0, patience: int | None = None,
+    dtype: str = "auto", device: str = "auto",
     columns: Mapping[str, str] | None = None, split: str | None = None, thinking: bool | None = None,
     text_as: str = CHAT, trust_remote_code: bool = False,
 ) -> Request:  # fmt: skip
@@ -80,8 +91,8 @@ def prepare(
     store.check_name(name, "--name")
     edges, subsets = _check_design(design, bins, subsets, rows, seeds)
     settings = TrainingSettings(
-        epochs, max_tokens, lr, schedule, warmup, rank, alpha, target_modules, batch_size, 0, 0.0, None, None, loss_per,
-        average_weights,
+        epochs, max_tokens, lr, schedule, warmup, rank, alpha, target_modules, batch_size, 0, hold_out, patience, None,
+        loss_per, not hold_out if average_weights is None else average_weights, hold_out_of=0 if hold_out else None,
     )  # fmt: skip
     settings.check()
     encoding = encoder_spec(max_length, thinking, text_as)
@@ -93,15 +104,21 @@ def prepare(
     refuse_other_schema(domain_set.file.schema.name, text_as, f"--domain {domain}")
     refuse_other_schema(str(scored.dataset.spec["schema"]), text_as, f"the pool {scored.dataset.name}")
     domain_rows = inputs.read_domain(domain_set)
-    items = inputs.load_items(stored, task, columns=columns, split=split)
-    for one in items.tasks:
-        if one.scorer == "loss":
-            refuse_other_schema(one.schema, text_as, f"--task {one.name}")
-    inputs.refuse_overlap(items, domain_rows, what="--domain")
+    if folds is None:
+        items = inputs.load_items(stored, task, columns=columns, split=split)
+        for one in items.tasks:
+            if one.scorer == "loss":
+                refuse_other_schema(one.schema, text_as, f"--task {one.name}")
+        inputs.refuse_overlap(items, domain_rows, what="--domain")
+        fold_of_row = None
+    else:
+        items = inputs.domain_items(domain_rows, domain_set.spec)
+        fold_of_row = folds_of(domain_rows, folds, by=by)
     right = inputs.find_oracle(stored, oracle, scored)
     pool = inputs.pool_of(scored, *_nothing_known(scored), right)
     n = rows or default_rows(pool, edges)
-    repeat = _repeat(domain_repeat, n, len(domain_rows))
+    trained = len(domain_rows) if folds is None else round(len(domain_rows) * (folds - 1) / folds)
+    repeat = _repeat(domain_repeat, n, trained)
     asked = Design(edges, subsets, n, tuple(seeds))
     make_runs(pool, asked, scored.names)  # refuses what is too small
     known = stored.find(f"validations/{name}")
@@ -124,11 +141,14 @@ def prepare(
         "oracle": None if right is None else right.spec,
         "dtype": settle_dtype(dtype, device, known),
     }
+    if folds is not None:
+        spec["folds"] = {"folds": folds, "by": by, "version": SPLIT_VERSION}
     if known is not None:
         require_spec(known, spec)
     return Request(
         stored, name, identity, settings, init, scored, right, domain_set, domain_rows, items, inputs.shares_of(items),
         asked, repeat, spec, {**scored.parents, **domain_set.parents, **run_parent(stored, init_adapter)}, known,
+        fold_of_row,
     )  # fmt: skip
 
 

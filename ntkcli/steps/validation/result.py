@@ -143,7 +143,9 @@ def _average(losses: Sequence[Floats]) -> Floats:
 
 def _curve(measures: Measures, s: int, task: str, losses_JI: Floats) -> Curve:
     own = measures.of(BIN) & (measures.score == s)
-    dose = statistics.dose_response(measures.bin[own], measures.seed[own], losses_JI[own]) if own.any() else None
+    dose = None
+    if own.any():
+        dose = statistics.dose_response(measures.bin[own], measures.seed[own], losses_JI[own], folds_I=measures.folds)
     subsets = measures.of(*SUBSETS)
     lds, by_design = None, {}
     if subsets.any():
@@ -172,7 +174,9 @@ def _finding(curve: Curve) -> ScoreFinding:
 def _oracle(measures: Measures, losses_JI: Floats) -> PairedRuns | None:
     if not measures.of(ORACLE).any():
         return None
-    return statistics.paired_difference(losses_JI[measures.of(ORACLE)], losses_JI[measures.of(RANDOM)])
+    return statistics.paired_difference(
+        losses_JI[measures.of(ORACLE)], losses_JI[measures.of(RANDOM)], folds_I=measures.folds
+    )
 
 
 def as_document(found: Validation) -> dict[str, Any]:

@@ -18,10 +18,11 @@ from ntkcli.steps.shared.disk_room import refuse_without_room
 from ntkcli.steps.shared.model_settings import count_settings, make_encoder, note_conversion
 from ntkcli.steps.shared.non_finite import name_of
 from ntkcli.steps.shared.token_counts import count_tokens, counts_of
+from ntkcli.steps.training.rows import content_of, held_out
 from ntkcli.steps.validation import inputs
-from ntkcli.steps.validation.bench import Bench, Keep, Measured, Trainer
+from ntkcli.steps.validation.bench import Bench, Judge, Keep, Measured, Trainer
 from ntkcli.steps.validation.keep import keep_run
-from ntkcli.steps.validation.measures import Measures
+from ntkcli.steps.validation.measures import Measures, joined
 from ntkcli.steps.validation.plan import (
     BASE,
     BIN,
@@ -49,7 +50,8 @@ def validate(
 
     Each run trains an adapter on the domain's rows, `domain_repeat` times each, together with `rows` rows of the pool:
     from a bin of a score's ranks (`bins`), the same number and like tokens from each; at random; from an `oracle`; or
-    random subsets shared by all scores. Then the loss of each test item is measured. `given` are the other arguments of
+    random subsets shared by all scores. Then the loss of each test item is measured. With `folds` the domain's own rows
+    are the items: each run trains once for each fold, on the rows out of it. `given` are the other arguments of
     `prepare`; the training options mean what they do in `ntkcli.steps.training.finetune.finetune`. `keep_runs` leaves
     each run's adapter in the store as `runs/<name>.<what>.s<seed>`. A training that diverges is recorded as such.
     `trainer` makes what trains (tests give a made-up world).
@@ -82,18 +84,21 @@ def validate(
     make = trainer or _Loading(device, batch_tokens, gradient_checkpointing, encoder, progress)
     train = make(request, known.plan if known is not None else {})
     plan = make.plan if isinstance(make, _Loading) else {}
-    artefact = _create(request, len(runs), plan)
+    artefact = _create(request, len(runs) * request.n_folds, plan)
     refuse_without_room(artefact, artefact.pending(), instead="")
     progress.start(artefact.name, total=artefact.n, unit="runs", done=artefact.rows_done())
     gc.freeze()  # what stands by now stays: every trainer collects garbage, which else walks over all of it
     try:
         while pending := artefact.pending():
-            run = runs[pending[0]]
-            keep = _keeper(request, artefact, pending[0], run) if keep_runs else None
-            rows, names = _rows_of(request, run, domain, by_row, needed)
-            found = train(rows, names, seed=run.seed, keep=keep)
-            artefact.write_part(pending[0], _arrays_of(request, run, found))
-            progress.advance(1, note=f"loss {found.nats.mean():.3f}")
+            number, fold = divmod(pending[0], request.n_folds)
+            run = runs[number]
+            rows, names, judge = _rows_of(request, run, fold, domain, by_row, needed)
+            keep = _keeper(request, artefact, number, run, fold, len(rows), len(judge)) if keep_runs else None
+            only = None if request.folds is None else np.flatnonzero(request.folds == fold)
+            found = train(rows, names, seed=run.seed, keep=keep, only=only, held_out=judge)
+            artefact.write_part(pending[0], _arrays_of(request, run, fold, found))
+            loss = found.nats if only is None else found.nats[only]
+            progress.advance(1, note=f"loss {loss.mean():.3f}")
     finally:
         gc.unfreeze()
         progress.stop()
@@ -138,6 +143,7 @@ def _create(request: Request, n: int, plan: Mapping[str, Any]) -> store.Artefact
         n=n,
         part_rows=1,
         arrays={
+            **({} if request.folds is None else {"fold": store.ArraySpec("int32")}),
             "rows": store.ArraySpec("int64", (request.design.n,)),
             "design": store.ArraySpec("int32"),
             "score": store.ArraySpec("int32"),
@@ -151,28 +157,51 @@ def _create(request: Request, n: int, plan: Mapping[str, Any]) -> store.Artefact
             "diverged": store.ArraySpec("uint8"),
         },
         plan=plan,
-        attrs={"designs": list(DESIGNS), "item_task": request.items.task.tolist(), **request_names},
+        attrs={
+            "designs": list(DESIGNS),
+            "item_task": request.items.task.tolist(),
+            **({} if request.folds is None else {"item_fold": request.folds.tolist()}),
+            **request_names,
+        },
     )
 
 
 def _rows_of(
-    request: Request, run: Run, domain: Sequence[Encoded], by_row: Mapping[int, Encoded], needed: Mapping[int, Row]
-) -> tuple[list[Encoded], list[str]]:
-    """What a run is trained on, and how messages name it: the domain's rows, repeated, and its own."""
+    request: Request, run: Run, fold: int, domain: Sequence[Encoded], by_row: Mapping[int, Encoded],
+    needed: Mapping[int, Row],
+) -> tuple[list[Encoded], list[str], Judge]:  # fmt: skip
+    """What a run is trained on, and how messages name it: the domain's rows out of the fold, repeated, and its own.
+
+    And the rows to judge by: a share of the domain's, the same for every run of the fold.
+    """
     if run.design == BASE:
-        return [], []
-    copies = [i for i in range(len(domain)) for _ in range(request.domain_repeat)]  # in the order of `finetune`'s
+        return [], [], ()
+    trained = _trained(request, fold)
+    share = request.settings.hold_out
+    contents = [content_of(domain[i]) for i in trained]
+    judged = [trained[i] for i in held_out(contents, share, 0, "--domain").tolist()]
+    copies = [i for i in trained for _ in range(request.domain_repeat)]  # in the order of `finetune`'s
     own = run.rows.tolist()
     rows = [*(domain[i] for i in copies), *(by_row[row] for row in own)]
-    named = [*(request.domain_rows[i] for i in copies), *(needed[row] for row in own)]
-    return rows, [name_of(row) for row in named]
+    named = [name_of(row) for row in (*(request.domain_rows[i] for i in copies), *(needed[row] for row in own))]
+    out = {content_of(domain[i]) for i in judged}
+    kept = [i for i in range(len(rows)) if not out or content_of(rows[i]) not in out]
+    judge = [(domain[i], name_of(request.domain_rows[i])) for i in judged]
+    return [rows[i] for i in kept], [named[i] for i in kept], judge
 
 
-def _arrays_of(request: Request, run: Run, found: Measured) -> dict[str, NDArray[Any]]:
+def _trained(request: Request, fold: int) -> list[int]:
+    """Positions of the domain's rows that are trained on while a fold is tested."""
+    found = range(len(request.domain_rows)) if request.folds is None else np.flatnonzero(request.folds != fold)
+    return list(map(int, found))
+
+
+def _arrays_of(request: Request, run: Run, fold: int, found: Measured) -> dict[str, NDArray[Any]]:
     rows = np.full(request.design.n, -1, dtype=np.int64)
     rows[: len(run.rows)] = run.rows
     sums = [float(one.read("score").astype(np.float64)[run.rows].sum()) for one in request.scored.artefacts]
     return {
+        **({} if request.folds is None else {"fold": np.array([fold], dtype=np.int32)}),
         "rows": rows[None],
         "design": np.array([DESIGNS.index(run.design)], dtype=np.int32),
         "score": np.array([run.score], dtype=np.int32),
@@ -189,8 +218,9 @@ def _arrays_of(request: Request, run: Run, found: Measured) -> dict[str, NDArray
 
 def measures_of(artefact: store.Artefact, request: Request) -> Measures:
     """The finished runs of a validation, all or those that are done so far, as its request names scores and tasks."""
-    done = np.flatnonzero(artefact.done())
-    read = {name: artefact.take(name, done) for name in artefact.arrays if name not in ("rows", "correct")}
+    done = artefact.done().reshape(-1, request.n_folds).all(axis=1).repeat(request.n_folds)
+    names = [name for name in artefact.arrays if name not in ("rows", "correct", "fold")]
+    read = joined({name: artefact.take(name, np.flatnonzero(done)) for name in names}, request.folds)
     whole = {name: read[name].astype(np.int64) for name in ("design", "score", "bin", "seed", "tokens")}
     return Measures(
         **whole,
@@ -203,24 +233,29 @@ def measures_of(artefact: store.Artefact, request: Request) -> Measures:
         shares=tuple(request.shares),
         names=request.scored.names,
         edges=request.design.edges,
+        folds=request.folds,
+        knowing=() if request.folds is None else inputs.made_from(request.stored, request.scored, request.domain.spec),
     )
 
 
-def _keeper(request: Request, artefact: store.Artefact, number: int, run: Run) -> Keep | None:
+def _keeper(
+    request: Request, artefact: store.Artefact, number: int, run: Run, fold: int, rows: int, judged: int
+) -> Keep | None:
     if run.design == BASE:
         return None
-    label = f"{run.design}.s{run.seed}"
+    of_fold = "" if request.folds is None else f".fold{fold + 1}"
+    label = f"{run.design}{of_fold}.s{run.seed}"
     if run.design == BIN:
-        label = f"{request.scored.names[run.score]}.bin{run.bin + 1}.s{run.seed}"
+        label = f"{request.scored.names[run.score]}.bin{run.bin + 1}{of_fold}.s{run.seed}"
     elif run.design not in ("domain", "random", "oracle"):
-        label = f"{run.design}{number}"
+        label = f"{run.design}{number}{of_fold}"
     spec = {**{key: request.spec[key] for key in ("model", "encoder", "dtype")}, **request.settings.spec(request.init)}
-    spec |= {"seed": run.seed, "train": [{"validation": artefact.fingerprint, "run": number}]}
+    spec |= {"seed": run.seed, "train": [{"validation": artefact.fingerprint, "run": number * request.n_folds + fold}]}
 
     def keep(folder: Path, found: Measured) -> None:
         keep_run(
             request.stored, f"{request.name}.{label}", folder, found, spec=spec, model=request.identity,
-            rows=len(request.domain_rows) * request.domain_repeat + len(run.rows),
+            rows=rows, held_out=judged,
         )  # fmt: skip
 
     return keep

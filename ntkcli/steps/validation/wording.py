@@ -33,6 +33,12 @@ def sentences(
             yield _slope(curve)
         if curve.lds is not None:
             yield _lds(curve)
+    if measures.knowing:
+        yield (
+            f"{', '.join(measures.knowing)} {'were' if len(measures.knowing) > 1 else 'was'} made from all rows of the "
+            "domain, those of the fold under test too: compare scores that were made in one way, and take the gain of "
+            "rows by them over random rows as an upper bound."
+        )
     yield from power_sentences(power)
     if n := int(measures.diverged.sum()):
         yield (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,8 +27,12 @@ PLAN = Plan(
     seeds=(0, 3),
     probes=("centred", "sum"),
     oracle="source=a",
+    rounds=3,
     common={"max-length": 96},
 ).fitted(1000)
+
+
+AT_ONCE = tuple(arm for arm in ARMS if arm != "rounds")
 
 
 def test_every_command_parses_and_reads_what_an_earlier_one_makes(
@@ -78,8 +83,11 @@ def test_all_arms_have_one_budget_and_one_training() -> None:
     steps = steps_of(PLAN)
     sizes = {step.name: step.values["n"] for step in steps if step.verb == "select"}
     assert {name for name, n in sizes.items() if n == 360} == {"coarse", "random-coarse"}
-    assert set(sizes.values()) == {90, 360}
-    trainings = [step for step in steps if step.verb == "finetune" and step.name != "warmup"]
+    assert {name: n for name, n in sizes.items() if n not in (90, 360)} == {
+        "round1": 30, "round2": 30, "round3": 30, "left2": 330, "left3": 300
+    }  # fmt: skip
+    of_choosing = ("warmup", "after-round1", "after-round2")
+    trainings = [step for step in steps if step.verb == "finetune" and step.name not in of_choosing]
     for step in trainings:
         settings = {k: v for k, v in step.values.items() if k not in ("name", "train", "seed", "seeds")}
         like = {option: f"selected.s{step.values.get('seed')}" for option in ("match-tokens", "match-steps")}
@@ -96,6 +104,27 @@ def test_all_arms_have_one_budget_and_one_training() -> None:
     ]
     assert sorted(["base", *runs]) == sorted(steps[-1].values["run"])
     assert len(PLAN.names()) == len(ARMS) + 1  # selected twice, once a probe
+
+
+def test_rounds_go_on_from_each_other_and_leave_out_what_was_chosen() -> None:
+    steps = {(step.verb, step.name): step.values for step in steps_of(PLAN)}
+    first, second = (steps["finetune", f"after-round{i}"] for i in (1, 2))
+    assert (first["init-adapter"], first["train"]) == ("warmup", ["d.jsonl", "round1"])
+    assert (second["init-adapter"], second["train"]) == ("after-round1", ["d.jsonl", "round2"])
+    assert steps["select", "left3"]["exclude"] == ["round1", "round2"]
+    features = [step.values for step in steps_of(PLAN) if step.values.get("feature") == "ntk-round3"]
+    assert [each["adapter"] for each in features if step_is_featurize(each)] == ["after-round2"] * 2
+    assert steps["finetune", "rounds"]["train"] == ["d.jsonl", "round1", "round2", "round3"]
+    uneven = replace(PLAN, budget=Budget(8, None, 20))
+    chosen = {step.name: step.values for step in steps_of(uneven) if step.verb == "select"}
+    assert [chosen[f"round{i}"]["n"] for i in (1, 2, 3)] == [3, 3, 2]
+    shaped = replace(PLAN, training={"rank": 4, "lr": 0.1}, arm_training={"loss-per": "row", "hold-out": 0.1})
+    own = next(step.values for step in steps_of(shaped) if step.name == "after-round1")
+    assert ("rank" not in own, own["lr"], own["loss-per"], "hold-out" in own) == (True, 0.1, "row", False)
+
+
+def step_is_featurize(values: Any) -> bool:
+    return "data" in values
 
 
 def test_the_arms_that_draw_draw_anew_for_each_seed() -> None:
@@ -128,7 +157,7 @@ def test_words_and_chance_need_no_model() -> None:
 
 
 def test_a_token_budget_is_every_selections() -> None:
-    tokens = steps_of(replace(PLAN, budget=Budget(None, 5000, 360)))
+    tokens = steps_of(replace(PLAN, arms=AT_ONCE, budget=Budget(None, 5000, 360)))
     assert {s.values.get("token-budget") for s in tokens if s.verb == "select" and "coarse" not in s.name} == {5000}
 
 
@@ -146,6 +175,10 @@ def test_a_token_budget_is_every_selections() -> None:
         ({"budget": Budget(None, 5, None)}, "--coarse is missing"),
         ({"budget": Budget(90, None, 90)}, "--coarse 90 leaves nothing to choose from for -n 90. Give more, as 360"),
         ({"arms": ("random-length",)}, "random-length is measured by the selected rows. Add selected"),
+        ({"rounds": None}, "rounds takes a number of rounds. Give --rounds 3"),
+        ({"rounds": 91}, "--rounds 91 of 90 rows: each round takes a row or more"),
+        ({"rounds": 1}, "one round is the arm selected"),
+        ({"equalise": "tokens"}, "--rounds shares out a number of rows"),
         ({"oracle": None}, "oracle takes rows known to be right. Give --oracle FILE"),
         ({"sizes": (10, 20)}, "The budget is missing or given twice"),
         ({"budget": Budget(None, None, None), "sizes": (10, 10)}, "--sizes 10,10: expected different whole numbers"),
@@ -201,7 +234,7 @@ def test_the_domain_is_repeated_until_it_is_seen_as_often_as_the_pool() -> None:
 
 
 def test_equal_tokens_are_the_first_selections() -> None:
-    for arms, first in ((tuple(ARMS), "picked"), (("random", "bm25"), "random-s0"), (("oracle", "bm25"), "oracle-s0")):
+    for arms, first in ((AT_ONCE, "picked"), (("random", "bm25"), "random-s0"), (("oracle", "bm25"), "oracle-s0")):
         plan = replace(PLAN, arms=arms, equalise="tokens", probes=("centred",))
         steps = steps_of(plan)
         sizes = {step.name: step.values for step in steps if step.verb == "select" and "coarse" not in step.name}
@@ -230,7 +263,7 @@ def test_sizes_share_all_but_what_a_size_changes(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     for name in "dpt":
         (tmp_path / f"{name}.jsonl").touch()
-    plan = replace(PLAN, sizes=(300, 100), budget=Budget(None, None, None)).fitted(5000, 10)
+    plan = replace(PLAN, arms=AT_ONCE, sizes=(300, 100), budget=Budget(None, None, None)).fitted(5000, 10)
     steps = steps_of(plan)
     names = [(step.verb, step.name, step.values.get("feature")) for step in steps]
     assert len(set(map(str, (step.values for step in steps)))) == len(steps)
@@ -265,7 +298,7 @@ def test_sizes_share_all_but_what_a_size_changes(tmp_path: Path, monkeypatch: py
 
 def test_the_papers_arms_are_those_of_before() -> None:
     """Old stores' artefacts are found: the same names and training, whatever the defaults have become."""
-    old = replace(PLAN, arms=(), oracle=None, equalise="rows", draws=None, domain_repeat=1)
+    old = replace(PLAN, arms=(), oracle=None, rounds=None, equalise="rows", draws=None, domain_repeat=1)
     assert old.arms == (
         "base", "domain", "domain-tokens", "random", "random-length", "embedding", "preselect-random", "bm25",
         "selected",

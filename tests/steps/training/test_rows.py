@@ -16,12 +16,16 @@ from ntkcli.steps.training.rows import TrainingData, encode_training, parse_trai
 from tests.conftest import Writer, make_tokenizer, prompt_rows
 
 
-def encode(tmp_path: Path, *train: str, seed: int = 0, hold_out: float = 0.0, **given: Any) -> TrainingData:
+def encode(
+    tmp_path: Path, *train: str, seed: int = 0, hold_out: float = 0.0, hold_out_of: int | None = None, **given: Any
+) -> TrainingData:
     stored = open_store(tmp_path / "s", create=True)
     how = {"columns": None, "split": None, "on_error": "fail", **given}
     sets = resolve_train(stored, train, **how)
     encoder = Encoder(make_tokenizer(), max_length=200)
-    return encode_training(sets, encoder, seed=seed, hold_out=hold_out, on_error=how["on_error"])
+    return encode_training(
+        sets, encoder, seed=seed, hold_out=hold_out, on_error=how["on_error"], hold_out_of=hold_out_of
+    )
 
 
 def test_the_weight_is_what_follows_the_last_equals_sign(tmp_path: Path) -> None:
@@ -78,6 +82,24 @@ def test_rows_held_out_are_never_trained_on_nor_their_copies(tmp_path: Path, wri
     assert len(data.train) == sum(3 if "copy" in data.names[i] else 1 for i in range(60) if i not in data.held_out)
     again = encode(tmp_path, str(a), f"{b}=3", hold_out=0.2)
     assert (again.held_out == data.held_out).all()
+
+
+def test_rows_held_out_of_one_set_are_the_same_whatever_else_is_trained_on(tmp_path: Path, write_jsonl: Writer) -> None:
+    rows = prompt_rows(40, seed=1)
+    a = write_jsonl("a.jsonl", rows)
+    copies = write_jsonl("copies.jsonl", [{**row, "id": f"copy-{row['id']}"} for row in rows])
+    others = write_jsonl("b.jsonl", prompt_rows(15, seed=2))
+    held = []
+    for sets, seed in (((f"{a}=2",), 0), ((f"{a}=2", str(others)), 0), ((f"{a}=2", str(copies)), 3)):
+        data = encode(tmp_path, *sets, hold_out=0.2, hold_out_of=0, seed=seed)
+        content = [row.ids.tobytes() for row in data.rows]
+        held.append(sorted(content[i] for i in data.held_out))
+        assert all("a.jsonl" in data.names[i] for i in data.held_out)
+        assert not {content[i] for i in data.held_out} & {content[i] for i in data.train}
+    assert 8 <= len(held[0]) <= 9
+    assert held[0] == held[1] == held[2]
+    plain = encode(tmp_path, f"{a}=2", str(others), hold_out=0.2, seed=3)
+    assert sorted(plain.rows[i].ids.tobytes() for i in plain.held_out) != held[0]
 
 
 def test_bad_rows_are_skipped_or_not_drawn(tmp_path: Path, write_jsonl: Writer) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import store
+from ntkcli.data.references import split_weight
 from ntkcli.steps.reports.blocks import Block, Commands, Notice, Paragraph
 from ntkcli.steps.reports.collect import READING, Facts, spec_value
 
@@ -78,9 +79,13 @@ def _finetune(facts: Facts, artefact: store.Artefact, names: Words) -> Words:
     words = _model(facts, artefact)
     words += [word for train in artefact.attrs.get("train", []) for word in ("--train", str(train))]
     words += ["--name", names[0], *_one("--max-length", spec_value(artefact.spec, "encoder", "max_length"))]
-    keys = ("epochs", "max_tokens", "lr", "schedule", "rank", "alpha", "batch_size", "seed")
-    held = artefact.spec.get("hold_out")
-    return words + _some(artefact.spec, *keys) + (_one("--hold-out", held) if held else [])
+    keys = ("epochs", "max_tokens", "max_steps", "lr", "schedule", "rank", "alpha", "batch_size", "seed", "loss_per")
+    words += _some(artefact.spec, *keys)
+    if not (held := artefact.spec.get("hold_out")):
+        return [*words, "--average-weights"] if artefact.spec.get("average_weights") else words
+    words += [*_one("--hold-out", held), *_some(artefact.spec, "patience")]
+    place, train = artefact.spec.get("hold_out_of"), artefact.attrs.get("train", [])
+    return words + (_one("--hold-out-of", split_weight(str(train[place]))[0]) if place is not None and train else [])
 
 
 def _eval(facts: Facts, artefact: store.Artefact, names: Words) -> Words:

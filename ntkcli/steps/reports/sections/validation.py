@@ -17,6 +17,7 @@ from ntkcli.statistics.validation import dose_response, linear_datamodeling_scor
 from ntkcli.steps.reports import plots
 from ntkcli.steps.reports.blocks import Block, Column, Notice, Plot, Table, Value
 from ntkcli.steps.reports.collect import READING, Facts
+from ntkcli.steps.validation.measures import joined
 
 Arrays = Mapping[str, NDArray[Any]]
 ARRAYS = ("design", "score", "bin", "seed", "sums", "nats", "diverged")
@@ -29,7 +30,8 @@ def validation(facts: Facts) -> list[Block]:
     blocks: list[Block] = []
     for artefact in facts.of_kind("validation"):
         try:
-            arrays = {name: artefact.read(name) for name in ARRAYS}
+            folds = np.array(artefact.attrs["item_fold"]) if "item_fold" in artefact.attrs else None
+            arrays = joined({name: artefact.read(name) for name in ARRAYS}, folds)
             blocks += validation_blocks(artefact.name.partition("/")[2], arrays, artefact.attrs)
         except READING as error:
             facts.note_damage(artefact.name, error)
@@ -52,12 +54,13 @@ def validation_blocks(name: str, arrays: Arrays, attrs: Mapping[str, Any]) -> li
     """The plots of one validation; losses are means over all its items, and runs that diverged count as the worst."""
     designs, scores = [str(one) for one in attrs["designs"]], [str(one) for one in attrs["scores"]]
     losses = worst_for_diverged(arrays["nats"].astype(np.float64))
+    folds = np.array(attrs["item_fold"]) if "item_fold" in attrs else None
     blocks: list[Block] = []
     in_bins = arrays["design"] == (designs.index(DOSE) if DOSE in designs else -1)
     for s, score in enumerate(scores):
         own = in_bins & (arrays["score"] == s)
         if own.any():
-            blocks.append(_dose(name, score, arrays["bin"][own], arrays["seed"][own], losses[own]))
+            blocks.append(_dose(name, score, arrays["bin"][own], arrays["seed"][own], losses[own], folds))
     in_subsets = np.isin(arrays["design"], [designs.index(one) for one in SUBSETS if one in designs])
     if in_subsets.sum() >= 3:
         mean = np.where(arrays["diverged"] > 0, np.inf, losses.mean(axis=1))[in_subsets]
@@ -84,8 +87,11 @@ def validation_blocks(name: str, arrays: Arrays, attrs: Mapping[str, Any]) -> li
     return blocks or [Notice("missing", f"validations/{name} has neither bins nor subsets to draw.")]
 
 
-def _dose(name: str, score: str, bins: NDArray[Any], seeds: NDArray[Any], losses: NDArray[np.float64]) -> Plot:
-    found = dose_response(bins, seeds, losses)
+def _dose(
+    name: str, score: str, bins: NDArray[Any], seeds: NDArray[Any], losses: NDArray[np.float64],
+    folds: NDArray[np.int64] | None,
+) -> Plot:  # fmt: skip
+    found = dose_response(bins, seeds, losses, folds_I=folds)
     holds = found.slope_low <= 0 <= found.slope_high
     said = f"Loss after training on each fifth of “{score}”, best first" if len(found.bins) == 5 else (
         f"Loss after training on each of {len(found.bins)} bins of “{score}”, best first"
