@@ -30,6 +30,7 @@ class Method(StrEnum):
     BM25 = "bm25"
     DSIR = "dsir"
     GIST = "gist"
+    DROP = "drop"
     RANDOM = "random"
 
 
@@ -50,8 +51,8 @@ METHOD_HELP = (
     "Score of a pool row. votes: how many domain rows have it among their k nearest; mean: mean kernel value, as in "
     "the paper; cosine: mean cosine; exact: the mean without a projection; max: highest cosine; less: loss gradients "
     "of the domain against Adam steps; rds: round-robin over the domain's nearest rows; gist: cosine in the subspace "
-    "of the domain's features; bm25, dsir: similarity of words; random: a random number. Required, unless --combine or "
-    "--compare is given."
+    "of the domain's features; drop: share of a row's loss that the warm-up took away; bm25, dsir: similarity of words; "
+    "random: a random number. Required, unless --combine or --compare is given."
 )
 
 
@@ -126,6 +127,12 @@ def score(
             show_default="not whitened",
         ),
     ] = None,
+    residual: Annotated[
+        bool,
+        typer.Option(
+            "--residual", help="mean, cosine, max, gist: times how wrong the model is on the row (featurize --losses)."
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(help="random, dsir: seed of the random numbers.")] = 0,
     match_length: Annotated[
         str | None,
@@ -211,6 +218,7 @@ def score(
             k=k,
             subspace=subspace,
             whiten=whiten,
+            residual=residual,
             seed=seed,
             match_length=match_length,
             tokens_of=tokens_of,

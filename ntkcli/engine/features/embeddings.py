@@ -9,7 +9,7 @@ Legend: B rows, T tokens, D hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -21,10 +21,19 @@ from ntkcli.engine.rope import length_classes
 
 
 class EmbeddingEngine:
-    """Computes embeddings of batches of rows: one forward of the decoder, no head."""
+    """Computes embeddings of batches of rows: one forward of the decoder, no head.
 
-    def __init__(self, loaded: LoadedModel, *, pooling: str) -> None:
-        self._loaded, self._pooling = loaded, pooling
+    `watch` is given the final hidden states of each batch (B, T, D) and its rows.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        *,
+        pooling: str,
+        watch: Callable[[Tensor, Sequence[Encoded]], None] | None = None,
+    ) -> None:
+        self._loaded, self._pooling, self._watch = loaded, pooling, watch
         self._decoder = decoder_of(loaded.model)
         self._whole = length_classes(loaded.model.config) is not None
 
@@ -38,6 +47,8 @@ class EmbeddingEngine:
         pad_id = self._loaded.tokenizer.pad_token_id or 0
         batch = pad(rows, positions=positions, pad_id=pad_id, device=self._loaded.device, whole=self._whole)
         hidden_BTD = final_hidden(self._decoder, batch)
+        if self._watch is not None:
+            self._watch(hidden_BTD, rows)
         weight_BT = batch.weight
         if self._pooling == "weighted":
             weight_BT = weight_BT * torch.arange(1, weight_BT.shape[1] + 1, device=weight_BT.device)

@@ -12,7 +12,7 @@ Legend: B rows, T tokens, D hidden size, p size of the projection, L adapted lay
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,7 +42,8 @@ class Features:
 class GradientEngine:
     """Computes the features of batches of rows. Owns the model: its adapted layers are tapped for good.
 
-    Memory: the model, activations of one batch, and (B, p) floats; independent of the number of rows.
+    Memory: the model, activations of one batch, and (B, p) floats; independent of the number of rows. `watch` is given
+    the final hidden states of each batch (B, T, D), detached, and its rows.
     """
 
     def __init__(
@@ -54,9 +55,10 @@ class GradientEngine:
         probes: Sequence[LogitProbe | LossProbe],
         seed: int = 0,
         moments: Mapping[str, FactorMoments] | None = None,
+        watch: Callable[[Tensor, Sequence[Encoded]], None] | None = None,
     ) -> None:
         check_decoder_holds(list(layers), loaded.model)
-        self._loaded = loaded
+        self._loaded, self._watch = loaded, watch
         self._decoder = decoder_of(loaded.model)
         self._whole = length_classes(loaded.model.config) is not None
         self._projection = projection
@@ -93,6 +95,8 @@ class GradientEngine:
         self._inputs.begin(batch.ids)
         with torch.enable_grad():
             hidden_BTD = final_hidden(self._decoder, batch)
+        if self._watch is not None:
+            self._watch(hidden_BTD.detach(), rows)
         for k, probe in enumerate(self._probes):
             upstream_BTD = probe(hidden_BTD.detach(), batch).to(hidden_BTD.dtype)
             last = k + 1 == len(self._probes)

@@ -160,10 +160,14 @@ def load_adapter(loaded: LoadedModel, adapter: AdapterIdentity, model: ModelIden
     return layers
 
 
-def apply_adapter(loaded: LoadedModel, adapter: AdapterIdentity, model: ModelIdentity) -> None:
-    """Make the model compute with an adapter of any kind, in place. Refuses one of another base model, or not whole."""
+def apply_adapter(loaded: LoadedModel, adapter: AdapterIdentity, model: ModelIdentity) -> list[AdaptedLayer]:
+    """Make the model compute with an adapter of any kind, in place. Refuses one of another base model, or not whole.
+
+    Returns the layers whose weights it was merged into.
+    """
     refuse_other_base(adapter, model)
-    merge_floats(attach_adapter(loaded.model, adapter).base_model.model)
+    merged = merge_floats(attach_adapter(loaded.model, adapter).base_model.model)
+    return [AdaptedLayer(one.name, one.module, one.a, one.b, one.scale, shift=one.shift) for one in merged]
 
 
 def check_decoder_holds(layers: list[AdaptedLayer], model: Any) -> None:

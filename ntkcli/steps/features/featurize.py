@@ -89,6 +89,7 @@ def featurize(
     thinking: bool | None = None,
     trust_remote_code: bool = False,
     adam: bool = False,
+    losses: bool = False,
     progress: Progress | None = None,
 ) -> FeaturizeResult:
     """Compute `features/<name>/<feature>` for the rows of `data`, or find it finished.
@@ -96,7 +97,8 @@ def featurize(
     Without `adapter`, kind ntk takes a fresh one (rank, target_modules, adapter_seed; B = 0) and embed the bare model.
     `rows` names a selection of the same data set. `shard` (i, n): only the parts i, i + n, ... Arrays:
     docs/store-format.md. `adam`, of kind loss: the step that the run's optimiser, kept beside its adapter,
-    would take for the row's gradient (LESS). `columns`, `split`: `ntkcli.data.DataFile`; `thinking`:
+    would take for the row's gradient (LESS). `losses`: keep each row's loss and residual too, and with an adapter its
+    loss without it (`ntkcli.engine.features.row_losses`). `columns`, `split`: `ntkcli.data.DataFile`; `thinking`:
     `ntkcli.data.Encoder`.
 
     Raises:
@@ -140,6 +142,7 @@ def featurize(
         store_dtype=store_dtype,
         thinking=thinking,
         adam=adam_state(adapter_identity) if adam else None,
+        losses=losses,
     )
     spec = settings.spec(identity, adapter_identity)
     spec |= {"data": dataset.spec["digest"], "rows": selection.fingerprint if selection else None}
@@ -155,7 +158,8 @@ def featurize(
     extractor, encoder, now = _load(identity, adapter_identity, settings, device, batch_tokens, known)
     n_rows = dataset.n if chosen is None else len(chosen)
     vectors = "embedding" if kind == "embed" else "sketch"
-    arrays = feature_arrays(vectors, extractor.dim, store_dtype, some_rows=chosen is not None)
+    some_rows = chosen is not None
+    arrays = feature_arrays(vectors, extractor.dim, store_dtype, some_rows=some_rows, losses=extractor.loss_names)
     if encoder.form:
         progress.note(encoder.form)
     artefact = stored.create(
@@ -230,7 +234,9 @@ def _load(
     from ntkcli.engine.features import extract
     from ntkcli.engine.models.loading import load_model
 
-    loaded = load_model(model, dtype=settings.dtype, device=device, with_head=settings.kind != "embed")
+    loaded = load_model(
+        model, dtype=settings.dtype, device=device, with_head=settings.kind != "embed" or settings.losses
+    )
     encoder = Encoder(loaded.tokenizer, max_length=settings.max_length, thinking=settings.thinking)
     budget = batch_tokens or (known.plan["batch_tokens"] if known is not None else None)
     if settings.kind == "embed":
@@ -241,10 +247,16 @@ def _load(
             positions=settings.positions,
             pooling=settings.pooling,
             batch_tokens=budget,
+            losses=settings.losses,
         )
     else:
         extractor = extract.gradient_extractor(
-            loaded, model=model, adapter=adapter, settings=settings.gradient(), batch_tokens=budget
+            loaded,
+            model=model,
+            adapter=adapter,
+            settings=settings.gradient(),
+            batch_tokens=budget,
+            losses=settings.losses,
         )
         if settings.adam is not None:
             settings.adam.watch.require_unchanged()

@@ -22,6 +22,8 @@ POSITIONS = ("completion", "all", "last")
 POOLINGS = ("mean", "weighted", "last")
 PROBES = ("sum", "rademacher", "centred")
 PROJECTIONS = ("sjlt", "rademacher", "none")
+LOSSES_VERSION = 1
+"""Of the rows' losses, in the specs of features that hold them: goes up when the same model gives other losses."""
 PROJECTION_VERSION = 1
 """Of the projections, in every spec: goes up when the same seed gives other numbers."""
 DEFAULT_POSITIONS = {"ntk": "completion", "loss": "completion", "embed": "all"}
@@ -49,6 +51,7 @@ class FeatureSettings:
     store_dtype: str
     thinking: bool | None = None
     adam: AdamState | None = None
+    losses: bool = False
 
     @property
     def moments(self) -> Path | None:
@@ -67,6 +70,8 @@ class FeatureSettings:
             "dtype": self.dtype,
             "store_dtype": self.store_dtype,
         }
+        if self.losses:
+            spec["losses"] = LOSSES_VERSION
         if self.kind == "embed":
             return spec | {"pooling": self.pooling}
         if adapter is None:

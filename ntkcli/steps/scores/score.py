@@ -20,6 +20,7 @@ from ntkcli.scoring.groups import across_groups
 from ntkcli.seeds import check_seed
 from ntkcli.steps.scores import exact
 from ntkcli.steps.scores.less import plan_less
+from ntkcli.steps.scores.losses import WEIGHTED, plan_drop, weigh_by_residual
 from ntkcli.steps.scores.methods import ScorePlan, plan_by_features, plan_by_words, plan_random
 from ntkcli.steps.shared.datasets import data_file, data_name, moved_data
 from ntkcli.steps.shared.disk_room import refuse_without_room
@@ -37,7 +38,7 @@ SUBSPACE = 0.9
 PACKAGES = {"bm25": ("bm25s",)}
 """Optional packages that a method computes with, by name."""
 FIX = "Score by --method cosine, which leaves lengths out, or give --on-error skip to leave these rows out."
-METHODS = (*BY_FEATURES, "exact", *BY_WORDS, "random")
+METHODS = (*BY_FEATURES, "exact", "drop", *BY_WORDS, "random")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,7 @@ def score(
     k: int | None = None,
     subspace: float | None = None,
     whiten: float | None = None,
+    residual: bool = False,
     seed: int = 0,
     match_length: str | None = None,
     tokens_of: str | None = None,
@@ -90,7 +92,9 @@ def score(
     names the features on all sides (default ntk, for less loss; less takes several; words and random take none); `rows`
     keeps to a selection of the pool; `k` is for votes and rds (default 0.5% of the pool, at least 10), `subspace`
     for gist (a share of energy below 1, else directions; default 0.9), `seed` for dsir
-    and random. Several domains, or `group_by="source"`, make groups: a score each, joined by `across` (max, mean).
+    and random. drop, which takes no domain, and `residual` read the losses that the features hold
+    (`ntkcli.steps.scores.losses`). Several domains, or `group_by="source"`, make groups: a score each, joined by
+    `across` (max, mean).
     `match_length` names a data set or a selection whose lengths in tokens random rows shall have, counted as
     `ntkcli.steps.shared.lengths` settles it or by `tokens_of` (features of the pool, or a model). `dtype` (auto: the
     features'), `device` and `batch_tokens` are for exact, which computes. With on_error "skip" rows whose values are
@@ -111,6 +115,7 @@ def score(
         k=k,
         subspace=subspace,
         whiten=whiten,
+        residual=residual,
         match_length=match_length,
         tokens_of=tokens_of,
         across=across,
@@ -153,6 +158,8 @@ def score(
             centre=centre,
             progress=progress,
         )
+    elif method == "drop":
+        plan = plan_drop(stored, dataset, only, feature=features[0], on_block=progress.advance)
     elif method in BY_WORDS:
         plan = plan_by_words(stored, dataset, only, method=method, domains=domains, group_by=group_by, seed=seed)
     else:
@@ -170,6 +177,8 @@ def score(
             whiten=whiten,
             on_block=progress.advance,
         )
+    if residual:
+        plan = weigh_by_residual(stored, dataset, only, plan, method=method, feature=features[0])
     if "groups" in plan.spec:
         plan.spec["groups"]["across"] = across
     if method == "exact":
@@ -242,6 +251,7 @@ def _check_options(
     k: int | None,
     subspace: float | None,
     whiten: float | None,
+    residual: bool,
     match_length: str | None,
     tokens_of: str | None,
     across: str,
@@ -262,11 +272,17 @@ def _check_options(
         ("-k", k is not None, ("votes", "rds")),
         ("--subspace", subspace is not None, ("gist",)),
         ("--whiten", whiten is not None, tuple(each for each in BY_FEATURES if each != "less")),
+        ("--residual", residual, WEIGHTED),
         ("--match-length", match_length is not None, ("random",)),
         ("--dtype, --device or --batch-tokens", computes, ("exact",)),
     ):
         if given and method not in methods:
             raise UsageError(f"{option} means nothing to --method {method}.", f"It is for {', '.join(methods)}.")
+    if method == "drop" and domains:
+        raise UsageError(
+            "--domain means nothing to --method drop: the domain is what the features' adapter was trained on.",
+            "Leave --domain out.",
+        )
     if subspace is not None and not (0 < subspace < 1 or (subspace >= 1 and subspace == subspace // 1)):
         raise UsageError(
             f"--subspace {subspace:g} is neither a share of energy nor a number of directions.",
