@@ -51,8 +51,8 @@ METHOD_HELP = (
     "Score of a pool row. votes: how many domain rows have it among their k nearest; mean: mean kernel value, as in "
     "the paper; cosine: mean cosine; exact: the mean without a projection; max: highest cosine; less: loss gradients "
     "of the domain against Adam steps; rds: round-robin over the domain's nearest rows; gist: cosine in the subspace "
-    "of the domain's features; drop: share of a row's loss that the warm-up took away; bm25, dsir: similarity of words; "
-    "random: a random number. Required, unless --combine or --compare is given."
+    "of the domain's features; drop: share of a row's loss that the warm-up took away; bm25, dsir: similarity of words;"
+    " random: a random number. Required, unless --combine or --compare is given."
 )
 
 

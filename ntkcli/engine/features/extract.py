@@ -164,19 +164,7 @@ def gradient_extractor(
     every = every_adapted_layer(loaded, model=model, adapter=adapter, settings=settings)
     meter = _meter(loaded, bare, every, adapter) if losses else None
     layers = only_layers(every, settings.layers)
-    projection = make_projection(settings.projection, dim=settings.dim, seed=settings.seed, device=loaded.device)
-    probes = make_probes(loaded, settings)
-    moments = None if settings.moments is None else load_moments(settings.moments, layers, loaded.device)
-    engine = GradientEngine(
-        loaded,
-        layers,
-        projection=projection,
-        probes=probes,
-        seed=settings.seed,
-        moments=moments,
-        watch=meter.watch if meter else None,
-    )
-    positions = "targets" if settings.kind == "loss" else settings.positions
+    engine, positions = gradient_engine(loaded, layers, settings, watch=meter.watch if meter else None)
 
     def compute(rows: Sequence[Encoded]) -> _Result:
         found = engine.features(rows, positions=positions)
@@ -185,12 +173,33 @@ def gradient_extractor(
     budget = batch_tokens or default_batch_tokens(loaded, backward=True)
     return Extractor(
         compute,
-        dim=projection.dim,
+        dim=engine.dim,
         layer_names=engine.layer_names,
         budget_tokens=budget,
         classes=length_classes(loaded.model.config),
         loss_names=meter.names if meter else (),
     )
+
+
+def gradient_engine(
+    loaded: LoadedModel,
+    layers: Sequence[AdaptedLayer],
+    settings: GradientSettings,
+    *,
+    watch: Callable[[Tensor, Sequence[Encoded]], None] | None = None,
+) -> tuple[GradientEngine, str]:
+    """What computes the gradients of these settings, and the positions that it is to be asked for."""
+    moments = None if settings.moments is None else load_moments(settings.moments, layers, loaded.device)
+    engine = GradientEngine(
+        loaded,
+        layers,
+        projection=make_projection(settings.projection, dim=settings.dim, seed=settings.seed, device=loaded.device),
+        probes=make_probes(loaded, settings),
+        seed=settings.seed,
+        moments=moments,
+        watch=watch,
+    )
+    return engine, "targets" if settings.kind == "loss" else settings.positions
 
 
 def adapted_layers(

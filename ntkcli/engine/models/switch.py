@@ -69,7 +69,7 @@ class AdapterSwitch:
     @contextmanager
     def off(self) -> Iterator[None]:
         """The model without the adapter, within."""
-        before = [(module, module.__dict__.get("forward")) for module, _ in self._forwards]
+        before = [vars(module).get("forward") for module, _ in self._forwards]
         try:
             for module, forward in self._forwards:
                 module.forward = forward
@@ -80,11 +80,11 @@ class AdapterSwitch:
             for tuner in self._tuners:
                 tuner.enable_adapters(True)
                 tuner.requires_grad_(False)
-            for module, forward in before:
-                if forward is None:
+            for (module, _), own in zip(self._forwards, before, strict=True):
+                if own is None:
                     del module.forward
                 else:
-                    module.forward = forward
+                    module.forward = own
 
 
 def _without(layer: AdaptedLayer, own: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -103,8 +103,8 @@ def _without(layer: AdaptedLayer, own: Callable[[Tensor], Tensor]) -> Callable[[
 def _few_tokens(loaded: LoadedModel) -> Tensor:
     ids = torch.arange(1, 1 + _TOKENS, device=loaded.device)[None]
     with torch.inference_mode():
-        hidden: Any = decoder_of(loaded.model)(input_ids=ids, use_cache=False).last_hidden_state
-    return hidden.float()
+        hidden: Tensor = decoder_of(loaded.model)(input_ids=ids, use_cache=False).last_hidden_state.float()
+    return hidden
 
 
 def _changed(before: dict[str, Any], after: dict[str, Any], merged: set[str]) -> str | None:

@@ -75,17 +75,21 @@ def explain(store_path: str | Path, *, selection: str, row: str, data: Sequence[
     artefact = stored.get(f"selections/{store.check_name(selection, 'SELECTION')}")
     stored.check_parents(artefact)
     moved_data(stored, data, default=[str(artefact.attrs["data"])])
-    ids = stored.get(f"datasets/{artefact.attrs['data']}").read("row_id").tolist()
-    if row in ids:
-        number = ids.index(row)
-    elif row.isascii() and row.isdigit() and int(row) < len(ids):
-        number = int(row)
-    else:
-        raise UsageError(
-            f"The pool {artefact.attrs['data']!r} has no row {row!r}.",
-            f"Give a row's id, or a number to {len(ids) - 1}.",
-        )
+    number = row_number(stored.get(f"datasets/{artefact.attrs['data']}"), row)
     return next(_explanations(stored, artefact, np.array([number])))
+
+
+def row_number(dataset: store.Artefact, row: str) -> int:
+    """The number of a data set's row that is given by its id or else by its number. UsageError if there is none."""
+    ids = dataset.read("row_id").tolist()
+    if row in ids:
+        return int(ids.index(row))
+    if row.isascii() and row.isdigit() and int(row) < len(ids):
+        return int(row)
+    raise UsageError(
+        f"The pool {dataset.name.partition('/')[2]!r} has no row {row!r}.",
+        f"Give a row's id, or a number to {len(ids) - 1}.",
+    )
 
 
 def write_explanations(stored: store.Store, selection: store.Artefact) -> Path:

@@ -117,7 +117,7 @@ def test_what_is_refused_and_the_fix(made: Made) -> None:
 
 
 def test_a_drop_compares_no_features(made: Made) -> None:
-    """It reads losses that lie beside features: a selector needs to be told what to compare, an explanation shows none."""
+    """It reads losses that lie beside features: a selector must be told what to compare, an explanation shows none."""
     path, *_ = made
     score(path, pool="pool", method="drop", feature="kept", name="drop")
     select(path, score="drop", n=6, name="top")
