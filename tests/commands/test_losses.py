@@ -32,7 +32,8 @@ def test_losses_from_features_to_a_selection(cli: Cli, tmp_path: Path, model_dir
         ("score", store, *both, "--method", "cosine", "--whiten", "0.2", "--residual", "--name", "weighed"),
         ("select", store, "--score", "drop", "-n", "8", "--name", "coarse"),
         (*features, "--losses", "--rows", "coarse", "--feature", "few", "--max-length", "50"),
-        ("score", store, "--pool", "pool", "--method", "drop", "--feature", "few", "--rows", "coarse", "--name", "some"),
+        ("score", store, "--pool", "pool", "--method", "drop", "--feature", "few", "--rows", "coarse",
+         "--name", "some"),
         ("select", store, "--score", "weighed", "-n", "4", "--name", "picked"),
     ]  # fmt: skip
     for command in commands:

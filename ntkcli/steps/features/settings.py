@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 VERSION = 2
 """Of the features, in every spec: goes up when the engine gives other values for the same settings."""
+SOME_LAYERS_VERSION = 3
+"""The same, of gradients by an adapter in some blocks alone: where its updates are not merged into the weights (half
+precision, quantised), version 2 left out those of the other blocks."""
 KINDS = ("ntk", "loss", "embed")
 POSITIONS = ("completion", "all", "last")
 POOLINGS = ("mean", "weighted", "last")
@@ -62,7 +65,9 @@ class FeatureSettings:
         """The spec without data and rows: what two artefacts must agree in for their features to compare."""
         spec: dict[str, Any] = {
             "kind": self.kind,
-            "version": VERSION,
+            "version": feature_version(
+                adapted=adapter is not None, layers=self.layers if self.kind != "embed" else "all"
+            ),
             "model": model.spec,
             "adapter": adapter.spec if adapter else None,
             "encoder": encoder_spec(self.max_length, self.thinking),
@@ -93,6 +98,11 @@ class FeatureSettings:
         from ntkcli.engine.features.extract import GradientSettings
 
         return GradientSettings(**{f.name: getattr(self, f.name) for f in fields(GradientSettings)})
+
+
+def feature_version(*, adapted: bool, layers: str) -> int:
+    """The version of features with the adapter of a run (`adapted`) or a fresh one, in these blocks."""
+    return SOME_LAYERS_VERSION if adapted and layers != "all" else VERSION
 
 
 def check_choices(

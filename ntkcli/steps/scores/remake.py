@@ -10,7 +10,7 @@ from ntkcli.data import Encoder
 from ntkcli.data.encoding import VERSION as ENCODER_VERSION
 from ntkcli.errors import SpecError, UsageError
 from ntkcli.identity import AdapterIdentity, ModelIdentity, resolve_adapter, resolve_model
-from ntkcli.steps.features.settings import VERSION as FEATURE_VERSION
+from ntkcli.steps.features.settings import feature_version
 
 if TYPE_CHECKING:
     from ntkcli.engine.features.extract import GradientSettings
@@ -46,7 +46,8 @@ def remake(features: store.Artefact, *, dtype: str, device: str) -> Remade:
             f"{ENCODER_VERSION}).",
             "Featurize again under another --feature.",
         )
-    if spec["version"] != FEATURE_VERSION:
+    adapted = "fresh" not in (spec["adapter"] or {"fresh": {}})
+    if spec["version"] != feature_version(adapted=adapted, layers=spec.get("layers", "all")):
         raise SpecError(
             f"{features.name} were made by another version of ntksel, whose gradients may be others.",
             "Featurize again under another --feature.",

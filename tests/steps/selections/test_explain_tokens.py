@@ -112,7 +112,7 @@ def test_what_is_refused_and_the_fix(made: Path, tmp_path: Path) -> None:
 def test_a_model_that_changed_is_refused(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     score(made, pool="pool", domain="domain", method="mean", feature="embed", name="old")
     select(made, score="old", n=2, name="old")
-    monkeypatch.setattr("ntkcli.steps.scores.remake.FEATURE_VERSION", 99)
+    monkeypatch.setattr("ntkcli.steps.features.settings.VERSION", 99)
     with pytest.raises(SpecError, match="another version of ntksel"):
         explain_tokens(made, selection="old", row="0")
 
