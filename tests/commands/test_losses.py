@@ -57,7 +57,7 @@ def test_losses_from_features_to_a_selection(cli: Cli, tmp_path: Path, model_dir
                           "--json").out)["scored"] == 8  # fmt: skip
     # The report names commands that find all of it finished.
     assert cli("report", store, "--md", tmp_path / "report.md").code == 0
-    lines = [line for line in (tmp_path / "report.md").read_text().splitlines() if line.startswith("ntksel ")]
+    lines = [line.strip() for line in (tmp_path / "report.md").read_text().splitlines() if "    ntksel " in line]
     again = [shlex.split(line)[1:] for line in lines if line.split()[1] in ("featurize", "score")]
     assert len(again) == 8
     for words in again:

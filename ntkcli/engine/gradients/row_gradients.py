@@ -113,7 +113,8 @@ class GradientEngine:
                 found_T[: len(part_T)] += part_T * probe.scale
         finally:
             self._inputs.by_token = None
-        return found_T / len(self._probes) ** 0.5
+        found_T /= len(self._probes) ** 0.5
+        return found_T
 
     def _directions(self, direction_p: Tensor) -> Directions:
         """A direction of the projection's as one of each layer's factors."""

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ntkcli.engine.gradients.projections import Projection
+from ntkcli.engine.gradients.projections import DenseRademacher, Projection
 from ntkcli.engine.gradients.sketch import FactorSketch
 from ntkcli.engine.gradients.taps import Arrived
 
@@ -59,8 +59,10 @@ class TokenProducts:
 def adjoint(projection: Projection, factor: FactorSketch, rank: int, columns: int, direction_p: Tensor) -> Tensor:
     """M = S^T v of one factor, (r, d): <S G, v> = sum of M·G for gradients G that carry their row signs, as for `add`.
 
-    By autograd, so that it is whatever the projection does.
+    By autograd, so that it is whatever the projection does; but for the dense one, whose matrix would be kept whole.
     """
+    if isinstance(projection, DenseRademacher):
+        return projection.transposed(direction_p, factor, rank * columns).view(rank, columns)
     with torch.enable_grad():
         gradient_1rd = torch.zeros(1, rank, columns, device=direction_p.device, requires_grad=True)
         total = projection.zeros(1)

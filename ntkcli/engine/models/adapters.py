@@ -146,7 +146,7 @@ def _run_beside(layer: AdaptedLayer) -> None:
             return found
         return product_with(delta, x, weight, bias)
 
-    layer.module.forward = forward  # type: ignore[method-assign]
+    layer.module.forward = forward
 
 
 def _block_number(name: str) -> int | None:

@@ -102,10 +102,12 @@ class _Maker:
             how["probe"] = probe
         feature = f"ntk{suffix}{of}"
         how |= {"feature": self._own(feature)} if feature != "ntk" or plan.prefix else {}
-        yield self._featurize("domain", how)
-        yield self._featurize("pool", {**how, "rows": self._own(rows)})
+        drop = plan.method == "drop"  # of losses under the warmed-up adapter: compares with no domain row
+        if not drop:
+            yield self._featurize("domain", how)
+        yield self._featurize("pool", {**how, "rows": self._own(rows), **({"losses": True} if drop else {})})
         scored = {"method": plan.method, "feature": self._own(feature), "rows": self._own(rows)}
-        yield self._score(f"{stage}{suffix}", scored | ({"centre": True} if plan.centre else {}))
+        yield self._score(f"{stage}{suffix}", scored | ({"centre": True} if plan.centre else {}), domain=not drop)
         yield self._select(f"{stage}{suffix}", self._sized(f"{picked}{suffix}"))
 
     def trainings(self) -> Iterator[Step]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,7 +17,7 @@ import store
 from ntkcli.data import BadRow, RowError
 from ntkcli.errors import DataError, UsageError
 from ntkcli.progress import Progress, Silent
-from ntkcli.scoring.features import FeatureReader, Wide
+from ntkcli.scoring.features import FeatureReader, Rows, Wide
 from ntkcli.scoring.linear import METHODS, LinearScore, linear_scores
 from ntkcli.scoring.whitening import whitener
 from ntkcli.steps.scores.inputs import domain_groups, features_of, group_readers
@@ -94,18 +94,6 @@ def explain_tokens(
     made = remake(side, dtype=side.spec["dtype"], device=device)
     encoded = _encoded(stored, dataset, number, made)
     products = _engine(side, made)(encoded, linear.direction) * linear.scale
-    magnitude = float(np.abs(products).sum()) or 1.0
-    tokens = tuple(
-        Token(
-            i,
-            int(token),
-            made.loaded.tokenizer.decode([int(token)]),
-            bool(taught),
-            float(value),
-            float(value) / magnitude,
-        )
-        for i, (token, taught, value) in enumerate(zip(encoded.ids, encoded.supervised, products, strict=True))
-    )
     return TokenExplanation(
         selection=artefact.name,
         row=number,
@@ -114,7 +102,17 @@ def explain_tokens(
         method=str(score.spec["method"]),
         score=float(values[number]),
         offset=linear.offset,
-        tokens=tokens,
+        tokens=_tokens(encoded, products, made.loaded.tokenizer.decode),
+    )
+
+
+def _tokens(encoded: Encoded, products: Wide, decode: Callable[[list[int]], str]) -> tuple[Token, ...]:
+    """The row's tokens with their products."""
+    magnitude = float(np.abs(products).sum()) or 1.0
+    rows = zip(encoded.ids.tolist(), encoded.supervised.tolist(), products.tolist(), strict=True)
+    return tuple(
+        Token(i, token, decode([token]), supervised, value, value / magnitude)
+        for i, (token, supervised, value) in enumerate(rows)
     )
 
 
@@ -139,7 +137,7 @@ def _linear(
     side: store.Artefact,
     dataset: store.Artefact,
     number: int,
-    scored: np.ndarray[Any, np.dtype[np.int64]],
+    scored: Rows,
 ) -> LinearScore:
     """The row's score as a linear function of its feature."""
     spec, pool = score.spec, dataset.name.partition("/")[2]
