@@ -16,6 +16,7 @@ from ntkcli.commands import (
     featurize,
     finetune,
     info,
+    query,
     report,
     rm,
     score,
@@ -95,7 +96,7 @@ def _root(
 
 
 _VERBS = (
-    *(featurize, score, select, explain, finetune, evaluation, validate, arms, recipe, split),
+    *(featurize, score, select, explain, query, finetune, evaluation, validate, arms, recipe, split),
     *(tasks, info, report, rm, demo),
 )
 for _verb in _VERBS:

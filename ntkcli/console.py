@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.console import Console
 from rich.markup import escape
@@ -22,12 +22,17 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+if TYPE_CHECKING:
+    from ntkcli.steps.shared.pool_rows import PoolRow
+
 LINE_SECONDS = 15
 """Between plain progress lines, where stderr is no terminal: a log of hours stays readable."""
 
 FILE_WIDTH = 200
 """Columns of a table that goes to a file or a pipe, where nothing wraps."""
 
+TEXT_WIDTH = 80
+"""Characters of a row's text that a table shows; `--json` has all."""
 _MARK = "bold green"
 _SHADES = ((0.5, "bold reverse"), (0.15, "bold"), (0.03, ""))
 """Share of the largest weight, and how a piece from there on is shown; below the last it has no colour."""
@@ -61,6 +66,15 @@ class Output:
         for row in rows:
             table.add_row(*(escape(visible(cell)) for cell in row))
         self._out.print(table)
+
+    def pool_rows(self, title: str, measure: str, rows: Sequence[PoolRow]) -> None:
+        """A table of a pool's rows, the text of each on one line, cut where it is long."""
+        cells = []
+        for each in rows:
+            text = " ".join(each.text.split())
+            text = text if len(text) <= TEXT_WIDTH else f"{text[:TEXT_WIDTH]}…"
+            cells.append([each.row_id, str(each.rank), f"{each.value:.6g}", each.source, text])
+        self.table(title, ["row", "rank", measure, "source", "text"], cells)
 
     def say(self, text: str) -> None:
         """A line of the result, for people."""
@@ -224,10 +238,12 @@ def visible(text: str) -> str:
 
 def to_json(value: Any) -> str:
     """A result as one line of JSON; NaN and infinity, which JSON lacks, become null."""
-    return json.dumps(_plain(dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value), allow_nan=False)  # type: ignore[arg-type]
+    return json.dumps(_plain(value), allow_nan=False)
 
 
 def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _plain(dataclasses.asdict(value))
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -9,7 +9,8 @@ from typer.core import TyperCommand, TyperOption
 LONG: Final = 12
 """Commands with more options than this show them in panels; shorter lists are easier to read in one piece."""
 PANELS: Final = {
-    "Input": "data columns split domain-split pool-split on-error max-length thinking trust-remote-code allow-overlap",
+    "Input": "data columns split domain-split pool-split on-error max-length thinking trust-remote-code allow-overlap "
+    "text prompt completion row",
     "Features": "adapter feature rows positions pooling probe probes layers projection dim seed adapter-seed adam "
     "losses store-dtype",
     "Score": "pool method domain group-by across centre subspace whiten residual k match-length combine compare preset",
@@ -23,7 +24,7 @@ PANELS: Final = {
     "Check": "verify repair",
     "Validation": "design bins subsets domain-repeat oracle keep-runs",
     "Compute": "dtype device batch-tokens part-rows shard gradient-checkpointing",
-    "Output": "export format export-scores explain recipe prefix force plot dry-run json quiet verbose",
+    "Output": "export format export-scores explain bottom recipe prefix force plot dry-run json quiet verbose",
 }
 """Panel → its options, without dashes. An option with the same name is in the same panel in every command."""
 EXCEPTIONS: Final = {
@@ -42,6 +43,7 @@ EXCEPTIONS: Final = {
     ("select", "domain"): "Selection",
     ("select", "centre"): "Selection",
     ("validate", "rows"): "Validation",
+    ("query", "n"): "Output",
     ("info", "model"): "Input",
     ("info", "rows"): "Input",
 }

@@ -251,6 +251,7 @@ def arms(
     from ntkcli.steps.pipelines import arms_report as step
     from ntkcli.steps.pipelines.arms_plan import Budget, Plan
     from ntkcli.steps.pipelines.arms_steps import steps_of
+    from ntkcli.steps.pipelines.merging import merge_scores
     from ntkcli.steps.pipelines.recipe import as_shell, write_recipe
 
     o.refuse_ranks("arms")
@@ -303,7 +304,7 @@ def arms(
     shared = step.check_overlap(plan, domain_split=domain_split, allow=allow_overlap, progress=output.progress)
     words = chain.vocabulary()
     steps = steps_of(plan)
-    commands = [each.arguments(words) for each in steps]
+    commands = [each.arguments(words) for each in merge_scores(steps)]
     shown = tuple(as_shell(command) for command in commands)
     if recipe is not None:
         write_recipe(recipe, steps, comment=f"The arms {', '.join(plan.names())} under one budget.")

@@ -155,6 +155,7 @@ EFFECTS: dict[str, dict[str, tuple[Case, ...]]] = {
         "method": (
             Value("--method max"),
             Value("--method mean"),
+            Value("--pool pool --domain domain --feature embed --method mean=cosine --method max=m", on="nothing"),
             Value("--method rds", on="votes"),
             Value("--method bm25", on="dsir"),
         ),
@@ -273,7 +274,7 @@ EFFECTS: dict[str, dict[str, tuple[Case, ...]]] = {
         "export": (Shown("--export {items.jsonl}"), Shown("--export {totals.json}")),
     },
 }
-NO_ARTEFACTS = ("explain", "info", "report", "tasks", "rm", "split")
+NO_ARTEFACTS = ("explain", "info", "query", "report", "tasks", "rm", "split")
 """Verbs that make nothing that is kept under a fingerprint."""
 ELSEWHERE = ("validate",)
 """Verbs that train many runs: what their options do to values is tried in a file of their own."""

@@ -155,7 +155,7 @@ def featurize(
     if known is None or chosen is None:  # of a selection they are not kept, and were told when it began
         counts = _settle(stored, dataset, file, identity, chosen, shard, thinking, on_error, progress)
         refuse_long_rows(counts, model=identity, max_length=max_length, file=file, rows=chosen)
-    extractor, encoder, now = _load(identity, adapter_identity, settings, device, batch_tokens, known)
+    extractor, encoder, now = load_extractor(identity, adapter_identity, settings, device, batch_tokens, known)
     n_rows = dataset.n if chosen is None else len(chosen)
     vectors = "embedding" if kind == "embed" else "sketch"
     some_rows = chosen is not None
@@ -223,7 +223,7 @@ def _settle(
     return counts
 
 
-def _load(
+def load_extractor(
     model: ModelIdentity,
     adapter: AdapterIdentity | None,
     settings: FeatureSettings,
@@ -231,6 +231,7 @@ def _load(
     batch_tokens: int | None,
     known: store.Artefact | None,
 ) -> tuple[Extractor, Encoder, dict[str, Any]]:
+    """What computes features by these settings, what encodes their rows, and the environment; `known` has some."""
     from ntkcli.engine.features import extract
     from ntkcli.engine.models.loading import load_model
 

@@ -47,7 +47,7 @@ def plan_drop(
         return found, None
 
     spec = {"pool": side.fingerprint, "drop": VERSION}
-    return ScorePlan(spec, {side.name: side.fingerprint}, compute, total=side.n, measured=reader.measured)
+    return ScorePlan(spec, {side.name: side.fingerprint}, compute, total=lambda: side.n, measured=reader.measured)
 
 
 def weigh_by_residual(
