@@ -12,8 +12,9 @@ import store
 from ntkcli.errors import UsageError
 from ntkcli.scoring.features import FeatureReader, Floats, Rows
 from ntkcli.scoring.losses import drops, weighted
+from ntkcli.steps.scores.feature_pass import ScoresAndTies
 from ntkcli.steps.scores.inputs import covering_reader
-from ntkcli.steps.scores.methods import ScorePlan, ScoresAndTies
+from ntkcli.steps.scores.methods import ScorePlan
 
 VERSION = 1
 """Of these scores, in their specs: goes up when the same losses would give other scores."""

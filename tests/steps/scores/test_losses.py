@@ -10,7 +10,7 @@ import pytest
 
 from ntkcli.errors import UsageError
 from ntkcli.scoring.losses import drops
-from ntkcli.steps.scores.score import score
+from ntkcli.steps.scores.score import score, scores
 from ntkcli.steps.selections.explain import explain
 from ntkcli.steps.selections.select import select
 from ntkcli.steps.shared.stores import open_store
@@ -92,6 +92,20 @@ def test_the_residual_weighs_every_form_of_a_kernel(how: dict[str, Any], made: M
     np.testing.assert_allclose(values(path, "x"), losses["residual"] * values(path, "plain"), rtol=1e-5, atol=1e-7)
     stored = open_store(path)
     assert stored.get("scores/x").spec == {**stored.get("scores/plain").spec, "residual": 1}
+
+
+def test_several_methods_in_one_pass_are_what_each_is_alone(made: Made) -> None:
+    """The residual goes to the methods that know it, the domain to those that compare with one."""
+    path, *_ = made
+    methods = {"a": "mean", "b": "votes", "c": "drop", "d": "cosine"}
+    scores(path, pool="pool", domain="domain", feature="kept", methods=methods, residual=True, k=5)
+    for name, method in methods.items():
+        how: dict[str, Any] = {} if method == "drop" else {"domain": "domain", "residual": method in ("mean", "cosine")}
+        how |= {"k": 5} if method == "votes" else {}
+        alone = score(path, pool="pool", feature="kept", method=method, name=f"{name}-alone", **how)
+        stored = open_store(path)
+        assert stored.get(f"scores/{name}").spec == stored.get(f"scores/{name}-alone").spec
+        assert stored.get(f"scores/{name}").digest() == alone.digest
 
 
 def test_what_is_refused_and_the_fix(made: Made) -> None:
