@@ -92,6 +92,13 @@ class Thinking(StrEnum):
     OFF = "off"
 
 
+class TextAs(StrEnum):
+    """What rows of schema text are."""
+
+    CHAT = "chat"
+    RAW = "raw"
+
+
 class OnError(StrEnum):
     """What bad rows do."""
 
@@ -152,6 +159,14 @@ ThinkingOption = Annotated[
         "--thinking",
         help="Switch the chat template's thinking on or off, also where it only opens a thought (DeepSeek R1).",
         show_default="the template's own",
+    ),
+]
+TextAsOption = Annotated[
+    TextAs,
+    typer.Option(
+        "--text-as",
+        help="Rows with one column text: a user's turn in the chat template, or the raw text of a document with an "
+        "end-of-text token, all of it supervised.",
     ),
 ]
 TrustRemoteCode = Annotated[

@@ -222,6 +222,7 @@ def arms(
     ] = None,
     on_error: o.OnErrorOption = o.OnError.FAIL,
     thinking: o.ThinkingOption = None,
+    text_as: o.TextAsOption = o.TextAs.CHAT,
     trust_remote_code: o.TrustRemoteCode = False,
     allow_overlap: Annotated[
         bool, typer.Option("--allow-overlap", help="Continue although items of a task are rows of the domain.")
@@ -286,6 +287,7 @@ def arms(
         against=step.test_files(task),
         common=_given(max_length=(max_length, 1024), dtype=(dtype.value, "auto"), device=(device, "auto"))
         | _given(thinking=(thinking.value if thinking else None, None), trust_remote_code=(trust_remote_code, False)),
+        rows_as=_given(text_as=(text_as.value, "chat")),
         training=_given(lr=(lr, 2e-4), rank=(rank, 16), batch_size=(batch_size, 16), alpha=(alpha, None))
         | _given(schedule=(schedule.value, "cosine"), warmup=(warmup, 0.03), target_modules=(target_modules, None))
         | _given(gradient_checkpointing=(gradient_checkpointing, False)),
@@ -294,7 +296,8 @@ def arms(
         features=_given(dim=(dim, 8192), probes=(probes, 1)),
         domain_data=_given(split=(domain_split, None), on_error=(on_error.value, "fail")),
         pool_data=_given(split=(pool_split, None), on_error=(on_error.value, "fail")),
-        evaluation=_given(retain=(list(retain or ()), []), on_error=(on_error.value, "fail")),
+        evaluation=_given(retain=(list(retain or ()), []), on_error=(on_error.value, "fail"))
+        | _given(text_as=(step.text_as_of([*task, *(retain or ())], text_as.value), "chat")),
     )
     step.check_training(plan)
     step.check_outputs(plan, export=export, recipe=recipe, force=force)

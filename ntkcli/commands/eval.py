@@ -74,7 +74,10 @@ def evaluate(
     ] = None,
     scorer: Annotated[
         Scorer,
-        typer.Option(help="How to score items. auto: choices if items have them, else generate; loss: perplexity."),
+        typer.Option(
+            help="How to score items. auto: choices if items have them, loss for raw texts, "
+            "else generate; loss: perplexity."
+        ),
     ] = Scorer.AUTO,
     normalise: Annotated[
         Normalise,
@@ -100,6 +103,7 @@ def evaluate(
     columns: o.Columns = None,
     split: o.Split = None,
     thinking: o.ThinkingOption = None,
+    text_as: o.TextAsOption = o.TextAs.CHAT,
     num_fewshot: Annotated[
         int | None,
         typer.Option(
@@ -161,6 +165,7 @@ def evaluate(
         "columns": o.parse_columns(columns),
         "split": split,
         "thinking": o.is_on(thinking),
+        "text_as": text_as.value,
         "trust_remote_code": trust_remote_code,
     }
     if dry_run:
@@ -170,7 +175,7 @@ def evaluate(
         plan = make_plan(store, **arguments)
         step.refuse_harness_options(num_fewshot=num_fewshot, limit=limit, apply_chat_template=apply_chat_template)
         check_baseline(plan, baseline)
-        found = estimate_evaluation(plan, max_length=max_length, device=device, thinking=o.is_on(thinking))
+        found = estimate_evaluation(plan, device=device)
         output.result(found, line=estimate_line(found))
         return ExitCode.OK
     result = step.evaluate(

@@ -28,14 +28,16 @@ def show_tokens(store: Path, selection: str, row: str, *, device: str, data: Seq
     output.shaded([(token.text, token.value) for token in found.tokens])
     strongest = sorted(found.tokens, key=lambda token: -abs(token.value))[:LONGEST]
     more = len(found.tokens) - len(strongest)
+    predicted = {token.position - 1: repr(token.text) for token in found.tokens if token.supervised}
     output.table(
         "tokens that carry the score; shares of the sum of all magnitudes" + (f"; {more} smaller ones" if more else ""),
-        ["token", "position", "part", "value", "share"],
+        ["token", "position", "part", "predicts", "value", "share"],
         [
             [
                 repr(token.text),
                 str(token.position),
                 "answer" if token.supervised else "prompt",
+                predicted.get(token.position, ""),
                 f"{token.value:+.4g}",
                 f"{token.share:+.1%}",
             ]

@@ -121,6 +121,7 @@ def featurize(
     columns: o.Columns = None,
     split: o.Split = None,
     thinking: o.ThinkingOption = None,
+    text_as: o.TextAsOption = o.TextAs.CHAT,
     trust_remote_code: o.TrustRemoteCode = False,
     dry_run: o.DryRun = False,
     json: o.Json = False,
@@ -156,6 +157,7 @@ def featurize(
             columns=o.parse_columns(columns),
             split=split,
             thinking=o.is_on(thinking),
+            text_as=text_as.value,
             trust_remote_code=trust_remote_code,
         )
         output.result(found, line=estimate_line(found))
@@ -188,6 +190,7 @@ def featurize(
         columns=o.parse_columns(columns),
         split=split,
         thinking=o.is_on(thinking),
+        text_as=text_as.value,
         trust_remote_code=trust_remote_code,
         rank=rank,
         target_modules=target_modules,

@@ -124,6 +124,14 @@ def finetune(
             "--average-weights", help="Keep the mean of the weights after each of the last quarter of the steps."
         ),
     ] = False,
+    pack: Annotated[
+        bool,
+        typer.Option(
+            "--pack",
+            help="Pack rows into sequences of up to --max-length tokens, in which none sees another; --batch-size then "
+            "counts sequences.",
+        ),
+    ] = False,
     dtype: o.DtypeOption = o.Dtype.AUTO,
     device: o.Device = "auto",
     checkpoint_steps: Annotated[
@@ -138,6 +146,7 @@ def finetune(
     split: o.Split = None,
     data: o.Moved = None,
     thinking: o.ThinkingOption = None,
+    text_as: o.TextAsOption = o.TextAs.CHAT,
     trust_remote_code: o.TrustRemoteCode = False,
     dry_run: o.DryRun = False,
     json: o.Json = False,
@@ -174,6 +183,7 @@ def finetune(
         "patience": patience,
         "loss_per": loss_per.value,
         "average_weights": average_weights,
+        "pack": pack,
         "dtype": dtype.value,
         "device": device,
         "checkpoint_steps": checkpoint_steps,
@@ -183,6 +193,7 @@ def finetune(
         "split": split,
         "data": data or [],
         "thinking": o.is_on(thinking),
+        "text_as": text_as.value,
         "trust_remote_code": trust_remote_code,
         "progress": output.progress,
     }

@@ -56,6 +56,7 @@ def info(
     columns: o.Columns = None,
     split: o.Split = None,
     thinking: o.ThinkingOption = None,
+    text_as: o.TextAsOption = o.TextAs.CHAT,
     trust_remote_code: o.TrustRemoteCode = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -81,6 +82,7 @@ def info(
         columns=o.parse_columns(columns),
         split=split,
         thinking=o.is_on(thinking),
+        text_as=text_as.value,
         trust_remote_code=trust_remote_code,
     )
     _show_rows(output, found)

@@ -125,6 +125,7 @@ def validate(
     columns: o.Columns = None,
     split: o.Split = None,
     thinking: o.ThinkingOption = None,
+    text_as: o.TextAsOption = o.TextAs.CHAT,
     trust_remote_code: o.TrustRemoteCode = False,
     keep_runs: Annotated[
         bool, typer.Option("--keep-runs", help="Keep each run's adapter, as runs/NAME.random.s0 and so on.")
@@ -185,6 +186,7 @@ def validate(
         "columns": o.parse_columns(columns),
         "split": split,
         "thinking": o.is_on(thinking),
+        "text_as": text_as.value,
         "trust_remote_code": trust_remote_code,
     }
     if dry_run:

@@ -101,7 +101,7 @@ def train_adapter(
         DivergedError: the loss is not finite; names the step and its rows.
     """
     steps = plan_stages(
-        [len(row) for row in data.rows],
+        data.lengths(),
         data.stages,
         batch_size=options.batch_size,
         seed=options.seed,

@@ -5,22 +5,23 @@ from __future__ import annotations
 import numpy as np
 
 import store
-from ntkcli.data import Encoded, Encoder
+from ntkcli.data import Encoded
 from ntkcli.steps.evaluation.plan import Plan
 from ntkcli.steps.evaluation.scorers import encode_item, refuse_long_items
 from ntkcli.steps.shared.cost import SAMPLE_ROWS, Estimate, weight_size
+from ntkcli.steps.shared.model_settings import make_encoder
 
 FORWARD_OPERATIONS = 2.0
 """Operations a parameter and token."""
 
 
-def estimate_evaluation(plan: Plan, *, max_length: int, device: str, thinking: bool | None) -> Estimate:
+def estimate_evaluation(plan: Plan, *, device: str) -> Estimate:
     """The bill of the items that are not done yet, over all runs; generated answers count at their longest."""
     from ntkcli.engine.models.loading import load_tokenizer
     from ntkcli.engine.models.speed import operations_per_second
 
     items = plan.items
-    encoder = Encoder(load_tokenizer(plan.identity), max_length=max_length, thinking=thinking)
+    encoder = make_encoder(load_tokenizer(plan.identity), plan.spec["encoder"])
     some = np.unique(np.linspace(0, len(items.rows) - 1, min(SAMPLE_ROWS, len(items.rows))).astype(np.int64))
     lengths, unusable, truncated = [], 0, 0
     for index in some.tolist():

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import store
-from ntkcli.data import Encoder
 from ntkcli.data.files import OnError
+from ntkcli.data.raw_text import CHAT
 from ntkcli.data.references import split_name
 from ntkcli.errors import UsageError
 from ntkcli.progress import Progress, Silent
@@ -20,7 +20,7 @@ from ntkcli.steps.evaluation.scorers import item_arrays, refuse_long_items, refu
 from ntkcli.steps.evaluation.summary import EvaluateResult, summarise
 from ntkcli.steps.shared.disk_room import refuse_without_room
 from ntkcli.steps.shared.environment import begin, model_environment
-from ntkcli.steps.shared.model_settings import note_conversion
+from ntkcli.steps.shared.model_settings import make_encoder, note_conversion
 from ntkcli.steps.shared.non_finite import settle_non_finite
 from ntkcli.steps.shared.outputs import Inputs
 from ntkcli.steps.shared.stores import is_store, open_store
@@ -57,6 +57,7 @@ def evaluate(
     columns: Mapping[str, str] | None = None,
     split: str | None = None,
     thinking: bool | None = None,
+    text_as: str = CHAT,
     num_fewshot: int | None = None,
     limit: int | None = None,
     apply_chat_template: bool = False,
@@ -69,11 +70,11 @@ def evaluate(
 
     `scorer`, for a task: `choices` (the choice with the highest log-likelihood given the prompt, end of turn
     included, divided as `normalise` says), `generate` (greedy, compared with the answer) or `loss` (perplexity of the
-    answer); `auto` is `choices` where rows have choices, else `generate`. `retain` are tasks of general ability.
-    Runs `x.s0`, `x.s1` are seeds of the arm `x`; all arms are compared with the `baseline` arm, by default the first.
-    `export` writes every item (.jsonl) or totals (.json), over a file that is not ours only with `force`.
-    `columns`, `split`: `ntkcli.data.DataFile`, for every task; `thinking`: `ntkcli.data.Encoder`. `num_fewshot`,
-    `limit` (items of each task) and `apply_chat_template` are of tasks `lm_eval:NAME`.
+    answer); `auto` is `choices` where rows have choices, `loss` for raw texts, else `generate`. `retain` are tasks of
+    general ability. Runs `x.s0`, `x.s1` are seeds of the arm `x`; all arms are compared with the `baseline` arm, by
+    default the first. `export` writes every item (.jsonl) or totals (.json), over a file that is not ours only with
+    `force`. `columns`, `split`: `ntkcli.data.DataFile`, for every task; `thinking`, `text_as`: `ntkcli.data.Encoder`.
+    `num_fewshot`, `limit` (items of each task) and `apply_chat_template` are of tasks `lm_eval:NAME`.
 
     Raises:
         UsageError, DataError: a run, a task or an item can't be used.
@@ -93,6 +94,7 @@ def evaluate(
             columns=(columns or None, None),
             split=(split, None),
             on_error=(on_error, "fail"),
+            text_as=(text_as, CHAT),
         )
         return evaluate_harness(
             store_path,
@@ -139,6 +141,7 @@ def evaluate(
         columns=columns,
         split=split,
         thinking=thinking,
+        text_as=text_as,
         trust_remote_code=trust_remote_code,
         create=True,
     )
@@ -153,7 +156,7 @@ def evaluate(
         refuse_without_room(artefact, artefact.pending(), instead="")
         if evaluator is None:
             note_conversion(plan.identity, progress)
-            evaluator = _load(plan, device, max_length, batch_tokens, thinking, on_error, progress)
+            evaluator = _load(plan, device, batch_tokens, on_error, progress)
         evaluator.use(adapter, plan.identity)
         generates = "generate" in plan.items.scorers
         begin(artefact, model_environment(plan.identity, evaluator.loaded, generates=generates), progress)
@@ -224,9 +227,7 @@ def _create(plan: Plan, run: str) -> store.Artefact:
 def _load(
     plan: Plan,
     device: str,
-    max_length: int,
     batch_tokens: int | None,
-    thinking: bool | None,
     on_error: OnError,
     progress: Progress,
 ) -> Evaluator:
@@ -234,7 +235,7 @@ def _load(
     from ntkcli.engine.evaluation.evaluator import Evaluator
     from ntkcli.engine.models.loading import load_model, load_tokenizer
 
-    encoder = Encoder(load_tokenizer(plan.identity), max_length=max_length, thinking=thinking)
+    encoder = make_encoder(load_tokenizer(plan.identity), plan.spec["encoder"])
     if encoder.form:
         progress.note(encoder.form)
     if on_error == "fail":

@@ -13,6 +13,7 @@ import store
 from ntkcli.answers import AnswerPattern
 from ntkcli.data import stdin
 from ntkcli.data.files import OnError
+from ntkcli.data.raw_text import CHAT, check_text_as
 from ntkcli.errors import UsageError
 from ntkcli.identity import (
     AdapterIdentity,
@@ -81,6 +82,7 @@ def make_plan(
     columns: Mapping[str, str] | None = None,
     split: str | None = None,
     thinking: bool | None = None,
+    text_as: str = CHAT,
     trust_remote_code: bool = False,
     create: bool = False,
 ) -> Plan:
@@ -92,6 +94,7 @@ def make_plan(
         raise UsageError("--dry-run can't estimate tasks of lm_eval.", "Leave it out for these.")
     if normalise not in NORMALISATIONS or max_new_tokens < 1:
         raise UsageError(f"--normalise must be one of {', '.join(NORMALISATIONS)}; --max-new-tokens 1 or more.")
+    check_text_as(text_as, thinking)
     pattern = AnswerPattern(answer_pattern) if answer_pattern else None
     identity = resolve_model(model, trust_remote_code=trust_remote_code)
     settings = ScorerSettings(normalise, max_new_tokens, pattern)
@@ -105,13 +108,14 @@ def make_plan(
         columns=columns,
         split=split,
         on_error=on_error,
+        text_as=text_as,
     )
     adapters, parents = find_runs(stored, run, identity)
     known = {} if stored is None else known_runs(stored, name)
     spec = {
         "version": VERSION,
         "model": identity.spec,
-        "encoder": encoder_spec(max_length, thinking),
+        "encoder": encoder_spec(max_length, thinking, text_as),
         "tasks": [task.digest for task in items.tasks],
         **_with_end_of_text(settings.spec(items.scorers), identity, known.values()),
         "dtype": settle_dtype(dtype, device, next(iter(known.values()), None)),

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 import store
 from ntkcli.data import DataFile, scan
 from ntkcli.data.files import OnError
+from ntkcli.data.raw_text import CHAT, check_text_as, refuse_other_schema
 from ntkcli.data.stdin import readable
 from ntkcli.errors import UsageError
 from ntkcli.identity import ModelIdentity, resolve_model
@@ -44,6 +45,7 @@ def estimate_featurize(
     columns: Mapping[str, str] | None = None,
     split: str | None = None,
     thinking: bool | None = None,
+    text_as: str = CHAT,
     trust_remote_code: bool = False,
 ) -> Estimate:
     """What `featurize` with these settings would take. Tokens are exact where the store has counted them.
@@ -57,11 +59,13 @@ def estimate_featurize(
             "--dry-run can't estimate the size of exact gradients without the model.", "Give --projection sjlt."
         )
     check_numbers(kind=kind, positions=None, probe=probe, probes=probes, shard=(0, 1))
+    check_text_as(text_as, thinking)
     identity = resolve_model(model, trust_remote_code=trust_remote_code)
     stored = open_store(store_path) if is_store(store_path) or rows is not None else None
     known = stored.find(f"datasets/{store.check_name(name, '--name')}") if stored is not None else None
     with readable(str(data)) as path:
         file, alike = read_as_known(known, path, columns=columns, split=split)
+        refuse_other_schema(file.schema.name, text_as, f"--data {data}")
         status, same = _status(known if alike else None, file, on_error)
         chosen = _chosen(stored, known, rows)
         n = len(status) if chosen is None else len(chosen)
@@ -80,7 +84,8 @@ def estimate_featurize(
             disk_bytes=n * row_bytes(arrays),
             device=device,
             thinking=thinking,
-            counts=_counted(stored, known if same else None, identity, thinking, chosen),
+            text_as=text_as,
+            counts=_counted(stored, known if same else None, identity, thinking, text_as, chosen),
         )
 
 
@@ -107,9 +112,10 @@ def _counted(
     known: store.Artefact | None,
     model: ModelIdentity,
     thinking: bool | None,
+    text_as: str,
     chosen: NDArray[np.int64] | None,
 ) -> Counts | None:
     if stored is None or known is None:
         return None
-    found = find_counts(stored, known, model, thinking=thinking)
+    found = find_counts(stored, known, model, thinking=thinking, text_as=text_as)
     return None if found is None else counts_of(found, chosen)

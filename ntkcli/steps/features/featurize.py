@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 import store
 from ntkcli.data import DataFile, Encoder
 from ntkcli.data.files import OnError
+from ntkcli.data.raw_text import CHAT, check_text_as, refuse_other_schema
 from ntkcli.identity import AdapterIdentity, ModelIdentity, resolve_adapter, resolve_model
 from ntkcli.progress import Progress, Silent
 from ntkcli.seeds import check_seed
@@ -23,7 +24,7 @@ from ntkcli.steps.features.settings import DEFAULT_POSITIONS, FeatureSettings, c
 from ntkcli.steps.shared.datasets import register_data
 from ntkcli.steps.shared.disk_room import refuse_without_room
 from ntkcli.steps.shared.environment import begin, model_environment
-from ntkcli.steps.shared.model_settings import note_conversion, run_parent, settle_dtype
+from ntkcli.steps.shared.model_settings import encoder_spec, make_encoder, note_conversion, run_parent, settle_dtype
 from ntkcli.steps.shared.row_sets import rows_in_order, selected_rows
 from ntkcli.steps.shared.stores import open_store, require_spec
 from ntkcli.steps.shared.token_counts import (
@@ -87,6 +88,7 @@ def featurize(
     columns: Mapping[str, str] | None = None,
     split: str | None = None,
     thinking: bool | None = None,
+    text_as: str = CHAT,
     trust_remote_code: bool = False,
     adam: bool = False,
     losses: bool = False,
@@ -98,8 +100,8 @@ def featurize(
     `rows` names a selection of the same data set. `shard` (i, n): only the parts i, i + n, ... Arrays:
     docs/store-format.md. `adam`, of kind loss: the step that the run's optimiser, kept beside its adapter,
     would take for the row's gradient (LESS). `losses`: keep each row's loss and residual too, and with an adapter its
-    loss without it (`ntkcli.engine.features.row_losses`). `columns`, `split`: `ntkcli.data.DataFile`; `thinking`:
-    `ntkcli.data.Encoder`.
+    loss without it (`ntkcli.engine.features.row_losses`). `columns`, `split`: `ntkcli.data.DataFile`; `thinking`,
+    `text_as`: `ntkcli.data.Encoder`.
 
     Raises:
         UsageError, DataError: an option or a row can't be used; with on_error "skip" bad rows are left out, NaN.
@@ -110,12 +112,14 @@ def featurize(
         kind=kind, positions=positions, pooling=pooling, probe=probe, projection=projection, store_dtype=store_dtype
     )
     check_numbers(kind=kind, positions=positions, probe=probe, probes=probes, shard=shard, adam=adam)
+    check_text_as(text_as, thinking)
     check_seed("--seed", seed)
     check_seed("--adapter-seed", adapter_seed)
     identity = resolve_model(model, trust_remote_code=trust_remote_code)
     stored = open_store(store_path, create=True)
     adapter_identity = resolve_adapter(adapter, adapters=stored.path / "adapters") if adapter else None
     dataset, file = register_data(stored, name=name, data=data, columns=columns, split=split, on_error=on_error)
+    refuse_other_schema(str(dataset.spec["schema"]), text_as, f"--data {data}")
     progress.note(f"{dataset.name}: {dataset.n} rows of {file.path}, read as {dataset.spec['schema']}")
     parents = {dataset.name: dataset.fingerprint, **run_parent(stored, adapter)}
     chosen, selection = None, None
@@ -142,6 +146,7 @@ def featurize(
         store_dtype=store_dtype,
         thinking=thinking,
         adam=adam_state(adapter_identity) if adam else None,
+        text_as=text_as,
         losses=losses,
     )
     spec = settings.spec(identity, adapter_identity)
@@ -153,7 +158,7 @@ def featurize(
         require_spec(known, spec)
     note_conversion(identity, progress)
     if known is None or chosen is None:  # of a selection they are not kept, and were told when it began
-        counts = _settle(stored, dataset, file, identity, chosen, shard, thinking, on_error, progress)
+        counts = _settle(stored, dataset, file, identity, chosen, shard, settings, on_error, progress)
         refuse_long_rows(counts, model=identity, max_length=max_length, file=file, rows=chosen)
     extractor, encoder, now = load_extractor(identity, adapter_identity, settings, device, batch_tokens, known)
     n_rows = dataset.n if chosen is None else len(chosen)
@@ -197,26 +202,25 @@ def _settle(
     model: ModelIdentity,
     chosen: NDArray[np.int64] | None,
     shard: tuple[int, int],
-    thinking: bool | None,
+    settings: FeatureSettings,
     on_error: OnError,
     progress: Progress,
 ) -> Counts:
     """Count tokens, and settle what becomes of rows that can't be encoded, before the model is loaded."""
+    how: dict[str, Any] = {"thinking": settings.thinking, "text_as": settings.text_as}
     status = dataset.read("status")
-    kept = find_counts(stored, dataset, model, thinking=thinking)
+    kept = find_counts(stored, dataset, model, **how)
     if kept is None and chosen is None:
-        kept = count_tokens(stored, dataset, file, model, thinking=thinking, shard=shard, progress=progress)
-    if kept is not None:
-        counts = counts_of(kept, chosen)
-    else:
-        counts = count(rows_in_order(file, chosen, status), model, thinking=thinking)
+        kept = count_tokens(stored, dataset, file, model, **how, shard=shard, progress=progress)
+    some = rows_in_order(file, chosen, status)
+    counts = count(some, model, **how) if kept is None else counts_of(kept, chosen)
     settle_problems(
         counts,
         file=file,
         rows=chosen,
         status=status,
         model=model,
-        thinking=thinking,
+        **how,
         on_error=on_error,
         progress=progress,
     )
@@ -238,7 +242,7 @@ def load_extractor(
     loaded = load_model(
         model, dtype=settings.dtype, device=device, with_head=settings.kind != "embed" or settings.losses
     )
-    encoder = Encoder(loaded.tokenizer, max_length=settings.max_length, thinking=settings.thinking)
+    encoder = make_encoder(loaded.tokenizer, encoder_spec(settings.max_length, settings.thinking, settings.text_as))
     budget = batch_tokens or (known.plan["batch_tokens"] if known is not None else None)
     if settings.kind == "embed":
         extractor = extract.embedding_extractor(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ntkcli import feature_encoding
+from ntkcli.data.raw_text import CHAT
 from ntkcli.errors import UsageError
 from ntkcli.identity import AdapterIdentity, ModelIdentity
 from ntkcli.steps.features.adam_moments import AdamState
@@ -54,6 +55,7 @@ class FeatureSettings:
     store_dtype: str
     thinking: bool | None = None
     adam: AdamState | None = None
+    text_as: str = CHAT
     losses: bool = False
 
     @property
@@ -70,7 +72,7 @@ class FeatureSettings:
             ),
             "model": model.spec,
             "adapter": adapter.spec if adapter else None,
-            "encoder": encoder_spec(self.max_length, self.thinking),
+            "encoder": encoder_spec(self.max_length, self.thinking, self.text_as),
             "positions": self.positions,
             "dtype": self.dtype,
             "store_dtype": self.store_dtype,

@@ -11,6 +11,7 @@ from ntkcli.data.encoding import VERSION as ENCODER_VERSION
 from ntkcli.errors import SpecError, UsageError
 from ntkcli.identity import AdapterIdentity, ModelIdentity, resolve_adapter, resolve_model
 from ntkcli.steps.features.settings import feature_version
+from ntkcli.steps.shared.model_settings import make_encoder
 
 if TYPE_CHECKING:
     from ntkcli.engine.features.extract import GradientSettings
@@ -63,9 +64,7 @@ def remake(features: store.Artefact, *, dtype: str, device: str) -> Remade:
     from ntkcli.engine.models.loading import load_model
 
     loaded = load_model(model, dtype=dtype, device=device, with_head=spec["kind"] != "embed")
-    written = spec["encoder"]
-    encoder = Encoder(loaded.tokenizer, max_length=written["max_length"], thinking=written.get("thinking"))
-    return Remade(model, adapter, loaded, encoder)
+    return Remade(model, adapter, loaded, make_encoder(loaded.tokenizer, spec["encoder"]))
 
 
 def gradient_settings(spec: dict[str, Any]) -> GradientSettings:

@@ -9,16 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ntkcli.data import BadRow, Encoder, RowError, stdin
 from ntkcli.data.files import OnError
+from ntkcli.data.packing import pack_rows
+from ntkcli.data.raw_text import CHAT
 from ntkcli.data.references import home
 from ntkcli.errors import DataError, UsageError
 from ntkcli.identity import resolve_model
 from ntkcli.steps.shared.cost import SAMPLE_ROWS, weight_size
+from ntkcli.steps.shared.model_settings import encoder_spec, make_encoder
 from ntkcli.steps.shared.stores import is_store, open_store
 from ntkcli.steps.training.finetune import steps_of_run, tokens_of_run
-from ntkcli.steps.training.rows import TrainingSet, parse_train, resolve_train
+from ntkcli.steps.training.rows import TrainingSet, no_answers, parse_train, resolve_train
 from ntkcli.steps.training.settings import CHECKPOINTS, TrainingSettings, resolve_init
 
 if TYPE_CHECKING:
@@ -61,8 +65,8 @@ def estimate_finetune(
     dtype: str = "auto", device: str = "auto", on_error: OnError = "fail", init_adapter: str | None = None,
     batch_tokens: int | None = None, gradient_checkpointing: bool = False, keep_optimizer: bool = False,
     columns: Mapping[str, str] | None = None, split: str | None = None, thinking: bool | None = None,
-    trust_remote_code: bool = False, match_tokens: str | None = None, max_tokens: int | None = None,
-    match_steps: str | None = None, max_steps: int | None = None, name: str = "",
+    text_as: str = CHAT, trust_remote_code: bool = False, match_tokens: str | None = None,
+    max_tokens: int | None = None, match_steps: str | None = None, max_steps: int | None = None, name: str = "",
     progress: object = None, data: Sequence[str] = (),
     **settings_given: Any,
 ) -> FinetuneEstimate:  # fmt: skip
@@ -85,14 +89,15 @@ def estimate_finetune(
         raise UsageError("--dry-run keeps nothing, so what standard input gives would be lost.", "Give a file.")
     settings = TrainingSettings(max_tokens=max_tokens, max_steps=max_steps, **settings_given)
     settings.check()
+    encoding = encoder_spec(max_length, thinking, text_as)
     identity = resolve_model(model, trust_remote_code=trust_remote_code)
     init = resolve_init(init_adapter, settings, adapters=Path(home(store_path)) / "adapters", model=identity)
-    sets = resolve_train(stored, train, columns=columns, split=split, on_error=on_error, data=data)
-    encoder = Encoder(load_tokenizer(identity), max_length=max_length, thinking=thinking)
+    sets = resolve_train(stored, train, columns=columns, split=split, on_error=on_error, data=data, text_as=text_as)
+    encoder = make_encoder(load_tokenizer(identity), encoding)
     lengths = [_sample(one, encoder, settings.seed, SAMPLE_ROWS // len(sets)) for one in sets]
     every = sum(one.rows for one in lengths)
     if not every:
-        raise DataError(f"--train {', '.join(train)}: no row has an answer to learn.", "Give rows with completions.")
+        raise DataError(f"--train {', '.join(train)}: no row has an answer to learn.", no_answers(sets))
     refuse_too_long(identity, max(one.longest for one in lengths), "The longest row")
     mean = sum(one.rows * one.mean for one in lengths) / every
     held_out = max(1, round(settings.hold_out * every)) if settings.hold_out else 0
@@ -106,7 +111,8 @@ def estimate_finetune(
         device=device,
         init=None if init is None else init.identity,
     )
-    an_epoch = max(1, math.ceil(rows / settings.batch_size))
+    sequences = rows * _sequences_per_row(lengths, max_length) if settings.pack else rows
+    an_epoch = max(1, math.ceil(sequences / settings.batch_size))
     passes = settings.max_steps / an_epoch if settings.max_steps else spec["epochs"]
     tokens = settings.max_tokens or round(passes * mean * rows)
     steps = max(1, round(tokens / mean / rows * an_epoch)) if settings.max_tokens else round(passes * an_epoch)
@@ -135,41 +141,56 @@ def estimate_finetune(
 
 @dataclass(frozen=True, slots=True)
 class _Lengths:
-    """Of one set: its usable rows (repeats counted, extrapolated), and what the rows looked at showed."""
+    """Of one set: its usable rows (repeats counted, pieces of documents, extrapolated), and what the rows looked at
+    showed: `tokens` of each row or piece."""
 
     rows: float
-    mean: float
-    longest: int
+    tokens: NDArray[np.int64]
     seen: int
     unusable: int
     truncated: int
+
+    @property
+    def mean(self) -> float:
+        """Tokens of a row."""
+        return float(self.tokens.mean()) if len(self.tokens) else 0.0
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return int(self.tokens.max(initial=0))
 
 
 def _sample(one: TrainingSet, encoder: Encoder, seed: int, most: int) -> _Lengths:
     drawn, times = one.drawn(seed)
     lengths: list[int] = []
-    seen = truncated = 0
+    seen = truncated = unusable = 0
     for row in drawn:
         if seen == most:
             break
         seen += 1
         try:
-            encoded = None if isinstance(row, BadRow) else encoder.encode(row)
+            encoded = [] if isinstance(row, BadRow) else encoder.encode_pieces(row)
         except RowError:
-            continue
-        if encoded is not None and encoded.supervised.any():
-            lengths.append(len(encoded))
-            truncated += encoded.truncated
-    share = len(lengths) / max(1, seen)
-    counts = np.array(lengths or [0])
+            encoded = []
+        if any(each.supervised.any() for each in encoded):
+            lengths += map(len, encoded)
+            truncated += any(each.truncated for each in encoded)
+        else:
+            unusable += 1
     return _Lengths(
-        rows=float(times.sum()) * share,
-        mean=float(counts.mean()),
-        longest=int(counts.max()),
+        rows=float(times.sum()) * len(lengths) / max(1, seen),
+        tokens=np.array(lengths, dtype=np.int64),
         seen=seen,
-        unusable=seen - len(lengths),
+        unusable=unusable,
         truncated=truncated,
     )
+
+
+def _sequences_per_row(lengths: Sequence[_Lengths], max_length: int) -> float:
+    """How many packed sequences a row comes to, as the rows looked at pack."""
+    tokens = np.concatenate([one.tokens for one in lengths])
+    return len(pack_rows(tokens.tolist(), max_length, seed=0)) / max(1, len(tokens))
 
 
 def _memory(size: TrainingSize, parameters: int, batch_tokens: int, *, gradient_checkpointing: bool) -> int:

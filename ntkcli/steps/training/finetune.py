@@ -12,6 +12,7 @@ import numpy as np
 
 import store
 from ntkcli.data.files import OnError
+from ntkcli.data.raw_text import CHAT, check_text_as
 from ntkcli.errors import UsageError
 from ntkcli.identity import resolve_model
 from ntkcli.progress import Progress, Silent
@@ -30,6 +31,8 @@ class FinetuneResult:
     """The artefact and the adapter's folder; rows trained on, steps taken, mean loss of the first and last tenth.
 
     `held_out_loss` is the lowest, after `best_step` steps, whose adapter is kept; None where no rows are held out.
+    `documents`: rows of files, where some raw texts were cut into several rows to train on; `sequences`: what rows were
+    packed into; None where this is not so.
     """
 
     artefact: str
@@ -46,6 +49,8 @@ class FinetuneResult:
     held_out: int
     held_out_loss: float | None
     best_step: int | None
+    documents: int | None = None
+    sequences: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +88,7 @@ def finetune(
     patience: int | None = None,
     loss_per: str = "token",
     average_weights: bool = False,
+    pack: bool = False,
     dtype: str = "auto",
     device: str = "auto",
     checkpoint_steps: int | None = None,
@@ -92,6 +98,7 @@ def finetune(
     split: str | None = None,
     data: Sequence[str] = (),
     thinking: bool | None = None,
+    text_as: str = CHAT,
     group: str | None = None,
     trust_remote_code: bool = False,
     progress: Progress | None = None,
@@ -104,8 +111,10 @@ def finetune(
     `ntkcli.data.DataFile`. `data` says where files of data sets are now, if they have moved. `match_tokens` names a run
     of the store: as many tokens as it was trained on, `match_steps` one: as many steps as it took. `then`: more
     references, trained on for as many epochs after the
-    rows of `train`, under the one schedule. `keep_optimizer` leaves Adam's moments beside the adapter, also of a run
-    that is finished already. `group` is kept as an attribute, which runs that differ only in the seed share.
+    rows of `train`, under the one schedule. `text_as`: `ntkcli.data.Encoder`; raw texts longer than `max_length` are
+    trained on in pieces. `pack`: rows are packed into sequences of up to `max_length` tokens, in which they do not see
+    each other; a step has `batch_size` sequences. `keep_optimizer` leaves Adam's moments beside the adapter, also of a
+    run that is finished already. `group` is kept as an attribute, which runs that differ only in the seed share.
 
     Raises:
         UsageError, DataError: a reference, an option or a row can't be used.
@@ -123,9 +132,10 @@ def finetune(
         max_steps = steps_of_run(open_store(store_path), match_steps)
     settings = TrainingSettings(
         epochs, max_tokens, lr, schedule, warmup, rank, alpha, target_modules, batch_size, seed, hold_out, patience,
-        checkpoint_steps, loss_per, average_weights, max_steps,
+        checkpoint_steps, loss_per, average_weights, max_steps, pack,
     )  # fmt: skip
     settings.check()
+    check_text_as(text_as, thinking)
     if then and (max_tokens is not None or max_steps is not None):
         raise UsageError(
             "--then makes two stages of --epochs each, which a budget of tokens or steps can't end.", "Give --epochs."
@@ -134,13 +144,14 @@ def finetune(
     identity = resolve_model(model, trust_remote_code=trust_remote_code)
     stored = open_store(store_path, create=True)
     init = resolve_init(init_adapter, settings, adapters=stored.path / "adapters", model=identity)
-    first = resolve_train(stored, train, columns=columns, split=split, on_error=on_error, data=data)
-    second = resolve_train(stored, then, columns=columns, split=split, on_error=on_error, option="--then")
+    reading: dict[str, Any] = {"columns": columns, "split": split, "on_error": on_error, "text_as": text_as}
+    first = resolve_train(stored, train, **reading, data=data)
+    second = resolve_train(stored, then, **reading, option="--then")
     known = stored.find(f"runs/{name}")
     spec = {
         **settings.spec(init),
         "model": identity.spec,
-        "encoder": encoder_spec(max_length, thinking),
+        "encoder": encoder_spec(max_length, thinking, text_as),
         "train": [one.spec for one in first],
         **({"then": [one.spec for one in second]} if second else {}),
         "dtype": settle_dtype(dtype, device, known),
@@ -233,4 +244,6 @@ def _result(artefact: store.Artefact, folder: Path) -> FinetuneResult:
         held_out=attrs.get("held_out", 0),
         held_out_loss=None if best is None else float(held_out[best]),
         best_step=None if best is None else best + 1,
+        documents=attrs.get("documents"),
+        sequences=attrs.get("sequences"),
     )

@@ -18,7 +18,6 @@ import numpy as np
 
 import store
 from ntkcli import __version__
-from ntkcli.data import Encoder
 from ntkcli.data.files import OnError
 from ntkcli.errors import BusyError
 from ntkcli.identity import BASE_RECORD, ModelIdentity
@@ -26,6 +25,7 @@ from ntkcli.notes import note
 from ntkcli.progress import Progress
 from ntkcli.steps.shared import seal
 from ntkcli.steps.shared.environment import begin, model_environment
+from ntkcli.steps.shared.model_settings import make_encoder
 from ntkcli.steps.training.log import Course, arrays
 from ntkcli.steps.training.model_card import CardSet, model_card
 from ntkcli.steps.training.rows import TrainingData, TrainingSet, encode_training
@@ -98,13 +98,11 @@ class TrainingRun:
         from ntkcli.engine.models.limits import refuse_too_long
         from ntkcli.engine.models.loading import load_model, load_tokenizer
         from ntkcli.engine.training.checkpoints import drop_older
+        from ntkcli.engine.training.packs import require_packing
         from ntkcli.engine.training.step_plan import plan_stages
         from ntkcli.engine.training.train import pick_batch_tokens
 
-        encoding = self.spec["encoder"]
-        encoder = Encoder(
-            load_tokenizer(self.model), max_length=encoding["max_length"], thinking=encoding.get("thinking")
-        )
+        encoder = make_encoder(load_tokenizer(self.model), self.spec["encoder"])
         if encoder.form:
             self.progress.note(encoder.form)
         settings = self.settings
@@ -115,11 +113,12 @@ class TrainingRun:
             hold_out=settings.hold_out,
             on_error=on_error,
             first_stage=self.first_stage,
+            pack=settings.pack,
         )
         longest = max(range(len(data.rows)), key=lambda i: len(data.rows[i]))
         refuse_too_long(self.model, len(data.rows[longest]), data.names[longest])
         steps = plan_stages(
-            [len(data.rows[i]) for i in data.train],
+            data.lengths(),
             data.stages,
             batch_size=settings.batch_size,
             seed=settings.seed,
@@ -128,6 +127,8 @@ class TrainingRun:
             max_steps=settings.max_steps,
         )
         loaded = load_model(self.model, dtype=self.spec["dtype"], device=device)
+        if settings.pack:
+            require_packing(loaded)
         plan = {"batch_tokens": batch_tokens or pick_batch_tokens(loaded)}
         artefact = self._artefact(len(steps), data, plan, parents, attrs)
         options = settings.options(
@@ -178,6 +179,7 @@ class TrainingRun:
             [data.rows[i] for i in data.held_out],
             [data.names[i] for i in data.held_out],
             data.stages,
+            data.packs,
         )
         course = Course(artefact)
         taken = train_adapter(

@@ -9,10 +9,10 @@ from itertools import islice
 import numpy as np
 
 import store
-from ntkcli.data import Encoder
 from ntkcli.data.encoding import Encoded
 from ntkcli.steps.evaluation.scorers import encode_item
 from ntkcli.steps.shared.cost import SAMPLE_ROWS, weight_size
+from ntkcli.steps.shared.model_settings import count_settings, make_encoder
 from ntkcli.steps.shared.row_sets import rows_in_order
 from ntkcli.steps.shared.token_counts import Counts, count, counts_of, find_counts
 from ntkcli.steps.training.dry_run import FORWARD, OPERATIONS
@@ -53,13 +53,10 @@ def estimate_validation(request: Request, *, device: str) -> ValidateEstimate:
     runs = make_runs(pool_without_tokens(request), design, request.scored.names)
     done = 0 if request.known is None else request.known.rows_done()
     left = runs[done:]
-    encoding = spec["encoder"]
-    encoder = Encoder(
-        load_tokenizer(request.identity), max_length=encoding["max_length"], thinking=encoding.get("thinking")
-    )
-    domain = count(islice(request.domain_rows, SAMPLE_ROWS), request.identity, thinking=encoding.get("thinking"))
+    encoder = make_encoder(load_tokenizer(request.identity), spec["encoder"])
+    domain = count(islice(request.domain_rows, SAMPLE_ROWS), request.identity, **count_settings(spec["encoder"]))
     per_domain = _mean(domain, encoder.max_length) * len(request.domain_rows) * request.domain_repeat
-    per_pool = _mean(_pool_counts(request, encoding.get("thinking")), encoder.max_length) * design.n
+    per_pool = _mean(_pool_counts(request), encoder.max_length) * design.n
     trained = [per_domain + (0 if run.design == DOMAIN else per_pool) for run in left if run.design != BASE]
     each = [spec["max_tokens"] if spec["max_tokens"] else spec["epochs"] * tokens for tokens in trained]
     items = range(len(request.items.rows))
@@ -95,14 +92,14 @@ def _known_spread(request: Request) -> float:
     return float(np.sqrt(np.mean(np.square(spreads)))) if spreads else math.nan
 
 
-def _pool_counts(request: Request, thinking: bool | None) -> Counts:
+def _pool_counts(request: Request) -> Counts:
     """Exact where the rows were counted before, else of the first rows of the pool."""
-    scored = request.scored
-    found = find_counts(request.stored, scored.dataset, request.identity, thinking=thinking)
+    scored, how = request.scored, count_settings(request.spec["encoder"])
+    found = find_counts(request.stored, scored.dataset, request.identity, **how)
     if found is not None:
         return counts_of(found, None)
     rows = rows_in_order(scored.file, None, scored.dataset.read("status"))
-    return count(islice(rows, SAMPLE_ROWS), request.identity, thinking=thinking)
+    return count(islice(rows, SAMPLE_ROWS), request.identity, **how)
 
 
 def _mean(counts: Counts, max_length: int) -> float:

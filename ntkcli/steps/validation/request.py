@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 import store
 from ntkcli.data import Row
+from ntkcli.data.raw_text import CHAT, refuse_other_schema
 from ntkcli.errors import UsageError
 from ntkcli.identity import ModelIdentity, resolve_model
 from ntkcli.steps.evaluation.items import Items
@@ -69,7 +70,7 @@ def prepare(
     init_adapter: str | None = None, batch_size: int = 16, max_length: int = 1024, loss_per: str = "row",
     average_weights: bool = True, dtype: str = "auto", device: str = "auto",
     columns: Mapping[str, str] | None = None, split: str | None = None, thinking: bool | None = None,
-    trust_remote_code: bool = False,
+    text_as: str = CHAT, trust_remote_code: bool = False,
 ) -> Request:  # fmt: skip
     """Everything looked up and checked as `validate` does it. Reads files, loads no weights, writes nothing.
 
@@ -83,13 +84,19 @@ def prepare(
         average_weights,
     )  # fmt: skip
     settings.check()
+    encoding = encoder_spec(max_length, thinking, text_as)
     stored = open_store(store_path)
     scored = inputs.find_scores(stored, score)
     identity = resolve_model(model, trust_remote_code=trust_remote_code)
     init = resolve_init(init_adapter, settings, adapters=stored.path / "adapters", model=identity)
     domain_set = resolve_rows(stored, domain, option="--domain", columns=columns, split=split)
+    refuse_other_schema(domain_set.file.schema.name, text_as, f"--domain {domain}")
+    refuse_other_schema(str(scored.dataset.spec["schema"]), text_as, f"the pool {scored.dataset.name}")
     domain_rows = inputs.read_domain(domain_set)
     items = inputs.load_items(stored, task, columns=columns, split=split)
+    for one in items.tasks:
+        if one.scorer == "loss":
+            refuse_other_schema(one.schema, text_as, f"--task {one.name}")
     inputs.refuse_overlap(items, domain_rows, what="--domain")
     right = inputs.find_oracle(stored, oracle, scored)
     pool = inputs.pool_of(scored, *_nothing_known(scored), right)
@@ -103,7 +110,7 @@ def prepare(
         **training,
         "version": {"validation": VERSION, "training": settings.spec(init)["version"]},
         "model": identity.spec,
-        "encoder": encoder_spec(max_length, thinking),
+        "encoder": encoding,
         "data": scored.dataset.spec["digest"],
         "score": [one.fingerprint for one in scored.artefacts],
         "domain": domain_set.spec,

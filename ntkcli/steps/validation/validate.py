@@ -15,7 +15,7 @@ from ntkcli.data import Encoded, Encoder, Row
 from ntkcli.progress import Progress, Silent
 from ntkcli.steps.evaluation.scorers import refuse_long_items, refuse_unusable
 from ntkcli.steps.shared.disk_room import refuse_without_room
-from ntkcli.steps.shared.model_settings import note_conversion
+from ntkcli.steps.shared.model_settings import count_settings, make_encoder, note_conversion
 from ntkcli.steps.shared.non_finite import name_of
 from ntkcli.steps.shared.token_counts import count_tokens, counts_of
 from ntkcli.steps.validation import inputs
@@ -68,9 +68,8 @@ def validate(
                 "--keep-runs keeps what is trained from now on: these runs were not kept, or are there already"
             )
         return summarise(measures_of(known, request))
-    max_length, thinking = request.spec["encoder"]["max_length"], request.spec["encoder"].get("thinking")
-    runs, needed = _plan(request, max_length, thinking, progress)
-    encoder = _encoder(request, max_length, thinking)
+    runs, needed = _plan(request, progress)
+    encoder = _encoder(request)
     refuse_unusable(request.items, encoder)
     refuse_long_items(request.items, encoder, request.identity, 0)
     inputs.refuse_overlap(request.items, list(needed.values()), what=request.scored.dataset.name)
@@ -101,28 +100,26 @@ def validate(
     return summarise(measures_of(artefact, request))
 
 
-def _plan(
-    request: Request, max_length: int, thinking: bool | None, progress: Progress
-) -> tuple[list[Run], dict[int, Row]]:
+def _plan(request: Request, progress: Progress) -> tuple[list[Run], dict[int, Row]]:
     """All runs, and the pool's rows that they need by index."""
-    scored = request.scored
+    scored, spec = request.scored, request.spec["encoder"]
     counts = counts_of(
         count_tokens(
-            request.stored, scored.dataset, scored.file, request.identity, thinking=thinking, progress=progress
+            request.stored, scored.dataset, scored.file, request.identity, **count_settings(spec), progress=progress
         ),
         None,
     )
-    tokens = np.minimum(counts.length.astype(np.int64), max_length)
+    tokens = np.minimum(counts.length.astype(np.int64), spec["max_length"])
     pool = inputs.pool_of(scored, tokens, counts.good(), request.oracle)
     runs = make_runs(pool, request.design, scored.names)
     wanted = np.unique(np.concatenate([run.rows for run in runs]))
     return runs, {row.index: row for row in inputs.pool_rows(scored, wanted)}
 
 
-def _encoder(request: Request, max_length: int, thinking: bool | None) -> Encoder:
+def _encoder(request: Request) -> Encoder:
     from ntkcli.engine.models.loading import load_tokenizer
 
-    return Encoder(load_tokenizer(request.identity), max_length=max_length, thinking=thinking)
+    return make_encoder(load_tokenizer(request.identity), request.spec["encoder"])
 
 
 def _refuse_long(request: Request, encoded: Sequence[Encoded]) -> None:

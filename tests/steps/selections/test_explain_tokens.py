@@ -125,6 +125,11 @@ def test_command_line(made: Path, cli: Cli) -> None:
     assert "from its" in ran.out
     assert "the pool's mean" in ran.out
     assert "'<|im_end|>'" in ran.out
+    header = next(line for line in ran.out.splitlines() if line.startswith("token "))
+    assert header.split() == ["token", "position", "part", "predicts", "value", "share"]
+    answer = prompt_rows(14, seed=1)[2]["completion"]
+    first = next(line for line in ran.out.splitlines() if f" {answer[0]!r} " in line and "prompt" in line)
+    assert first.startswith(r"'\n'")  # what opens the answer's turn predicts its first letter
     found = json.loads(cli("explain", made, "shown", "1-2", "--tokens", "--json", "--device", "cpu").out)
     assert found["offset"] + sum(token["value"] for token in found["tokens"]) == pytest.approx(found["score"], abs=1e-5)
     assert set(found["tokens"][0]) == {"position", "id", "text", "supervised", "value", "share"}

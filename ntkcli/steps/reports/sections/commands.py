@@ -46,6 +46,7 @@ def _featurize(facts: Facts, artefact: store.Artefact, names: Words) -> Words:
     words += _some(fresh, "rank", "target_modules") + _one("--adapter-seed", fresh.get("seed"))
     words += _one("--rows", _parent(artefact, "selections"))
     words += _one("--max-length", spec_value(spec, "encoder", "max_length"))
+    words += _one("--text-as", spec_value(spec, "encoder", "text_as"))
     words += _one("--dim", spec_value(spec, "projection", "dim")) + _one(
         "--seed", spec_value(spec, "projection", "seed")
     )
