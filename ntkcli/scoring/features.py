@@ -20,8 +20,8 @@ Wide = NDArray[np.float64]
 Rows = NDArray[np.int64]
 T = TypeVar("T")
 
-CACHED_BYTES = 1 << 18
-"""Of decoded rows at a time, for one product with each: a core's L2 cache holds them."""
+CACHED_BYTES = 1 << 19
+"""Of decoded rows at a time, for one product with each: in a core's L2 cache, and enough to seldom need the GIL."""
 MANY_ROWS = 1024
 """Rows at a time for products with many domain rows: enough for a matrix product to run at full speed."""
 SPAN_BYTES = 32 << 20
@@ -72,6 +72,9 @@ class Block:
             yield Piece(self.rows[some], steps, None if scale is None else scale[some], self.norm[some])
 
 
+_Span = tuple[SharedPart | None, int, slice]
+
+
 class FeatureReader:
     """Reads a features artefact of either kind block by block; a row whose norm is NaN is left out.
 
@@ -112,12 +115,28 @@ class FeatureReader:
         wanted = self._keep & np.isfinite(self._norm)
         threads = workers(12 * self.dim * MANY_ROWS)
         buffers = Buffers(self.artefact, self._held, count=2 if self.artefact.part_rows > self._span_rows else threads)
-        tasks = (functools.partial(self._span, *span, wanted, work) for span in self._spans(wanted, buffers))
+        tasks = (functools.partial(self._batch, spans, wanted, work) for spans in self._batches(wanted, buffers))
         for rows, found in in_order(tasks, threads=threads):
             yield from found
             self._on_block(rows)
 
-    def _spans(self, wanted: NDArray[np.bool_], buffers: Buffers) -> Iterator[tuple[SharedPart | None, int, slice]]:
+    def _batches(self, wanted: NDArray[np.bool_], buffers: Buffers) -> Iterator[list[_Span]]:
+        """Spans that one thread works on in turn: many of small parts, since threads that wait cost time."""
+        batch: list[_Span] = []
+        for span in self._spans(wanted, buffers):
+            batch.append(span)
+            if sum(rows.stop - rows.start for _, _, rows in batch) >= self._span_rows:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+    def _batch(self, spans: list[_Span], wanted: NDArray[np.bool_], work: Callable[[Block], T]) -> tuple[int, list[T]]:
+        """How many rows the spans have, and what `work` makes of their blocks."""
+        found = [each for span in spans for each in self._span(*span, wanted, work)]
+        return sum(rows.stop - rows.start for _, _, rows in spans), found
+
+    def _spans(self, wanted: NDArray[np.bool_], buffers: Buffers) -> Iterator[_Span]:
         """All parts cut into spans: the part (None where no row of it is wanted), its first row and the span's rows."""
         for i in range(self.artefact.n_parts):
             start, stop = self.artefact.part_bounds(i)
@@ -130,11 +149,11 @@ class FeatureReader:
 
     def _span(
         self, part: SharedPart | None, first: int, rows: slice, wanted: NDArray[np.bool_], work: Callable[[Block], T]
-    ) -> tuple[int, list[T]]:
-        """How many rows a span has, and what `work` makes of its blocks."""
+    ) -> list[T]:
+        """What `work` makes of the blocks of a span."""
         found: list[T] = []
         if part is None:
-            return rows.stop - rows.start, found
+            return found
         try:
             arrays = part.arrays()
             for low in range(rows.start, rows.stop, MANY_ROWS):
@@ -147,7 +166,7 @@ class FeatureReader:
                 found.append(work(self._prepared(Block(self._rows[low:high][keep], norm, held, self._vectors))))
         finally:
             part.done()
-        return rows.stop - rows.start, found
+        return found
 
     def _prepared(self, block: Block) -> Block:
         """The block as this reader gives it."""
@@ -224,11 +243,13 @@ class Side(Protocol):
 def _sums(block: Block) -> tuple[Wide, int]:
     """The sums of a block's unit rows and of its rows, (2, p), and how many there are."""
     total: Wide = np.zeros((2, block.dim))
+    # Norms scaled to 1, since float32 sums of raw features would lose what float64 keeps.
+    longest = float(block.norm.max(initial=0.0)) or 1.0
+    weights = np.stack([np.ones(len(block.rows)), block.norm / longest]).astype(np.float32)
+    done = 0
     for piece in block.pieces():
-        # Norms scaled to 1, since float32 sums of raw features would lose what float64 keeps.
-        longest = float(piece.norm.max(initial=0.0)) or 1.0
-        weights = np.stack([np.ones(len(piece.rows)), piece.norm / longest]).astype(np.float32)
-        if piece.scale is not None:
-            weights *= piece.scale
-        total += (weights @ piece.steps).astype(np.float64) * [[1.0], [longest]]
+        some = weights[:, done : done + len(piece.rows)]
+        total += (some if piece.scale is None else some * piece.scale) @ piece.steps
+        done += len(piece.rows)
+    total[1] *= longest
     return total, len(block.rows)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import store
 from ntkcli.data import Encoder
+from ntkcli.data.raw_text import CHAT
 from ntkcli.errors import SpecError
 from ntkcli.identity import AdapterIdentity, resolve_adapter, resolve_model
 from ntkcli.steps.features.adam_moments import adam_state
@@ -68,6 +69,7 @@ def _settings(spec: dict[str, Any], adapter: AdapterIdentity | None) -> FeatureS
         adapter_seed=fresh["seed"],
         store_dtype=spec["store_dtype"],
         thinking=encoder.get("thinking"),
+        text_as=encoder.get("text_as", CHAT),
         adam=adam_state(adapter) if "adam" in spec else None,
         losses="losses" in spec,
     )
