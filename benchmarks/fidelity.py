@@ -12,15 +12,12 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import torch
 from environment import describe
 from scipy import stats
-from torch import Tensor
 
 from ntkcli.data import DataFile, Encoded, Encoder, Row
 from ntkcli.demo import demo_model_path, write_demo_data
@@ -28,9 +25,9 @@ from ntkcli.engine.batches import plan_batches
 from ntkcli.engine.features.exact_scores import ExactScorer
 from ntkcli.engine.features.extract import GradientSettings
 from ntkcli.engine.gradients.probes import LogitProbe
-from ntkcli.engine.gradients.projections import AgainstMean, make_projection
+from ntkcli.engine.gradients.projections import make_projection
 from ntkcli.engine.gradients.row_gradients import GradientEngine
-from ntkcli.engine.gradients.sketch import FactorSketch
+from ntkcli.engine.gradients.side_by_side import SideBySide
 from ntkcli.engine.models.adapters import fresh_adapter
 from ntkcli.engine.models.loading import LoadedModel, load_model
 from ntkcli.identity import ModelIdentity, resolve_model
@@ -38,37 +35,6 @@ from ntkcli.identity import ModelIdentity, resolve_model
 SIZES = (512, 1024, 2048, 4096, 8192, 16384)
 SEEDS = (0, 1, 2)
 TOP_SHARE = 0.2
-
-
-class Several:
-    """Many projections of the same gradients side by side, and the exact dot product with the domain's mean."""
-
-    def __init__(self, names: Sequence[tuple[str, int, int]], device: torch.device) -> None:
-        self.parts = [make_projection(name, dim=p, seed=seed, device=device) for name, p, seed in names]
-        self.exact = AgainstMean(device)
-        self.widths = [part.dim for part in self.parts]
-        self.dim = 1 + sum(self.widths)
-        self._device = device
-        self._factors: dict[int, list[FactorSketch]] = {}
-        self._totals: list[Tensor] = []
-
-    def factor(self, name: str, rank: int, columns: int) -> FactorSketch:
-        own = self.exact.factor(name, rank, columns)
-        self._factors[id(own)] = [part.factor(name, rank, columns) for part in self.parts]
-        return own
-
-    def zeros(self, rows: int) -> Tensor:
-        self._totals = [part.zeros(rows) for part in self.parts]
-        return self.exact.zeros(rows)
-
-    def add(self, total: Tensor, gradient_Brd: Tensor, factor: FactorSketch) -> None:
-        self.exact.add(total, gradient_Brd, factor)
-        for part, own, sums in zip(self.parts, self._factors[id(factor)], self._totals, strict=True):
-            part.add(sums, gradient_Brd * own.alpha[:, None], own)
-
-    def finish(self, total: Tensor) -> Tensor:
-        found = [part.finish(sums) for part, sums in zip(self.parts, self._totals, strict=True)]
-        return torch.cat([total, *found], dim=1)
 
 
 def agreement(found: np.ndarray, exact: np.ndarray) -> tuple[float, float]:
@@ -80,27 +46,29 @@ def agreement(found: np.ndarray, exact: np.ndarray) -> tuple[float, float]:
 
 def sketches(loaded: LoadedModel, domain: list[Encoded], pool: list[Encoded], *, dense: bool) -> None:
     names = [("sjlt", p, seed) for p in SIZES for seed in SEEDS] + ([("rademacher", 512, 0)] if dense else [])
-    several = Several(names, loaded.device)
+    made = [make_projection(name, dim=p, seed=seed, device=loaded.device) for name, p, seed in names]
+    several = SideBySide(made, loaded.device)
     layers = fresh_adapter(loaded.model, rank=16, target_modules="all-linear", seed=0)
     engine = GradientEngine(loaded, layers, projection=several, probes=[LogitProbe(loaded.model, "sum")])
 
-    def run(rows: list[Encoded]) -> np.ndarray:
+    def run(rows: list[Encoded], *, collecting: bool) -> np.ndarray:
+        several.collecting = collecting
         found = np.zeros((len(rows), several.dim))
         for where in plan_batches([len(row) for row in rows], 1024):
             ((values, _),) = engine.each_probe([rows[i] for i in where], positions="completion")
-            found[where] = values.double().numpy()
+            several.keep()
+            found[where] = values.numpy()
         return found
 
-    mean = run(domain).mean(axis=0)
-    several.exact.collecting = False
-    values = run(pool)
-    exact, start = values[:, 0], 1
+    mean = run(domain, collecting=True).mean(axis=0)
+    values = run(pool, collecting=False)
+    exact, start = values[:, : len(domain)].mean(axis=1), 0
     print(f"\n{'projection':12} {'p':>6}  Spearman with exact (seeds)      top-20% overlap")
     for name, p in dict.fromkeys((name, p) for name, p, _ in names):
         pairs = []
         for _ in [n for n in names if n[:2] == (name, p)]:
-            columns = slice(start, start + p)
-            pairs.append(agreement(values[:, columns] @ mean[columns], exact))
+            sketched = values[:, len(domain) + start : len(domain) + start + p]
+            pairs.append(agreement(sketched @ mean[start : start + p], exact))
             start += p
         rho = ", ".join(f"{r:.4f}" for r, _ in pairs)
         print(f"{name:12} {p:6}  {rho:32} {', '.join(f'{o:.2f}' for _, o in pairs)}")

@@ -12,6 +12,7 @@ from ntkcli import __version__
 from ntkcli.commands import (
     arms,
     demo,
+    diagnose,
     explain,
     featurize,
     finetune,
@@ -98,7 +99,7 @@ def _root(
 
 
 _VERBS = (
-    *(featurize, score, select, explain, query, finetune, evaluation, validate, arms, recipe, split),
+    *(featurize, score, select, explain, query, finetune, evaluation, validate, diagnose, arms, recipe, split),
     *(tasks, info, report, rm, demo),
 )
 for _verb in _VERBS:

@@ -18,11 +18,12 @@ PANELS: Final = {
     "exclude must-include only against leaks",
     "Training": "then epochs max-tokens match-tokens max-steps match-steps lr schedule warmup warmup-epochs rank alpha "
     "target-modules init-adapter batch-size seeds hold-out patience loss-per average-weights "
-    "pack checkpoint-steps keep-optimizer",
+    "pack checkpoint-steps keep-optimizer keep-checkpoints",
     "Evaluation": "baseline retain scorer normalise max-new-tokens answer-pattern num-fewshot limit "
     "apply-chat-template per-class arms draws sizes equalise",
     "Check": "verify repair",
     "Validation": "design bins subsets domain-repeat oracle keep-runs",
+    "Sample": "domain-rows dims near run eval",
     "Compute": "dtype device batch-tokens part-rows shard gradient-checkpointing",
     "Output": "export format export-scores explain bottom recipe prefix force plot dry-run json quiet verbose",
 }
@@ -44,6 +45,17 @@ EXCEPTIONS: Final = {
     ("select", "centre"): "Selection",
     ("validate", "rows"): "Validation",
     ("query", "n"): "Output",
+    ("diagnose", "score"): "Input",
+    ("diagnose", "pool"): "Input",
+    ("diagnose", "domain"): "Input",
+    ("diagnose", "model"): "Input",
+    ("diagnose", "run"): "Input",
+    ("diagnose", "eval"): "Input",
+    ("diagnose", "feature"): "Input",
+    ("diagnose", "tokens-of"): "Input",
+    ("diagnose", "rows"): "Sample",
+    ("diagnose", "n"): "Sample",
+    ("diagnose", "seed"): "Sample",
     ("info", "model"): "Input",
     ("info", "rows"): "Input",
 }

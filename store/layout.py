@@ -34,6 +34,7 @@ class Kind(StrEnum):
     EVAL = "eval"
     TOKENS = "tokens"
     VALIDATION = "validation"
+    DIAGNOSIS = "diagnosis"
 
 
 PLACES: Final[dict[Kind, tuple[str, int]]] = {  # kind -> (folder, how many names follow it)
@@ -45,6 +46,7 @@ PLACES: Final[dict[Kind, tuple[str, int]]] = {  # kind -> (folder, how many name
     Kind.EVAL: ("evals", 2),
     Kind.TOKENS: ("tokens", 2),
     Kind.VALIDATION: ("validations", 1),
+    Kind.DIAGNOSIS: ("diagnoses", 1),
 }
 
 

@@ -1,12 +1,7 @@
-"""The exact trace kernel of all outputs, without a sketch, and what single backward passes make of it.
+"""The exact trace kernel of all outputs (`ntkcli.engine.features.trace_kernels`), what single backward passes make of
+it, and how nearly orthogonal the gradients of outputs are.
 
-For a linear head W (V, D) with mean row m, C = W - 1 m^T and C^T C = L L^T, D + 1 backward passes give the sum over V:
-
-    centred    sum_k <∇ c_k·h(x), ∇ c_k·h(x')> = sum_d <∇ l_d·h(x), ∇ l_d·h(x')>        what softmax sees
-    trace      Θ(x, x') = sum_k <∇ w_k·h(x), ∇ w_k·h(x')> = centred + <∇ V m·h(x), ∇ V m·h(x')> / V
-
-V m·h is the sum of all outputs; h is the mean hidden state of a row's positions.
-Legend: B rows, T tokens, D hidden size, V outputs.
+Legend: B rows, D hidden size, V outputs.
 """
 
 from __future__ import annotations
@@ -16,111 +11,25 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from kernel_features import FORMS, Agreement, Wide, agreement, cosines, forms
-from torch import Tensor
 
 from ntkcli.data import DataFile, Encoded, Encoder, Row
-from ntkcli.engine.batches import Batch
+from ntkcli.engine.features.trace_kernels import HiddenProbe, KernelEngine, trace_kernels
 from ntkcli.engine.gradients.probes import LogitProbe
-from ntkcli.engine.gradients.row_gradients import GradientEngine
-from ntkcli.engine.gradients.sketch import FactorSketch
 from ntkcli.engine.models.adapters import AdaptedLayer, fresh_adapter, load_adapter, only_layers
-from ntkcli.engine.models.loading import LoadedModel, head_form, head_of, load_model
+from ntkcli.engine.models.loading import LoadedModel, head_of, load_model
 from ntkcli.identity import resolve_adapter, resolve_model
+from ntkcli.statistics.kernels import FORMS, Agreement, Floats, agreement, cosines, forms
 
 GROUP = 4
 """Probes averaged in the tables, beside single ones."""
 
 
-class Gram:
-    """As a projection: the dot products (B, B) of a batch's gradients with each other, exact; no gradient is kept."""
-
-    dim = 0
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-
-    def factor(self, name: str, rank: int, columns: int) -> FactorSketch:
-        """Nothing to remember; no signs."""
-        del name, columns
-        return FactorSketch([], torch.ones(rank, device=self._device), torch.empty(0))
-
-    def zeros(self, rows: int) -> Tensor:
-        """(B, B) zeros."""
-        return torch.zeros(rows, rows, dtype=torch.float64, device=self._device)
-
-    def add(self, total: Tensor, gradient_Brd: Tensor, factor: FactorSketch) -> None:
-        """Add a factor's part of the dot products."""
-        del factor
-        flat = gradient_Brd.flatten(1)
-        total += flat @ flat.T  # float32, summed in float64
-
-    def finish(self, total: Tensor) -> Tensor:
-        """The accumulator is the result."""
-        return total
-
-
-class HiddenProbe:
-    """f = sum_t w_t u·h_t for a direction u of the hidden states: (1, D), the same for every row, or (B, D)."""
-
-    def __init__(self, u_BD: Tensor, *, factor: float = 1.0) -> None:
-        length = float(torch.linalg.vector_norm(u_BD)) / math.sqrt(len(u_BD)) or 1.0
-        self.scale = factor * length
-        self._unit_BD = (u_BD / length).float()
-
-    def __call__(self, hidden_BTD: Tensor, batch: Batch) -> Tensor:
-        """As `ntkcli.engine.gradients.probes.Probe`."""
-        del hidden_BTD
-        return batch.weight[..., None] * self._unit_BD[:, None]
-
-
-def head_columns(loaded: LoadedModel) -> Tensor:
-    """L (D, D) float64 with C^T C = L L^T, by eigenvectors; C is W less its mean row."""
-    weight_VD = head_of(loaded.model).weight.detach()
-    mean_D = weight_VD.double().mean(dim=0)
-    blocks = (block.double() - mean_D for block in weight_VD.split(8192))
-    square_DD = torch.stack([block.T @ block for block in blocks]).sum(dim=0)
-    values_D, vectors_DD = torch.linalg.eigh(square_DD)
-    columns: Tensor = vectors_DD * values_D.clamp(min=0).sqrt()
-    return columns
-
-
-def run_probes(
-    loaded: LoadedModel, layers: list[AdaptedLayer], rows: Sequence[Encoded], probes: Sequence[Any]
-) -> list[Wide]:
-    """The kernel matrix (B, B) of every probe, from one forward of one batch."""
-    engine = GradientEngine(loaded, layers, projection=Gram(loaded.device), probes=probes)
-    found = []
-    for number, (gram_BB, _) in enumerate(engine.each_probe(rows, positions="completion"), start=1):
-        found.append(gram_BB.cpu().numpy() * probes[number - 1].scale)  # the engine has scaled one side
-        if number % 64 == 0:
-            print(f"backward pass {number} of {len(probes)}", file=sys.stderr)
-    return found
-
-
-def trace_kernels(
-    loaded: LoadedModel, layers: list[AdaptedLayer], rows: Sequence[Encoded], others: Sequence[Any] = ()
-) -> tuple[Wide, Wide, Wide, list[Wide]]:
-    """Exact: the trace, the centred trace, the kernel of the probe `sum`; and that of every other probe given."""
-    form = head_form(loaded.model)
-    if form.cap is not None:
-        sys.exit(
-            f"{type(loaded.model).__name__} caps its logits: its outputs are no linear head's. Give another model."
-        )
-    columns = [HiddenProbe(l_D[None], factor=form.factor) for l_D in head_columns(loaded).T]
-    probes = [*columns, LogitProbe(loaded.model, "sum"), *others]
-    found = run_probes(loaded, layers, rows, probes)
-    centred, total = np.sum(found[: len(columns)], axis=0), found[len(columns)]
-    return centred + total / len(head_of(loaded.model).weight), centred, total, found[len(columns) + 1 :]
-
-
 def output_cosines(
     loaded: LoadedModel, layers: list[AdaptedLayer], row: Encoded, count: int, *, seed: int
-) -> dict[str, Wide]:
+) -> dict[str, Floats]:
     """Cosines between the gradients of `count` random outputs of one row, as they are and of W less its mean row.
 
     One batch of so many copies of the row, each with an output of its own.
@@ -129,7 +38,7 @@ def output_cosines(
     chosen = np.random.default_rng(seed).choice(len(weight_VD), size=count, replace=False)
     picked_BD = weight_VD[torch.from_numpy(chosen).to(weight_VD.device)].float()
     probes = [HiddenProbe(picked_BD), HiddenProbe(picked_BD - weight_VD.float().mean(dim=0))]
-    raw, centred = run_probes(loaded, layers, [row] * count, probes)
+    raw, centred = KernelEngine(loaded, layers).kernels([row] * count, probes)
     return {"as they are": cosines(raw), "mean output removed": cosines(centred)}
 
 
@@ -181,7 +90,9 @@ def report(given: argparse.Namespace, domain_file: Path, pool_file: Path) -> Non
     print_cosines(loaded, layers, rows[:: max(1, len(rows) // given.cosine_rows)][: given.cosine_rows], given)
 
 
-def print_agreement(label: str, reference: Wide, estimates: dict[str, list[Wide]], given: argparse.Namespace) -> None:
+def print_agreement(
+    label: str, reference: Floats, estimates: dict[str, list[Floats]], given: argparse.Namespace
+) -> None:
     """A table: mean over the draws (the lowest of them)."""
     domain, pool = np.arange(given.domain), np.arange(given.domain, given.domain + given.pool)
     wanted = forms(reference, pool)

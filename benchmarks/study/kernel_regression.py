@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from kernel_features import Wide, best_penalty, forms, leave_one_out, ridge, stored_kernel
+from kernel_features import stored_kernel
 from setting import Cell, Setting
 
 from ntkcli.statistics import accuracy
+from ntkcli.statistics.kernels import FORMS, Floats, ridge_classes
 from ntkcli.steps.evaluation.evaluate import evaluate
 from ntkcli.steps.shared.stores import open_store
 from ntkcli.steps.training.finetune import finetune
@@ -52,17 +53,12 @@ def write_blind(path: Path, rows: list[dict[str, Any]]) -> Path:
     return blind
 
 
-def regress(kernel_NN: Wide, answers: np.ndarray, test_answers: np.ndarray, classes: int) -> Iterator[str]:
+def regress(kernel_NN: Floats, answers: np.ndarray, test_answers: np.ndarray, classes: int) -> Iterator[str]:
     """The cells of every form of a kernel: the form, nλ, accuracy of leave-one-out, accuracy on the test."""
-    n = len(answers)
-    y_nc = np.eye(classes)[answers]
-    for form, whole in forms(kernel_NN, np.arange(n)).items():
-        scaled = whole / np.diagonal(whole)[:n].mean() + (form == "centred")
-        own, cross = scaled[:n, :n], scaled[n:, :n]
-        penalty = best_penalty(own, y_nc)
-        left_out = (leave_one_out(own, y_nc, penalty).argmax(axis=1) == answers).mean()
-        right = ridge(own, cross, y_nc, penalty).argmax(axis=1) == test_answers
-        yield f"{form:8} {penalty:9.2g} {left_out:14.3f}  {interval(right)}"
+    for form in FORMS:
+        found = ridge_classes(kernel_NN, answers, classes=classes, form=form)
+        left_out = (found.left_out == answers).mean()
+        yield f"{form:8} {found.penalty:9.2g} {left_out:14.3f}  {interval(found.predicted == test_answers)}"
 
 
 def interval(right: np.ndarray) -> str:

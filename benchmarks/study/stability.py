@@ -9,42 +9,31 @@ from __future__ import annotations
 
 import argparse
 import math
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
-from kernel_features import FORMS, Wide, agreement, forms, stored_kernel
+from kernel_features import stored_kernel
 
-from ntkcli.engine.training import checkpoints
-from ntkcli.progress import Silent
+from ntkcli.engine.training.checkpoints import kept_steps
+from ntkcli.statistics.kernels import FORMS, Floats, agreement, forms
 from ntkcli.steps.shared.stores import open_store
 from ntkcli.steps.training.finetune import finetune
-
-STILL: Final = 1e-12
-"""A learning rate at which a step leaves every weight as it was, to float32's digits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """One training of `epochs[-1]` epochs in the store, named after all of them, and the adapters kept on its way."""
+    """One training of `epochs[-1]` epochs in the store, named after all of them, its adapters kept on its way."""
 
     store: Path
-    folder: Path
     name: str
     epochs: tuple[int, ...]
     steps_an_epoch: int
 
     def adapter(self, epoch: int) -> str:
         """What `--adapter` takes, after so many epochs; 0: before the first step."""
-        if epoch == 0:
-            return f"{self.name}-start"
-        return self.name if epoch == self.epochs[-1] else str(self.kept(epoch))
-
-    def kept(self, epoch: int) -> Path:
-        """Where the adapter after an epoch is kept."""
-        return self.folder / f"{self.name}-epoch-{epoch}"
+        return str(kept_steps(self.store / "adapters" / self.name)[epoch * self.steps_an_epoch])
 
     def loss(self, epoch: int) -> float:
         """Mean training loss of the steps of an epoch, counted from 1."""
@@ -52,38 +41,14 @@ class Course:
         return float(losses[(epoch - 1) * self.steps_an_epoch : epoch * self.steps_an_epoch].mean())
 
 
-class Snapshots(Silent):
-    """Copies the checkpoints of some epochs out of a training under way: each stands until two later ones do."""
-
-    def __init__(self, course: Course) -> None:
-        self._course = course
-
-    def advance(self, count: int, *, tokens: int = 0, note: str = "") -> None:
-        """After every step."""
-        del count, tokens, note
-        for path in (self._course.store / "adapters" / self._course.name / "checkpoints").glob("checkpoint-*"):
-            epoch, rest = divmod(checkpoints.steps_of(path), self._course.steps_an_epoch)
-            kept = self._course.kept(epoch)
-            if rest or epoch not in self._course.epochs or kept.exists() or checkpoints.read_state(path) is None:
-                continue
-            draft = kept.with_suffix(".part")
-            shutil.rmtree(draft, ignore_errors=True)
-            draft.mkdir()
-            for name in ("adapter_config.json", "adapter_model.safetensors"):
-                shutil.copy(path / name, draft)
-            draft.rename(kept)
-
-
 def train(course: Course, domain: Path, model: str, training: dict[str, Any]) -> None:
-    """The course and its start, or find them made."""
+    """The course, or find it made."""
     how = {**training, "model": model, "train": [str(domain)], "schedule": "constant", "warmup": 0.0}
-    budget = {"max_tokens": training["max_length"]}  # a step: no row is longer
-    finetune(course.store, name=f"{course.name}-start", **{**how, "lr": STILL}, **budget)
     steps = {"epochs": course.epochs[-1], "checkpoint_steps": course.steps_an_epoch}
-    finetune(course.store, name=course.name, **how, **steps, progress=Snapshots(course))
+    finetune(course.store, name=course.name, **how, **steps, keep_checkpoints=True)
 
 
-def kernel(course: Course, sides: dict[str, Path], adapter: str | None, label: str, **how: Any) -> Wide:
+def kernel(course: Course, sides: dict[str, Path], adapter: str | None, label: str, **how: Any) -> Floats:
     """The raw kernel matrix of the domain's rows and then the pool's at one point of the course."""
     feature = f"{course.name}-{label}-{how['probe']}"
     return stored_kernel(course.store, sides, feature, kind="ntk", adapter=adapter, **how)
@@ -94,7 +59,6 @@ def report(given: argparse.Namespace, domain: Path, pool: Path, training: dict[s
     epochs = tuple(sorted({int(text) for text in given.epochs.split(",")}))
     course = Course(
         store=given.folder / "store",
-        folder=domain.parent,
         name=f"claims-{given.task}-d{given.domain}-e{'-'.join(map(str, epochs))}",
         epochs=epochs,
         steps_an_epoch=math.ceil(given.domain / training["batch_size"]),
@@ -120,7 +84,7 @@ def report(given: argparse.Namespace, domain: Path, pool: Path, training: dict[s
 def print_table(
     course: Course,
     probe: str,
-    made: dict[str, dict[str, Wide]],
+    made: dict[str, dict[str, Floats]],
     reference: str,
     *,
     domain: np.ndarray,

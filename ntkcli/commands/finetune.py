@@ -141,6 +141,13 @@ def finetune(
         bool,
         typer.Option("--keep-optimizer", help="Keep Adam's moments next to the adapter, for `score --method less`."),
     ] = False,
+    keep_checkpoints: Annotated[
+        bool,
+        typer.Option(
+            "--keep-checkpoints",
+            help="Keep the adapter before the first step and at each checkpoint, for `diagnose stability`.",
+        ),
+    ] = False,
     on_error: o.OnErrorOption = o.OnError.FAIL,
     columns: o.Columns = None,
     split: o.Split = None,
@@ -188,6 +195,7 @@ def finetune(
         "device": device,
         "checkpoint_steps": checkpoint_steps,
         "keep_optimizer": keep_optimizer,
+        "keep_checkpoints": keep_checkpoints,
         "on_error": on_error.value,
         "columns": o.parse_columns(columns),
         "split": split,

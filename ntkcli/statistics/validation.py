@@ -15,6 +15,7 @@ from itertools import permutations, product
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkcli.statistics.correlation import ranks, resampled_spearman, spearman
 from ntkcli.statistics.resampling import RESAMPLES, Floats, interval, item_counts, seed_weights
 
 EXACT_PERMUTATIONS = 20_000
@@ -103,10 +104,12 @@ def linear_datamodeling_score(sum_J: Floats, nats_J: Floats, *, seed: int = 0) -
     gain_J = -np.where(np.isfinite(nats_J), nats_J, np.inf)
     rng = np.random.default_rng(seed)
     value = spearman(sum_J, gain_J)
-    low, high = interval(np.concatenate([_resampled(sum_J, gain_J, one) for one in item_counts(len(sum_J), rng)]))
-    ranks, gains = _ranks(sum_J), _ranks(gain_J)
-    shuffled_RJ = rng.permuted(np.tile(ranks - ranks.mean(), (RESAMPLES, 1)), axis=1)
-    scale = math.sqrt(float(((ranks - ranks.mean()) ** 2).sum() * ((gains - gains.mean()) ** 2).sum()))
+    low, high = interval(
+        np.concatenate([resampled_spearman(sum_J, gain_J, one) for one in item_counts(len(sum_J), rng)])
+    )
+    sums, gains = ranks(sum_J), ranks(gain_J)
+    shuffled_RJ = rng.permuted(np.tile(sums - sums.mean(), (RESAMPLES, 1)), axis=1)
+    scale = math.sqrt(float(((sums - sums.mean()) ** 2).sum() * ((gains - gains.mean()) ** 2).sum()))
     shuffled = np.abs(shuffled_RJ @ (gains - gains.mean())) / (scale or 1.0)
     p = (1 + int((shuffled >= abs(value) - 1e-12).sum())) / (1 + RESAMPLES)
     return Lds(value, low, high, p)
@@ -182,43 +185,6 @@ def detectable_lds(n_subsets: int) -> float:
 def subsets_for(lds: float) -> int:
     """How many subsets show an LDS of this size in four cases of five."""
     return math.ceil(1.06 * (DETECTABLE / math.atanh(lds)) ** 2 + 3)
-
-
-def spearman(a: Floats, b: Floats) -> float:
-    """Spearman's rank correlation, ties at their mean rank; 0 where one side is constant."""
-    return _correlation(_ranks(a), _ranks(b))
-
-
-def _resampled(a_J: Floats, b_J: Floats, counts_RJ: Floats) -> Floats:
-    """Spearman of each resample (R,), in which run j is `counts_RJ[:, j]` times; 0 where one side is constant.
-
-    The rank of j in a resample, ties at their mean: how many are below, and half of those that are equal.
-    """
-    n = counts_RJ.sum(axis=1, keepdims=True)
-    centred = []
-    for values in (a_J, b_J):
-        below = (values[None] < values[:, None]) + 0.5 * (values[None] == values[:, None])
-        ranks_RJ = counts_RJ @ below.T
-        centred.append(ranks_RJ - (counts_RJ * ranks_RJ).sum(axis=1, keepdims=True) / n)
-    a_RJ, b_RJ = centred
-    scale_R = np.sqrt((counts_RJ * a_RJ**2).sum(axis=1) * (counts_RJ * b_RJ**2).sum(axis=1))
-    products_R = (counts_RJ * a_RJ * b_RJ).sum(axis=1)
-    found: Floats = np.divide(products_R, scale_R, out=np.zeros_like(products_R), where=scale_R > 1e-9)
-    return found
-
-
-def _ranks(values: Floats) -> Floats:
-    order = np.argsort(values, kind="stable")
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks = np.empty(len(values))
-    ranks[order] = np.arange(len(values))
-    return np.asarray((np.bincount(inverse, weights=ranks) / counts)[inverse])
-
-
-def _correlation(a: Floats, b: Floats) -> float:
-    a, b = a - a.mean(), b - b.mean()
-    scale = math.sqrt(float(a @ a) * float(b @ b))
-    return float(a @ b) / scale if scale else 0.0
 
 
 def _arranged(bin_J: Integers, seed_J: Integers, nats_JI: Floats) -> Floats:

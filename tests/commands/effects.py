@@ -248,6 +248,7 @@ EFFECTS: dict[str, dict[str, tuple[Case, ...]]] = {
         "patience": (Value("--patience 1", on="held"),),
         "checkpoint_steps": (Same("--checkpoint-steps 1"), Value("--checkpoint-steps 2", on="held")),
         "keep_optimizer": (Same("--keep-optimizer"),),
+        "keep_checkpoints": (Same("--keep-checkpoints"), Same("--keep-checkpoints", on="held")),
         "loss_per": (Value("--loss-per row"),),
         "average_weights": (Value("--average-weights"),),
         "pack": (Value("--pack"), Value("--pack", on="raw")),
@@ -283,8 +284,8 @@ EFFECTS: dict[str, dict[str, tuple[Case, ...]]] = {
 }
 NO_ARTEFACTS = ("explain", "info", "query", "report", "tasks", "rm", "split")
 """Verbs that make nothing that is kept under a fingerprint."""
-ELSEWHERE = ("validate",)
-"""Verbs that train many runs: what their options do to values is tried in a file of their own."""
+ELSEWHERE = ("validate", "diagnose")
+"""Verbs whose options are tried in a file of their own: of many runs, or with results that have no name."""
 CHAINS: dict[str, dict[str, str]] = {
     "arms": {
         "model": "--model {other}",

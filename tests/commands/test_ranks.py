@@ -115,7 +115,7 @@ def test_several_probes_of_one_direction_are_refused(
     assert not (tmp_path / "s").exists()
 
 
-ALONE = ("score", "select", "finetune", "eval", "arms", "run", "rm", "demo")
+ALONE = ("score", "select", "finetune", "eval", "diagnose", "arms", "run", "rm", "demo")
 """Commands that can't share their work."""
 
 
@@ -127,6 +127,7 @@ def least_arguments(verb: str, tmp_path: Path) -> list[str | Path]:
         "select": [store, "--score", "x", "-n", "1", "--name", "y"],
         "finetune": [store, "--train", "d.jsonl", "--model", "m", "--name", "r"],
         "eval": [store, "--task", "d.jsonl", "--model", "m", "--run", "base", "--name", "e"],
+        "diagnose": [store, "length"],
         "arms": [store, "--domain", "d", "--pool", "p", "--task", "t", "--model", "m", "-n", "1", "--name", "a"],
         "run": ["recipe.toml"],
         "rm": [store, "x"],

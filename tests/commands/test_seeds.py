@@ -21,6 +21,7 @@ OPTIONS = {
     ("demo", "--seed"),
     ("split", "--seed"),
     ("validate", "--seeds"),
+    ("diagnose", "--seed"),
 }
 
 
@@ -33,6 +34,7 @@ def command(verb: str, store: Path, data: Path, model: Path) -> list[str | Path]
         "arms": [store, "--domain", data, "--pool", data, "--task", data, "-n", "1", "--name", "a", "--model", model],
         "demo": [store],
         "validate": [store, "--score", "r", "--domain", data, "--task", data, "--name", "v", "--model", model],
+        "diagnose": [store, "supply", "--pool", data, "--domain", data, "--model", model],
         "split": [data, "--test", "0.5", "--out", store],
     }
     return [verb, *more[verb]]

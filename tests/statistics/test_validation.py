@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from ntkcli.statistics.correlation import resampled_spearman, spearman
 from ntkcli.statistics.validation import (
     detectable_difference,
     detectable_lds,
     detectable_slope,
     dose_response,
     linear_datamodeling_score,
-    spearman,
     spread_between_seeds,
     subsets_for,
     worst_for_diverged,
@@ -115,16 +115,14 @@ def test_lds_of_scores_that_are_right_random_and_reversed() -> None:
 
 
 def test_resampled_spearman_is_scipys_of_the_resample() -> None:
-    from ntkcli.statistics.validation import _resampled
-
     rng = np.random.default_rng(4)
     a, b = rng.integers(0, 6, 15).astype(float), rng.normal(size=15)
     b[:2] = -np.inf  # runs that diverged
     drawn = rng.integers(15, size=(20, 15))
     counts = np.stack([np.bincount(rows, minlength=15) for rows in drawn]).astype(float)
     expected = [spearman(a[rows], b[rows]) for rows in drawn]
-    assert np.allclose(_resampled(a, b, counts), expected)
-    assert _resampled(np.ones(3), np.arange(3.0), np.ones((1, 3))).tolist() == [0.0]
+    assert np.allclose(resampled_spearman(a, b, counts), expected)
+    assert resampled_spearman(np.ones(3), np.arange(3.0), np.ones((1, 3))).tolist() == [0.0]
 
 
 def test_the_spread_is_pooled_within_conditions() -> None:

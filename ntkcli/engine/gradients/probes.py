@@ -16,7 +16,7 @@ Legend: B rows, T tokens, D hidden size, V vocabulary, N positions of a block.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,17 @@ Probe = Callable[[Tensor, Batch], Tensor]
 
 Divided by the probe's `scale`, so that it is of order one in any dtype.
 """
+
+
+class AnyProbe(Protocol):
+    """A probe with the scale that it leaves out of its gradients."""
+
+    @property
+    def scale(self) -> float:
+        """See `Probe`."""
+
+    def __call__(self, hidden_BTD: Tensor, batch: Batch, /) -> Tensor:
+        """See `Probe`."""
 
 
 class LogitProbe:

@@ -21,7 +21,7 @@ from torch import Tensor
 from ntkcli.data.encoding import Encoded
 from ntkcli.engine.batches import final_hidden, pad
 from ntkcli.engine.gradients.adam import FactorMoments
-from ntkcli.engine.gradients.probes import LogitProbe, LossProbe
+from ntkcli.engine.gradients.probes import AnyProbe
 from ntkcli.engine.gradients.projections import Projection
 from ntkcli.engine.gradients.taps import Inputs, LayerTap
 from ntkcli.engine.gradients.token_products import Directions, TokenProducts, adjoint
@@ -53,7 +53,7 @@ class GradientEngine:
         layers: Sequence[AdaptedLayer],
         *,
         projection: Projection,
-        probes: Sequence[LogitProbe | LossProbe],
+        probes: Sequence[AnyProbe],
         seed: int = 0,
         moments: Mapping[str, FactorMoments] | None = None,
         watch: Callable[[Tensor, Sequence[Encoded]], None] | None = None,
@@ -68,7 +68,7 @@ class GradientEngine:
         for tap in self._taps:
             tap.moments = moments or {}
         self.layer_names = [layer.name for layer in layers]
-        self._probes = list(probes)
+        self._probes: list[AnyProbe] = list(probes)
         self._signs = [
             torch.from_numpy(signs(seed, f"mix|{k}", projection.dim)).to(loaded.device) for k in range(len(probes))
         ]
@@ -127,8 +127,14 @@ class GradientEngine:
             found[tap.layer.name] = m_b, m_a
         return found
 
-    def each_probe(self, rows: Sequence[Encoded], *, positions: str) -> Iterator[tuple[Tensor, Tensor]]:
-        """Probe by probe, from one forward: projected gradients (B, p) and squared norms of each layer (B, L)."""
+    def each_probe(
+        self, rows: Sequence[Encoded], *, positions: str, probes: Sequence[AnyProbe] | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Probe by probe, from one forward: projected gradients (B, p) and squared norms of each layer (B, L).
+
+        `probes`: others than the engine's own.
+        """
+        probes = self._probes if probes is None else probes
         pad_id = self._loaded.tokenizer.pad_token_id or 0
         batch = pad(rows, positions=positions, pad_id=pad_id, device=self._loaded.device, whole=self._whole)
         self._inputs.begin(batch.ids)
@@ -136,9 +142,9 @@ class GradientEngine:
             hidden_BTD = final_hidden(self._decoder, batch)
         if self._watch is not None:
             self._watch(hidden_BTD.detach(), rows)
-        for k, probe in enumerate(self._probes):
+        for k, probe in enumerate(probes):
             upstream_BTD = probe(hidden_BTD.detach(), batch).to(hidden_BTD.dtype)
-            last = k + 1 == len(self._probes)
+            last = k + 1 == len(probes)
             part_Bp, part_BL = self._backward(hidden_BTD, upstream_BTD, keep_graph=not last)
             yield part_Bp * probe.scale, part_BL * probe.scale**2
 

@@ -3,6 +3,8 @@
     checkpoints/checkpoint-<steps>/   the Trainer's, and in it `ntksel-checkpoint-whole`, written last
                                       and, where weights are averaged, `weight-average.safetensors`
     checkpoints/best-<steps>/         the adapter of the lowest held-out loss
+    steps/step-<steps>/               with --keep-checkpoints, the adapter before the first step (0) and at each
+                                      checkpoint, in peft's form; on disk before the checkpoint is whole
 
 A best adapter is on disk before the checkpoint that counts on it is whole, and removed after a later one is: a kill at
 any instant leaves the newest whole checkpoint with its best adapter.
@@ -20,6 +22,8 @@ from store import atomic
 
 WHOLE = "ntksel-checkpoint-whole"
 """The file that is written into a checkpoint last, after all of it is on disk."""
+STEPS = "steps"
+"""In a run's folder, where adapters of steps are kept."""
 
 
 @dataclass(slots=True)
@@ -38,13 +42,13 @@ class RunState:
     stopped: bool = False
 
 
-def copies_on_disk(*, keep_optimizer: bool, held_out: bool, averaged: bool = False) -> int:
+def copies_on_disk(*, keep_optimizer: bool, held_out: bool, averaged: bool = False, kept: int = 0) -> int:
     """How many times the adapter's size a run takes on disk at most.
 
     Three checkpoints with two moments each (the oldest goes when the newest stands), the adapter, the moments that are
-    kept, two best adapters with theirs, and a mean of the weights in each checkpoint.
+    kept, two best adapters with theirs, a mean of the weights in each checkpoint, and `kept` adapters of steps.
     """
-    return 10 + 2 * keep_optimizer + 6 * held_out + 3 * averaged
+    return 10 + 2 * keep_optimizer + 6 * held_out + 3 * averaged + kept
 
 
 def newest_checkpoint(checkpoints: Path, *, at_most: int) -> Path | None:
@@ -90,7 +94,32 @@ def mark_whole(checkpoint: Path, state: RunState) -> None:
 
 def keep_best(checkpoints: Path, steps: int, save: Callable[[Path], None]) -> None:
     """Keep the adapter that `save` writes into a folder as the best, durable."""
-    final, work = checkpoints / f"best-{steps}", checkpoints / "saving"
+    _publish(checkpoints / f"best-{steps}", save)
+
+
+def keep_step(run: Path, steps: int, save: Callable[[Path], None]) -> None:
+    """Keep the adapter that `save` writes into a folder as that of so many steps of the run, durable."""
+    _publish(run / STEPS / f"step-{steps}", save)
+
+
+def kept_steps(run: Path) -> dict[int, Path]:
+    """The adapters kept of a run, by steps taken, ascending."""
+    found = {steps_of(path): path for path in (run / STEPS).glob("step-*")}
+    return dict(sorted(found.items()))
+
+
+def kept_until(run: Path, *, every: int, n: int) -> int:
+    """The steps up to which an adapter was kept at each checkpoint, from before the first step on; -1 for none."""
+    kept, until = kept_steps(run), -1
+    for steps in dict.fromkeys([*range(0, n, every), n]):
+        if steps not in kept:
+            break
+        until = steps
+    return until
+
+
+def _publish(final: Path, save: Callable[[Path], None]) -> None:
+    work = final.with_name("saving")
     for path in (final, work):  # what a killed process left
         shutil.rmtree(path, ignore_errors=True)
     work.mkdir(parents=True)

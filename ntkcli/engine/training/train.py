@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ class TrainingOptions:
     is a mean over rows instead of supervised tokens. `average_weights`: the adapter is the mean of the weights after
     each of the last steps, this share of them (0: the last step's weights). `init`: the adapter to go on from, whose
     rank, alpha and modules hold. `keep_optimizer`: leave the optimiser's moments beside the adapter.
+    `keep_checkpoints`: keep the adapter of every checkpoint.
     """
 
     learning_rate: float
@@ -78,6 +80,7 @@ class TrainingOptions:
     keep_optimizer: bool = False
     per_row: bool = False
     average_weights: float = 0.0
+    keep_checkpoints: bool = False
 
 
 def train_adapter(
@@ -134,12 +137,14 @@ def train_adapter(
                 save_best=save_best if data.held_out else None,
                 patience=options.patience,
                 average=average,
+                keep_step=partial(_keep_step, model, folder) if options.keep_checkpoints else None,
             )
         )
         if resume is None:
             copies = checkpoints.copies_on_disk(
-                keep_optimizer=options.keep_optimizer, held_out=bool(data.held_out), averaged=average is not None
-            )
+                keep_optimizer=options.keep_optimizer, held_out=bool(data.held_out), averaged=average is not None,
+                kept=2 + len(steps) // options.checkpoint_steps if options.keep_checkpoints else 0,
+            )  # fmt: skip
             _refuse_without_room(model, folder, n_copies=copies)
         else:
             progress.note(f"resuming from step {checkpoints.steps_of(resume)}")
@@ -283,6 +288,11 @@ def _save_adapter(model: Any, work: Path) -> None:
     if isinstance(config.get("target_modules"), list):
         config["target_modules"].sort()
     path.write_bytes(json.dumps(config, indent=2, sort_keys=True).encode())
+
+
+def _keep_step(model: Any, folder: Path, steps: int) -> None:
+    """Keep the adapter as it is after so many steps."""
+    checkpoints.keep_step(folder, steps, partial(_save_adapter, model))
 
 
 def _save_moments(trainer: Any, work: Path) -> None:

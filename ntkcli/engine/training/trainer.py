@@ -179,11 +179,13 @@ def checkpoint_callback(
     save_best: Callable[[Path], None] | None,
     patience: int | None,
     average: WeightAverage | None = None,
+    keep_step: Callable[[int], None] | None = None,
 ) -> Any:
     """A callback that reports each step, evaluates on the rows held out, and marks each checkpoint whole.
 
     `save_best` writes the adapter into a folder; None if no rows are held out. `patience`: evaluations without a lower
     loss before training stops. `average` takes in the weights after every step, and is kept in every checkpoint.
+    `keep_step` keeps the adapter as it is after so many steps: before the first one, and before a checkpoint is whole.
     """
     from transformers import TrainerCallback
 
@@ -191,6 +193,11 @@ def checkpoint_callback(
 
     class CheckpointCallback(TrainerCallback):  # type: ignore[misc]  # untyped base
         """Comes after the Trainer's own callback, which has decided by then whether to save."""
+
+        def on_train_begin(self, args: Any, trainer_state: Any, control: Any, **_: Any) -> None:
+            del args, control
+            if keep_step is not None and trainer_state.global_step == 0:
+                keep_step(0)
 
         def on_step_end(self, args: Any, trainer_state: Any, control: Any, **_: Any) -> None:
             step: Step = trainer.now
@@ -212,6 +219,8 @@ def checkpoint_callback(
             folder = Path(args.output_dir) / f"checkpoint-{trainer_state.global_step}"
             if average is not None:
                 average.save(folder)
+            if keep_step is not None:
+                keep_step(trainer_state.global_step)
             checkpoints.mark_whole(folder, state)
 
         def _judge(self, step: Step, folder: Path, control: Any) -> None:

@@ -18,6 +18,7 @@ _VERBS: Final[dict[Kind, tuple[str, tuple[str, ...]]]] = {  # kind -> verb, the 
     Kind.EVAL: ("eval", ("--name", "--run")),
     Kind.TOKENS: ("featurize", ("--name",)),
     Kind.VALIDATION: ("validate", ("--name",)),
+    Kind.DIAGNOSIS: ("diagnose", ()),
 }
 
 
@@ -35,6 +36,8 @@ def making(store_path: Path, name: str) -> str:
     """`ntksel featurize med --name pool --feature ntk ...`: the command that made the artefact, in outline."""
     verb, options = _VERBS[kind_of(name)]
     given = " ".join(map(" ".join, zip(options, name.split("/")[1:], strict=False)))
+    if not options:  # of a diagnosis, which stands before the digest in the artefact's name
+        given = name.partition("/")[2].partition("-")[0]
     return f"`ntksel {verb} {_word(store_path)} {given} ...`"
 
 

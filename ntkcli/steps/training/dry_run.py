@@ -64,6 +64,7 @@ def estimate_finetune(
     store_path: str | Path, *, model: str, train: Sequence[str], then: Sequence[str] = (), max_length: int = 1024,
     dtype: str = "auto", device: str = "auto", on_error: OnError = "fail", init_adapter: str | None = None,
     batch_tokens: int | None = None, gradient_checkpointing: bool = False, keep_optimizer: bool = False,
+    keep_checkpoints: bool = False,
     columns: Mapping[str, str] | None = None, split: str | None = None, thinking: bool | None = None,
     text_as: str = CHAT, trust_remote_code: bool = False, match_tokens: str | None = None,
     max_tokens: int | None = None, match_steps: str | None = None, max_steps: int | None = None, name: str = "",
@@ -119,7 +120,10 @@ def estimate_finetune(
     evaluations = math.ceil(steps / settings.checkpoint_steps) if settings.checkpoint_steps else CHECKPOINTS
     parameters, _ = weight_size(identity)
     at_once = batch_tokens or size.batch_tokens
-    copies = copies_on_disk(keep_optimizer=keep_optimizer, held_out=bool(held_out), averaged=settings.average_weights)
+    copies = copies_on_disk(
+        keep_optimizer=keep_optimizer, held_out=bool(held_out), averaged=settings.average_weights,
+        kept=1 + evaluations if keep_checkpoints else 0,
+    )  # fmt: skip
     forward = FORWARD * (gradient_checkpointing * tokens + evaluations * held_out * mean)
     return FinetuneEstimate(
         rows=rows,

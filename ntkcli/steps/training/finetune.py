@@ -93,6 +93,7 @@ def finetune(
     device: str = "auto",
     checkpoint_steps: int | None = None,
     keep_optimizer: bool = False,
+    keep_checkpoints: bool = False,
     on_error: OnError = "fail",
     columns: Mapping[str, str] | None = None,
     split: str | None = None,
@@ -114,7 +115,9 @@ def finetune(
     rows of `train`, under the one schedule. `text_as`: `ntkcli.data.Encoder`; raw texts longer than `max_length` are
     trained on in pieces. `pack`: rows are packed into sequences of up to `max_length` tokens, in which they do not see
     each other; a step has `batch_size` sequences. `keep_optimizer` leaves Adam's moments beside the adapter, also of a
-    run that is finished already. `group` is kept as an attribute, which runs that differ only in the seed share.
+    run that is finished already; `keep_checkpoints` the adapter before the first step and at each checkpoint, in
+    `adapters/<name>/steps`, for which a finished run is trained again. `group` is kept as an attribute, which runs that
+    differ only in the seed share.
 
     Raises:
         UsageError, DataError: a reference, an option or a row can't be used.
@@ -158,6 +161,7 @@ def finetune(
     }
     folder = stored.adapter_path(name)
     kept = not keep_optimizer or (folder / seal.OPTIMIZER).is_file()
+    kept = kept and (not keep_checkpoints or known is None or _kept_checkpoints(known, folder))
     if known is not None and known.spec == spec and is_finished(stored, known) and kept:
         progress.note(f"{known.name} is finished already: {known.n} steps")
         return _result(known, folder)
@@ -173,6 +177,7 @@ def finetune(
         batch_tokens=batch_tokens,
         gradient_checkpointing=gradient_checkpointing,
         keep_optimizer=keep_optimizer,
+        keep_checkpoints=keep_checkpoints,
         parents=run_parent(stored, init_adapter),
         attrs={
             "train": [*train, *then],
@@ -218,6 +223,14 @@ def steps_of_run(stored: store.Store, name: str) -> int:
 def is_finished(stored: store.Store, run: store.Artefact) -> bool:
     """Whether the run's steps are all recorded and its adapter stands, sealed for this very run."""
     return run.complete and seal.stands(stored.adapter_path(run.name.partition("/")[2]), run.fingerprint)
+
+
+def _kept_checkpoints(run: store.Artefact, folder: Path) -> bool:
+    """Whether the adapters of all of a finished run's checkpoints were kept."""
+    from ntkcli.engine.training.checkpoints import kept_until
+
+    taken = int((run.read("tokens") > 0).sum()) if run.complete else run.n
+    return kept_until(folder, every=run.part_rows, n=taken) == taken
 
 
 def _result(artefact: store.Artefact, folder: Path) -> FinetuneResult:

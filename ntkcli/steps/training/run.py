@@ -92,7 +92,7 @@ class TrainingRun:
 
     def train(
         self, *, device: str, on_error: OnError, batch_tokens: int | None, gradient_checkpointing: bool,
-        keep_optimizer: bool, parents: Mapping[str, str], attrs: dict[str, Any],
+        keep_optimizer: bool, keep_checkpoints: bool, parents: Mapping[str, str], attrs: dict[str, Any],
     ) -> None:  # fmt: skip
         """Load, train, seal."""
         from ntkcli.engine.models.limits import refuse_too_long
@@ -138,6 +138,7 @@ class TrainingRun:
             batch_tokens=batch_tokens or artefact.plan["batch_tokens"],  # another process may have been first
             gradient_checkpointing=gradient_checkpointing,
             keep_optimizer=keep_optimizer,
+            keep_checkpoints=keep_checkpoints,
         )
         with alone(self.folder):
             self._train(artefact, loaded, data, options)
@@ -163,12 +164,17 @@ class TrainingRun:
 
     def _train(self, artefact: store.Artefact, loaded: Any, data: TrainingData, options: Any) -> None:
         """Train, and record each part of steps before the checkpoint that ends with it."""
-        from ntkcli.engine.training.checkpoints import newest_checkpoint, steps_of
+        from ntkcli.engine.training.checkpoints import kept_until, newest_checkpoint, steps_of
         from ntkcli.engine.training.train import train_adapter
         from ntkcli.engine.training.trainer import TrainingRows
 
         pending = artefact.pending()
         at_most = artefact.part_bounds(pending[0])[0] if pending else artefact.n
+        if options.keep_checkpoints and at_most:
+            kept = max(0, kept_until(self.folder, every=artefact.part_rows, n=artefact.n))
+            if kept < at_most:
+                self.progress.note(f"{artefact.name} kept no adapters from step {kept} on: trains again from there")
+            at_most = min(at_most, kept)
         resumed = newest_checkpoint(self.folder / "checkpoints", at_most=at_most)
         done = 0 if resumed is None else steps_of(resumed)
         begin(artefact, model_environment(self.model, loaded), self.progress, unfinished=resumed is not None)

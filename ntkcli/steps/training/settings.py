@@ -130,7 +130,7 @@ class TrainingSettings:
 
     def options(
         self, spec: dict[str, Any], *, init: InitAdapter | None, checkpoint_steps: int, batch_tokens: int,
-        gradient_checkpointing: bool, keep_optimizer: bool,
+        gradient_checkpointing: bool, keep_optimizer: bool, keep_checkpoints: bool = False,
     ) -> TrainingOptions:  # fmt: skip
         """What the engine takes."""
         from ntkcli.engine.training.train import TrainingOptions
@@ -153,6 +153,7 @@ class TrainingSettings:
             patience=self.patience,
             init=None if init is None else init.identity,
             keep_optimizer=keep_optimizer,
+            keep_checkpoints=keep_checkpoints,
             per_row=self.loss_per == "row",
             average_weights=AVERAGED_SHARE if self.average_weights else 0.0,
         )

@@ -14,6 +14,7 @@ import numpy as np
 
 from ntkcli.statistics import AVERAGE
 from ntkcli.statistics import validation as statistics
+from ntkcli.statistics.correlation import spearman
 from ntkcli.statistics.validation import PairedRuns
 from ntkcli.steps.validation.measures import Curve, Floats, Measures, Power
 from ntkcli.steps.validation.plan import BASE, BIN, DOMAIN, ORACLE, RANDOM, SUBSETS
@@ -150,7 +151,7 @@ def _curve(measures: Measures, s: int, task: str, losses_JI: Floats) -> Curve:
         lds = statistics.linear_datamodeling_score(measures.sums[subsets, s], loss_J[subsets])
         for kind in SUBSETS:
             of_kind = measures.of(kind)
-            by_design[kind] = statistics.spearman(
+            by_design[kind] = spearman(
                 measures.sums[of_kind, s], -np.where(np.isfinite(loss_J), loss_J, np.inf)[of_kind]
             )
     return Curve(measures.names[s], task, measures.edges, dose, lds, by_design)

@@ -32,6 +32,7 @@ def test_the_store_names_no_command() -> None:
         ("selections/c", "select {} --name c ..."),
         ("runs/r", "finetune {} --name r ..."),
         ("evals/test/base", "eval {} --name test --run base ..."),
+        ("diagnoses/kernel-0a1b", "diagnose {} kernel ..."),
     ],
 )
 def test_each_kind_has_the_command_that_makes_it(name: str, command: str) -> None:

@@ -1,0 +1,1 @@
+"""Whether scores can be trusted: kernel, sketch, stability, regression, length, supply."""
