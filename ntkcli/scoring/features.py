@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, TypeVar
@@ -65,7 +66,7 @@ class Block:
         """The rows in order, as few at a time as stay in a core's cache."""
         rows, scale = self._held[self._vectors], self._held.get(feature_encoding.SCALE)
         at_once = max(1, CACHED_BYTES // (4 * rows.shape[1]))
-        scratch = np.empty((min(at_once, len(rows)), rows.shape[1]), dtype=np.float32)
+        scratch = _scratch(at_once, rows.shape[1])
         for low in range(0, len(rows), at_once):
             some = slice(low, low + at_once)
             steps = feature_encoding.unscaled(rows[some], scratch)
@@ -73,6 +74,22 @@ class Block:
 
 
 _Span = tuple[SharedPart | None, int, slice]
+
+
+class _Scratch(threading.local):
+    """A thread's own memory for decoded rows: memory taken anew for each block is cleared by the kernel each time."""
+
+    rows: Floats = np.empty((0, 0), dtype=np.float32)
+
+
+_SCRATCH = _Scratch()
+
+
+def _scratch(rows: int, dim: int) -> Floats:
+    """An array (rows, dim) of this thread, whose content goes with the next call."""
+    if _SCRATCH.rows.shape != (rows, dim):
+        _SCRATCH.rows = np.empty((rows, dim), dtype=np.float32)
+    return _SCRATCH.rows
 
 
 class FeatureReader:

@@ -139,3 +139,15 @@ def test_rows_as_the_pools_file_has_them(tmp_path: Path, model_dir: Path, cli: C
     )
     found = query(tmp_path / "s", pool="pool", feature="embed", row=write_jsonl("row.jsonl", rows[2:3]))
     assert found.nearest[0].row == 2
+
+
+def test_a_plain_document(tmp_path: Path, model_dir: Path, write_jsonl: Writer) -> None:
+    """Of a pool that was featurized without a chat template."""
+    how = {"model": str(model_dir), "kind": "ntk", "dim": 32, "positions": "all", "text_as": "raw", "feature": "f"}
+    texts = [{"text": f"Document {i} about {word}."} for i, word in enumerate(("red", "blue", "sky", "sea"))]
+    featurized(tmp_path / "s", write_jsonl("p.jsonl", texts), "pool", **how)
+    found = query(tmp_path / "s", pool="pool", feature="f", text="A red sky.")
+    featurized(tmp_path / "s", write_jsonl("one.jsonl", [{"text": "A red sky."}]), "one", **how)
+    score(tmp_path / "s", pool="pool", domain="one", method="cosine", feature="f", centre=True, name="x")
+    expected = open_store(tmp_path / "s").get("scores/x").read("score")
+    assert {each.row: each.value for each in found.nearest} == dict(enumerate(expected.tolist()))
