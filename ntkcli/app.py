@@ -18,6 +18,7 @@ from ntkcli.commands import (
     finetune,
     info,
     merge,
+    query,
     report,
     rm,
     score,
@@ -99,7 +100,7 @@ def _root(
 
 
 _VERBS = (
-    *(featurize, score, select, explain, finetune, evaluation, validate, diagnose, arms, recipe, split),
+    *(featurize, score, select, explain, query, finetune, evaluation, validate, diagnose, arms, recipe, split),
     *(merge, tasks, info, report, rm, demo),
 )
 for _verb in _VERBS:

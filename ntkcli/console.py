@@ -14,13 +14,16 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from ntkcli.steps.shared.pool_rows import PoolRow
 
 LINE_SECONDS = 15
 """Between plain progress lines, where stderr is no terminal: a log of hours stays readable."""
@@ -34,7 +37,11 @@ PICTURE_WIDTH = 72
 BLOCKS = " ▁▂▃▄▅▆▇█"
 """From nothing to the whole height of a line."""
 
+TEXT_WIDTH = 80
+"""Characters of a row's text that a table shows; `--json` has all."""
 _MARK = "bold green"
+_SHADES = ((0.5, "bold reverse"), (0.15, "bold"), (0.03, ""))
+"""Share of the largest weight, and how a piece from there on is shown; below the last it has no colour."""
 
 
 class Output:
@@ -65,6 +72,15 @@ class Output:
         for row in rows:
             table.add_row(*(escape(visible(cell)) for cell in row))
         self._out.print(table)
+
+    def pool_rows(self, title: str, measure: str, rows: Sequence[PoolRow]) -> None:
+        """A table of a pool's rows, the text of each on one line, cut where it is long."""
+        cells = []
+        for each in rows:
+            text = " ".join(each.text.split())
+            text = text if len(text) <= TEXT_WIDTH else f"{text[:TEXT_WIDTH]}…"
+            cells.append([each.row_id, str(each.rank), f"{each.value:.6g}", each.source, text])
+        self.table(title, ["row", "rank", measure, "source", "text"], cells)
 
     def say(self, text: str) -> None:
         """A line of the result, for people."""
@@ -99,6 +115,19 @@ class Output:
         for piece, is_marked in pieces:
             plain = visible(piece)
             text.append(plain if self._out.is_terminal or not is_marked else f"⟦{plain}⟧", _MARK if is_marked else None)
+        self._out.print(text)
+
+    def shaded(self, pieces: Sequence[tuple[str, float]]) -> None:
+        """Text of a data set on a terminal, each piece in a colour by its weight: above 0 green, below red.
+
+        Weights count by their share of the largest one. Without a terminal there is no colour, and nothing is shown.
+        """
+        if not self._out.is_terminal:
+            return
+        largest = max((abs(weight) for _, weight in pieces), default=0.0) or 1.0
+        text = Text()
+        for piece, weight in pieces:
+            text.append(visible(piece), _shade(weight / largest))
         self._out.print(text)
 
     def next_step(self, command: str) -> None:
@@ -216,6 +245,12 @@ class Reporter:
         return f"{self._tokens / max(1e-9, now - self._began):,.0f} tokens/s" if self._tokens else ""
 
 
+def _shade(share: float) -> str:
+    """The style of a piece whose weight is this share of the largest, from -1 to 1."""
+    style = next((style for least, style in _SHADES if abs(share) >= least), None)
+    return "" if style is None else f"{style} {'green' if share > 0 else 'red'}".strip()
+
+
 def print_anything() -> None:
     """Let stdout and stderr write out what their encoding lacks (`\\u2726`) instead of raising UnicodeEncodeError.
 
@@ -237,10 +272,12 @@ def visible(text: str) -> str:
 
 def to_json(value: Any) -> str:
     """A result as one line of JSON; NaN and infinity, which JSON lacks, become null."""
-    return json.dumps(_plain(dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value), allow_nan=False)  # type: ignore[arg-type]
+    return json.dumps(_plain(value), allow_nan=False)
 
 
 def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _plain(dataclasses.asdict(value))
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -10,10 +10,10 @@ LONG: Final = 12
 """Commands with more options than this show them in panels; shorter lists are easier to read in one piece."""
 PANELS: Final = {
     "Input": "data columns split domain-split pool-split on-error max-length thinking text-as trust-remote-code "
-    "allow-overlap",
+    "allow-overlap text prompt completion row",
     "Features": "adapter feature rows positions pooling probe probes layers projection dim seed adapter-seed adam "
-    "store-dtype",
-    "Score": "pool method domain group-by across centre subspace whiten k match-length combine compare preset",
+    "losses store-dtype",
+    "Score": "pool method domain group-by across centre subspace whiten residual k match-length combine compare preset",
     "Selection": "n coarse exponent max-per-source min-per-source token-budget min-tokens max-tokens tokens-of dedup "
     "exclude must-include only against leaks",
     "Training": "then epochs max-tokens match-tokens max-steps match-steps lr lr-find lr-rates lr-steps "
@@ -26,7 +26,7 @@ PANELS: Final = {
     "Validation": "design bins subsets domain-repeat oracle keep-runs",
     "Sample": "domain-rows dims near run eval",
     "Compute": "dtype device batch-tokens part-rows shard gradient-checkpointing",
-    "Output": "export format export-scores explain recipe prefix force plot report-to "
+    "Output": "export format export-scores explain bottom recipe prefix force plot report-to "
     "push-to-hub public dry-run json quiet verbose",
 }
 """Panel → its options, without dashes. An option with the same name is in the same panel in every command."""
@@ -46,6 +46,7 @@ EXCEPTIONS: Final = {
     ("select", "domain"): "Selection",
     ("select", "centre"): "Selection",
     ("validate", "rows"): "Validation",
+    ("query", "n"): "Output",
     ("diagnose", "score"): "Input",
     ("diagnose", "pool"): "Input",
     ("diagnose", "domain"): "Input",

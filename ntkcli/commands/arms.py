@@ -279,6 +279,7 @@ def arms(
     from ntkcli.steps.pipelines.arms_folds import divide_domain
     from ntkcli.steps.pipelines.arms_plan import Budget, Plan
     from ntkcli.steps.pipelines.arms_steps import steps_of
+    from ntkcli.steps.pipelines.merging import merge_scores
     from ntkcli.steps.pipelines.recipe import as_shell, write_recipe
 
     o.refuse_ranks("arms")
@@ -343,7 +344,7 @@ def arms(
     plans = (plan,) if divided is None else divided.plans
     words = chain.vocabulary()
     steps = [each for own in plans for each in steps_of(own)]
-    commands = [each.arguments(words) for each in steps]
+    commands = [each.arguments(words) for each in merge_scores(steps)]
     shown = tuple(as_shell(command) for command in commands)
     if divided is not None and (recipe is not None or not dry_run):
         divided.write()

@@ -7,11 +7,12 @@ from typing import Annotated
 import typer
 
 from ntkcli import options as o
+from ntkcli.commands.explain_tokens import show_tokens
 from ntkcli.console import Output
-from ntkcli.errors import ExitCode
+from ntkcli.errors import ExitCode, UsageError
 from ntkcli.help_panels import Command, examples
 
-EXAMPLES = ("ntksel explain med picked boolq-17", "ntksel explain med picked 42 --json")
+EXAMPLES = ("ntksel explain med picked boolq-17", "ntksel explain med picked 42 --bottom --json")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -23,6 +24,16 @@ def explain(
     store: o.Store,
     selection: Annotated[str, typer.Argument(help="Name of the selection.", show_default=False)],
     row: Annotated[str, typer.Argument(help="A row of its pool: its id, or its number from 0.", show_default=False)],
+    bottom: Annotated[
+        bool,
+        typer.Option(
+            "--bottom", help="Also show what would harm: the domain rows it is least like, the pool's lowest rows."
+        ),
+    ] = False,
+    tokens: Annotated[
+        bool, typer.Option("--tokens", help="Show which of its tokens carry its score (mean, cosine); loads the model.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="--tokens: device to compute on: auto, cpu, cuda or cuda:I.")] = "auto",
     data: o.Moved = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -32,7 +43,14 @@ def explain(
     from ntkcli.steps.selections import explain as step
 
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
-    found = step.explain(store, selection=selection, row=row, data=data or ())
+    if tokens and bottom:
+        raise UsageError("--tokens and --bottom show different things.", "Give one of them.")
+    if tokens:
+        show_tokens(store, selection, row, device=device, data=data or (), output=output)
+        return ExitCode.OK
+    if device != "auto":
+        raise UsageError("--device is for --tokens; nothing else here computes.", "Leave it out, or give --tokens.")
+    found = step.explain(store, selection=selection, row=row, bottom=bottom, data=data or ())
     if json:
         output.result(found, line="")
         return ExitCode.OK
@@ -41,11 +59,13 @@ def explain(
     else:
         state = f"rank {found.rank}" + ("" if found.gain is None else f", gain {found.gain:.4g}")
     output.say(f"{found.row_id} (row {found.row}, {found.source or 'no source'}) in {found.selection}: {state}")
-    output.table(
-        "nearest domain rows",
-        ["row", "data set", "cosine"],
-        [[near.row_id, near.domain, f"{near.similarity:.4f}"] for near in found.nearest],
-    )
+    for title, rows in (("nearest domain rows", found.nearest), ("farthest domain rows", found.farthest)):
+        if rows is not None:
+            output.table(
+                title,
+                ["row", "data set", "cosine"],
+                [[near.row_id, near.domain, f"{near.similarity:.4f}"] for near in rows],
+            )
     output.table(
         "in the scores",
         ["score", "method", "value", "rank"],
@@ -54,6 +74,8 @@ def explain(
             for each in found.scores
         ],
     )
+    if found.lowest is not None:
+        output.pool_rows("lowest rows of the pool", "score", found.lowest)
     return ExitCode.OK
 
 

@@ -47,6 +47,7 @@ def run_recipe(
     verbose: o.Verbose = False,
 ) -> int:
     """Run the whole pipeline from a recipe; finished steps are skipped, so the same command goes on after a kill."""
+    from ntkcli.steps.pipelines.merging import merge_scores
     from ntkcli.steps.pipelines.recipe import EXAMPLE, as_shell, read_recipe
     from ntkcli.steps.pipelines.recipe_check import check_names
 
@@ -62,7 +63,7 @@ def run_recipe(
     found = read_recipe(recipe, words)
     chain.check_arguments(found, words)
     check_names(found)
-    commands = [step.arguments(words) for step in found.steps]
+    commands = [step.arguments(words) for step in merge_scores(found.steps)]
     shown = tuple(as_shell(command) for command in commands)
     if dry_run:
         output.result(RunResult(str(recipe), shown), line="\n".join(shown))

@@ -15,6 +15,7 @@ from ntkcli.help_panels import Command, examples
 
 EXAMPLE = "ntksel score med --pool pool --domain domain --method cosine --centre --feature ntk --name stage2"
 SECOND = "ntksel score med --pool pool --domain domain --method votes --feature embed --name stage1"
+THIRD = "ntksel score med --pool pool --domain domain --method mean=paper --method cosine=plain --method gist=inside"
 
 
 class Method(StrEnum):
@@ -30,6 +31,7 @@ class Method(StrEnum):
     BM25 = "bm25"
     DSIR = "dsir"
     GIST = "gist"
+    DROP = "drop"
     RANDOM = "random"
 
 
@@ -50,14 +52,23 @@ METHOD_HELP = (
     "Score of a pool row. votes: how many domain rows have it among their k nearest; mean: mean kernel value, as in "
     "the paper; cosine: mean cosine; exact: the mean without a projection; max: highest cosine; less: loss gradients "
     "of the domain against Adam steps; rds: round-robin over the domain's nearest rows; gist: cosine in the subspace "
-    "of the domain's features; bm25, dsir: similarity of words; random: a random number. Required, unless --combine or "
-    "--compare is given."
+    "of the domain's features; drop: share of a row's loss that the warm-up took away; bm25, dsir: similarity of words;"
+    " random: a random number. Required, unless --combine or --compare is given. Repeatable as METHOD=NAME, with a "
+    "name for each score: methods that compare features read them once together, and an option goes to the methods "
+    "that know it."
 )
+
+
+def known_method(text: str) -> str:
+    """METHOD or METHOD=NAME as it was given, with a METHOD that there is."""
+    if text.partition("=")[0] not in list(Method):
+        raise typer.BadParameter(f"{text!r} is not one of {', '.join(Method)}, alone or as METHOD=NAME.")
+    return text
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command(cls=Command, epilog=examples(EXAMPLE, SECOND))(score)
+    app.command(cls=Command, epilog=examples(EXAMPLE, SECOND, THIRD))(score)
 
 
 def score(
@@ -70,9 +81,15 @@ def score(
     ] = None,
     name: Annotated[
         str | None,
-        typer.Option(help="Name of the score in the store. Required, unless --compare is given.", show_default=False),
+        typer.Option(
+            help="Name of the score in the store. Required, unless --compare or --method METHOD=NAME is given.",
+            show_default=False,
+        ),
     ] = None,
-    method: Annotated[Method | None, typer.Option(help=METHOD_HELP, show_default=False)] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help=METHOD_HELP, parser=known_method, metavar="METHOD[=NAME]", show_default=False),
+    ] = None,
     domain: Annotated[
         list[str] | None,
         typer.Option(
@@ -126,6 +143,12 @@ def score(
             show_default="not whitened",
         ),
     ] = None,
+    residual: Annotated[
+        bool,
+        typer.Option(
+            "--residual", help="mean, cosine, max, gist: times how wrong the model is on the row (featurize --losses)."
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(help="random, dsir: seed of the random numbers.")] = 0,
     match_length: Annotated[
         str | None,
@@ -180,7 +203,7 @@ def score(
     o.refuse_ranks("score")
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
     if compare:
-        if method is not None or domain or rows or pool or name or combine:
+        if method or domain or rows or pool or name or combine:
             raise UsageError(
                 "--compare takes scores that exist and writes nothing, so --name, --pool, --domain, --rows, --method "
                 "and --combine mean nothing to it.",
@@ -192,25 +215,24 @@ def score(
         raise UsageError("--plot is for --compare.", "`ntksel report` draws one score.")
     if n is not None:
         raise UsageError("-n is for --compare.", "Say how many rows to take at `ntksel select`.")
-    if name is None:
-        raise UsageError("--name is missing.", "Give the score a --name.")
     if combine:
-        if method is not None or domain or rows or pool:
+        if method or domain or rows or pool:
             raise UsageError(
                 "--combine takes scores that exist, so --method, --domain, --rows and --pool mean nothing to it.",
                 "Leave them out.",
             )
         from ntkcli.steps.scores.combine import combine as combine_scores
 
-        result = combine_scores(store, scores=combine, name=name, progress=output.progress)
+        if name is None:
+            raise UsageError("--name is missing.", "Give the score a --name.")
+        results = [combine_scores(store, scores=combine, name=name, progress=output.progress)]
     else:
-        if pool is None or method is None:
+        if pool is None or not method:
             raise UsageError("--pool or --method is missing.", "Give both, or --combine SCORE twice.")
-        result = step.score(
+        results = step.scores(
             store,
             pool=pool,
-            name=name,
-            method=method.value,
+            methods=_named(method, name),
             domain=domain,
             group_by=group_by.value if group_by else None,
             across=across.value,
@@ -220,6 +242,7 @@ def score(
             k=k,
             subspace=subspace,
             whiten=whiten,
+            residual=residual,
             seed=seed,
             match_length=match_length,
             tokens_of=tokens_of,
@@ -230,18 +253,45 @@ def score(
             data=data or (),
             progress=output.progress,
         )
-    output.result(
-        result,
-        line=f"{result.artefact}: {result.scored} of {result.rows} rows scored by {result.method}, "
-        f"{result.low:.6g} to {result.high:.6g}, digest {result.digest}",
-    )
-    if output.draws:
-        from ntkcli.steps.scores.histogram import histogram
+    if json and len(results) > 1:
+        output.result(results, line="")
+    for result in results if len(results) == 1 or not json else ():
+        output.result(
+            result,
+            line=f"{result.artefact}: {result.scored} of {result.rows} rows scored by {result.method}, "
+            f"{result.low:.6g} to {result.high:.6g}, digest {result.digest}",
+        )
+        if output.draws:
+            _draw_histogram(output, store, result.artefact.partition("/")[2])
+    chosen = results[-1].artefact.partition("/")[2]
+    output.next_step(f"ntksel select {store} --score {chosen} -n N --name SELECTION --export FILE.jsonl")
+    return ExitCode.ROWS_SKIPPED if any(result.skipped for result in results) else ExitCode.OK
 
-        if (found := histogram(store, name)) is not None:
-            output.histogram("rows by score", found.counts, f"{found.low:.4g}", f"{found.high:.4g}")
-    output.next_step(f"ntksel select {store} --score {name} -n N --name SELECTION --export FILE.jsonl")
-    return ExitCode.ROWS_SKIPPED if result.skipped else ExitCode.OK
+
+def _draw_histogram(output: Output, store: Path, name: str) -> None:
+    from ntkcli.steps.scores.histogram import histogram
+
+    if (found := histogram(store, name)) is not None:
+        output.histogram("rows by score", found.counts, f"{found.low:.4g}", f"{found.high:.4g}")
+
+
+def _named(methods: list[str], name: str | None) -> dict[str, str]:
+    """Name -> method, from METHOD=NAME or from one METHOD and --name."""
+    found: dict[str, str] = {}
+    for each in methods:
+        method, _, own = each.partition("=")
+        if len(methods) > 1 and not own:
+            raise UsageError(
+                f"--method {method} has no name, and several scores need one each.", f"Give --method {method}=NAME."
+            )
+        if own and name is not None:
+            raise UsageError(f"--name {name} and --method {each} both name a score.", "Leave --name out.")
+        if not (own or name):
+            raise UsageError("--name is missing.", "Give the score a --name.")
+        if (own or name) in found:
+            raise UsageError(f"--method: the name {own} is given twice.", "Give each score a name of its own.")
+        found[own or name or ""] = method
+    return found
 
 
 def _compare(store: Path, names: list[str], n: int | None, output: Output, *, plot: Path | None, force: bool) -> None:

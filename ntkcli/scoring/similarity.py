@@ -9,8 +9,8 @@ With x a pool row's feature, a_i the domain rows', u(x) = x/|x| and m the pool's
     max              s_j = max_i of the same cosines
 
 Centring takes out the component that all gradients share, which otherwise outweighs what tells rows apart.
-One pass over the pool (two when centred), one block in memory. `mean` and `cosine` take groups of domain rows and
-give one column each; results (n,) or (n, groups) float64, NaN for rows without features.
+One pass over the pool (two when centred), some blocks in memory. `mean` and `cosine` take groups of domain rows and
+give one column each; results (n, groups) float64, NaN for rows without features. `max`: `ntkcli.scoring.nearest`.
 """
 
 from __future__ import annotations
@@ -21,44 +21,78 @@ from typing import Self
 
 import numpy as np
 
-from ntkcli.scoring.features import FeatureReader, Floats, Rows, Wide
+from ntkcli.scoring.features import FeatureReader, Floats, Piece, Rows, Side, Wide
+from ntkcli.scoring.passes import one_pass
 
 
-def mean_scores(pool: FeatureReader, groups: Sequence[FeatureReader], *, centre: bool) -> Wide:
+def mean_scores(pool: FeatureReader, groups: Sequence[Side], *, centre: bool) -> Wide:
     """The mean kernel value with each group's rows (n, groups), in units of |x|·|a|."""
-    targets = [group.mean(raw=True) for group in groups]
-    offsets = [0.0] * len(groups)
-    if centre:
-        pool_mean = pool.mean(raw=True)
-        targets = [target - pool_mean for target in targets]
-        offsets = [float(pool_mean @ target) for target in targets]
-    return _project(pool, targets, offsets=offsets, raw=True)
+    kernel = MeanKernel(pool, groups, centre=centre)
+    one_pass(pool, by_piece=[kernel])
+    return kernel.scores
 
 
-def cosine_scores(pool: FeatureReader, groups: Sequence[FeatureReader], *, centre: bool) -> Wide:
+def cosine_scores(pool: FeatureReader, groups: Sequence[Side], *, centre: bool) -> Wide:
     """The mean cosine with each group's rows (n, groups), in [-1, 1] up to the sketch's error."""
-    if not centre:
-        return _project(pool, [group.mean(raw=False) for group in groups], offsets=[0.0] * len(groups), raw=False)
-    pool_mean = pool.mean(raw=False).astype(np.float32)
-    targets = [unit_rows(group.unit_rows() - pool_mean).mean(axis=0) for group in groups]
-    directions = np.stack([*targets, pool_mean], axis=1)
-    at_mean = pool_mean.astype(np.float64) @ directions
-    scores = np.full((pool.n, len(groups)), np.nan)
-    for block in pool.blocks(cached=True):
+    cosine = MeanCosine(pool, groups, centre=centre)
+    one_pass(pool, by_piece=[cosine])
+    return cosine.scores
+
+
+class MeanKernel:
+    """`mean` as part of a pass; `scores` (n, groups). Needs the pool's mean when `centre`, which is another pass."""
+
+    def __init__(self, pool: FeatureReader, groups: Sequence[Side], *, centre: bool) -> None:
+        targets = np.stack([group.mean(raw=True) for group in groups], axis=1)
+        self._offsets: Wide = np.zeros(len(groups))
+        if centre:
+            pool_mean = pool.mean(raw=True)
+            targets -= pool_mean[:, None]
+            self._offsets = pool_mean @ targets
+        self._lengths = np.linalg.norm(targets, axis=0)
+        self._lengths[self._lengths == 0] = 1.0
+        # Unit directions, so that float32 holds raw features of any size.
+        self._directions = (targets / self._lengths).astype(np.float32)
+        self.scores: Wide = np.full((pool.n, len(groups)), np.nan)
+
+    def take_piece(self, piece: Piece) -> None:
+        """The scores of these rows."""
+        weight = piece.norm if piece.scale is None else piece.norm * piece.scale
+        dots = (piece.steps @ self._directions).astype(np.float64)
+        self.scores[piece.rows] = dots * self._lengths * weight[:, None] - self._offsets
+
+
+class MeanCosine:
+    """`cosine` as part of a pass; `scores` (n, groups). Needs the pool's mean when `centre`, which is another pass."""
+
+    def __init__(self, pool: FeatureReader, groups: Sequence[Side], *, centre: bool) -> None:
+        self.scores: Wide = np.full((pool.n, len(groups)), np.nan)
+        self._centre = centre
+        if not centre:
+            targets = np.stack([group.mean(raw=False) for group in groups], axis=1)
+            self._lengths = np.linalg.norm(targets, axis=0)
+            self._lengths[self._lengths == 0] = 1.0
+            self._directions = (targets / self._lengths).astype(np.float32)
+            return
+        mean = pool.mean(raw=False).astype(np.float32)
+        targets = np.stack([unit_rows(group.unit_rows() - mean).mean(axis=0) for group in groups], axis=1)
+        self._directions = np.concatenate([targets, mean[:, None]], axis=1)
+        self._at_mean = mean.astype(np.float64) @ self._directions
+
+    def take_piece(self, piece: Piece) -> None:
+        """The scores of these rows."""
+        products = (piece.steps @ self._directions).astype(np.float64)
+        if piece.scale is not None:
+            products *= piece.scale[:, None]
+        if not self._centre:
+            self.scores[piece.rows] = products * self._lengths
+            return
         # <x - m, t> / |x - m| from products with x alone: nothing of the block's size is written.
-        products = (block.unit @ directions).astype(np.float64)
-        squares = np.einsum("ij,ij->i", block.unit, block.unit).astype(np.float64)
-        length = np.sqrt(np.maximum(squares - 2 * products[:, -1] + at_mean[-1], np.finfo(np.float32).tiny))
-        scores[block.rows] = (products[:, :-1] - at_mean[:-1]) / length[:, None]
-    return scores
-
-
-def max_scores(pool: FeatureReader, domain: FeatureReader, *, centre: bool) -> Wide:
-    """The highest cosine with any domain row (n,). Time O(n_domain · n_pool · p), memory O(n_domain · block)."""
-    scores = np.full(pool.n, np.nan)
-    for rows, similar in CosineTarget.of(pool, domain, centre=centre).blocks(pool):
-        scores[rows] = similar.max(axis=0)
-    return scores
+        squares = np.vecdot(piece.steps, piece.steps).astype(np.float64)
+        if piece.scale is not None:
+            squares *= piece.scale.astype(np.float64) ** 2
+        length = np.sqrt(np.maximum(squares - 2 * products[:, -1] + self._at_mean[-1], np.finfo(np.float32).tiny))
+        self.scores[piece.rows] = (products[:, :-1] - self._at_mean[:-1]) / length[:, None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +131,3 @@ def unit_rows(rows: Floats) -> Floats:
     length[length == 0] = 1
     scaled: Floats = rows / length
     return scaled
-
-
-def _project(pool: FeatureReader, targets: Sequence[Wide], *, offsets: Sequence[float], raw: bool) -> Wide:
-    lengths = [float(np.linalg.norm(target)) or 1.0 for target in targets]
-    # Unit directions, so that float32 holds raw features of any size.
-    directions = [(target / length).astype(np.float32) for target, length in zip(targets, lengths, strict=True)]
-    scores = np.full((pool.n, len(targets)), np.nan)
-    for block in pool.blocks(cached=True):
-        for g, direction in enumerate(directions):
-            dots = (block.unit @ direction).astype(np.float64) * lengths[g]
-            scores[block.rows, g] = (dots * block.norm if raw else dots) - offsets[g]
-    return scores

@@ -11,22 +11,29 @@ from __future__ import annotations
 
 import numpy as np
 
-from ntkcli.scoring.features import FeatureReader, Floats, Wide
+from ntkcli.scoring.features import Block, FeatureReader, Floats, Wide
 from ntkcli.scoring.similarity import CosineTarget, unit_rows
 
 
-def gist_scores(pool: FeatureReader, domain: FeatureReader, *, subspace: float, centre: bool) -> Wide:
-    """The mean cosine in the subspace (n,), NaN without features. One pass (two centred); O(n · p · K) time.
+class SubspaceCosine:
+    """`gist` as part of a pass: the mean cosine in the subspace, `scores` (n,), NaN without features.
 
-    `subspace`: 1 or more is K (at most the domain's rank), less is the share of energy.
+    `subspace`: 1 or more is K (at most the domain's rank), less is the share of energy. O(n · p · K) time; needs the
+    pool's mean when `centre`, which is another pass.
     """
-    target = CosineTarget.of(pool, domain, centre=centre)
-    basis = domain_basis(target.domain, subspace=subspace)
-    direction = unit_rows(target.domain @ basis).mean(axis=0)
-    scores = np.full(pool.n, np.nan)
-    for block in pool.blocks():
-        scores[block.rows] = unit_rows(target.prepared(block.unit) @ basis) @ direction
-    return scores
+
+    def __init__(self, pool: FeatureReader, domain: FeatureReader, *, subspace: float, centre: bool) -> None:
+        self._target = CosineTarget.of(pool, domain, centre=centre)
+        self._basis = domain_basis(self._target.domain, subspace=subspace)
+        self._direction = unit_rows(self._target.domain @ self._basis).mean(axis=0)
+        self.scores: Wide = np.full(pool.n, np.nan)
+
+    def take_block(self, block: Block) -> None:
+        """The scores of these rows."""
+        self.scores[block.rows] = unit_rows(self._target.prepared(block.unit) @ self._basis) @ self._direction
+
+    def keep(self, found: None) -> None:
+        """Nothing more."""
 
 
 def domain_basis(rows: Floats, *, subspace: float) -> Floats:

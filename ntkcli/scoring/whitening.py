@@ -6,7 +6,6 @@ compare what results as they compare features. One pass; O(n · p² + p³) time,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Self
 
 import numpy as np
@@ -51,9 +50,7 @@ class WhitenedReader(FeatureReader):
         found._matrix = matrix
         return found
 
-    def blocks(self, *, cached: bool = False) -> Iterator[Block]:  # noqa: ARG002
-        """As the reader's, but always many rows at a time: each is multiplied by a matrix (p, p)."""
-        for block in super().blocks():
-            white = block.unit @ self._matrix
-            length = np.linalg.norm(white, axis=1).astype(np.float32)
-            yield Block(block.rows, unit_rows(white), block.norm * length)
+    def _prepared(self, block: Block) -> Block:
+        white = block.unit @ self._matrix
+        length = np.linalg.norm(white, axis=1).astype(np.float32)
+        return Block.of(block.rows, unit_rows(white), block.norm * length)

@@ -70,6 +70,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "ntk": "--data {pool.jsonl} --name pool --kind ntk --model {m} --dim 64 --probe rademacher",
         "loss": "--data {pool.jsonl} --name pool --kind loss --model {m} --dim 64 --adapter warm --feature loss",
         "embed": "--data {pool.jsonl} --name pool --kind embed --model {m}",
+        "kept": "--data {pool.jsonl} --name pool --kind embed --model {m} --adapter warm --losses --feature kept",
         "folder": "--data {folder} --name parts --split train --kind embed --model {m}",
         "text": "--data {texts.jsonl} --name texts --kind embed --model {m}",
     },
@@ -84,6 +85,8 @@ COMMANDS: dict[str, dict[str, str]] = {
         "mean": "--pool pool --domain domain --method mean --name mean",
         "exact": "--pool pool --domain domain --method exact --name exact",
         "gist": "--pool pool --domain domain --feature embed --method gist --name gist",
+        "drop": "--pool pool --feature kept --method drop --name drop",
+        "kept": "--pool pool --domain domain --feature kept --method cosine --name kept",
         "combine": "--combine cosine --combine random --name combine",
     },
     "select": {
@@ -151,6 +154,7 @@ EFFECTS: dict[str, dict[str, tuple[Case, ...]]] = {
         "target_modules": (Value("--target-modules q_proj"),),
         "adapter_seed": (Value("--adapter-seed 1"),),
         "adam": (Value("--adam", on="loss"),),
+        "losses": (Value("--losses"), Value("--losses", on="embed")),
         "store_dtype": (Value("--store-dtype float32"), Value("--store-dtype int8", on="embed")),
         "part_rows": (Close("--part-rows 3"),),
         "shard": (Same("--shard 1/2", more=("--shard 0/2",)),),
@@ -167,16 +171,23 @@ EFFECTS: dict[str, dict[str, tuple[Case, ...]]] = {
         "method": (
             Value("--method max"),
             Value("--method mean"),
+            Value("--pool pool --domain domain --feature embed --method mean=cosine --method max=m", on="nothing"),
             Value("--method rds", on="votes"),
             Value("--method bm25", on="dsir"),
         ),
         "group_by": (Value("--group-by source"), Value("--group-by source", on="dsir")),
         "across": (Value("--across mean", on="groups"),),
         "feature": (Value("--feature embed", on="mean"),),
-        "rows": (Value("--rows coarse"), Value("--rows coarse", on="random"), Value("--rows coarse", on="dsir")),
+        "rows": (
+            Value("--rows coarse"),
+            Value("--rows coarse", on="random"),
+            Value("--rows coarse", on="dsir"),
+            Value("--rows coarse", on="drop"),
+        ),
         "centre": (Value("--centre"), Value("--centre", on="votes")),
         "subspace": (Value("--subspace 2", on="gist"),),
         "whiten": (Value("--whiten 0.1"),),
+        "residual": (Value("--residual", on="kept"),),
         "k": (Value("-k 3", on="votes"),),
         "seed": (Value("--seed 1", on="random"), Value("--seed 1", on="dsir"), Value("--seed 1", on="length")),
         "match_length": (Value("--match-length domain", on="length"), Value("--match-length picked", on="random")),
@@ -339,7 +350,7 @@ EFFECTS: dict[str, dict[str, tuple[Case, ...]]] = {
         "force": (Shown("--force --export {foreign.csv}"),),
     },
 }
-NO_ARTEFACTS = ("explain", "info", "report", "tasks", "rm", "split", "merge")
+NO_ARTEFACTS = ("explain", "info", "query", "report", "tasks", "rm", "split", "merge")
 """Verbs that make nothing that is kept under a fingerprint."""
 ELSEWHERE = ("diagnose",)
 """Verbs whose options are tried in a file of their own: with results that have no name."""

@@ -71,6 +71,13 @@ class Step:
         """What the step makes, "" if it has no name."""
         return str(self.values.get("name", ""))
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that it makes: several scores have their names behind their methods."""
+        methods = self.values.get("method", "")
+        own = [str(each).partition("=")[2] for each in (methods if isinstance(methods, list) else [methods])]
+        return tuple(name for name in (self.name, *own) if name)
+
     def arguments(self, vocabulary: Vocabulary) -> list[str]:
         """The words behind `ntksel`."""
         verb = vocabulary[self.verb]

@@ -69,8 +69,8 @@ def check_names(recipe: Recipe) -> None:
                     f"{step.store} has none.",
                     f"Do you mean {near[0]!r}?" if near else f"There are: {', '.join(have) or 'none'}.",
                 )
-        if step.verb in MAKES and step.name:
-            known.add(f"{MAKES[step.verb]}/{step.name}")
+        if step.verb in MAKES:
+            known |= {f"{MAKES[step.verb]}/{name}" for name in step.names}
 
 
 def _check_files(recipe: Recipe, number: int, exported: set[str], known: set[str]) -> None:

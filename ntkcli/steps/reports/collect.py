@@ -14,9 +14,9 @@ import store
 from ntkcli.data import Row
 from ntkcli.errors import NtkselError
 from ntkcli.steps.reports.texts import clipped
-from ntkcli.steps.scores.inputs import text_of
 from ntkcli.steps.shared.commands import message, repairing
 from ntkcli.steps.shared.datasets import data_file
+from ntkcli.steps.shared.pool_rows import text_of
 from ntkcli.steps.shared.row_sets import rows_in_order
 
 Rows = NDArray[np.int64]

@@ -12,9 +12,10 @@ from ntkcli.data import Row
 from ntkcli.errors import DataError, SpecError, UsageError
 from ntkcli.scoring.features import FeatureReader, Rows
 from ntkcli.steps.shared.datasets import data_file
+from ntkcli.steps.shared.pool_rows import text_of
 from ntkcli.steps.shared.row_sets import rows_in_order
 
-_MAY_DIFFER = frozenset({"data", "rows", "store_dtype"})
+_MAY_DIFFER = frozenset({"data", "rows", "store_dtype", "losses"})
 """Fields of a features spec in which pool and domain may differ and still compare."""
 
 
@@ -132,8 +133,3 @@ def texts_of(stored: store.Store, data: str, rows: Rows | None) -> Callable[[], 
                 yield row.index, text_of(row)
 
     return read
-
-
-def text_of(row: Row) -> str:
-    """What the row says: its turns, joined by line feeds."""
-    return "\n".join(message.text for message in row.messages)

@@ -21,8 +21,9 @@ from ntkcli.errors import UsageError
 from ntkcli.progress import Progress
 from ntkcli.scoring.features import FeatureReader, Rows
 from ntkcli.scoring.similarity import cosine_scores
+from ntkcli.steps.scores.feature_pass import ScoresAndTies
 from ntkcli.steps.scores.inputs import covering_reader, domain_groups, features_of, group_readers
-from ntkcli.steps.scores.methods import ScorePlan, ScoresAndTies
+from ntkcli.steps.scores.methods import ScorePlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ def plan_less(
     ]
     rows = sum(point.pool_features.n for point in found) * (1 + centre)
     parents = {artefact.name: artefact.fingerprint for artefact in used}
-    return ScorePlan(spec, parents, compute, total=rows, measured=measured)
+    return ScorePlan(spec, parents, compute, total=lambda: rows, measured=measured)
 
 
 def refuse_centre(side: store.Artefact) -> None:

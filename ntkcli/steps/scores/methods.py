@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,14 +13,11 @@ from numpy.typing import NDArray
 
 import store
 from ntkcli.errors import DataError, UsageError
-from ntkcli.scoring.features import FeatureReader, Rows, Wide
-from ntkcli.scoring.nearest import rds_scores
+from ntkcli.scoring.features import FeatureReader, Rows
 from ntkcli.scoring.random import random_scores
-from ntkcli.scoring.similarity import cosine_scores, max_scores, mean_scores
-from ntkcli.scoring.subspace import gist_scores
 from ntkcli.scoring.text import bm25_scores, dsir_scores, match_length_scores
-from ntkcli.scoring.votes import vote_scores
-from ntkcli.scoring.whitening import MAX_BYTES, WhitenedReader, whitener, whitening_bytes
+from ntkcli.scoring.whitening import MAX_BYTES, whitening_bytes
+from ntkcli.steps.scores.feature_pass import BY_LISTS, SHARE_A_PASS, FeaturePass, ScoresAndTies
 from ntkcli.steps.scores.inputs import (
     covering_reader,
     domain_groups,
@@ -31,22 +30,22 @@ from ntkcli.steps.shared.lengths import SPEC_KEY, Encoding, lengths, settle_enco
 VOTE_SHARE = 0.005
 """Of the pool, what each domain row votes for by default: the paper's 9,000 of 1.8 million."""
 MIN_VOTES = 10
-ScoresAndTies = tuple[Wide, Wide | None]
-"""Scores (n,) or, before groups are joined, (n, groups); and what breaks ties (n,), if anything."""
 
 
 @dataclass(slots=True)
 class ScorePlan:
-    """What a method needs: its part of the spec, its parents, the work and how many rows it reads.
+    """What a method needs: its part of the spec, its parents, the work and how many rows `compute` will read.
 
-    `measured` gives the rows that have features and so must get a finite score, (n,); none for other methods.
+    `measured` gives the rows that have features and so must get a finite score, (n,); none for other methods. `skip`
+    says that `compute` will not be called.
     """
 
     spec: dict[str, Any]
     parents: dict[str, str]
     compute: Callable[[], ScoresAndTies]
-    total: int = 0
+    total: Callable[[], int] = int
     measured: Callable[[], NDArray[np.bool_] | np.bool_] = np.bool_
+    skip: Callable[[], None] = lambda: None
 
 
 def plan_by_features(
@@ -54,7 +53,7 @@ def plan_by_features(
     dataset: store.Artefact,
     only: Rows | None,
     *,
-    method: str,
+    methods: Sequence[str],
     domains: Sequence[str],
     group_by: str | None,
     feature: str,
@@ -63,8 +62,8 @@ def plan_by_features(
     subspace: float,
     whiten: float | None,
     on_block: Callable[[int], None],
-) -> ScorePlan:
-    """Of the methods that compare features of one kind."""
+) -> list[ScorePlan]:
+    """Of methods that compare features of one kind, in their order; those that can share a pass over the pool."""
     pool = dataset.name.partition("/")[2]
     pool_features, domain_features = features_of(stored, pool=pool, domains=domains, feature=feature)
     groups = domain_groups(stored, domains, group_by=group_by)
@@ -73,53 +72,42 @@ def plan_by_features(
     spec: dict[str, Any] = {"pool": pool_features.fingerprint, "domain": fingerprints[0], "centre": centre}
     if len(domains) > 1 or group_by:
         spec |= {"domain": fingerprints, "groups": {"by": group_by or "domain"}}
-    if method in ("votes", "rds"):
-        covered = len(reader.covered)
-        if k is not None and k > reader.usable:
-            raise UsageError(
-                f"-k {k}: {pool_features.name} has {reader.usable} rows to choose from.",
-                f"Give -k up to {reader.usable}.",
-            )
-        spec["k"] = k = k or min(max(MIN_VOTES, round(VOTE_SHARE * covered)), covered)
-    if method == "gist":
-        spec["subspace"] = subspace
+    if any(method in BY_LISTS for method in methods):
+        k = _nearest_count(k, pool_features, reader)
     if whiten is not None:
-        if (need := whitening_bytes(reader.dim)) > MAX_BYTES:
-            raise UsageError(
-                f"--whiten: features of {reader.dim} numbers need {need / 2**30:.0f} GiB, more than the "
-                f"{MAX_BYTES >> 30} GiB allowed.",
-                "Featurize with a smaller --dim, or leave --whiten out.",
-            )
+        _check_whitening(reader.dim)
         spec["whiten"] = whiten
     parents = {artefact.name: artefact.fingerprint for artefact in (pool_features, *domain_features.values())}
-
     readers = group_readers(stored, domain_features, groups)
+    shared = FeaturePass(reader, readers, centre=centre, whiten=whiten, k=k, subspace=subspace)
+    plans = []
+    for method in methods:
+        own: dict[str, Any] = {"k": k} if method in BY_LISTS else {"subspace": subspace} if method == "gist" else {}
+        compute, skip = partial(shared.scores, method), partial(shared.skip, method)
+        if method in SHARE_A_PASS:
+            shared.ask(method)
+        rows = partial(getattr, shared, "rows")
+        plans.append(ScorePlan(copy.deepcopy(spec) | own, dict(parents), compute, rows, reader.measured, skip))
+    return plans
 
-    def compute() -> ScoresAndTies:
-        if whiten is None:
-            return _by_features(method, reader, readers, centre=centre, k=k or 0, subspace=subspace)
-        matrix = whitener(reader, damping=whiten)
-        pool_side, *sides = (WhitenedReader.of(each, matrix) for each in (reader, *readers))
-        return _by_features(method, pool_side, sides, centre=centre, k=k or 0, subspace=subspace)
 
-    passes = (1 if method in ("mean", "cosine") else len(groups)) + centre + (whiten is not None)
-    return ScorePlan(spec, parents, compute, total=pool_features.n * passes, measured=reader.measured)
+def _nearest_count(k: int | None, pool_features: store.Artefact, reader: FeatureReader) -> int:
+    """How many nearest pool rows count for each domain row."""
+    covered = len(reader.covered)
+    if k is not None and k > reader.usable:
+        raise UsageError(
+            f"-k {k}: {pool_features.name} has {reader.usable} rows to choose from.", f"Give -k up to {reader.usable}."
+        )
+    return k or min(max(MIN_VOTES, round(VOTE_SHARE * covered)), covered)
 
 
-def _by_features(
-    method: str, pool: FeatureReader, groups: Sequence[FeatureReader], *, centre: bool, k: int, subspace: float
-) -> ScoresAndTies:
-    if method in ("mean", "cosine"):
-        return (mean_scores if method == "mean" else cosine_scores)(pool, groups, centre=centre), None
-    if method == "max":
-        return np.stack([max_scores(pool, group, centre=centre) for group in groups], axis=1), None
-    if method == "gist":
-        found_in = [gist_scores(pool, group, subspace=subspace, centre=centre) for group in groups]
-        return np.stack(found_in, axis=1), None
-    by_lists = vote_scores if method == "votes" else rds_scores
-    found = [by_lists(pool, group, k=k, centre=centre) for group in groups]
-    ties = np.stack([tie for _, tie in found], axis=1)
-    return np.stack([scores for scores, _ in found], axis=1), ties.max(axis=1)
+def _check_whitening(dim: int) -> None:
+    if (need := whitening_bytes(dim)) > MAX_BYTES:
+        raise UsageError(
+            f"--whiten: features of {dim} numbers need {need / 2**30:.0f} GiB, more than the {MAX_BYTES >> 30} GiB "
+            "allowed.",
+            "Featurize with a smaller --dim, or leave --whiten out.",
+        )
 
 
 def plan_by_words(

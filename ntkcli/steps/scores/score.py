@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ from ntkcli.scoring.features import Rows, Wide
 from ntkcli.scoring.groups import across_groups
 from ntkcli.seeds import check_seed
 from ntkcli.steps.scores import exact
+from ntkcli.steps.scores.feature_pass import SHARE_A_PASS
 from ntkcli.steps.scores.less import plan_less
+from ntkcli.steps.scores.losses import WEIGHTED, plan_drop, weigh_by_residual
 from ntkcli.steps.scores.methods import ScorePlan, plan_by_features, plan_by_words, plan_random
 from ntkcli.steps.shared.datasets import data_file, data_name, moved_data
 from ntkcli.steps.shared.disk_room import refuse_without_room
@@ -28,7 +30,7 @@ from ntkcli.steps.shared.non_finite import settle_non_finite
 from ntkcli.steps.shared.row_sets import rows_in_order, selected_rows
 from ntkcli.steps.shared.stores import DATASET_PART_ROWS, open_store, write_rows
 
-VERSION = 1
+VERSION = 2
 """Of the scores, in every spec: goes up when the same features would give other scores."""
 BY_FEATURES = ("votes", "mean", "cosine", "max", "rds", "less", "gist")
 BY_WORDS = ("bm25", "dsir")
@@ -37,7 +39,7 @@ SUBSPACE = 0.9
 PACKAGES = {"bm25": ("bm25s",)}
 """Optional packages that a method computes with, by name."""
 FIX = "Score by --method cosine, which leaves lengths out, or give --on-error skip to leave these rows out."
-METHODS = (*BY_FEATURES, "exact", *BY_WORDS, "random")
+METHODS = (*BY_FEATURES, "exact", "drop", *BY_WORDS, "random")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ def score(
     k: int | None = None,
     subspace: float | None = None,
     whiten: float | None = None,
+    residual: bool = False,
     seed: int = 0,
     match_length: str | None = None,
     tokens_of: str | None = None,
@@ -90,7 +93,9 @@ def score(
     names the features on all sides (default ntk, for less loss; less takes several; words and random take none); `rows`
     keeps to a selection of the pool; `k` is for votes and rds (default 0.5% of the pool, at least 10), `subspace`
     for gist (a share of energy below 1, else directions; default 0.9), `seed` for dsir
-    and random. Several domains, or `group_by="source"`, make groups: a score each, joined by `across` (max, mean).
+    and random. drop, which takes no domain, and `residual` read the losses that the features hold
+    (`ntkcli.steps.scores.losses`). Several domains, or `group_by="source"`, make groups: a score each, joined by
+    `across` (max, mean).
     `match_length` names a data set or a selection whose lengths in tokens random rows shall have, counted as
     `ntkcli.steps.shared.lengths` settles it or by `tokens_of` (features of the pool, or a model). `dtype` (auto: the
     features'), `device` and `batch_tokens` are for exact, which computes. With on_error "skip" rows whose values are
@@ -101,16 +106,72 @@ def score(
         SpecError: the sides' features were not made alike, or don't cover the rows.
         NtkselError: rows' values are not finite, with on_error "fail"; names them.
     """
-    progress = progress or Silent()
-    domains = [domain] if isinstance(domain, str) else list(domain or ())
-    default = "loss" if method == "less" else "ntk"
-    features = [feature] if isinstance(feature, str) else list(feature or [default])
-    _check_options(
-        method,
+    return scores(
+        store_path,
+        pool=pool,
+        methods={name: method},
+        domain=domain,
+        group_by=group_by,
+        across=across,
+        feature=feature,
+        rows=rows,
         centre=centre,
         k=k,
         subspace=subspace,
         whiten=whiten,
+        residual=residual,
+        seed=seed,
+        match_length=match_length,
+        tokens_of=tokens_of,
+        dtype=dtype,
+        device=device,
+        batch_tokens=batch_tokens,
+        on_error=on_error,
+        data=data,
+        progress=progress,
+    )[0]
+
+
+def scores(
+    store_path: str | Path,
+    *,
+    pool: str,
+    methods: Mapping[str, str],
+    domain: str | Sequence[str] | None = None,
+    group_by: str | None = None,
+    across: str = "max",
+    feature: str | Sequence[str] | None = None,
+    rows: str | None = None,
+    centre: bool = False,
+    k: int | None = None,
+    subspace: float | None = None,
+    whiten: float | None = None,
+    residual: bool = False,
+    seed: int = 0,
+    match_length: str | None = None,
+    tokens_of: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    batch_tokens: int | None = None,
+    on_error: OnError = "fail",
+    data: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> list[ScoreResult]:
+    """Write several scores of one pool: `methods` is name -> method. Each is what `score` alone would write.
+
+    Methods of `SHARE_A_PASS` read the pool's features once together; others are computed one after the other. An option
+    goes to the methods that know it. Scores that are finished are left as they are. Errors: as for `score`.
+    """
+    progress = progress or Silent()
+    domains = [domain] if isinstance(domain, str) else list(domain or ())
+    features = [feature] if isinstance(feature, str) else list(feature or ())
+    _check_options(
+        list(methods.values()),
+        centre=centre,
+        k=k,
+        subspace=subspace,
+        whiten=whiten,
+        residual=residual,
         match_length=match_length,
         tokens_of=tokens_of,
         across=across,
@@ -120,6 +181,7 @@ def score(
         computes=dtype != "auto" or device != "auto" or batch_tokens is not None,
     )
     check_seed("--seed", seed)
+    names = [store.check_name(name, "--name") for name in methods]
     files = [name for name, _ in map(split_name, (pool, *domains)) if name is not None]
     stored = open_store(store_path, create=bool(files))
     moved_data(stored, data, default=[pool])
@@ -127,79 +189,138 @@ def score(
     domains = [data_name(stored, each, option="--domain", on_error=on_error) for each in domains]
     dataset = stored.get(f"datasets/{pool}")
     parents = {dataset.name: dataset.fingerprint}
-    spec: dict[str, Any] = {"version": VERSION, "method": method, "data": dataset.spec["digest"], "rows": None}
+    spec: dict[str, Any] = {"version": VERSION, "data": dataset.spec["digest"], "rows": None}
     only: Rows | None = None
     if rows is not None:
         only, selection = selected_rows(stored, rows, dataset=dataset)
         parents[selection.name] = spec["rows"] = selection.fingerprint
-    if method == "random":
-        plan = plan_random(
+    how = _How(domains, group_by, features, centre, k, subspace, whiten, residual, seed, match_length, tokens_of)
+    plans = _plans(stored, dataset, only, methods, how, progress)
+    artefacts = {}
+    # Those that are there first: one that another spec has the name of is refused before anything is made.
+    for name in sorted(names, key=lambda each: stored.find(f"scores/{each}") is None):
+        plan, method = plans[name], methods[name]
+        if "groups" in plan.spec:
+            plan.spec["groups"]["across"] = across
+        if method == "exact":
+            known = stored.find(f"scores/{name}")
+            plan.spec |= exact.exact_spec(stored.get(f"features/{pool}/{how.feature}"), known, dtype=dtype)
+        whole = spec | {"method": method} | plan.spec
+        artefact = create_score(stored, name, whole, parents | plan.parents, dataset, exact_ones=method == "exact")
+        refuse_without_room(artefact, artefact.pending(), instead="")
+        artefacts[name] = artefact
+        if artefact.complete:
+            progress.note(f"{artefact.name} is finished already")
+            plan.skip()
+    for name, method in methods.items():
+        artefact = artefacts[name]
+        if artefact.complete:
+            continue
+        if method == "exact":
+            exact.fill_exact(
+                stored,
+                artefact,
+                features=stored.get(f"features/{pool}/{how.feature}"),
+                pool=dataset,
+                domain=stored.get(f"datasets/{domains[0]}"),
+                only=only,
+                device=device,
+                batch_tokens=batch_tokens,
+                on_error=on_error,
+                progress=progress,
+            )
+        else:
+            begin(artefact, environment(*PACKAGES.get(method, ())), progress)
+            _fill(stored, artefact, dataset, plans[name], across=across, on_error=on_error, progress=progress)
+    progress.stop()
+    unusable = sum(_unusable(stored.get(f"datasets/{each}")) for each in files)
+    return [
+        replace(result_of(artefacts[name], methods[name]), skipped=_left_out(artefacts[name], plans[name]) + unusable)
+        for name in names
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _How:
+    """The options of all methods, as `scores` takes them."""
+
+    domains: list[str]
+    group_by: str | None
+    features: list[str]
+    centre: bool
+    k: int | None
+    subspace: float | None
+    whiten: float | None
+    residual: bool
+    seed: int
+    match_length: str | None
+    tokens_of: str | None
+
+    @property
+    def feature(self) -> str:
+        """What methods compare that take one feature."""
+        return self.features[0] if self.features else "ntk"
+
+
+def _plans(
+    stored: store.Store,
+    dataset: store.Artefact,
+    only: Rows | None,
+    methods: Mapping[str, str],
+    how: _How,
+    progress: Progress,
+) -> dict[str, ScorePlan]:
+    """What each score (name -> method) needs; those that can share a pass over the pool's features do."""
+    plans = {}
+    for name, method in methods.items():
+        if method == "random":
+            plans[name] = plan_random(
+                stored,
+                dataset,
+                only,
+                seed=how.seed,
+                match_length=how.match_length,
+                tokens_of=how.tokens_of,
+                known=stored.find(f"scores/{name}"),
+            )
+        elif method == "less":
+            plans[name] = plan_less(
+                stored,
+                dataset,
+                only,
+                domains=how.domains,
+                group_by=how.group_by,
+                features=how.features or ["loss"],
+                centre=how.centre,
+                progress=progress,
+            )
+        elif method == "drop":
+            plans[name] = plan_drop(stored, dataset, only, feature=how.feature, on_block=progress.advance)
+        elif method in BY_WORDS:
+            plans[name] = plan_by_words(
+                stored, dataset, only, method=method, domains=how.domains, group_by=how.group_by, seed=how.seed
+            )
+    others = {name: method for name, method in methods.items() if name not in plans}
+    if others:
+        found = plan_by_features(
             stored,
             dataset,
             only,
-            seed=seed,
-            match_length=match_length,
-            tokens_of=tokens_of,
-            known=stored.find(f"scores/{store.check_name(name, '--name')}"),
-        )
-    elif method == "less":
-        plan = plan_less(
-            stored,
-            dataset,
-            only,
-            domains=domains,
-            group_by=group_by,
-            features=features,
-            centre=centre,
-            progress=progress,
-        )
-    elif method in BY_WORDS:
-        plan = plan_by_words(stored, dataset, only, method=method, domains=domains, group_by=group_by, seed=seed)
-    else:
-        plan = plan_by_features(
-            stored,
-            dataset,
-            only,
-            method=method,
-            domains=domains,
-            group_by=group_by,
-            feature=features[0],
-            centre=centre,
-            k=k,
-            subspace=SUBSPACE if subspace is None else subspace,
-            whiten=whiten,
+            methods=list(others.values()),
+            domains=how.domains,
+            group_by=how.group_by,
+            feature=how.feature,
+            centre=how.centre,
+            k=how.k,
+            subspace=SUBSPACE if how.subspace is None else how.subspace,
+            whiten=how.whiten,
             on_block=progress.advance,
         )
-    if "groups" in plan.spec:
-        plan.spec["groups"]["across"] = across
-    if method == "exact":
-        pool_features = stored.get(f"features/{pool}/{features[0]}")
-        known = stored.find(f"scores/{store.check_name(name, '--name')}")
-        plan.spec |= exact.exact_spec(pool_features, known, dtype=dtype)
-    exact_ones = method == "exact"
-    artefact = create_score(stored, name, spec | plan.spec, parents | plan.parents, dataset, exact_ones=exact_ones)
-    refuse_without_room(artefact, artefact.pending(), instead="")
-    if artefact.complete:
-        progress.note(f"{artefact.name} is finished already")
-    elif method == "exact":
-        exact.fill_exact(
-            stored,
-            artefact,
-            features=pool_features,
-            pool=dataset,
-            domain=stored.get(f"datasets/{domains[0]}"),
-            only=only,
-            device=device,
-            batch_tokens=batch_tokens,
-            on_error=on_error,
-            progress=progress,
-        )
-    else:
-        begin(artefact, environment(*PACKAGES.get(method, ())), progress)
-        _fill(stored, artefact, dataset, plan, across=across, on_error=on_error, progress=progress)
-    progress.stop()
-    skipped = _left_out(artefact, plan) + sum(_unusable(stored.get(f"datasets/{each}")) for each in files)
-    return replace(result_of(artefact, method), skipped=skipped)
+        plans |= dict(zip(others, found, strict=True))
+    for name, method in others.items():
+        if how.residual and method in WEIGHTED:
+            plans[name] = weigh_by_residual(stored, dataset, only, plans[name], method=method, feature=how.feature)
+    return plans
 
 
 def _fill(
@@ -213,7 +334,7 @@ def _fill(
     progress: Progress,
 ) -> None:
     """Compute the scores and write them. NtkselError if rows have features and no finite score, unless left out."""
-    progress.start(artefact.name, total=plan.total, unit="rows")
+    progress.start(artefact.name, total=plan.total(), unit="rows")
     found, ties = plan.compute()
     scores = one_score(found, across=across)
     bad = np.flatnonzero(plan.measured() & ~np.isfinite(scores))
@@ -236,12 +357,13 @@ def _unusable(dataset: store.Artefact) -> int:
 
 
 def _check_options(
-    method: str,
+    methods: Sequence[str],
     *,
     centre: bool,
     k: int | None,
     subspace: float | None,
     whiten: float | None,
+    residual: bool,
     match_length: str | None,
     tokens_of: str | None,
     across: str,
@@ -250,11 +372,14 @@ def _check_options(
     features: int,
     computes: bool,
 ) -> None:
-    if method not in METHODS:
-        raise UsageError(f"--method {method} is not known.", f"Give one of: {', '.join(METHODS)}.")
+    for method in methods:
+        if method not in METHODS:
+            raise UsageError(f"--method {method} is not known.", f"Give one of: {', '.join(METHODS)}.")
+        if methods.count(method) > 1:
+            raise UsageError(f"--method {method} is given twice.", "Give each method once.")
     if across not in ("max", "mean"):
         raise UsageError(f"--across {across} is not known.", "Give max or mean.")
-    for option, given, methods in (
+    for option, given, known in (
         ("--centre", centre, BY_FEATURES),
         ("--group-by", group_by is not None, (*BY_FEATURES, *BY_WORDS)),
         ("a second --domain", domains > 1, (*BY_FEATURES, *BY_WORDS)),
@@ -262,11 +387,21 @@ def _check_options(
         ("-k", k is not None, ("votes", "rds")),
         ("--subspace", subspace is not None, ("gist",)),
         ("--whiten", whiten is not None, tuple(each for each in BY_FEATURES if each != "less")),
+        ("--residual", residual, WEIGHTED),
         ("--match-length", match_length is not None, ("random",)),
         ("--dtype, --device or --batch-tokens", computes, ("exact",)),
     ):
-        if given and method not in methods:
-            raise UsageError(f"{option} means nothing to --method {method}.", f"It is for {', '.join(methods)}.")
+        if given and not set(methods) & set(known):
+            raise UsageError(
+                f"{option} means nothing to --method {', '.join(methods)}.", f"It is for {', '.join(known)}."
+            )
+    if features > 1 and (others := [method for method in methods if method in (*SHARE_A_PASS, "exact", "drop")]):
+        raise UsageError(f"--method {others[0]} takes one --feature.", "Score by less in a command of its own.")
+    if set(methods) == {"drop"} and domains:
+        raise UsageError(
+            "--domain means nothing to --method drop: the domain is what the features' adapter was trained on.",
+            "Leave --domain out.",
+        )
     if subspace is not None and not (0 < subspace < 1 or (subspace >= 1 and subspace == subspace // 1)):
         raise UsageError(
             f"--subspace {subspace:g} is neither a share of energy nor a number of directions.",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from ntkcli.selection.top import top
 from ntkcli.steps.selections.selectors import Candidates, SelectorFeatures, features_to_compare, rows_with_features
 from ntkcli.steps.selections.why_not import displaced
 from ntkcli.steps.shared.datasets import moved_data
+from ntkcli.steps.shared.pool_rows import PoolRow, pool_rows
 from ntkcli.steps.shared.stores import open_store
 
 NEAREST = 3
@@ -49,6 +51,8 @@ class Explanation:
 
     `gain` is the selector's marginal gain; for `top` the score above the lowest one chosen. For a row that was not
     chosen, `why_not` says what kept it out and `displaced_by` is the id of the chosen row in its place, if one is.
+    `farthest` are the domain rows that it is least like and `lowest` the pool's rows with the lowest scores, the worst
+    first, where they were asked for: what it, and what they would harm.
     """
 
     selection: str
@@ -61,12 +65,17 @@ class Explanation:
     why_not: str | None
     nearest: tuple[DomainRow, ...]
     scores: tuple[ScoreRank, ...]
+    farthest: tuple[DomainRow, ...] | None = None
+    lowest: tuple[PoolRow, ...] | None = None
 
 
-def explain(store_path: str | Path, *, selection: str, row: str, data: Sequence[str] = ()) -> Explanation:
+def explain(
+    store_path: str | Path, *, selection: str, row: str, bottom: bool = False, data: Sequence[str] = ()
+) -> Explanation:
     """Explain one row of the selection's pool, given by its id or else by its number from 0.
 
-    `data` is where the pool's file is now, if it has moved.
+    `bottom` adds the farthest domain rows and the pool's lowest rows. `data` is where the pool's file is now, if it has
+    moved.
 
     Raises:
         UsageError: the pool has no such row.
@@ -75,17 +84,26 @@ def explain(store_path: str | Path, *, selection: str, row: str, data: Sequence[
     artefact = stored.get(f"selections/{store.check_name(selection, 'SELECTION')}")
     stored.check_parents(artefact)
     moved_data(stored, data, default=[str(artefact.attrs["data"])])
-    ids = stored.get(f"datasets/{artefact.attrs['data']}").read("row_id").tolist()
+    asked = np.array([row_number(stored.get(f"datasets/{artefact.attrs['data']}"), row)])
+    found = next(_explanations(stored, artefact, asked))
+    if not bottom:
+        return found
+    score = _score_of(stored, artefact)
+    farthest = _nearest(stored, artefact, score, asked, farthest=True).get(int(asked[0]), ())
+    return replace(found, farthest=farthest, lowest=_lowest(stored, score))
+
+
+def row_number(dataset: store.Artefact, row: str) -> int:
+    """The number of a data set's row that is given by its id or else by its number. UsageError if there is none."""
+    ids = dataset.read("row_id").tolist()
     if row in ids:
-        number = ids.index(row)
-    elif row.isascii() and row.isdigit() and int(row) < len(ids):
-        number = int(row)
-    else:
-        raise UsageError(
-            f"The pool {artefact.attrs['data']!r} has no row {row!r}.",
-            f"Give a row's id, or a number to {len(ids) - 1}.",
-        )
-    return next(_explanations(stored, artefact, np.array([number])))
+        return int(ids.index(row))
+    if row.isascii() and row.isdigit() and int(row) < len(ids):
+        return int(row)
+    raise UsageError(
+        f"The pool {dataset.name.partition('/')[2]!r} has no row {row!r}.",
+        f"Give a row's id, or a number to {len(ids) - 1}.",
+    )
 
 
 def write_explanations(stored: store.Store, selection: store.Artefact) -> Path:
@@ -93,15 +111,33 @@ def write_explanations(stored: store.Store, selection: store.Artefact) -> Path:
     path = stored.folder("reports", f"{selection.name.partition('/')[2]}-why.jsonl")
     path.parent.mkdir(exist_ok=True)
     found = _explanations(stored, selection, selection.read("row"))
-    store.write_bytes(path, *(json.dumps(asdict(each), ensure_ascii=False).encode() + b"\n" for each in found))
+    store.write_bytes(path, *(json.dumps(_line(each), ensure_ascii=False).encode() + b"\n" for each in found))
     return path
+
+
+def _line(found: Explanation) -> dict[str, Any]:
+    """Without what is only of one row that was asked for."""
+    return {key: value for key, value in asdict(found).items() if key not in ("farthest", "lowest")}
+
+
+def _lowest(stored: store.Store, score: store.Artefact) -> tuple[PoolRow, ...]:
+    """The rows of the pool with the lowest scores, the lowest first."""
+    values = score.read("score")
+    order = top(values, score.read("similarity"), len(values))
+    worst = order[::-1][:NEAREST]
+    ranks = np.arange(len(order), len(order) - len(worst), -1)
+    return pool_rows(stored, stored.get(f"datasets/{score.attrs['data']}"), worst, values=values, ranks=ranks)
+
+
+def _score_of(stored: store.Store, selection: store.Artefact) -> store.Artefact:
+    return stored.get(next(name for name in selection.parents if name.startswith("scores/")))
 
 
 def _explanations(stored: store.Store, selection: store.Artefact, rows: Rows) -> Iterator[Explanation]:
     """One for each of `rows`, in their order."""
     data = str(selection.attrs["data"])
     dataset = stored.get(f"datasets/{data}")
-    score = stored.get(next(name for name in selection.parents if name.startswith("scores/")))
+    score = _score_of(stored, selection)
     values = score.read("score")
     chosen = selection.read("row")
     rank_of = {int(row): rank for rank, row in enumerate(chosen, start=1)}
@@ -131,9 +167,9 @@ def _explanations(stored: store.Store, selection: store.Artefact, rows: Rows) ->
 
 
 def _nearest(
-    stored: store.Store, selection: store.Artefact, score: store.Artefact, rows: Rows
+    stored: store.Store, selection: store.Artefact, score: store.Artefact, rows: Rows, *, farthest: bool = False
 ) -> dict[int, tuple[DomainRow, ...]]:
-    """The nearest domain rows of each row with features; nothing where neither score nor selection knows any."""
+    """The nearest, or farthest, domain rows of each row with features; none where no features are known."""
     features = _known_features(stored, selection, score)
     if features is None:
         return {}
@@ -144,7 +180,7 @@ def _nearest(
     scored = np.flatnonzero(~np.isnan(score.read("score")))
     similar = Candidates(features, n=n, rows=asked, mean_over=scored).similar()
     names = list(_domain_rows(stored, features))
-    best = np.argsort(-similar, axis=1, kind="stable")[:, :NEAREST]
+    best = np.argsort(similar if farthest else -similar, axis=1, kind="stable")[:, :NEAREST]
     return {
         row: tuple(DomainRow(names[j][0], names[j][1], float(similar[i, j])) for j in best[i])
         for i, row in enumerate(asked.tolist())

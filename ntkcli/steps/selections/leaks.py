@@ -23,7 +23,8 @@ from ntkcli.errors import UsageError
 from ntkcli.identity import digest_file
 from ntkcli.progress import Progress, Silent, counted
 from ntkcli.selection.leaks import TestItems
-from ntkcli.steps.scores.inputs import text_of, texts_of
+from ntkcli.steps.scores.inputs import texts_of
+from ntkcli.steps.shared.pool_rows import text_of
 
 VERSION = 1
 """Of the search, in specs of selections that leave leaks out: goes up when it would find others."""

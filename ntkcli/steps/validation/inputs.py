@@ -17,9 +17,9 @@ from ntkcli.errors import DataError, SpecError, UsageError, listed
 from ntkcli.selection.duplicates import normalised
 from ntkcli.statistics.learning import share_nats
 from ntkcli.steps.evaluation.items import Items, Task, load_tasks
-from ntkcli.steps.scores.inputs import text_of
 from ntkcli.steps.shared.datasets import data_file, kept_data
 from ntkcli.steps.shared.non_finite import name_of
+from ntkcli.steps.shared.pool_rows import text_of
 from ntkcli.steps.shared.row_sets import RowSet, resolve_rows, rows_in_order
 from ntkcli.steps.shared.sources import BY_SOURCE, rows_of_sources
 from ntkcli.steps.validation.plan import Pool, Rows

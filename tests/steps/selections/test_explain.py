@@ -115,3 +115,29 @@ def test_command_line(made: tuple[Path, np.ndarray], cli: Cli) -> None:
     found = json.loads(cli("explain", path, "chance", "1-0", "--json").out)
     assert found["nearest"] == []
     assert cli("explain", path, "y", "nothing").code == 2
+
+
+def test_the_lowest_as_well(made: tuple[Path, np.ndarray], cli: Cli) -> None:
+    """What would harm: the domain rows that the row is least like, and the pool's rows with the lowest scores."""
+    path, similar = made
+    row = int(open_store(path).get("selections/y").read("row")[0])
+    found = explain(path, selection="y", row=f"1-{row}", bottom=True)
+    worst = np.argsort(similar[:, row])[:3]
+    assert [far.row_id for far in found.farthest or ()] == [f"2-{i}" for i in worst]
+    np.testing.assert_allclose([far.similarity for far in found.farthest or ()], similar[worst, row], atol=1e-5)
+    values = open_store(path).get("scores/stage2").read("score")
+    lowest = np.argsort(values)[:3]
+    assert [(each.row, each.rank, each.value) for each in found.lowest or ()] == [
+        (row, 59 - i, values[row]) for i, row in enumerate(lowest)
+    ]
+    rows = [json.loads(line) for line in (path.parent / "pool.jsonl").read_text().splitlines()]
+    expected = [f"{rows[i]['prompt']}\n{rows[i]['completion']}" for i in lowest]
+    assert [each.text for each in found.lowest or ()] == expected
+    shown = cli("explain", path, "y", f"1-{row}", "--bottom").out
+    assert "farthest domain rows" in shown
+    assert shown.split("lowest rows of the pool")[1].splitlines()[2].split()[:2] == [f"1-{lowest[0]}", "59"]
+    told = json.loads(cli("explain", path, "y", f"1-{row}", "--bottom", "--json").out)
+    assert [each["row"] for each in told["lowest"]] == lowest.tolist()
+    without = json.loads(cli("explain", path, "y", f"1-{row}", "--json").out)
+    assert without["lowest"] is without["farthest"] is None
+    assert "lowest" not in json.loads((path / "reports/y-why.jsonl").read_text().splitlines()[0])
