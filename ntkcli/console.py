@@ -31,16 +31,17 @@ LINE_SECONDS = 15
 FILE_WIDTH = 200
 """Columns of a table that goes to a file or a pipe, where nothing wraps."""
 
-TEXT_WIDTH = 80
-"""Characters of a row's text that a table shows; `--json` has all."""
-
 PICTURE_WIDTH = 72
 """Columns of a terminal below which a histogram of 40 bins between two numbers would wrap."""
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 """From nothing to the whole height of a line."""
 
+TEXT_WIDTH = 80
+"""Characters of a row's text that a table shows; `--json` has all."""
 _MARK = "bold green"
+_SHADES = ((0.5, "bold reverse"), (0.15, "bold"), (0.03, ""))
+"""Share of the largest weight, and how a piece from there on is shown; below the last it has no colour."""
 
 
 class Output:
@@ -114,6 +115,19 @@ class Output:
         for piece, is_marked in pieces:
             plain = visible(piece)
             text.append(plain if self._out.is_terminal or not is_marked else f"⟦{plain}⟧", _MARK if is_marked else None)
+        self._out.print(text)
+
+    def shaded(self, pieces: Sequence[tuple[str, float]]) -> None:
+        """Text of a data set on a terminal, each piece in a colour by its weight: above 0 green, below red.
+
+        Weights count by their share of the largest one. Without a terminal there is no colour, and nothing is shown.
+        """
+        if not self._out.is_terminal:
+            return
+        largest = max((abs(weight) for _, weight in pieces), default=0.0) or 1.0
+        text = Text()
+        for piece, weight in pieces:
+            text.append(visible(piece), _shade(weight / largest))
         self._out.print(text)
 
     def next_step(self, command: str) -> None:
@@ -229,6 +243,12 @@ class Reporter:
 
     def _rate(self, now: float) -> str:
         return f"{self._tokens / max(1e-9, now - self._began):,.0f} tokens/s" if self._tokens else ""
+
+
+def _shade(share: float) -> str:
+    """The style of a piece whose weight is this share of the largest, from -1 to 1."""
+    style = next((style for least, style in _SHADES if abs(share) >= least), None)
+    return "" if style is None else f"{style} {'green' if share > 0 else 'red'}".strip()
 
 
 def print_anything() -> None:

@@ -12,8 +12,8 @@ PANELS: Final = {
     "Input": "data columns split domain-split pool-split on-error max-length thinking text-as trust-remote-code "
     "allow-overlap text prompt completion row",
     "Features": "adapter feature rows positions pooling probe probes layers projection dim seed adapter-seed adam "
-    "store-dtype",
-    "Score": "pool method domain group-by across centre subspace whiten k match-length combine compare preset",
+    "losses store-dtype",
+    "Score": "pool method domain group-by across centre subspace whiten residual k match-length combine compare preset",
     "Selection": "n coarse exponent max-per-source min-per-source token-budget min-tokens max-tokens tokens-of dedup "
     "exclude must-include only against leaks",
     "Training": "then epochs max-tokens match-tokens max-steps match-steps lr lr-find lr-rates lr-steps "

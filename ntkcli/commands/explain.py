@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from ntkcli import options as o
+from ntkcli.commands.explain_tokens import show_tokens
 from ntkcli.console import Output
-from ntkcli.errors import ExitCode
+from ntkcli.errors import ExitCode, UsageError
 from ntkcli.help_panels import Command, examples
 
 EXAMPLES = ("ntksel explain med picked boolq-17", "ntksel explain med picked 42 --bottom --json")
@@ -29,6 +30,10 @@ def explain(
             "--bottom", help="Also show what would harm: the domain rows it is least like, the pool's lowest rows."
         ),
     ] = False,
+    tokens: Annotated[
+        bool, typer.Option("--tokens", help="Show which of its tokens carry its score (mean, cosine); loads the model.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="--tokens: device to compute on: auto, cpu, cuda or cuda:I.")] = "auto",
     data: o.Moved = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -38,6 +43,13 @@ def explain(
     from ntkcli.steps.selections import explain as step
 
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
+    if tokens and bottom:
+        raise UsageError("--tokens and --bottom show different things.", "Give one of them.")
+    if tokens:
+        show_tokens(store, selection, row, device=device, data=data or (), output=output)
+        return ExitCode.OK
+    if device != "auto":
+        raise UsageError("--device is for --tokens; nothing else here computes.", "Leave it out, or give --tokens.")
     found = step.explain(store, selection=selection, row=row, bottom=bottom, data=data or ())
     if json:
         output.result(found, line="")

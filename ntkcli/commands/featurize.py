@@ -88,6 +88,14 @@ def featurize(
             "--adam", help="loss: use Adam's step for the gradient; needs --adapter of a run with --keep-optimizer."
         ),
     ] = False,
+    losses: Annotated[
+        bool,
+        typer.Option(
+            "--losses",
+            help="Keep the loss of each row too, and with --adapter its loss without it, for score --method drop and "
+            "--residual.",
+        ),
+    ] = False,
     store_dtype: Annotated[
         o.StoreDtype,
         typer.Option("--store-dtype", help="Number format on disk; int8 takes half the disk, with one scale per row."),
@@ -144,6 +152,8 @@ def featurize(
             device=device,
             on_error=on_error.value,
             store_dtype=store_dtype.value,
+            adapter=adapter,
+            losses=losses,
             columns=o.parse_columns(columns),
             split=split,
             thinking=o.is_on(thinking),
@@ -186,6 +196,7 @@ def featurize(
         target_modules=target_modules,
         adapter_seed=adapter_seed,
         adam=adam,
+        losses=losses,
         progress=output.progress,
     )
     state = "" if result.complete else f" (of {result.rows}; other shards are to come)"

@@ -226,7 +226,6 @@ def finetune(
         "gradient_checkpointing": gradient_checkpointing,
         "max_length": max_length,
         "hold_out": hold_out,
-        "hold_out_of": hold_out_of,
         "loss_per": loss_per.value,
         "average_weights": average_weights,
         "pack": pack,
@@ -246,7 +245,7 @@ def finetune(
     parsed = None if seeds is None else o.parse_seeds(seeds)
     training: dict[str, Any] = {"lr": lr, "then": then, "patience": patience, "checkpoint_steps": checkpoint_steps}
     training |= {"keep_optimizer": keep_optimizer or None, "report_to": report_to or None}
-    training |= {"keep_checkpoints": keep_checkpoints or None}
+    training |= {"keep_checkpoints": keep_checkpoints or None, "hold_out_of": hold_out_of}
     training |= {"push_to_hub": push_to_hub, "public": public or None}
     sweep: dict[str, Any] = {"lr_rates": o.parse_rates(lr_rates), "lr_steps": lr_steps}
     if lr_find:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -12,9 +12,6 @@ from ntkcli import options as o
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode, UsageError
 from ntkcli.help_panels import Command, examples
-
-if TYPE_CHECKING:
-    from ntkcli.steps.scores.score import ScoreResult
 
 EXAMPLE = "ntksel score med --pool pool --domain domain --method cosine --centre --feature ntk --name stage2"
 SECOND = "ntksel score med --pool pool --domain domain --method votes --feature embed --name stage1"
@@ -34,6 +31,7 @@ class Method(StrEnum):
     BM25 = "bm25"
     DSIR = "dsir"
     GIST = "gist"
+    DROP = "drop"
     RANDOM = "random"
 
 
@@ -54,9 +52,10 @@ METHOD_HELP = (
     "Score of a pool row. votes: how many domain rows have it among their k nearest; mean: mean kernel value, as in "
     "the paper; cosine: mean cosine; exact: the mean without a projection; max: highest cosine; less: loss gradients "
     "of the domain against Adam steps; rds: round-robin over the domain's nearest rows; gist: cosine in the subspace "
-    "of the domain's features; bm25, dsir: similarity of words; random: a random number. Required, unless --combine or "
-    "--compare is given. Repeatable as METHOD=NAME, with a name for each score: methods that compare features read "
-    "them once together, and an option goes to the methods that know it."
+    "of the domain's features; drop: share of a row's loss that the warm-up took away; bm25, dsir: similarity of words;"
+    " random: a random number. Required, unless --combine or --compare is given. Repeatable as METHOD=NAME, with a "
+    "name for each score: methods that compare features read them once together, and an option goes to the methods "
+    "that know it."
 )
 
 
@@ -144,6 +143,12 @@ def score(
             show_default="not whitened",
         ),
     ] = None,
+    residual: Annotated[
+        bool,
+        typer.Option(
+            "--residual", help="mean, cosine, max, gist: times how wrong the model is on the row (featurize --losses)."
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(help="random, dsir: seed of the random numbers.")] = 0,
     match_length: Annotated[
         str | None,
@@ -237,6 +242,7 @@ def score(
             k=k,
             subspace=subspace,
             whiten=whiten,
+            residual=residual,
             seed=seed,
             match_length=match_length,
             tokens_of=tokens_of,
@@ -247,27 +253,26 @@ def score(
             data=data or (),
             progress=output.progress,
         )
-    _show(store, results, output)
+    if json and len(results) > 1:
+        output.result(results, line="")
+    for result in results if len(results) == 1 or not json else ():
+        output.result(
+            result,
+            line=f"{result.artefact}: {result.scored} of {result.rows} rows scored by {result.method}, "
+            f"{result.low:.6g} to {result.high:.6g}, digest {result.digest}",
+        )
+        if output.draws:
+            _draw_histogram(output, store, result.artefact.partition("/")[2])
+    chosen = results[-1].artefact.partition("/")[2]
+    output.next_step(f"ntksel select {store} --score {chosen} -n N --name SELECTION --export FILE.jsonl")
     return ExitCode.ROWS_SKIPPED if any(result.skipped for result in results) else ExitCode.OK
 
 
-def _show(store: Path, results: list[ScoreResult], output: Output) -> None:
-    """A line of each, with its histogram on a terminal; as JSON an object, or a list of several."""
-    if output.as_json:
-        output.result(results[0] if len(results) == 1 else results, line="")
-        return
-    for result in results:
-        output.say(
-            f"{result.artefact}: {result.scored} of {result.rows} rows scored by {result.method}, "
-            f"{result.low:.6g} to {result.high:.6g}, digest {result.digest}"
-        )
-        if output.draws:
-            from ntkcli.steps.scores.histogram import histogram
+def _draw_histogram(output: Output, store: Path, name: str) -> None:
+    from ntkcli.steps.scores.histogram import histogram
 
-            if (found := histogram(store, result.artefact.partition("/")[2])) is not None:
-                output.histogram("rows by score", found.counts, f"{found.low:.4g}", f"{found.high:.4g}")
-    chosen = results[-1].artefact.partition("/")[2]
-    output.next_step(f"ntksel select {store} --score {chosen} -n N --name SELECTION --export FILE.jsonl")
+    if (found := histogram(store, name)) is not None:
+        output.histogram("rows by score", found.counts, f"{found.low:.4g}", f"{found.high:.4g}")
 
 
 def _named(methods: list[str], name: str | None) -> dict[str, str]:

@@ -90,6 +90,7 @@ class World:
         made += [
             ("featurize", f"{domain} --kind ntk --dim 64 --probe rademacher"),
             ("featurize", f"{domain} --kind embed"),
+            ("featurize", f"{domain} --kind embed --adapter warm --feature kept"),
         ]
         made += [("score", COMMANDS["score"]["cosine"])]
         made += [("select", text) for text in COMMANDS["select"].values()]

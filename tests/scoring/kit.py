@@ -33,8 +33,11 @@ def add_features(
     missing: Sequence[int] = (),
     part_rows: int = 16,
     tokens: Floats | None = None,
+    losses: dict[str, Floats] | None = None,
+    kind: str = "embed",
 ) -> None:
     """Features of the data set `name` with these raw vectors (n, p); rows in `missing` have none."""
+    losses = losses or {}
     stored = open_store(path)
     dataset = stored.get(f"datasets/{name}")
     norm = np.linalg.norm(vectors, axis=1)
@@ -43,7 +46,7 @@ def add_features(
     artefact = stored.create(
         f"features/{name}/{feature}",
         kind="features",
-        spec={"kind": "embed", "data": dataset.spec["digest"], "p": vectors.shape[1]},
+        spec={"kind": kind, "data": dataset.spec["digest"], "p": vectors.shape[1]} | ({"losses": 1} if losses else {}),
         parents={dataset.name: dataset.fingerprint},
         n=len(vectors),
         part_rows=part_rows,
@@ -52,6 +55,7 @@ def add_features(
             "norm": store.ArraySpec("float32"),
             "tokens": store.ArraySpec("int32"),
             "status": store.ArraySpec("uint8", attrs=store.status_attrs()),
+            **{name: store.ArraySpec("float32") for name in losses},
         },
     )
     counts = np.arange(len(vectors)) % 7 + 1 if tokens is None else tokens
@@ -62,6 +66,7 @@ def add_features(
             "norm": norm.astype(np.float32),
             "tokens": counts.astype(np.int32),
             "status": np.zeros(len(vectors), dtype=np.uint8),
+            **{name: values.astype(np.float32) for name, values in losses.items()},
         },
     )
 

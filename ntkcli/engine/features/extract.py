@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ntkcli.data.encoding import Encoded
 from ntkcli.engine.features.embeddings import EmbeddingEngine
+from ntkcli.engine.features.row_losses import LossMeter
 from ntkcli.engine.gradients.adam import load_moments
 from ntkcli.engine.gradients.probes import LogitProbe, LossProbe
 from ntkcli.engine.gradients.projections import make_projection
@@ -21,6 +22,7 @@ from ntkcli.engine.gradients.row_gradients import GradientEngine
 from ntkcli.engine.memory import DoesNotFitError, TokenBudget, run_batches
 from ntkcli.engine.models.adapters import AdaptedLayer, apply_adapter, fresh_adapter, load_adapter, only_layers
 from ntkcli.engine.models.loading import LoadedModel
+from ntkcli.engine.models.switch import AdapterSwitch, BareModel
 from ntkcli.engine.rope import LengthClasses, length_classes
 from ntkcli.identity import AdapterIdentity, ModelIdentity
 
@@ -53,16 +55,18 @@ class GradientSettings:
 class Vectors:
     """`unit` (n, dim) float32 and `norm` (n,) float32, rows as they were given.
 
-    `non_finite`: the rows whose values are not finite (never clamped) → the layer where it began, or "".
+    `non_finite`: the rows whose values are not finite (never clamped) → the layer where it began, or "". `losses` by
+    name (n,) float32, where they are measured (`row_losses`).
     """
 
     unit: NDArray[np.float32]
     norm: NDArray[np.float32]
     non_finite: dict[int, str]
+    losses: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
-_Result = tuple[Tensor, Tensor, Tensor | None]
-"""Of a batch: unit vectors (B, dim), norms (B,) and, for gradients, the norms of each layer (B, L)."""
+_Result = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+"""Of a batch: unit vectors (B, dim), norms (B,), for gradients each layer's norms (B, L), and losses (B, names)."""
 
 
 class Extractor:
@@ -76,8 +80,9 @@ class Extractor:
         layer_names: Sequence[str],
         budget_tokens: int,
         classes: LengthClasses | None = None,
+        loss_names: Sequence[str] = (),
     ) -> None:
-        self._classes = classes
+        self._classes, self.loss_names = classes, tuple(loss_names)
         self._compute, self.dim, self._layer_names = compute, dim, list(layer_names)
         self.budget = TokenBudget(budget_tokens)
 
@@ -90,7 +95,8 @@ class Extractor:
             DoesNotFitError: a row does not fit in memory; `row` is its place in `rows`.
         """
         n = len(rows)
-        found = Vectors(np.empty((n, self.dim), dtype=np.float32), np.empty(n, dtype=np.float32), {})
+        losses = {name: np.empty(n, dtype=np.float32) for name in self.loss_names}
+        found = Vectors(np.empty((n, self.dim), dtype=np.float32), np.empty(n, dtype=np.float32), {}, losses)
         padded = self._run(rows, np.arange(n), found, on_batch)
         for i in padded & found.non_finite.keys():  # padding may be to blame, and no row is left out for its batch
             del found.non_finite[i]
@@ -126,10 +132,15 @@ class Extractor:
         return padded
 
     def _fetch(self, found: Vectors, where: NDArray[np.int64], result: _Result) -> None:
-        vectors, norms, layers = result
+        vectors, norms, layers, losses = result
         found.unit[where], found.norm[where] = vectors.cpu().numpy(), norms.cpu().numpy()
         with np.errstate(invalid="ignore"):
             witness = found.norm[where] + found.unit[where].sum(axis=1)
+            if losses is not None:
+                columns = losses.cpu().numpy()
+                for i, name in enumerate(self.loss_names):
+                    found.losses[name][where] = columns[:, i]
+                witness = witness + columns.sum(axis=1)
         for b in np.flatnonzero(~np.isfinite(witness)).tolist():
             found.non_finite[int(where[b])] = "" if layers is None else self._began(layers[b])
 
@@ -146,40 +157,77 @@ def gradient_extractor(
     adapter: AdapterIdentity | None,
     settings: GradientSettings,
     batch_tokens: int | None,
+    losses: bool = False,
 ) -> Extractor:
-    """Projected gradients with respect to the given adapter, or a fresh one."""
-    layers = adapted_layers(loaded, model=model, adapter=adapter, settings=settings)
-    projection = make_projection(settings.projection, dim=settings.dim, seed=settings.seed, device=loaded.device)
-    probes = make_probes(loaded, settings)
-    moments = None if settings.moments is None else load_moments(settings.moments, layers, loaded.device)
-    engine = GradientEngine(loaded, layers, projection=projection, probes=probes, seed=settings.seed, moments=moments)
-    positions = "targets" if settings.kind == "loss" else settings.positions
+    """Projected gradients with respect to the given adapter, or a fresh one; with `losses` those of the rows too."""
+    bare = BareModel.of(loaded) if losses and adapter is not None else None
+    every = every_adapted_layer(loaded, model=model, adapter=adapter, settings=settings)
+    meter = _meter(loaded, bare, every, adapter) if losses else None
+    layers = only_layers(every, settings.layers)
+    engine, positions = gradient_engine(loaded, layers, settings, watch=meter.watch if meter else None)
 
     def compute(rows: Sequence[Encoded]) -> _Result:
         found = engine.features(rows, positions=positions)
-        return found.sketch, found.norm, found.layer_norms
+        return found.sketch, found.norm, found.layer_norms, meter.take(rows) if meter else None
 
     budget = batch_tokens or default_batch_tokens(loaded, backward=True)
     return Extractor(
         compute,
-        dim=projection.dim,
+        dim=engine.dim,
         layer_names=engine.layer_names,
         budget_tokens=budget,
         classes=length_classes(loaded.model.config),
+        loss_names=meter.names if meter else (),
     )
+
+
+def gradient_engine(
+    loaded: LoadedModel,
+    layers: Sequence[AdaptedLayer],
+    settings: GradientSettings,
+    *,
+    watch: Callable[[Tensor, Sequence[Encoded]], None] | None = None,
+) -> tuple[GradientEngine, str]:
+    """What computes the gradients of these settings, and the positions that it is to be asked for."""
+    moments = None if settings.moments is None else load_moments(settings.moments, layers, loaded.device)
+    engine = GradientEngine(
+        loaded,
+        layers,
+        projection=make_projection(settings.projection, dim=settings.dim, seed=settings.seed, device=loaded.device),
+        probes=make_probes(loaded, settings),
+        seed=settings.seed,
+        moments=moments,
+        watch=watch,
+    )
+    return engine, "targets" if settings.kind == "loss" else settings.positions
 
 
 def adapted_layers(
     loaded: LoadedModel, *, model: ModelIdentity, adapter: AdapterIdentity | None, settings: GradientSettings
 ) -> list[AdaptedLayer]:
     """The adapter's layers, merged into the model, restricted to `settings.layers`."""
-    if adapter is not None:
-        found = load_adapter(loaded, adapter, model)
-    else:
-        found = fresh_adapter(
-            loaded.model, rank=settings.rank, target_modules=settings.target_modules, seed=settings.adapter_seed
-        )
+    found = every_adapted_layer(loaded, model=model, adapter=adapter, settings=settings)
     return only_layers(found, settings.layers)
+
+
+def every_adapted_layer(
+    loaded: LoadedModel, *, model: ModelIdentity, adapter: AdapterIdentity | None, settings: GradientSettings
+) -> list[AdaptedLayer]:
+    """The adapter's layers, or a fresh one's, merged into the model; whatever `settings.layers` says."""
+    if adapter is not None:
+        return load_adapter(loaded, adapter, model)
+    return fresh_adapter(
+        loaded.model, rank=settings.rank, target_modules=settings.target_modules, seed=settings.adapter_seed
+    )
+
+
+def _meter(
+    loaded: LoadedModel, bare: BareModel | None, layers: Sequence[AdaptedLayer], adapter: AdapterIdentity | None
+) -> LossMeter:
+    """What measures losses; without an adapter there is none before."""
+    if bare is None or adapter is None:
+        return LossMeter(loaded, None)
+    return LossMeter(loaded, AdapterSwitch(loaded, bare, layers, adapter))
 
 
 def make_probes(loaded: LoadedModel, settings: GradientSettings) -> list[LogitProbe | LossProbe]:
@@ -197,19 +245,22 @@ def embedding_extractor(
     positions: str,
     pooling: str,
     batch_tokens: int | None,
+    losses: bool = False,
 ) -> Extractor:
-    """Pooled final hidden states of the model, with the adapter if there is one."""
-    if adapter is not None:
-        apply_adapter(loaded, adapter, model)
-    engine = EmbeddingEngine(loaded, pooling=pooling)
+    """Pooled final hidden states of the model, with the adapter if there is one; with `losses` those of the rows."""
+    bare = BareModel.of(loaded) if losses and adapter is not None else None
+    merged = [] if adapter is None else apply_adapter(loaded, adapter, model)
+    meter = _meter(loaded, bare, merged, adapter) if losses else None
+    engine = EmbeddingEngine(loaded, pooling=pooling, watch=meter.watch if meter else None)
 
     def compute(rows: Sequence[Encoded]) -> _Result:
-        return *engine.features(rows, positions=positions), None
+        return *engine.features(rows, positions=positions), None, meter.take(rows) if meter else None
 
     dim = int(loaded.model.config.get_text_config().hidden_size)
     budget = batch_tokens or default_batch_tokens(loaded, backward=False)
     classes = length_classes(loaded.model.config)
-    return Extractor(compute, dim=dim, layer_names=[], budget_tokens=budget, classes=classes)
+    names = meter.names if meter else ()
+    return Extractor(compute, dim=dim, layer_names=[], budget_tokens=budget, classes=classes, loss_names=names)
 
 
 def default_batch_tokens(loaded: LoadedModel, *, backward: bool) -> int:

@@ -133,6 +133,16 @@ class DenseRademacher(_InOrder):
             part = flat[:, start : start + block]
             total += part @ dense_signs(factor.key, start, part.shape[1], self.dim, self.device)
 
+    def transposed(self, direction_p: Tensor, factor: FactorSketch, coordinates: int) -> Tensor:
+        """The factor's part of the transposed matrix times a direction, block by block: (coordinates,) float32."""
+        assert isinstance(factor, Slot)  # noqa: S101  (as above)
+        block = max(1, _BLOCK_ENTRIES // self.dim)
+        parts = [
+            dense_signs(factor.key, start, min(block, coordinates - start), self.dim, self.device) @ direction_p
+            for start in range(0, coordinates, block)
+        ]
+        return torch.cat(parts) / math.sqrt(self.dim)
+
     def finish(self, total: Tensor) -> Tensor:
         """Scaled by 1/sqrt(p), so that dot products are unbiased."""
         return total / math.sqrt(self.dim)

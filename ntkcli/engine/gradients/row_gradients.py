@@ -12,7 +12,7 @@ Legend: B rows, T tokens, D hidden size, p size of the projection, L adapted lay
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +24,7 @@ from ntkcli.engine.gradients.adam import FactorMoments
 from ntkcli.engine.gradients.probes import AnyProbe
 from ntkcli.engine.gradients.projections import Projection
 from ntkcli.engine.gradients.taps import Inputs, LayerTap
+from ntkcli.engine.gradients.token_products import Directions, TokenProducts, adjoint
 from ntkcli.engine.hashing import signs
 from ntkcli.engine.models.adapters import AdaptedLayer, check_decoder_holds, has_experts
 from ntkcli.engine.models.loading import LoadedModel, decoder_of
@@ -42,7 +43,8 @@ class Features:
 class GradientEngine:
     """Computes the features of batches of rows. Owns the model: its adapted layers are tapped for good.
 
-    Memory: the model, activations of one batch, and (B, p) floats; independent of the number of rows.
+    Memory: the model, activations of one batch, and (B, p) floats; independent of the number of rows. `watch` is given
+    the final hidden states of each batch (B, T, D), detached, and its rows.
     """
 
     def __init__(
@@ -54,9 +56,10 @@ class GradientEngine:
         probes: Sequence[AnyProbe],
         seed: int = 0,
         moments: Mapping[str, FactorMoments] | None = None,
+        watch: Callable[[Tensor, Sequence[Encoded]], None] | None = None,
     ) -> None:
         check_decoder_holds(list(layers), loaded.model)
-        self._loaded = loaded
+        self._loaded, self._watch = loaded, watch
         self._decoder = decoder_of(loaded.model)
         self._whole = length_classes(loaded.model.config) is not None
         self._projection = projection
@@ -69,6 +72,11 @@ class GradientEngine:
         self._signs = [
             torch.from_numpy(signs(seed, f"mix|{k}", projection.dim)).to(loaded.device) for k in range(len(probes))
         ]
+
+    @property
+    def dim(self) -> int:
+        """Numbers of a row's feature."""
+        return self._projection.dim
 
     def features(self, rows: Sequence[Encoded], *, positions: str) -> Features:
         """Features of the rows, on the model's device; `positions` as in `batches.position_weights`.
@@ -86,6 +94,39 @@ class GradientEngine:
         unit_B = torch.where(norm_B > 0, norm_B, 1.0) * count**0.5
         return Features(torch.stack(parts).sum(dim=0) / unit_B[:, None], norm_B, squares_BL.sqrt())
 
+    def token_products(self, row: Encoded, *, positions: str, direction_p: Tensor) -> Tensor:
+        """What each token adds to the product of the row's feature, at its own length, with a direction (p,).
+
+        (T,) float64 on the model's device; their sum is norm · <sketch, direction> of `features`. Memory as for a batch
+        of this row, and the direction as factors: P float32 numbers. Not for Adam's directions, which are not linear.
+        """
+        products = TokenProducts()
+        self._inputs.by_token = products
+        found_T = torch.zeros(len(row), dtype=torch.float64, device=self._loaded.device)
+        try:
+            steps = self.each_probe([row], positions=positions)
+            for k, probe in enumerate(self._probes):
+                mixed_p = direction_p * self._signs[k] if len(self._probes) > 1 else direction_p
+                products.aim(self._directions(mixed_p.float()))
+                next(steps)
+                part_T = products.take()[0]
+                found_T[: len(part_T)] += part_T * probe.scale
+        finally:
+            self._inputs.by_token = None
+        found_T /= len(self._probes) ** 0.5
+        return found_T
+
+    def _directions(self, direction_p: Tensor) -> Directions:
+        """A direction of the projection's as one of each layer's factors."""
+        found: dict[str, tuple[Tensor, Tensor | None]] = {}
+        for tap in self._taps:
+            rows, columns = tap.layer.shape
+            to_b, to_a = tap.factors
+            m_b = adjoint(self._projection, to_b, tap.rank, rows, direction_p)
+            m_a = None if to_a is None else adjoint(self._projection, to_a, tap.rank, columns, direction_p)
+            found[tap.layer.name] = m_b, m_a
+        return found
+
     def each_probe(
         self, rows: Sequence[Encoded], *, positions: str, probes: Sequence[AnyProbe] | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -99,6 +140,8 @@ class GradientEngine:
         self._inputs.begin(batch.ids)
         with torch.enable_grad():
             hidden_BTD = final_hidden(self._decoder, batch)
+        if self._watch is not None:
+            self._watch(hidden_BTD.detach(), rows)
         for k, probe in enumerate(probes):
             upstream_BTD = probe(hidden_BTD.detach(), batch).to(hidden_BTD.dtype)
             last = k + 1 == len(probes)

@@ -36,8 +36,12 @@ class _Total:
     collected: bool = False
 
 
+ByToken = Callable[[Tensor, "Sequence[Arrived]"], None]
+"""Takes an input x (B, T, i) and what arrived for it, in place of the contraction over positions."""
+
+
 @dataclass(frozen=True, slots=True)
-class _Arrived:
+class Arrived:
     """An output gradient (B, T, o) for a tap; A x and B^T g (B, T, r) of a layer that runs beside its weight."""
 
     tap: LayerTap
@@ -55,12 +59,13 @@ class _Arrived:
 class _Input:
     """What one forward fed to `taps`, and the output gradients that a backward has brought for it so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, by_token: ByToken | None) -> None:
         self.taps: list[LayerTap] = []
-        self._arrived: list[_Arrived] = []
+        self._by_token = by_token
+        self._arrived: list[Arrived] = []
         self._x_BTi: Tensor | None = None
 
-    def collect(self, x_BTi: Tensor, arrived: _Arrived) -> None:
+    def collect(self, x_BTi: Tensor, arrived: Arrived) -> None:
         """Keep a tap's output gradient; contract when the last one is there."""
         self._x_BTi = x_BTi
         self._arrived.append(arrived)
@@ -72,6 +77,9 @@ class _Input:
         x_BTi, arrived = self._x_BTi, self._arrived
         self._x_BTi, self._arrived = None, []
         if x_BTi is None:
+            return
+        if self._by_token is not None:
+            self._by_token(x_BTi, arrived)
             return
         thin = iter(_together(x_BTi, [one.tap for one in arrived if one.ax is None]))
         for one in arrived:
@@ -96,10 +104,12 @@ def _together(x_BTi: Tensor, taps: Sequence[LayerTap]) -> Sequence[Tensor]:
 class Inputs:
     """The inputs of one forward, told apart by where they lie in memory: all stay alive until the backward.
 
-    `sorts_tokens`: the model hands tokens to experts, so that a (B·T, i) input may be in any order.
+    `sorts_tokens`: the model hands tokens to experts, so that a (B·T, i) input may be in any order. With `by_token` no
+    gradient is contracted or projected: it takes what would be.
     """
 
     def __init__(self, *, sorts_tokens: bool) -> None:
+        self.by_token: ByToken | None = None
         self._found: dict[tuple[int, torch.Size, tuple[int, ...]], _Input] = {}
         self._sorts_tokens = sorts_tokens
         self.rows, self._tokens = 0, 0
@@ -120,7 +130,7 @@ class Inputs:
 
     def join(self, tap: LayerTap, x: Tensor) -> _Input:
         """The input that lies where `x` does, which `tap` reads too."""
-        found = self._found.setdefault((x.data_ptr(), x.shape, x.stride()), _Input())
+        found = self._found.setdefault((x.data_ptr(), x.shape, x.stride()), _Input(self.by_token))
         found.taps.append(tap)
         return found
 
@@ -204,7 +214,12 @@ class LayerTap:
         self._total.collected = True
         by_row = self.inputs.by_row
         known = (None if thin is None else by_row(thin) for thin in (ax, bg))
-        found.collect(by_row(x), _Arrived(self, by_row(g), *known))
+        found.collect(by_row(x), Arrived(self, by_row(g), *known))
+
+    @property
+    def factors(self) -> tuple[FactorSketch, FactorSketch | None]:
+        """The projection's factors of B and, where B is not 0, of A."""
+        return self._to_b, None if self.b_out_r is None else self._to_a
 
     def add_b(self, gradient_Brd: Tensor) -> None:
         """Add the gradient of B, transposed."""

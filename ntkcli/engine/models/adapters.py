@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ntkcli.engine.hashing import hash_u64
 from ntkcli.engine.models.attach import attach_adapter, fold, merge_floats, refuse_uncovered
-from ntkcli.engine.models.beside import is_conv1d, is_plain, weight_of
+from ntkcli.engine.models.beside import is_conv1d, is_plain, product_with, weight_of
 from ntkcli.engine.models.loading import LoadedModel, decoder_of, head_of
 from ntkcli.errors import UsageError
 from ntkcli.identity import AdapterIdentity, ModelIdentity, refuse_other_base
@@ -102,7 +102,8 @@ def fresh_adapter(model: Any, *, rank: int, target_modules: str, seed: int) -> l
 def only_layers(layers: list[AdaptedLayer], wanted: str) -> list[AdaptedLayer]:
     """The adapted layers in the decoder's blocks that `wanted` names: `all`, `last:N`, or numbers (`0,20-29`).
 
-    The backward stops at the lowest of them: the last quarter of the blocks costs little more than a forward.
+    The backward stops at the lowest of them: the last quarter of the blocks costs little more than a forward. The
+    others get no gradients and go on computing with their updates: those that are not merged run beside from here on.
 
     Raises:
         UsageError: `wanted` is none of these, or names no block.
@@ -124,7 +125,28 @@ def only_layers(layers: list[AdaptedLayer], wanted: str) -> list[AdaptedLayer]:
         raise UsageError(
             f"--layers {wanted}: the model has blocks 0 to {count - 1}.", "Give all, last:N, or numbers like 0,20-29."
         )
+    for layer, number in zip(layers, block_of, strict=True):
+        if number not in chosen:
+            _run_beside(layer)
     return kept
+
+
+def _run_beside(layer: AdaptedLayer) -> None:
+    """Let a layer whose update is not in its weight compute with it, rounded once where that can be."""
+    if layer.merged or layer.b is None:
+        return
+    linear, own = nn.functional.linear, layer.module.forward
+    weight, bias = layer.weight, getattr(layer.module, "bias", None)
+    a, b, shift = layer.a, layer.scale * layer.b, None if layer.shift is None else layer.scale * layer.shift
+
+    def forward(x: Tensor) -> Tensor:
+        delta = linear(linear(x, a.to(x.dtype)), b.to(x.dtype), None if shift is None else shift.to(x.dtype))
+        if weight is None:
+            found: Tensor = own(x) + delta
+            return found
+        return product_with(delta, x, weight, bias)
+
+    layer.module.forward = forward
 
 
 def _block_number(name: str) -> int | None:
@@ -160,10 +182,14 @@ def load_adapter(loaded: LoadedModel, adapter: AdapterIdentity, model: ModelIden
     return layers
 
 
-def apply_adapter(loaded: LoadedModel, adapter: AdapterIdentity, model: ModelIdentity) -> None:
-    """Make the model compute with an adapter of any kind, in place. Refuses one of another base model, or not whole."""
+def apply_adapter(loaded: LoadedModel, adapter: AdapterIdentity, model: ModelIdentity) -> list[AdaptedLayer]:
+    """Make the model compute with an adapter of any kind, in place. Refuses one of another base model, or not whole.
+
+    Returns the layers whose weights it was merged into.
+    """
     refuse_other_base(adapter, model)
-    merge_floats(attach_adapter(loaded.model, adapter).base_model.model)
+    merged = merge_floats(attach_adapter(loaded.model, adapter).base_model.model)
+    return [AdaptedLayer(one.name, one.module, one.a, one.b, one.scale, shift=one.shift) for one in merged]
 
 
 def check_decoder_holds(layers: list[AdaptedLayer], model: Any) -> None:

@@ -117,18 +117,26 @@ def fold(model: nn.Module) -> list[Factors]:
     return found
 
 
-def merge_floats(model: nn.Module) -> None:
-    """Merge peft's LoRA layers into float32 weights that nothing else uses, in place; all else stays as it is."""
-    used = use_counts(model)
+def merge_floats(model: nn.Module) -> list[Factors]:
+    """Merge peft's LoRA layers into float32 weights that nothing else uses, in place; all else stays as it is.
+
+    Returns the factors of those that were merged.
+    """
+    used, found = use_counts(model), []
     for name, layer in _lora_layers(model):
         base = layer.get_base_layer()
         if not is_vanilla(layer) or is_half(base.weight) or used[base.weight.data_ptr()] > 1:
             continue
-        if layer.lora_B["default"].bias is None or base.bias is not None:
+        a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+        shift = layer.lora_B["default"].bias
+        if shift is None or base.bias is not None:
             layer.merge()
             parent, _, last = name.rpartition(".")
             setattr(model.get_submodule(parent), last, base)
+            scale = float(layer.scaling["default"])
+            found.append(Factors(name, base, a.detach(), b.detach(), shift, scale, merged=True))
     _write_tokens(model)
+    return found
 
 
 def refuse_uncovered(attached: Any, adapter: AdapterIdentity) -> None:

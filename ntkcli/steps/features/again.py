@@ -71,4 +71,5 @@ def _settings(spec: dict[str, Any], adapter: AdapterIdentity | None) -> FeatureS
         thinking=encoder.get("thinking"),
         text_as=encoder.get("text_as", CHAT),
         adam=adam_state(adapter) if "adam" in spec else None,
+        losses="losses" in spec,
     )

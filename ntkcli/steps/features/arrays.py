@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import store
 from ntkcli import feature_encoding
 
@@ -20,14 +22,22 @@ def default_part_rows(kind: str, n: int, bytes_per_row: int) -> int:
     return max(least, min(few, PART_BYTES // bytes_per_row // least * least))
 
 
-def feature_arrays(vectors: str, dim: int, store_dtype: str, *, some_rows: bool) -> dict[str, store.ArraySpec]:
-    """The arrays of a features artefact; `some_rows`: it covers a selection."""
+def feature_arrays(
+    vectors: str, dim: int, store_dtype: str, *, some_rows: bool, losses: Sequence[str] = ()
+) -> dict[str, store.ArraySpec]:
+    """The arrays of a features artefact; `some_rows`: it covers a selection; `losses`: names of `loss_arrays`."""
     arrays = feature_encoding.arrays(vectors, dim, store_dtype) | {
         "norm": store.ArraySpec("float32"),
         "tokens": store.ArraySpec("int32"),
         "status": store.ArraySpec("uint8", attrs=store.status_attrs()),
     }
+    arrays |= {name: store.ArraySpec("float32") for name in losses}
     return arrays | {"row": store.ArraySpec("int64")} if some_rows else arrays
+
+
+def loss_arrays(*, adapter: bool) -> tuple[str, ...]:
+    """The arrays that `--losses` adds: under the adapter, if there is one, and then without it too."""
+    return ("loss", "residual", "loss_before") if adapter else ("loss", "residual")
 
 
 def row_bytes(arrays: dict[str, store.ArraySpec]) -> int:

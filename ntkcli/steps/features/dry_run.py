@@ -15,7 +15,7 @@ from ntkcli.data.raw_text import CHAT, check_text_as, refuse_other_schema
 from ntkcli.data.stdin import readable
 from ntkcli.errors import UsageError
 from ntkcli.identity import ModelIdentity, resolve_model
-from ntkcli.steps.features.arrays import feature_arrays, row_bytes
+from ntkcli.steps.features.arrays import feature_arrays, loss_arrays, row_bytes
 from ntkcli.steps.features.settings import check_numbers
 from ntkcli.steps.shared.cost import Estimate, estimate, hidden_size
 from ntkcli.steps.shared.datasets import read_as_known
@@ -40,6 +40,8 @@ def estimate_featurize(
     probes: int = 1,
     projection: str = "sjlt",
     store_dtype: str = "float16",
+    adapter: str | None = None,
+    losses: bool = False,
     columns: Mapping[str, str] | None = None,
     split: str | None = None,
     thinking: bool | None = None,
@@ -68,6 +70,9 @@ def estimate_featurize(
         chosen = _chosen(stored, known, rows)
         n = len(status) if chosen is None else len(chosen)
         numbers = hidden_size(identity) if kind == "embed" else dim
+        adapted = adapter is not None
+        kept = loss_arrays(adapter=adapted) if losses else ()
+        arrays = feature_arrays("sketch", numbers, store_dtype, some_rows=chosen is not None, losses=kept)
         return estimate(
             rows_in_order(file, chosen, status),
             n=n,
@@ -75,7 +80,8 @@ def estimate_featurize(
             model=identity,
             max_length=max_length,
             passes=probes if kind == "ntk" else 1,
-            disk_bytes=n * row_bytes(feature_arrays("sketch", numbers, store_dtype, some_rows=chosen is not None)),
+            forwards=1 + (losses and adapted),
+            disk_bytes=n * row_bytes(arrays),
             device=device,
             thinking=thinking,
             text_as=text_as,

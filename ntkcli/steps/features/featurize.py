@@ -91,6 +91,7 @@ def featurize(
     text_as: str = CHAT,
     trust_remote_code: bool = False,
     adam: bool = False,
+    losses: bool = False,
     progress: Progress | None = None,
 ) -> FeaturizeResult:
     """Compute `features/<name>/<feature>` for the rows of `data`, or find it finished.
@@ -98,7 +99,8 @@ def featurize(
     Without `adapter`, kind ntk takes a fresh one (rank, target_modules, adapter_seed; B = 0) and embed the bare model.
     `rows` names a selection of the same data set. `shard` (i, n): only the parts i, i + n, ... Arrays:
     docs/store-format.md. `adam`, of kind loss: the step that the run's optimiser, kept beside its adapter,
-    would take for the row's gradient (LESS). `columns`, `split`: `ntkcli.data.DataFile`; `thinking`,
+    would take for the row's gradient (LESS). `losses`: keep each row's loss and residual too, and with an adapter its
+    loss without it (`ntkcli.engine.features.row_losses`). `columns`, `split`: `ntkcli.data.DataFile`; `thinking`,
     `text_as`: `ntkcli.data.Encoder`.
 
     Raises:
@@ -145,6 +147,7 @@ def featurize(
         thinking=thinking,
         adam=adam_state(adapter_identity) if adam else None,
         text_as=text_as,
+        losses=losses,
     )
     spec = settings.spec(identity, adapter_identity)
     spec |= {"data": dataset.spec["digest"], "rows": selection.fingerprint if selection else None}
@@ -160,7 +163,8 @@ def featurize(
     extractor, encoder, now = load_extractor(identity, adapter_identity, settings, device, batch_tokens, known)
     n_rows = dataset.n if chosen is None else len(chosen)
     vectors = "embedding" if kind == "embed" else "sketch"
-    arrays = feature_arrays(vectors, extractor.dim, store_dtype, some_rows=chosen is not None)
+    some_rows = chosen is not None
+    arrays = feature_arrays(vectors, extractor.dim, store_dtype, some_rows=some_rows, losses=extractor.loss_names)
     if encoder.form:
         progress.note(encoder.form)
     artefact = stored.create(
@@ -235,7 +239,9 @@ def load_extractor(
     from ntkcli.engine.features import extract
     from ntkcli.engine.models.loading import load_model
 
-    loaded = load_model(model, dtype=settings.dtype, device=device, with_head=settings.kind != "embed")
+    loaded = load_model(
+        model, dtype=settings.dtype, device=device, with_head=settings.kind != "embed" or settings.losses
+    )
     encoder = make_encoder(loaded.tokenizer, encoder_spec(settings.max_length, settings.thinking, settings.text_as))
     budget = batch_tokens or (known.plan["batch_tokens"] if known is not None else None)
     if settings.kind == "embed":
@@ -246,10 +252,16 @@ def load_extractor(
             positions=settings.positions,
             pooling=settings.pooling,
             batch_tokens=budget,
+            losses=settings.losses,
         )
     else:
         extractor = extract.gradient_extractor(
-            loaded, model=model, adapter=adapter, settings=settings.gradient(), batch_tokens=budget
+            loaded,
+            model=model,
+            adapter=adapter,
+            settings=settings.gradient(),
+            batch_tokens=budget,
+            losses=settings.losses,
         )
         if settings.adam is not None:
             settings.adam.watch.require_unchanged()

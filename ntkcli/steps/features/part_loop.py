@@ -111,6 +111,7 @@ class FeatureLoop:
         arrays: dict[str, NDArray[Any]] = {
             **{name: _unset(array, n) for name, array in self._held.items()},
             "norm": np.full(n, np.nan, dtype=np.float32),
+            **{name: np.full(n, np.nan, dtype=np.float32) for name in self.extractor.loss_names},
             "tokens": np.zeros(n, dtype=np.int32),
             "status": part.status,
         }
@@ -126,7 +127,8 @@ class FeatureLoop:
             found.unit[finite], self.vectors, self._held[self.vectors].dtype
         ).items():
             arrays[name][kept] = values
-        arrays["norm"][kept] = found.norm[finite]
+        for name, values in {"norm": found.norm, **found.losses}.items():
+            arrays[name][kept] = values[finite]
         arrays["tokens"][kept] = [len(row) for i in kept if (row := part.encoded[i]) is not None]
         arrays["status"][[good[k] for k in found.non_finite]] = store.RowStatus.NON_FINITE
         return arrays

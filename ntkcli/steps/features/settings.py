@@ -18,11 +18,16 @@ if TYPE_CHECKING:
 
 VERSION = 2
 """Of the features, in every spec: goes up when the engine gives other values for the same settings."""
+SOME_LAYERS_VERSION = 3
+"""The same, of gradients by an adapter in some blocks alone: where its updates are not merged into the weights (half
+precision, quantised), version 2 left out those of the other blocks."""
 KINDS = ("ntk", "loss", "embed")
 POSITIONS = ("completion", "all", "last")
 POOLINGS = ("mean", "weighted", "last")
 PROBES = ("sum", "rademacher", "centred")
 PROJECTIONS = ("sjlt", "rademacher", "none")
+LOSSES_VERSION = 1
+"""Of the rows' losses, in the specs of features that hold them: goes up when the same model gives other losses."""
 PROJECTION_VERSION = 1
 """Of the projections, in every spec: goes up when the same seed gives other numbers."""
 DEFAULT_POSITIONS = {"ntk": "completion", "loss": "completion", "embed": "all"}
@@ -51,6 +56,7 @@ class FeatureSettings:
     thinking: bool | None = None
     adam: AdamState | None = None
     text_as: str = CHAT
+    losses: bool = False
 
     @property
     def moments(self) -> Path | None:
@@ -61,7 +67,9 @@ class FeatureSettings:
         """The spec without data and rows: what two artefacts must agree in for their features to compare."""
         spec: dict[str, Any] = {
             "kind": self.kind,
-            "version": VERSION,
+            "version": feature_version(
+                adapted=adapter is not None, layers=self.layers if self.kind != "embed" else "all"
+            ),
             "model": model.spec,
             "adapter": adapter.spec if adapter else None,
             "encoder": encoder_spec(self.max_length, self.thinking, self.text_as),
@@ -69,6 +77,8 @@ class FeatureSettings:
             "dtype": self.dtype,
             "store_dtype": self.store_dtype,
         }
+        if self.losses:
+            spec["losses"] = LOSSES_VERSION
         if self.kind == "embed":
             return spec | {"pooling": self.pooling}
         if adapter is None:
@@ -90,6 +100,11 @@ class FeatureSettings:
         from ntkcli.engine.features.extract import GradientSettings
 
         return GradientSettings(**{f.name: getattr(self, f.name) for f in fields(GradientSettings)})
+
+
+def feature_version(*, adapted: bool, layers: str) -> int:
+    """The version of features with the adapter of a run (`adapted`) or a fresh one, in these blocks."""
+    return SOME_LAYERS_VERSION if adapted and layers != "all" else VERSION
 
 
 def check_choices(

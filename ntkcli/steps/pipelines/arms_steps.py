@@ -145,10 +145,13 @@ class _Maker:
             how["probe"] = probe
         feature = f"ntk{suffix}{of}"
         how |= {"feature": self._own(feature)} if feature != "ntk" or plan.prefix else {}
-        yield self._featurize("domain", how, adapter)
-        yield self._featurize("pool", {**how, "rows": self._own(rows)}, adapter)
+        drop = plan.method == "drop"  # of losses under the warmed-up adapter: compares with no domain row
+        if not drop:
+            yield self._featurize("domain", how, adapter)
+        losses = {"losses": True} if drop else {}
+        yield self._featurize("pool", {**how, "rows": self._own(rows), **losses}, adapter)
         scored = {"method": plan.method, "feature": self._own(feature), "rows": self._own(rows)}
-        yield self._score(stage, scored | ({"centre": True} if plan.centre else {}))
+        yield self._score(stage, scored | ({"centre": True} if plan.centre else {}), domain=not drop)
 
     def trainings(self) -> Iterator[Step]:
         """One run a seed of every arm. First the one that others are trained as long as."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,22 +13,18 @@ from numpy.typing import NDArray
 
 import store
 from ntkcli.data import BadRow, Encoded, Encoder, Row, RowError
-from ntkcli.data.encoding import VERSION as ENCODER_VERSION
 from ntkcli.data.files import OnError
-from ntkcli.errors import NtkselError, SpecError, UsageError
-from ntkcli.identity import resolve_adapter, resolve_model
+from ntkcli.errors import NtkselError, UsageError
 from ntkcli.progress import Progress
 from ntkcli.scoring.features import Rows
-from ntkcli.steps.features.settings import VERSION as FEATURE_VERSION
+from ntkcli.steps.scores.remake import gradient_settings, refuse_adam, remake
 from ntkcli.steps.shared.datasets import data_file
 from ntkcli.steps.shared.environment import begin, model_environment
-from ntkcli.steps.shared.model_settings import make_encoder
 from ntkcli.steps.shared.non_finite import name_of, settle_non_finite
 from ntkcli.steps.shared.row_sets import rows_in_order
 
 if TYPE_CHECKING:
     from ntkcli.engine.features.exact_scores import ExactScorer
-    from ntkcli.engine.features.extract import GradientSettings
 
 VERSION = 1
 """Of this score, in its spec: goes up when the same features' settings would give other scores."""
@@ -167,57 +163,16 @@ def _load(
     features: store.Artefact, *, dtype: str, device: str, batch_tokens: int | None
 ) -> tuple[ExactScorer, Encoder, dict[str, Any]]:
     from ntkcli.engine.features.exact_scores import ExactScorer
-    from ntkcli.engine.models.loading import load_model
 
-    spec = features.spec
-    if spec["kind"] == "embed":
+    if features.spec["kind"] == "embed":
         raise UsageError(f"{features.name} are embeddings; exact is a score of gradients.", "Give --feature ntk.")
-    if spec["encoder"]["version"] != ENCODER_VERSION:
-        raise SpecError(
-            f"{features.name} are of rows encoded in another way than today (version {spec['encoder']['version']}, now "
-            f"{ENCODER_VERSION}).",
-            "Featurize again under another --feature.",
-        )
-    if "adam" in spec:
-        raise UsageError(
-            f"{features.name} hold Adam's steps; exact is a score of gradients.", "Featurize without --adam."
-        )
-    if spec["version"] != FEATURE_VERSION:
-        raise SpecError(
-            f"{features.name} were made by another version of ntksel, whose gradients may be others.",
-            "Featurize again under another --feature.",
-        )
-    model = resolve_model(features.attrs["model"], trust_remote_code="remote_code" in spec["model"])
-    reference = features.attrs["adapter"]
-    adapter = resolve_adapter(reference, adapters=features.path) if reference else None
-    if model.spec != spec["model"] or (adapter is not None and adapter.spec != spec["adapter"]):
-        raise SpecError(
-            f"What {features.name} were made with has changed since: {model.reference}, adapter {reference}.",
-            "Restore it, or featurize again under another --feature.",
-        )
-    loaded = load_model(model, dtype=dtype, device=device)
-    scorer = ExactScorer(loaded, model=model, adapter=adapter, settings=_settings(spec), batch_tokens=batch_tokens)
-    return scorer, make_encoder(loaded.tokenizer, spec["encoder"]), model_environment(model, loaded)
-
-
-def _settings(spec: dict[str, Any]) -> GradientSettings:
-    """The engine's settings from a features spec; those that only a projection or a fresh adapter has are neutral."""
-    from ntkcli.engine.features.extract import GradientSettings
-
-    fresh = (spec["adapter"] or {}).get("fresh", {"rank": 1, "target_modules": "", "seed": 0})
-    return GradientSettings(
-        kind=spec["kind"],
-        positions=spec["positions"],
-        probe=spec.get("probe", "sum"),
-        probes=spec.get("probes", 1),
-        projection="none",
-        dim=1,
-        seed=spec.get("probe_seed", 0),
-        layers=spec["layers"],
-        rank=fresh["rank"],
-        target_modules=fresh["target_modules"],
-        adapter_seed=fresh["seed"],
+    refuse_adam(features, what="exact is a score of gradients")
+    made = remake(features, dtype=dtype, device=device)
+    settings = replace(gradient_settings(features.spec), projection="none")
+    scorer = ExactScorer(
+        made.loaded, model=made.model, adapter=made.adapter, settings=settings, batch_tokens=batch_tokens
     )
+    return scorer, made.encoder, model_environment(made.model, made.loaded)
 
 
 def _chunks(stored: store.Store, dataset: store.Artefact, size: int) -> Iterator[list[Row | BadRow]]:

@@ -15,7 +15,7 @@ from ntkcli.steps.shared.datasets import data_file
 from ntkcli.steps.shared.pool_rows import text_of
 from ntkcli.steps.shared.row_sets import rows_in_order
 
-_MAY_DIFFER = frozenset({"data", "rows", "store_dtype"})
+_MAY_DIFFER = frozenset({"data", "rows", "store_dtype", "losses"})
 """Fields of a features spec in which pool and domain may differ and still compare."""
 
 

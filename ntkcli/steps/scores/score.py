@@ -21,6 +21,7 @@ from ntkcli.seeds import check_seed
 from ntkcli.steps.scores import exact
 from ntkcli.steps.scores.feature_pass import SHARE_A_PASS
 from ntkcli.steps.scores.less import plan_less
+from ntkcli.steps.scores.losses import WEIGHTED, plan_drop, weigh_by_residual
 from ntkcli.steps.scores.methods import ScorePlan, plan_by_features, plan_by_words, plan_random
 from ntkcli.steps.shared.datasets import data_file, data_name, moved_data
 from ntkcli.steps.shared.disk_room import refuse_without_room
@@ -38,7 +39,7 @@ SUBSPACE = 0.9
 PACKAGES = {"bm25": ("bm25s",)}
 """Optional packages that a method computes with, by name."""
 FIX = "Score by --method cosine, which leaves lengths out, or give --on-error skip to leave these rows out."
-METHODS = (*BY_FEATURES, "exact", *BY_WORDS, "random")
+METHODS = (*BY_FEATURES, "exact", "drop", *BY_WORDS, "random")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,7 @@ def score(
     k: int | None = None,
     subspace: float | None = None,
     whiten: float | None = None,
+    residual: bool = False,
     seed: int = 0,
     match_length: str | None = None,
     tokens_of: str | None = None,
@@ -91,7 +93,9 @@ def score(
     names the features on all sides (default ntk, for less loss; less takes several; words and random take none); `rows`
     keeps to a selection of the pool; `k` is for votes and rds (default 0.5% of the pool, at least 10), `subspace`
     for gist (a share of energy below 1, else directions; default 0.9), `seed` for dsir
-    and random. Several domains, or `group_by="source"`, make groups: a score each, joined by `across` (max, mean).
+    and random. drop, which takes no domain, and `residual` read the losses that the features hold
+    (`ntkcli.steps.scores.losses`). Several domains, or `group_by="source"`, make groups: a score each, joined by
+    `across` (max, mean).
     `match_length` names a data set or a selection whose lengths in tokens random rows shall have, counted as
     `ntkcli.steps.shared.lengths` settles it or by `tokens_of` (features of the pool, or a model). `dtype` (auto: the
     features'), `device` and `batch_tokens` are for exact, which computes. With on_error "skip" rows whose values are
@@ -115,6 +119,7 @@ def score(
         k=k,
         subspace=subspace,
         whiten=whiten,
+        residual=residual,
         seed=seed,
         match_length=match_length,
         tokens_of=tokens_of,
@@ -141,6 +146,7 @@ def scores(
     k: int | None = None,
     subspace: float | None = None,
     whiten: float | None = None,
+    residual: bool = False,
     seed: int = 0,
     match_length: str | None = None,
     tokens_of: str | None = None,
@@ -165,6 +171,7 @@ def scores(
         k=k,
         subspace=subspace,
         whiten=whiten,
+        residual=residual,
         match_length=match_length,
         tokens_of=tokens_of,
         across=across,
@@ -187,7 +194,7 @@ def scores(
     if rows is not None:
         only, selection = selected_rows(stored, rows, dataset=dataset)
         parents[selection.name] = spec["rows"] = selection.fingerprint
-    how = _How(domains, group_by, features, centre, k, subspace, whiten, seed, match_length, tokens_of)
+    how = _How(domains, group_by, features, centre, k, subspace, whiten, residual, seed, match_length, tokens_of)
     plans = _plans(stored, dataset, only, methods, how, progress)
     artefacts = {}
     # Those that are there first: one that another spec has the name of is refused before anything is made.
@@ -244,6 +251,7 @@ class _How:
     k: int | None
     subspace: float | None
     whiten: float | None
+    residual: bool
     seed: int
     match_length: str | None
     tokens_of: str | None
@@ -286,6 +294,8 @@ def _plans(
                 centre=how.centre,
                 progress=progress,
             )
+        elif method == "drop":
+            plans[name] = plan_drop(stored, dataset, only, feature=how.feature, on_block=progress.advance)
         elif method in BY_WORDS:
             plans[name] = plan_by_words(
                 stored, dataset, only, method=method, domains=how.domains, group_by=how.group_by, seed=how.seed
@@ -307,6 +317,9 @@ def _plans(
             on_block=progress.advance,
         )
         plans |= dict(zip(others, found, strict=True))
+    for name, method in others.items():
+        if how.residual and method in WEIGHTED:
+            plans[name] = weigh_by_residual(stored, dataset, only, plans[name], method=method, feature=how.feature)
     return plans
 
 
@@ -350,6 +363,7 @@ def _check_options(
     k: int | None,
     subspace: float | None,
     whiten: float | None,
+    residual: bool,
     match_length: str | None,
     tokens_of: str | None,
     across: str,
@@ -373,6 +387,7 @@ def _check_options(
         ("-k", k is not None, ("votes", "rds")),
         ("--subspace", subspace is not None, ("gist",)),
         ("--whiten", whiten is not None, tuple(each for each in BY_FEATURES if each != "less")),
+        ("--residual", residual, WEIGHTED),
         ("--match-length", match_length is not None, ("random",)),
         ("--dtype, --device or --batch-tokens", computes, ("exact",)),
     ):
@@ -380,8 +395,13 @@ def _check_options(
             raise UsageError(
                 f"{option} means nothing to --method {', '.join(methods)}.", f"It is for {', '.join(known)}."
             )
-    if features > 1 and (others := [method for method in methods if method in (*SHARE_A_PASS, "exact")]):
+    if features > 1 and (others := [method for method in methods if method in (*SHARE_A_PASS, "exact", "drop")]):
         raise UsageError(f"--method {others[0]} takes one --feature.", "Score by less in a command of its own.")
+    if set(methods) == {"drop"} and domains:
+        raise UsageError(
+            "--domain means nothing to --method drop: the domain is what the features' adapter was trained on.",
+            "Leave --domain out.",
+        )
     if subspace is not None and not (0 < subspace < 1 or (subspace >= 1 and subspace == subspace // 1)):
         raise UsageError(
             f"--subspace {subspace:g} is neither a share of energy nor a number of directions.",

@@ -84,23 +84,26 @@ def explain(
     artefact = stored.get(f"selections/{store.check_name(selection, 'SELECTION')}")
     stored.check_parents(artefact)
     moved_data(stored, data, default=[str(artefact.attrs["data"])])
-    ids = stored.get(f"datasets/{artefact.attrs['data']}").read("row_id").tolist()
-    if row in ids:
-        number = ids.index(row)
-    elif row.isascii() and row.isdigit() and int(row) < len(ids):
-        number = int(row)
-    else:
-        raise UsageError(
-            f"The pool {artefact.attrs['data']!r} has no row {row!r}.",
-            f"Give a row's id, or a number to {len(ids) - 1}.",
-        )
-    asked = np.array([number])
+    asked = np.array([row_number(stored.get(f"datasets/{artefact.attrs['data']}"), row)])
     found = next(_explanations(stored, artefact, asked))
     if not bottom:
         return found
     score = _score_of(stored, artefact)
-    farthest = _nearest(stored, artefact, score, asked, farthest=True).get(number, ())
+    farthest = _nearest(stored, artefact, score, asked, farthest=True).get(int(asked[0]), ())
     return replace(found, farthest=farthest, lowest=_lowest(stored, score))
+
+
+def row_number(dataset: store.Artefact, row: str) -> int:
+    """The number of a data set's row that is given by its id or else by its number. UsageError if there is none."""
+    ids = dataset.read("row_id").tolist()
+    if row in ids:
+        return int(ids.index(row))
+    if row.isascii() and row.isdigit() and int(row) < len(ids):
+        return int(row)
+    raise UsageError(
+        f"The pool {dataset.name.partition('/')[2]!r} has no row {row!r}.",
+        f"Give a row's id, or a number to {len(ids) - 1}.",
+    )
 
 
 def write_explanations(stored: store.Store, selection: store.Artefact) -> Path:

@@ -50,6 +50,8 @@ def features_to_compare(
     """
     data = str(score.attrs["data"])
     made_from = [name.split("/")[1:] for name in score.parents if name.startswith("features/")]
+    if "domain" not in score.spec:  # drop reads losses that lie beside features, and compares none
+        made_from = []
     feature = feature or next((which for _, which in made_from), None)
     known = [name for name, _ in made_from if name != data] or [name for name, _ in made_from]
     domains = list(domains) or known

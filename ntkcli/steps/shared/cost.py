@@ -55,11 +55,12 @@ def estimate(
     disk_bytes: int,
     device: str,
     passes: int = 1,
+    forwards: int = 1,
     thinking: bool | None = None,
     text_as: str = CHAT,
     counts: Counts | None = None,
 ) -> Estimate:
-    """The bill for `n` rows with `passes` backwards each; `step` is a key of `OPERATIONS`.
+    """The bill for `n` rows with `forwards` and `passes` backwards each; `step` is a key of `OPERATIONS`.
 
     From the first of `rows`, or from `counts` of all of them.
     """
@@ -87,7 +88,7 @@ def estimate(
         truncated=int((whole > max_length).sum()),
         disk_bytes=disk_bytes,
         weight_bytes=weight_bytes,
-        seconds=tokens * parameters * (forward + passes * backward) / operations_per_second(device),
+        seconds=tokens * parameters * (forwards * forward + passes * backward) / operations_per_second(device),
     )
 
 

@@ -13,7 +13,7 @@ from ntkcli.data.encoding import Encoded
 from ntkcli.engine.evaluation.evaluator import Evaluator
 from ntkcli.engine.features.exact_scores import ExactScorer
 from ntkcli.engine.features.extract import GradientSettings
-from ntkcli.engine.models.adapters import AdaptedLayer, apply_adapter, load_adapter
+from ntkcli.engine.models.adapters import AdaptedLayer, apply_adapter, load_adapter, only_layers
 from ntkcli.engine.models.attach import weight_hashes
 from ntkcli.engine.models.beside import product_with, weight_of
 from ntkcli.engine.models.loading import decoder_of, load_model
@@ -191,6 +191,22 @@ def test_gradients_are_those_of_float32_within_half_s_digits(base: ModelIdentity
         cosine = torch.cosine_similarity(found.sketch, expected.sketch)
         assert float(cosine.min()) > (0.99 if dtype == "bfloat16" else 0.9995)
         np.testing.assert_allclose(found.norm, expected.norm, rtol=0.05)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_gradients_of_some_layers_are_of_the_whole_model(base: ModelIdentity, dtype: str, tmp_path: Path) -> None:
+    """Blocks that --layers leaves out have no gradients, and go on computing with their part of the adapter."""
+    adapter = make_adapter(base, tmp_path, size=0.3)
+    rows = make_rows([9, 30, 5, 17])
+
+    def features(dtype: str) -> Any:
+        loaded = load_model(base, dtype=dtype, device="cpu")
+        layers = only_layers(load_adapter(loaded, adapter, base), "last:1")
+        return make_engine(loaded, layers).features(rows, positions="completion")
+
+    found, expected = features(dtype), features("float32")
+    assert float(torch.cosine_similarity(found.sketch, expected.sketch).min()) > 0.99
+    np.testing.assert_allclose(found.norm, expected.norm, rtol=0.05)
 
 
 def test_float32_beside_equals_merged(base: ModelIdentity, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from ntkcli.app import run
 from ntkcli.engine.features.embeddings import EmbeddingEngine
-from ntkcli.engine.features.extract import embedding_extractor
+from ntkcli.engine.features.extract import GradientSettings, embedding_extractor, gradient_extractor
 from ntkcli.engine.models.adapters import fresh_adapter, load_adapter
 from ntkcli.engine.models.loading import load_model
 from ntkcli.errors import UsageError
@@ -122,6 +122,29 @@ def test_embeddings_are_those_of_the_adapted_model(quantised: Path, adapter: Ada
     found = extractor.vectors(rows, on_batch=lambda rows, tokens: None)
     np.testing.assert_allclose(found.unit, expected, atol=1e-3)
     assert np.abs(found.unit - bare.numpy()).max() > 0.05
+
+
+@pytest.mark.parametrize("kind", ["ntk", "embed"])
+def test_losses_before_the_adapter_are_the_base_s(quantised: Path, adapter: AdapterIdentity, kind: str) -> None:
+    """The updates beside quantised layers are left out, and losses are those of a model without an adapter."""
+    rows, identity = make_rows([5, 9, 14]), resolve_model(str(quantised))
+
+    def losses(adapter: AdapterIdentity | None) -> dict[str, Any]:
+        loaded = load_model(identity, dtype="float32", device="cpu")
+        common: dict[str, Any] = {"model": identity, "adapter": adapter, "batch_tokens": 1, "losses": True}
+        if kind == "embed":
+            made = embedding_extractor(loaded, positions="all", pooling="mean", **common)
+        else:
+            settings = GradientSettings(
+                kind="ntk", positions="completion", probe="sum", probes=1, projection="sjlt", dim=64, seed=0,
+                layers="all", rank=RANK, target_modules="all-linear", adapter_seed=0,
+            )  # fmt: skip
+            made = gradient_extractor(loaded, settings=settings, **common)
+        return made.vectors(rows, on_batch=lambda *_: None).losses
+
+    adapted, bare = losses(adapter), losses(None)
+    np.testing.assert_allclose(adapted["loss_before"], bare["loss"], rtol=1e-5)
+    assert np.abs(adapted["loss"] - bare["loss"]).max() > 1e-3
 
 
 def test_from_finetune_to_eval_on_a_quantised_base(quantised: Path, tmp_path: Path, write_jsonl: Writer) -> None:

@@ -69,6 +69,16 @@ def test_a_recipe_keeps_odd_names(tmp_path: Path) -> None:
     assert "3e-05" in found.steps[0].arguments(words)
 
 
+def test_an_arm_by_the_drop_of_the_loss() -> None:
+    """Its features keep losses, and no domain is featurized by the kernel or compared with."""
+    steps = list(steps_of(replace(PLAN, method="drop", centre=False, arms=("base", "selected"), probes=("sum",))))
+    kernel = [step.values for step in steps if step.verb == "featurize" and step.values["kind"] == "ntk"]
+    assert [(values["name"], values.get("losses")) for values in kernel] == [("pool", True)]
+    (scored,) = (step.values for step in steps if step.verb == "score" and step.values["method"] == "drop")
+    assert "domain" not in scored
+    chain.check_arguments(Recipe(Path("arms"), tuple(steps)), chain.vocabulary())
+
+
 def test_american_spellings_are_the_same_options(tmp_path: Path) -> None:
     words, path = chain.vocabulary(), tmp_path / "recipe.toml"
     scored = {"store": "s", "verb": "score", "pool": "p", "domain": "d", "method": "cosine", "name": "x"}

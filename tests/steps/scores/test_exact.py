@@ -51,7 +51,7 @@ def test_exact_refuses_features_of_another_encoding(
     """Its own gradients would be of other tokens than the features, without a word in any spec."""
     store, data = tmp_path / "s", write_jsonl("d.jsonl", prompt_rows(4))
     featurize(store, data=data, name="d", kind="ntk", model=str(model_dir), dim=64)
-    monkeypatch.setattr("ntkcli.steps.scores.exact.ENCODER_VERSION", ENCODER_VERSION + 1)
+    monkeypatch.setattr("ntkcli.steps.scores.remake.ENCODER_VERSION", ENCODER_VERSION + 1)
     with pytest.raises(SpecError, match=f"encoded in another way than today .version {ENCODER_VERSION}.*Featurize"):
         score(store, pool="d", domain="d", method="exact", name="x")
 

@@ -47,10 +47,12 @@ def _featurize(facts: Facts, artefact: store.Artefact, names: Words) -> Words:
     words += _some(fresh, "rank", "target_modules") + _one("--adapter-seed", fresh.get("seed"))
     words += _one("--rows", _parent(artefact, "selections"))
     words += _one("--max-length", spec_value(spec, "encoder", "max_length"))
+    words += _one("--text-as", spec_value(spec, "encoder", "text_as"))
     words += _one("--dim", spec_value(spec, "projection", "dim")) + _one(
         "--seed", spec_value(spec, "projection", "seed")
     )
-    return words + _some(spec, "probe", "pooling", "store_dtype")
+    words += _some(spec, "positions", "probe", "probes", "layers", "pooling", "store_dtype")
+    return words + [f"--{flag}" for flag in ("adam", "losses") if flag in spec]
 
 
 def _score(_: Facts, artefact: store.Artefact, names: Words) -> Words:
@@ -63,7 +65,11 @@ def _score(_: Facts, artefact: store.Artefact, names: Words) -> Words:
     words += [word for data, feature in features if data == pool for word in ("--feature", feature)]
     words += _one("--rows", _parent(artefact, "selections"))
     words += ["--method", str(spec.get("method")), "--name", names[0]]
-    return [*words, "--centre"] if spec.get("centre") else words
+    words += _one("-k", spec.get("k")) + _some(spec, "subspace", "whiten")
+    if spec_value(spec, "groups", "by") == "source":
+        words += ["--group-by", "source"]
+    words += _one("--across", spec_value(spec, "groups", "across"))
+    return words + [f"--{flag}" for flag in ("centre", "residual") if spec.get(flag)]
 
 
 def _select(_: Facts, artefact: store.Artefact, names: Words) -> Words:
