@@ -9,16 +9,9 @@ from typing import Annotated
 
 import typer
 
+from ntkcli.choices import Dtype, OnError, Thinking
 from ntkcli.errors import UsageError
 from ntkcli.seeds import check_training_seed
-
-
-class Kind(StrEnum):
-    """Kinds of features."""
-
-    NTK = "ntk"
-    LOSS = "loss"
-    EMBED = "embed"
 
 
 class Probe(StrEnum):
@@ -27,76 +20,6 @@ class Probe(StrEnum):
     SUM = "sum"
     RADEMACHER = "rademacher"
     CENTRED = "centred"
-
-
-class Pooling(StrEnum):
-    """How hidden states become an embedding."""
-
-    MEAN = "mean"
-    WEIGHTED = "weighted"
-    LAST = "last"
-
-
-class Projection(StrEnum):
-    """What becomes of a gradient."""
-
-    SJLT = "sjlt"
-    RADEMACHER = "rademacher"
-    NONE = "none"
-
-
-class Positions(StrEnum):
-    """Which tokens a feature is made of."""
-
-    COMPLETION = "completion"
-    ALL = "all"
-    LAST = "last"
-
-
-class Dtype(StrEnum):
-    """Number formats of the computation."""
-
-    AUTO = "auto"
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
-
-
-class Schedule(StrEnum):
-    """Schedules of the learning rate."""
-
-    COSINE = "cosine"
-    LINEAR = "linear"
-    CONSTANT = "constant"
-
-
-class LossPer(StrEnum):
-    """What a training loss is a mean over."""
-
-    TOKEN = "token"  # noqa: S105  # not a password
-    ROW = "row"
-
-
-class StoreDtype(StrEnum):
-    """Number formats that features are kept in."""
-
-    FLOAT16 = "float16"
-    INT8 = "int8"
-    FLOAT32 = "float32"
-
-
-class Thinking(StrEnum):
-    """Whether a chat template's thinking is switched on."""
-
-    ON = "on"
-    OFF = "off"
-
-
-class OnError(StrEnum):
-    """What bad rows do."""
-
-    FAIL = "fail"
-    SKIP = "skip"
 
 
 Store = Annotated[

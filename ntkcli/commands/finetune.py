@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ntkcli import options as o
+from ntkcli.choices import Dtype, LossPer, OnError, Schedule
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode, UsageError
 from ntkcli.formatting import finetune_estimate_line, finetune_line
@@ -64,8 +65,8 @@ def finetune(
     ] = None,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-4,
     schedule: Annotated[
-        o.Schedule, typer.Option(help="Schedule of the learning rate after the warm-up.")
-    ] = o.Schedule.COSINE,
+        Schedule, typer.Option(help="Schedule of the learning rate after the warm-up.")
+    ] = Schedule.COSINE,
     warmup: Annotated[float, typer.Option(help="Share of the steps in which the learning rate rises.")] = 0.03,
     rank: Annotated[int | None, typer.Option(min=1, help="Rank of the LoRA adapter.", show_default="16")] = None,
     alpha: Annotated[
@@ -112,19 +113,19 @@ def finetune(
         ),
     ] = None,
     loss_per: Annotated[
-        o.LossPer,
+        LossPer,
         typer.Option(
             help="What the loss is a mean over: all supervised tokens of a step, or its rows, so that long answers "
             "weigh no more than short ones."
         ),
-    ] = o.LossPer.TOKEN,
+    ] = LossPer.TOKEN,
     average_weights: Annotated[
         bool,
         typer.Option(
             "--average-weights", help="Keep the mean of the weights after each of the last quarter of the steps."
         ),
     ] = False,
-    dtype: o.DtypeOption = o.Dtype.AUTO,
+    dtype: o.DtypeOption = Dtype.AUTO,
     device: o.Device = "auto",
     checkpoint_steps: Annotated[
         int | None, typer.Option(min=1, help="Steps between two checkpoints.", show_default="a tenth of the run")
@@ -133,7 +134,7 @@ def finetune(
         bool,
         typer.Option("--keep-optimizer", help="Keep Adam's moments next to the adapter, for `score --method less`."),
     ] = False,
-    on_error: o.OnErrorOption = o.OnError.FAIL,
+    on_error: o.OnErrorOption = OnError.FAIL,
     columns: o.Columns = None,
     split: o.Split = None,
     data: o.Moved = None,
@@ -160,7 +161,7 @@ def finetune(
         "max_steps": max_steps,
         "match_steps": match_steps,
         "lr": lr,
-        "schedule": schedule.value,
+        "schedule": schedule,
         "warmup": warmup,
         "rank": rank,
         "alpha": alpha,
@@ -172,13 +173,13 @@ def finetune(
         "max_length": max_length,
         "hold_out": hold_out,
         "patience": patience,
-        "loss_per": loss_per.value,
+        "loss_per": loss_per,
         "average_weights": average_weights,
-        "dtype": dtype.value,
+        "dtype": dtype,
         "device": device,
         "checkpoint_steps": checkpoint_steps,
         "keep_optimizer": keep_optimizer,
-        "on_error": on_error.value,
+        "on_error": on_error,
         "columns": o.parse_columns(columns),
         "split": split,
         "data": data or [],

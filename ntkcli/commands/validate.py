@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ntkcli import options as o
+from ntkcli.choices import Design, Dtype, LossPer, Schedule
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode
 from ntkcli.help_panels import Command, examples
@@ -22,14 +22,6 @@ EXAMPLES = (
     "ntksel validate med --score stage2 --score random --model M --domain domain.jsonl --task test.jsonl --name v1",
     "ntksel validate med --score stage2 --model M --domain domain.jsonl --task test.jsonl --name v2 --subsets 60",
 )
-
-
-class Design(StrEnum):
-    """Which runs are trained."""
-
-    BINS = "bins"
-    SUBSETS = "subsets"
-    BOTH = "both"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -91,7 +83,7 @@ def validate(
         typer.Option(min=1, help="Instead of --epochs: as many passes as hold this many tokens.", show_default="none"),
     ] = None,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-4,
-    schedule: Annotated[o.Schedule, typer.Option(help="The learning rate after the warm-up.")] = o.Schedule.COSINE,
+    schedule: Annotated[Schedule, typer.Option(help="The learning rate after the warm-up.")] = Schedule.COSINE,
     warmup: Annotated[float, typer.Option(help="Share of the steps that the learning rate rises over.")] = 0.03,
     rank: Annotated[int | None, typer.Option(min=1, help="LoRA rank.", show_default="16")] = None,
     alpha: Annotated[float | None, typer.Option(help="LoRA alpha.", show_default="2 x rank")] = None,
@@ -111,8 +103,8 @@ def validate(
     ] = False,
     max_length: o.MaxLength = 1024,
     loss_per: Annotated[
-        o.LossPer, typer.Option(help="What the training loss is a mean over: rows, or all supervised tokens of a step.")
-    ] = o.LossPer.ROW,
+        LossPer, typer.Option(help="What the training loss is a mean over: rows, or all supervised tokens of a step.")
+    ] = LossPer.ROW,
     average_weights: Annotated[
         bool,
         typer.Option(
@@ -120,7 +112,7 @@ def validate(
             help="Measure the mean of the weights after each of the last quarter of the steps: seeds differ less.",
         ),
     ] = True,
-    dtype: o.DtypeOption = o.Dtype.AUTO,
+    dtype: o.DtypeOption = Dtype.AUTO,
     device: o.Device = "auto",
     columns: o.Columns = None,
     split: o.Split = None,
@@ -160,7 +152,7 @@ def validate(
         "domain": domain,
         "task": task,
         "name": name,
-        "design": design.value,
+        "design": design,
         "bins": bins,
         "subsets": subsets,
         "rows": rows,
@@ -170,7 +162,7 @@ def validate(
         "epochs": epochs,
         "max_tokens": max_tokens,
         "lr": lr,
-        "schedule": schedule.value,
+        "schedule": schedule,
         "warmup": warmup,
         "rank": rank,
         "alpha": alpha,
@@ -178,9 +170,9 @@ def validate(
         "init_adapter": init_adapter,
         "batch_size": batch_size,
         "max_length": max_length,
-        "loss_per": loss_per.value,
+        "loss_per": loss_per,
         "average_weights": average_weights,
-        "dtype": dtype.value,
+        "dtype": dtype,
         "device": device,
         "columns": o.parse_columns(columns),
         "split": split,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import store
+from ntkcli.choices import Dtype, Normalise, OnError, Scorer
 from ntkcli.data import Encoder
-from ntkcli.data.files import OnError
 from ntkcli.data.references import split_name
 from ntkcli.errors import UsageError
 from ntkcli.progress import Progress, Silent
@@ -44,16 +44,16 @@ def evaluate(
     task: Sequence[str | Path],
     name: str,
     retain: Sequence[str | Path] = (),
-    scorer: str = "auto",
-    normalise: str = "sum",
+    scorer: Scorer = Scorer.AUTO,
+    normalise: Normalise = Normalise.SUM,
     max_new_tokens: int = MAX_NEW_TOKENS,
     answer_pattern: str | None = None,
     baseline: str | None = None,
     max_length: int = 1024,
-    dtype: str = "auto",
+    dtype: Dtype = Dtype.AUTO,
     device: str = "auto",
     batch_tokens: int | None = None,
-    on_error: OnError = "fail",
+    on_error: OnError = OnError.FAIL,
     columns: Mapping[str, str] | None = None,
     split: str | None = None,
     thinking: bool | None = None,
@@ -237,7 +237,7 @@ def _load(
     encoder = Encoder(load_tokenizer(plan.identity), max_length=max_length, thinking=thinking)
     if encoder.form:
         progress.note(encoder.form)
-    if on_error == "fail":
+    if on_error == OnError.FAIL:
         refuse_unusable(plan.items, encoder)
     refuse_long_items(plan.items, encoder, plan.identity, plan.settings.max_new_tokens)
     loaded = load_model(plan.identity, dtype=str(plan.spec["dtype"]), device=device)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import store
+from ntkcli.choices import Dtype
 from ntkcli.data import Encoder
 from ntkcli.errors import UsageError
 from ntkcli.identity import end_of_text_spec, resolve_model
@@ -49,7 +50,7 @@ def evaluate_harness(
     limit: int | None,
     apply_chat_template: bool,
     max_length: int,
-    dtype: str,
+    dtype: Dtype,
     device: str,
     batch_tokens: int | None,
     thinking: bool | None,

@@ -11,8 +11,8 @@ from typing import Any
 
 import store
 from ntkcli.answers import AnswerPattern
+from ntkcli.choices import Dtype, Normalise, OnError, Scorer, checked
 from ntkcli.data import stdin
-from ntkcli.data.files import OnError
 from ntkcli.errors import UsageError
 from ntkcli.identity import (
     AdapterIdentity,
@@ -35,7 +35,6 @@ BASE = "base"
 """The run that is the model without any adapter."""
 HARNESS = "lm_eval:"
 """What a task of lm-evaluation-harness begins with."""
-NORMALISATIONS = ("sum", "tokens", "characters")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +69,14 @@ def make_plan(
     task: Sequence[str | Path],
     name: str,
     retain: Sequence[str | Path] = (),
-    scorer: str = "auto",
-    normalise: str = "sum",
+    scorer: Scorer = Scorer.AUTO,
+    normalise: Normalise = Normalise.SUM,
     max_new_tokens: int = 128,
     answer_pattern: str | None = None,
     max_length: int = 1024,
-    dtype: str = "auto",
+    dtype: Dtype = Dtype.AUTO,
     device: str = "auto",
-    on_error: OnError = "fail",
+    on_error: OnError = OnError.FAIL,
     columns: Mapping[str, str] | None = None,
     split: str | None = None,
     thinking: bool | None = None,
@@ -90,8 +89,10 @@ def make_plan(
         raise UsageError("There is nothing to evaluate.", "Give at least one --run and one --task.")
     if any(str(each).startswith(HARNESS) for each in (*task, *retain)):
         raise UsageError("--dry-run can't estimate tasks of lm_eval.", "Leave it out for these.")
-    if normalise not in NORMALISATIONS or max_new_tokens < 1:
-        raise UsageError(f"--normalise must be one of {', '.join(NORMALISATIONS)}; --max-new-tokens 1 or more.")
+    checked(Normalise, normalise, "--normalise")
+    checked(Scorer, scorer, "--scorer")
+    if max_new_tokens < 1:
+        raise UsageError(f"--max-new-tokens {max_new_tokens}: an answer has at least one token.", "Give 1 or more.")
     pattern = AnswerPattern(answer_pattern) if answer_pattern else None
     identity = resolve_model(model, trust_remote_code=trust_remote_code)
     settings = ScorerSettings(normalise, max_new_tokens, pattern)

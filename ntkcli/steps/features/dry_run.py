@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import store
+from ntkcli.choices import Kind, OnError, Projection, StoreDtype
 from ntkcli.data import DataFile, scan
-from ntkcli.data.files import OnError
 from ntkcli.data.stdin import readable
 from ntkcli.errors import UsageError
 from ntkcli.identity import ModelIdentity, resolve_model
@@ -28,7 +28,7 @@ def estimate_featurize(
     *,
     data: str | Path,
     name: str,
-    kind: str,
+    kind: Kind,
     model: str,
     rows: str | None,
     max_length: int,
@@ -37,8 +37,8 @@ def estimate_featurize(
     on_error: OnError,
     probe: str = "sum",
     probes: int = 1,
-    projection: str = "sjlt",
-    store_dtype: str = "float16",
+    projection: Projection = Projection.SJLT,
+    store_dtype: StoreDtype = StoreDtype.FLOAT16,
     columns: Mapping[str, str] | None = None,
     split: str | None = None,
     thinking: bool | None = None,
@@ -82,7 +82,7 @@ def _status(known: store.Artefact | None, file: DataFile, on_error: OnError) -> 
     """The status of each row, and whether they are those of the data set that the store has under the name."""
     if known is not None and known.complete and file.state() in known.attrs.get("files", []):
         status: NDArray[np.uint8] = known.read("status")
-        if on_error == "skip" or not (status >= store.RowStatus.UNREADABLE).any():
+        if on_error == OnError.SKIP or not (status >= store.RowStatus.UNREADABLE).any():
             return status, True
     found = scan(file, on_error=on_error)
     return found.status, known is not None and known.spec["digest"] == found.digest

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import store
+from ntkcli.choices import Dtype, Kind, OnError, Pooling, Positions, Projection, StoreDtype
 from ntkcli.data import DataFile, Encoder
-from ntkcli.data.files import OnError
 from ntkcli.identity import AdapterIdentity, ModelIdentity, resolve_adapter, resolve_model
 from ntkcli.progress import Progress, Silent
 from ntkcli.seeds import check_seed
@@ -60,27 +60,27 @@ def featurize(
     *,
     data: str | Path,
     name: str,
-    kind: str,
+    kind: Kind,
     model: str,
     adapter: str | None = None,
     feature: str | None = None,
     rows: str | None = None,
     max_length: int = 1024,
-    positions: str | None = None,
-    pooling: str = "mean",
+    positions: Positions | None = None,
+    pooling: Pooling = Pooling.MEAN,
     probe: str = "sum",
     probes: int = 1,
     layers: str = "all",
-    projection: str = "sjlt",
+    projection: Projection = Projection.SJLT,
     dim: int = 8192,
     seed: int = 0,
-    store_dtype: str = "float16",
-    dtype: str = "auto",
+    store_dtype: StoreDtype = StoreDtype.FLOAT16,
+    dtype: Dtype = Dtype.AUTO,
     device: str = "auto",
     batch_tokens: int | None = None,
     part_rows: int | None = None,
     shard: tuple[int, int] = (0, 1),
-    on_error: OnError = "fail",
+    on_error: OnError = OnError.FAIL,
     rank: int = 16,
     target_modules: str = "all-linear",
     adapter_seed: int = 0,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ntkcli import feature_encoding
+from ntkcli.choices import Kind, Pooling, Positions, Projection, StoreDtype, checked
 from ntkcli.errors import UsageError
 from ntkcli.identity import AdapterIdentity, ModelIdentity
 from ntkcli.steps.features.adam_moments import AdamState
@@ -17,14 +17,10 @@ if TYPE_CHECKING:
 
 VERSION = 2
 """Of the features, in every spec: goes up when the engine gives other values for the same settings."""
-KINDS = ("ntk", "loss", "embed")
-POSITIONS = ("completion", "all", "last")
-POOLINGS = ("mean", "weighted", "last")
 PROBES = ("sum", "rademacher", "centred")
-PROJECTIONS = ("sjlt", "rademacher", "none")
 PROJECTION_VERSION = 1
 """Of the projections, in every spec: goes up when the same seed gives other numbers."""
-DEFAULT_POSITIONS = {"ntk": "completion", "loss": "completion", "embed": "all"}
+DEFAULT_POSITIONS = {Kind.NTK: Positions.COMPLETION, Kind.LOSS: Positions.COMPLETION, Kind.EMBED: Positions.ALL}
 """ntk (docs/method.md): features over the answer find skill and topic. embed: the paper's mean over all tokens."""
 
 
@@ -32,21 +28,21 @@ DEFAULT_POSITIONS = {"ntk": "completion", "loss": "completion", "embed": "all"}
 class FeatureSettings:
     """All settings of a features artefact that can change a value, as the options name them."""
 
-    kind: str
+    kind: Kind
     max_length: int
-    positions: str
-    pooling: str
+    positions: Positions
+    pooling: Pooling
     probe: str
     probes: int
     layers: str
-    projection: str
+    projection: Projection
     dim: int
     seed: int
     dtype: str
     rank: int
     target_modules: str
     adapter_seed: int
-    store_dtype: str
+    store_dtype: StoreDtype
     thinking: bool | None = None
     adam: AdamState | None = None
 
@@ -91,23 +87,27 @@ class FeatureSettings:
 
 
 def check_choices(
-    *, kind: str, positions: str | None, pooling: str, probe: str, projection: str, store_dtype: str
+    *,
+    kind: Kind,
+    positions: Positions | None,
+    pooling: Pooling,
+    probe: str,
+    projection: Projection,
+    store_dtype: StoreDtype,
 ) -> None:
     """UsageError if one of them is none of those there are."""
-    for option, value, known in (
-        ("--kind", kind, KINDS),
-        ("--positions", positions, (None, *POSITIONS)),
-        ("--pooling", pooling, POOLINGS),
-        ("--probe", probe, PROBES),
-        ("--projection", projection, PROJECTIONS),
-        ("--store-dtype", store_dtype, feature_encoding.DTYPES),
-    ):
-        if value not in known:
-            raise UsageError(f"{option} {value} is not known.", f"Give one of: {', '.join(filter(None, known))}.")
+    checked(Kind, kind, "--kind")
+    if positions is not None:
+        checked(Positions, positions, "--positions")
+    checked(Pooling, pooling, "--pooling")
+    if probe not in PROBES:
+        raise UsageError(f"--probe {probe} is not known.", f"Give one of: {', '.join(PROBES)}.")
+    checked(Projection, projection, "--projection")
+    checked(StoreDtype, store_dtype, "--store-dtype")
 
 
 def check_numbers(
-    *, kind: str, positions: str | None, probe: str, probes: int, shard: tuple[int, int], adam: bool = False
+    *, kind: Kind, positions: Positions | None, probe: str, probes: int, shard: tuple[int, int], adam: bool = False
 ) -> None:
     """UsageError if one of them is out of range, or they don't go together."""
     if adam and kind != "loss":

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import store
+from ntkcli.choices import OnError
 from ntkcli.data import DataFile, Row, scan
 from ntkcli.data.find_source import names_data
 from ntkcli.data.hub import local_config
@@ -76,7 +77,7 @@ def _is_there(reference: str) -> bool:
 def _digest(reference: str) -> str:
     """Of a file its bytes', of all else its items'."""
     if names_task(reference) or not Path(home(reference)).is_file():
-        return scan(DataFile(reference), on_error="skip").digest
+        return scan(DataFile(reference), on_error=OnError.SKIP).digest
     return digest_file(Path(home(reference)))
 
 

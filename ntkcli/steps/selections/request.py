@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import store
+from ntkcli.choices import Leaks
 from ntkcli.errors import UsageError
 from ntkcli.progress import Progress
 from ntkcli.steps.selections.filters import Listed, listed_rows
@@ -38,7 +39,7 @@ class Constraints:
     exclude: tuple[Path, ...] = ()
     must_include: tuple[Path, ...] = ()
     against: tuple[Path, ...] = ()
-    leaks: Literal["remove", "report", "ignore"] = "remove"
+    leaks: Leaks = Leaks.REMOVE
     tokens_of: str | None = None
     only: tuple[str, ...] = ()
     match_tokens: str | None = None
@@ -109,7 +110,7 @@ class Request:
             "exclude": _digest(self.excluded),
             "only": None if self.allowed is None else _digest(self.allowed),
             "must_include": _digest(self.first),
-            "against": self.tests.spec if self.tests.paths and self.limits.leaks == "remove" else None,
+            "against": self.tests.spec if self.tests.paths and self.limits.leaks == Leaks.REMOVE else None,
         }
         base = {"version": VERSION, "score": self.scores.fingerprint, "method": self.method}
         base["n"] = "auto" if self.auto else self.n
@@ -156,7 +157,7 @@ def resolve_request(
     if len(both := np.intersect1d(first, excluded)):
         row_id = dataset.take("row_id", both[:1])[0]
         raise UsageError(f"The row {row_id!r} is in --must-include and in --exclude.", "Take it out of one.")
-    if limits.leaks == "ignore" and limits.against:
+    if limits.leaks == Leaks.IGNORE and limits.against:
         raise UsageError("--against is given with --leaks ignore.", "Leave one of them out.")
     if limits.tokens_of is not None and limits.counting is None:
         raise UsageError(
@@ -191,7 +192,9 @@ def resolve_request(
         first=first,
         excluded=excluded,
         listed=listed,
-        tests=TestFiles((), given=False) if limits.leaks == "ignore" else test_files(stored, limits.against, progress),
+        tests=TestFiles((), given=False)
+        if limits.leaks == Leaks.IGNORE
+        else test_files(stored, limits.against, progress),
         encoding=encoding,
         allowed=allowed,
     )

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import store
+from ntkcli.choices import Format, Leaks
 from ntkcli.progress import Progress, Silent
 from ntkcli.steps.selections.explain import write_explanations
-from ntkcli.steps.selections.export import Format, check_exports, export_rows, export_scores, is_exported
+from ntkcli.steps.selections.export import check_exports, export_rows, export_scores, is_exported
 from ntkcli.steps.selections.filter_and_choose import choose_rows
 from ntkcli.steps.selections.filters import Listed
 from ntkcli.steps.selections.request import Constraints, Request, Rows, files_of, resolve_request
@@ -60,7 +61,7 @@ def select(
     domain: Sequence[str] = (),
     centre: bool = False,
     export: str | Path | None = None,
-    schema: Format = "own",
+    schema: Format = Format.OWN,
     scores_export: str | Path | None = None,
     force: bool = False,
     data: Sequence[str] = (),
@@ -107,7 +108,7 @@ def select(
     removed: dict[str, int] = {}
     if known is not None and known.complete:
         spec = request.spec()
-        if not request.tests.given and request.limits.leaks == "remove":  # evals may have come since
+        if not request.tests.given and request.limits.leaks == Leaks.REMOVE:  # evals may have come since
             spec = {key: value for key, value in spec.items() if key != "against"}
             spec |= {"against": known.spec["against"]} if "against" in known.spec else {}
         require_spec(known, spec)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ntkcli.choices import Dtype, OnError
 from ntkcli.data import BadRow, Encoder, RowError, stdin
-from ntkcli.data.files import OnError
 from ntkcli.data.references import home
 from ntkcli.errors import DataError, UsageError
 from ntkcli.identity import resolve_model
@@ -58,7 +58,7 @@ class FinetuneEstimate:
 
 def estimate_finetune(
     store_path: str | Path, *, model: str, train: Sequence[str], then: Sequence[str] = (), max_length: int = 1024,
-    dtype: str = "auto", device: str = "auto", on_error: OnError = "fail", init_adapter: str | None = None,
+    dtype: Dtype = Dtype.AUTO, device: str = "auto", on_error: OnError = OnError.FAIL, init_adapter: str | None = None,
     batch_tokens: int | None = None, gradient_checkpointing: bool = False, keep_optimizer: bool = False,
     columns: Mapping[str, str] | None = None, split: str | None = None, thinking: bool | None = None,
     trust_remote_code: bool = False, match_tokens: str | None = None, max_tokens: int | None = None,

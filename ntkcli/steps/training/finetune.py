@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import store
-from ntkcli.data.files import OnError
+from ntkcli.choices import Dtype, LossPer, OnError, Schedule
 from ntkcli.errors import UsageError
 from ntkcli.identity import resolve_model
 from ntkcli.progress import Progress, Silent
@@ -68,7 +68,7 @@ def finetune(
     max_steps: int | None = None,
     match_steps: str | None = None,
     lr: float = 2e-4,
-    schedule: str = "cosine",
+    schedule: Schedule = Schedule.COSINE,
     warmup: float = 0.03,
     rank: int | None = None,
     alpha: float | None = None,
@@ -81,13 +81,13 @@ def finetune(
     seed: int = 0,
     hold_out: float = 0.0,
     patience: int | None = None,
-    loss_per: str = "token",
+    loss_per: LossPer = LossPer.TOKEN,
     average_weights: bool = False,
-    dtype: str = "auto",
+    dtype: Dtype = Dtype.AUTO,
     device: str = "auto",
     checkpoint_steps: int | None = None,
     keep_optimizer: bool = False,
-    on_error: OnError = "fail",
+    on_error: OnError = OnError.FAIL,
     columns: Mapping[str, str] | None = None,
     split: str | None = None,
     data: Sequence[str] = (),

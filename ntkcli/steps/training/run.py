@@ -18,8 +18,8 @@ import numpy as np
 
 import store
 from ntkcli import __version__
+from ntkcli.choices import OnError
 from ntkcli.data import Encoder
-from ntkcli.data.files import OnError
 from ntkcli.errors import BusyError
 from ntkcli.identity import BASE_RECORD, ModelIdentity
 from ntkcli.notes import note

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import store
+from ntkcli.choices import Design as DesignName
+from ntkcli.choices import Dtype, LossPer, Schedule, checked
 from ntkcli.data import Row
 from ntkcli.errors import UsageError
 from ntkcli.identity import ModelIdentity, resolve_model
@@ -32,7 +34,6 @@ from ntkcli.steps.validation.plan import (
 
 VERSION = 1
 """Of the validation, in every spec: goes up when the same inputs would get other runs or other values."""
-DESIGN_NAMES = ("bins", "subsets", "both")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,12 +63,12 @@ class Request:
 
 def prepare(
     store_path: str | Path, *, score: Sequence[str], model: str, domain: str, task: Sequence[str], name: str,
-    design: str = "both", bins: str = "5", subsets: int = 40, rows: int | None = None, seeds: Sequence[int] = (0, 1, 2),
-    domain_repeat: int | None = None, oracle: str | None = None, epochs: int | None = None,
-    max_tokens: int | None = None, lr: float = 2e-4, schedule: str = "cosine", warmup: float = 0.03,
+    design: DesignName = DesignName.BOTH, bins: str = "5", subsets: int = 40, rows: int | None = None,
+    seeds: Sequence[int] = (0, 1, 2), domain_repeat: int | None = None, oracle: str | None = None,
+    epochs: int | None = None, max_tokens: int | None = None, lr: float = 2e-4, schedule: Schedule = Schedule.COSINE, warmup: float = 0.03,
     rank: int | None = None, alpha: float | None = None, target_modules: str | None = None,
-    init_adapter: str | None = None, batch_size: int = 16, max_length: int = 1024, loss_per: str = "row",
-    average_weights: bool = True, dtype: str = "auto", device: str = "auto",
+    init_adapter: str | None = None, batch_size: int = 16, max_length: int = 1024, loss_per: LossPer = LossPer.ROW,
+    average_weights: bool = True, dtype: Dtype = Dtype.AUTO, device: str = "auto",
     columns: Mapping[str, str] | None = None, split: str | None = None, thinking: bool | None = None,
     trust_remote_code: bool = False,
 ) -> Request:  # fmt: skip
@@ -126,20 +127,19 @@ def prepare(
 
 
 def _check_design(
-    design: str, bins: str, subsets: int, rows: int | None, seeds: Sequence[int]
+    design: DesignName, bins: str, subsets: int, rows: int | None, seeds: Sequence[int]
 ) -> tuple[tuple[float, ...], int]:
     """The bins' edges and the number of subsets, () and 0 where the design has none."""
-    if design not in DESIGN_NAMES:
-        raise UsageError(f"--design {design}: expected one of {', '.join(DESIGN_NAMES)}.", "Give one of these.")
+    checked(DesignName, design, "--design")
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise UsageError(
             f"--seeds {','.join(map(str, seeds)) or '(none)'}: give different whole numbers, 0 or more.", "As in 0,1,2."
         )
     if rows is not None and rows < 1:
         raise UsageError(f"--rows {rows}: each run takes rows of the pool.", "Give 1 or more.")
-    if design != "bins":
+    if design != DesignName.BINS:
         check_subsets(subsets)
-    return parse_bins(bins) if design != "subsets" else (), subsets if design != "bins" else 0
+    return parse_bins(bins) if design != DesignName.SUBSETS else (), subsets if design != DesignName.BINS else 0
 
 
 def _repeat(given: int | None, n: int, domain_rows: int) -> int:
