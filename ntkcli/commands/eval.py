@@ -145,29 +145,27 @@ def evaluate(
         "split": split,
         "thinking": o.is_on(thinking),
         "trust_remote_code": trust_remote_code,
+        "num_fewshot": num_fewshot,
+        "limit": limit,
+        "apply_chat_template": apply_chat_template,
+        "baseline": baseline,
+        "batch_tokens": batch_tokens,
+        "export": export,
+        "force": force,
     }
     if dry_run:
         from ntkcli.steps.evaluation.dry_run import estimate_evaluation
         from ntkcli.steps.evaluation.plan import check_baseline, make_plan
+        from ntkcli.steps.evaluation.settings import EvaluationSettings
 
-        plan = make_plan(store, **arguments)
-        step.refuse_harness_options(num_fewshot=num_fewshot, limit=limit, apply_chat_template=apply_chat_template)
+        asked = EvaluationSettings.of(**arguments)
+        plan = make_plan(store, asked)
+        asked.check_options()
         check_baseline(plan, baseline)
-        found = estimate_evaluation(plan, max_length=max_length, device=device, thinking=o.is_on(thinking))
+        found = estimate_evaluation(plan)
         output.result(found, line=estimate_line(found))
         return ExitCode.OK
-    result = step.evaluate(
-        store,
-        **arguments,
-        num_fewshot=num_fewshot,
-        limit=limit,
-        apply_chat_template=apply_chat_template,
-        baseline=baseline,
-        batch_tokens=batch_tokens,
-        export=export,
-        force=force,
-        progress=output.progress,
-    )
+    result = step.evaluate(store, **arguments, progress=output.progress)
     if json:
         output.result(result, line="")
     else:

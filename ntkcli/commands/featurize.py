@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,7 +12,6 @@ from ntkcli.console import Output
 from ntkcli.errors import ExitCode
 from ntkcli.formatting import estimate_line
 from ntkcli.help_panels import Command, examples
-from ntkcli.seeds import check_seed
 
 EXAMPLE = "ntksel featurize med --data pool.jsonl --name pool --kind ntk --model ./Llama-3-8B --adapter warmup"
 SECOND = "ntksel featurize med --data pool.jsonl --name pool --kind embed --model ./Llama-3-8B --dry-run"
@@ -124,68 +123,47 @@ def featurize(
     from ntkcli.steps.features import featurize as step
 
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
-    check_seed("--seed", seed)
-    check_seed("--adapter-seed", adapter_seed)
+    given: dict[str, Any] = {
+        "data": data,
+        "name": name,
+        "kind": kind,
+        "model": model,
+        "adapter": adapter,
+        "feature": feature,
+        "rows": rows,
+        "max_length": max_length,
+        "positions": positions,
+        "pooling": pooling,
+        "probe": probe.value,
+        "probes": probes,
+        "layers": layers,
+        "projection": projection,
+        "dim": dim,
+        "seed": seed,
+        "store_dtype": store_dtype,
+        "dtype": dtype,
+        "device": o.own_device(device),
+        "batch_tokens": batch_tokens,
+        "part_rows": part_rows,
+        "shard": o.parse_shard(shard) if shard else o.own_shard(),
+        "on_error": on_error,
+        "columns": o.parse_columns(columns),
+        "split": split,
+        "thinking": o.is_on(thinking),
+        "trust_remote_code": trust_remote_code,
+        "rank": rank,
+        "target_modules": target_modules,
+        "adapter_seed": adapter_seed,
+        "adam": adam,
+    }
     if dry_run:
         from ntkcli.steps.features.dry_run import estimate_featurize
+        from ntkcli.steps.features.request import FeatureRequest
 
-        found = estimate_featurize(
-            store,
-            data=data,
-            name=name,
-            kind=kind,
-            model=model,
-            rows=rows,
-            max_length=max_length,
-            dim=dim,
-            probe=probe.value,
-            probes=probes,
-            projection=projection,
-            device=device,
-            on_error=on_error,
-            store_dtype=store_dtype,
-            columns=o.parse_columns(columns),
-            split=split,
-            thinking=o.is_on(thinking),
-            trust_remote_code=trust_remote_code,
-        )
+        found = estimate_featurize(store, FeatureRequest.of(**given))
         output.result(found, line=estimate_line(found))
         return ExitCode.OK
-    result = step.featurize(
-        store,
-        data=data,
-        name=name,
-        kind=kind,
-        model=model,
-        adapter=adapter,
-        feature=feature,
-        rows=rows,
-        max_length=max_length,
-        positions=positions,
-        pooling=pooling,
-        probe=probe.value,
-        probes=probes,
-        layers=layers,
-        projection=projection,
-        dim=dim,
-        seed=seed,
-        store_dtype=store_dtype,
-        dtype=dtype,
-        device=o.own_device(device),
-        batch_tokens=batch_tokens,
-        part_rows=part_rows,
-        shard=o.parse_shard(shard) if shard else o.own_shard(),
-        on_error=on_error,
-        columns=o.parse_columns(columns),
-        split=split,
-        thinking=o.is_on(thinking),
-        trust_remote_code=trust_remote_code,
-        rank=rank,
-        target_modules=target_modules,
-        adapter_seed=adapter_seed,
-        adam=adam,
-        progress=output.progress,
-    )
+    result = step.featurize(store, **given, progress=output.progress)
     state = "" if result.complete else f" (of {result.rows}; other shards are to come)"
     output.result(
         result,

@@ -185,22 +185,22 @@ def finetune(
         "data": data or [],
         "thinking": o.is_on(thinking),
         "trust_remote_code": trust_remote_code,
-        "progress": output.progress,
     }
     if seed is not None and seeds is not None:
         raise UsageError("--seed and --seeds are both given.", "Give one of them.")
     parsed = None if seeds is None else o.parse_seeds(seeds)
     if dry_run:
         from ntkcli.steps.training.dry_run import estimate_finetune
+        from ntkcli.steps.training.request import TrainingRequest
 
-        found = estimate_finetune(store, **given, seed=seed or 0)
+        found = estimate_finetune(store, TrainingRequest.of(**given, seed=seed or 0))
         output.result(found, line=finetune_estimate_line(found) + (", for each seed" if seeds else ""))
         return ExitCode.OK
     if parsed is not None:
-        result: Any = step.finetune_seeds(store, seeds=parsed, **given)
+        result: Any = step.finetune_seeds(store, seeds=parsed, progress=output.progress, **given)
         runs = result.runs
     else:
-        result = step.finetune(store, seed=seed or 0, **given)
+        result = step.finetune(store, seed=seed or 0, progress=output.progress, **given)
         runs = (result,)
     output.result(result, line="\n".join(map(finetune_line, runs)))
     named = " ".join(f"--run {run.artefact.partition('/')[2]}" for run in runs)

@@ -140,7 +140,7 @@ def validate(
     from ntkcli.data.references import split_name
     from ntkcli.steps.shared.outputs import Inputs
     from ntkcli.steps.validation.export import check_files, write_export, write_plot
-    from ntkcli.steps.validation.request import prepare
+    from ntkcli.steps.validation.request import ValidationSettings, prepare
     from ntkcli.steps.validation.validate import validate as step
 
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
@@ -169,6 +169,7 @@ def validate(
         "target_modules": target_modules,
         "init_adapter": init_adapter,
         "batch_size": batch_size,
+        "batch_tokens": batch_tokens,
         "max_length": max_length,
         "loss_per": loss_per,
         "average_weights": average_weights,
@@ -182,13 +183,12 @@ def validate(
     if dry_run:
         from ntkcli.steps.validation.dry_run import estimate_validation
 
-        estimate = estimate_validation(prepare(store, **given), device=device)
+        estimate = estimate_validation(prepare(store, ValidationSettings.of(**given)))
         output.result(estimate, line=_estimate_line(estimate))
         return ExitCode.OK
     found = step(
         store,
         **given,
-        batch_tokens=batch_tokens,
         gradient_checkpointing=gradient_checkpointing,
         keep_runs=keep_runs,
         progress=output.progress,

@@ -25,6 +25,7 @@ from ntkcli.progress import Progress
 from ntkcli.statistics import ArmScore
 from ntkcli.steps.pipelines.arms_plan import Plan
 from ntkcli.steps.shared.outputs import Inputs, check_output, write_output
+from ntkcli.steps.shared.settings import take
 from ntkcli.steps.shared.sources import BY_SOURCE
 from ntkcli.steps.shared.stores import is_store, open_store
 from ntkcli.steps.splits.overlap import Overlap, overlap
@@ -120,24 +121,8 @@ def check_data(plan: Plan, *, domain_split: str | None, pool_split: str | None) 
 
 def check_training(plan: Plan) -> None:
     """UsageError, before anything runs, for training options that can't be used or exclude each other."""
-    given: Mapping[str, Any] = {**plan.training, **plan.arm_training}
-    TrainingSettings(
-        epochs=plan.epochs,
-        max_tokens=None,
-        lr=given.get("lr", 2e-4),
-        schedule=given.get("schedule", "cosine"),
-        warmup=given.get("warmup", 0.03),
-        rank=given.get("rank"),
-        alpha=given.get("alpha"),
-        target_modules=given.get("target-modules"),
-        batch_size=given.get("batch-size", 16),
-        seed=0,
-        hold_out=given.get("hold-out", 0.0),
-        patience=given.get("patience"),
-        checkpoint_steps=None,
-        loss_per=given.get("loss-per", "token"),
-        average_weights=given.get("average-weights", False),
-    ).check()
+    given = {key.replace("-", "_"): value for key, value in {**plan.training, **plan.arm_training}.items()}
+    take(TrainingSettings, given, epochs=plan.epochs).check()
 
 
 def _count(plan: Plan, name: str, file: DataFile) -> int:

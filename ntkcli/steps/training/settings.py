@@ -30,19 +30,19 @@ class TrainingSettings:
     """The options of `ntkcli.steps.training.finetune.finetune` that can change a weight, as given: None is a
     default."""
 
-    epochs: int | None
-    max_tokens: int | None
-    lr: float
-    schedule: Schedule
-    warmup: float
-    rank: int | None
-    alpha: float | None
-    target_modules: str | None
-    batch_size: int
-    seed: int
-    hold_out: float
-    patience: int | None
-    checkpoint_steps: int | None
+    epochs: int | None = None
+    max_tokens: int | None = None
+    lr: float = 2e-4
+    schedule: Schedule = Schedule.COSINE
+    warmup: float = 0.03
+    rank: int | None = None
+    alpha: float | None = None
+    target_modules: str | None = None
+    batch_size: int = 16
+    seed: int = 0
+    hold_out: float = 0.0
+    patience: int | None = None
+    checkpoint_steps: int | None = None
     loss_per: LossPer = LossPer.TOKEN
     average_weights: bool = False
     max_steps: int | None = None
