@@ -11,9 +11,7 @@ import numpy as np
 import store
 from ntkcli.choices import Dtype, Normalise, OnError, Scorer
 from ntkcli.data.references import split_name
-from ntkcli.errors import UsageError
 from ntkcli.progress import Progress, Silent
-from ntkcli.statistics import Difference
 from ntkcli.steps.evaluation.plan import Plan, check_baseline, make_plan
 from ntkcli.steps.evaluation.scorers import item_arrays, refuse_long_items, refuse_unusable, score_part
 from ntkcli.steps.evaluation.settings import MAX_NEW_TOKENS, EvaluationSettings
@@ -105,14 +103,6 @@ def summary(store_path: str | Path, *, name: str, runs: Sequence[str], baseline:
     """The result of finished runs of an eval, without tables of classes; the baseline is by default the first."""
     stored = open_store(store_path)
     return summarise({run: stored.get(f"evals/{name}/{run}") for run in runs}, name=name, baseline=baseline)
-
-
-def compare(store_path: str | Path, *, name: str, run: str, baseline: str) -> Difference:
-    """How one run of an eval compares with another, on the average of its tasks or its only one."""
-    found = summary(store_path, name=name, runs=[baseline, run]).scores[-1].difference
-    if found is None:
-        raise UsageError(f"{run} can't be compared with itself.", "Give two runs.")
-    return found
 
 
 def _create(plan: Plan, run: str) -> store.Artefact:

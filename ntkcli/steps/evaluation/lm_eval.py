@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -15,6 +14,7 @@ import numpy as np
 import store
 from ntkcli.data import Encoder
 from ntkcli.errors import UsageError
+from ntkcli.finite import finite, to_json
 from ntkcli.identity import AdapterIdentity, ModelIdentity, end_of_text_spec
 from ntkcli.progress import Progress
 from ntkcli.steps.evaluation.export import check_export, publish_export
@@ -247,16 +247,7 @@ def _write(artefact: store.Artefact, order: Sequence[str], run: HarnessRun) -> N
 
 def _as_json(value: Any) -> Any:
     """The harness's results without what JSON has no word for: NaN and infinity as null, all else as text."""
-    plain = json.loads(json.dumps(value, default=str))
-
-    def finite(each: Any) -> Any:
-        if isinstance(each, dict):
-            return {key: finite(inner) for key, inner in each.items()}
-        if isinstance(each, list):
-            return [finite(inner) for inner in each]
-        return None if isinstance(each, float) and not math.isfinite(each) else each
-
-    return finite(plain)
+    return finite(json.loads(json.dumps(value, default=str)))
 
 
 def _export(path: str | Path, artefacts: Mapping[str, store.Artefact]) -> None:
@@ -273,6 +264,5 @@ def _export(path: str | Path, artefacts: Mapping[str, store.Artefact]) -> None:
         columns = zip(artefact.read("value").tolist(), artefact.read("task").tolist(), strict=True)
         for value, code in columns:
             task = names[code]
-            number = value if math.isfinite(value) else None
-            lines.append(json.dumps({"run": run, "task": task, "metric": metrics[task]["metric"], "value": number}))
+            lines.append(to_json({"run": run, "task": task, "metric": metrics[task]["metric"], "value": value}))
     publish_export(path, "".join(f"{line}\n" for line in lines).encode(), artefacts)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import glob
 import io
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import store
 from ntkcli.data import DataFile, Row
@@ -21,6 +19,7 @@ from ntkcli.data.stdin import STDIN
 from ntkcli.data.tasks.reference import find_task, names_task
 from ntkcli.data.tasks.source import for_evaluation
 from ntkcli.errors import UsageError, listed
+from ntkcli.finite import to_json
 from ntkcli.progress import Progress
 from ntkcli.statistics import ArmScore
 from ntkcli.steps.pipelines.arms_plan import Plan
@@ -299,7 +298,7 @@ def _cell(value: float | None) -> str:
 
 def as_json(result: ArmsResult) -> str:
     """The whole result."""
-    return json.dumps(_finite(dataclasses.asdict(result)), indent=2, allow_nan=False) + "\n"
+    return to_json(result, indent=2) + "\n"
 
 
 def _spent(stored: store.Store, plan: Plan, arm: str) -> Spent:
@@ -312,11 +311,3 @@ def _spent(stored: store.Store, plan: Plan, arm: str) -> Spent:
         tokens=round(sum(int(run.read("tokens").sum()) for run in runs) / len(runs)),
         steps=round(sum(int((run.read("tokens") > 0).sum()) for run in runs) / len(runs)),
     )
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -16,12 +16,13 @@ from ntkcli.choices import OnError
 from ntkcli.data import DataFile, Row, scan
 from ntkcli.data.find_source import names_data
 from ntkcli.data.hub import local_config
-from ntkcli.data.references import home, is_there
+from ntkcli.data.references import is_there
 from ntkcli.data.stdin import STDIN
 from ntkcli.data.tasks.reference import find_task, names_task
 from ntkcli.data.tasks.source import for_evaluation
 from ntkcli.errors import UsageError
 from ntkcli.identity import digest_file
+from ntkcli.paths import home
 from ntkcli.progress import Progress
 from ntkcli.selection.leaks import TestItems
 from ntkcli.steps.scores.inputs import text_of, texts_of

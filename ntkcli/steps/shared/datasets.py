@@ -14,9 +14,10 @@ import store
 from ntkcli.choices import OnError
 from ntkcli.data import DataFile, Scan, scan, stdin
 from ntkcli.data.find_source import names_data
-from ntkcli.data.references import home, is_there, split_name
+from ntkcli.data.references import is_there, split_name
 from ntkcli.errors import SpecError, UsageError
 from ntkcli.identity import EXACT
+from ntkcli.paths import home
 from ntkcli.steps.shared.stores import DATASET_PART_ROWS
 from store import atomic, layout
 

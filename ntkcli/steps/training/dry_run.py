@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ntkcli.data import BadRow, Encoder, RowError, stdin
-from ntkcli.data.references import home
 from ntkcli.errors import DataError, UsageError
 from ntkcli.identity import ModelIdentity
+from ntkcli.paths import home
 from ntkcli.steps.shared.cost import SAMPLE_ROWS, weight_size
 from ntkcli.steps.shared.stores import is_store, open_store
 from ntkcli.steps.training.request import TrainingRequest
