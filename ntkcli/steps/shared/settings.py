@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
@@ -44,12 +44,11 @@ class ModelUse:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How files of rows are read, and where those of data sets are now (`data`), in the words of the options."""
+    """How files of rows are read, in the words of the options."""
 
     columns: Mapping[str, str] | None = None
     split: str | None = None
     on_error: OnError = OnError.FAIL
-    data: Sequence[str] = ()
 
 
 Settings = TypeVar("Settings")

@@ -25,6 +25,7 @@ class TrainingRequest:
     reading: Reading
     settings: TrainingSettings
     then: Sequence[str] = ()
+    data: Sequence[str] = ()
     match_tokens: str | None = None
     match_steps: str | None = None
     init_adapter: str | None = None
@@ -70,7 +71,7 @@ class TrainingRequest:
         """The rows of `--train` and of `--then`."""
         how = self.reading
         first = resolve_train(
-            stored, self.train, columns=how.columns, split=how.split, on_error=how.on_error, data=how.data
+            stored, self.train, columns=how.columns, split=how.split, on_error=how.on_error, data=self.data
         )
         second = resolve_train(
             stored, self.then, columns=how.columns, split=how.split, on_error=how.on_error, option="--then"
