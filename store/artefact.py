@@ -149,10 +149,6 @@ class Artefact(Parts):
         attributes.write(self.path, merged, temp=self._scratch.fresh)
         self._attrs = merged
 
-    def clean_leftovers(self) -> int:
-        """How many leftovers of dead writers, in the whole store, were removed; safe while others write."""
-        return self._scratch.clean()
-
     def _touched(self, start: int, stop: int) -> range:
         """The parts that rows [start, stop) lie in."""
         if start >= stop:
