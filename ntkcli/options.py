@@ -194,9 +194,15 @@ def parse_columns(text: str | None) -> dict[str, str] | None:
 
 def parse_seeds(text: str) -> list[int]:
     """The seeds of trainings in `0,1,2`. UsageError for anything that is not a whole number of 0 to 2^32 - 1."""
+    seeds = parse_whole_numbers(text, "--seeds", "0,1,2")
+    for seed in seeds:
+        check_training_seed("--seeds", seed)
+    return seeds
+
+
+def parse_whole_numbers(text: str, option: str, example: str) -> list[int]:
+    """The numbers in `100,300`. UsageError for anything that is not a whole number of 0 or more."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdigit() for part in parts):
-        raise UsageError(f"--seeds {text}: expected whole numbers, 0 or more.", "As in --seeds 0,1,2.")
-    for part in parts:
-        check_training_seed("--seeds", int(part))
+        raise UsageError(f"{option} {text}: expected whole numbers, 0 or more.", f"As in {option} {example}.")
     return [int(part) for part in parts]

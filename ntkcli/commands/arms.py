@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ntkcli import options as o
+from ntkcli import training_options as t
 from ntkcli.choices import Dtype, Equalise, LossPer, OnError, Preset, Schedule
 from ntkcli.commands import chain
 from ntkcli.commands.score import Method
 from ntkcli.console import Output
-from ntkcli.errors import ExitCode, UsageError
+from ntkcli.errors import ExitCode
 from ntkcli.help_panels import Command, examples
 from ntkcli.kernel_presets import PRESETS
 
@@ -154,28 +155,15 @@ def arms(
     dim: Annotated[int, typer.Option(min=1, help="How many numbers a kernel feature has.")] = 8192,
     epochs: Annotated[int, typer.Option(min=1, help="How many passes every arm makes over its rows.")] = 3,
     warmup_epochs: Annotated[int, typer.Option(min=1, help="How many passes the warm-up makes over the domain.")] = 1,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-4,
-    rank: Annotated[int, typer.Option(min=1, help="Rank of the LoRA adapters.")] = 16,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows per training step.")] = 16,
-    schedule: Annotated[Schedule, typer.Option(help="The learning rate after the warm-up.")] = Schedule.COSINE,
-    warmup: Annotated[float, typer.Option(help="Share of the steps that the learning rate rises over.")] = 0.03,
-    alpha: Annotated[float | None, typer.Option(help="LoRA alpha.", show_default="2 x rank")] = None,
-    target_modules: Annotated[
-        str | None, typer.Option(help="Layers to adapt: all-linear, or names.", show_default="all-linear")
-    ] = None,
-    loss_per: Annotated[
-        LossPer | None,
-        typer.Option(
-            help="What the loss of the arms is a mean over: rows, or all supervised tokens of a step.",
-            show_default="the preset's, row",
-        ),
-    ] = None,
-    average_weights: Annotated[
-        bool,
-        typer.Option(
-            "--average-weights", help="Keep the mean of each arm's weights over the last quarter of its steps."
-        ),
-    ] = False,
+    lr: t.LearningRate = 2e-4,
+    rank: t.Rank = None,
+    batch_size: t.BatchSize = 16,
+    schedule: t.ScheduleOption = Schedule.COSINE,
+    warmup: t.Warmup = 0.03,
+    alpha: t.Alpha = None,
+    target_modules: t.TargetModules = None,
+    loss_per: Annotated[LossPer | None, typer.Option(help=t.LOSS_PER, show_default="the preset's, row")] = None,
+    average_weights: Annotated[bool, typer.Option("--average-weights", help=t.AVERAGE_WEIGHTS)] = False,
     hold_out: Annotated[
         float, typer.Option(help="Share of each arm's rows to judge by: its adapter of the lowest loss is kept.")
     ] = 0.0,
@@ -187,9 +175,7 @@ def arms(
             show_default="never",
         ),
     ] = None,
-    gradient_checkpointing: Annotated[
-        bool, typer.Option("--gradient-checkpointing", help="Less memory, about a third more time.")
-    ] = False,
+    gradient_checkpointing: t.GradientCheckpointing = False,
     max_length: o.MaxLength = 1024,
     dtype: o.DtypeOption = Dtype.AUTO,
     device: o.Device = "auto",
@@ -260,7 +246,7 @@ def arms(
         draws=kernel.draws if draws is None else draws,
         equalise=alike,
         oracle=oracle,
-        sizes=() if sizes is None else _sizes(sizes),
+        sizes=() if sizes is None else tuple(o.parse_whole_numbers(sizes, "--sizes", "100,300,1000")),
         probes=tuple(each.value for each in probe) if probe else (kernel.probe,),
         method=kernel.method if method is None else method.value,
         centre=(method is None and kernel.centre) if centre is None else centre,
@@ -270,7 +256,7 @@ def arms(
         against=step.test_files(task),
         common=_given(max_length=(max_length, 1024), dtype=(dtype, "auto"), device=(device, "auto"))
         | _given(thinking=(thinking, None), trust_remote_code=(trust_remote_code, False)),
-        training=_given(lr=(lr, 2e-4), rank=(rank, 16), batch_size=(batch_size, 16), alpha=(alpha, None))
+        training=_given(lr=(lr, 2e-4), rank=(rank, None), batch_size=(batch_size, 16), alpha=(alpha, None))
         | _given(schedule=(schedule, "cosine"), warmup=(warmup, 0.03), target_modules=(target_modules, None))
         | _given(gradient_checkpointing=(gradient_checkpointing, False)),
         arm_training=_given(loss_per=(losses, "token"), average_weights=(average_weights, False))
@@ -305,13 +291,6 @@ def arms(
     else:
         _show(result, output)
     return chain.exit_code(done)
-
-
-def _sizes(text: str) -> tuple[int, ...]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() for part in parts):
-        raise UsageError(f"--sizes {text}: expected whole numbers.", "As in --sizes 100,300,1000.")
-    return tuple(map(int, parts))
 
 
 def _given(**values: tuple[Any, Any]) -> dict[str, Any]:

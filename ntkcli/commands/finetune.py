@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ntkcli import options as o
+from ntkcli import training_options as t
 from ntkcli.choices import Dtype, LossPer, OnError, Schedule
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode, UsageError
@@ -63,36 +64,21 @@ def finetune(
         str | None,
         typer.Option(help="Stop after as many steps as this run of the store took.", show_default="none"),
     ] = None,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-4,
-    schedule: Annotated[
-        Schedule, typer.Option(help="Schedule of the learning rate after the warm-up.")
-    ] = Schedule.COSINE,
-    warmup: Annotated[float, typer.Option(help="Share of the steps in which the learning rate rises.")] = 0.03,
-    rank: Annotated[int | None, typer.Option(min=1, help="Rank of the LoRA adapter.", show_default="16")] = None,
-    alpha: Annotated[
-        float | None, typer.Option(help="Alpha (scaling) of the LoRA adapter.", show_default="2 x rank")
-    ] = None,
-    target_modules: Annotated[
-        str | None, typer.Option(help="Layers to adapt: all-linear, or a list of names.", show_default="all-linear")
-    ] = None,
+    lr: t.LearningRate = 2e-4,
+    schedule: t.ScheduleOption = Schedule.COSINE,
+    warmup: t.Warmup = 0.03,
+    rank: t.Rank = None,
+    alpha: t.Alpha = None,
+    target_modules: t.TargetModules = None,
     init_adapter: Annotated[
         str | None,
         typer.Option(
             help="Continue from the adapter of a run or a folder, which is not changed.", show_default="a new one"
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows per training step.")] = 16,
-    batch_tokens: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Tokens computed at a time; the gradient of a step is summed over such pieces.",
-            show_default="what fits",
-        ),
-    ] = None,
-    gradient_checkpointing: Annotated[
-        bool, typer.Option("--gradient-checkpointing", help="Use less memory, for about a third more time.")
-    ] = False,
+    batch_size: t.BatchSize = 16,
+    batch_tokens: t.BatchTokens = None,
+    gradient_checkpointing: t.GradientCheckpointing = False,
     max_length: o.MaxLength = 1024,
     seed: Annotated[
         int | None,
@@ -112,19 +98,8 @@ def finetune(
             min=1, help="With --hold-out: stop after this many checkpoints without a lower loss.", show_default="never"
         ),
     ] = None,
-    loss_per: Annotated[
-        LossPer,
-        typer.Option(
-            help="What the loss is a mean over: all supervised tokens of a step, or its rows, so that long answers "
-            "weigh no more than short ones."
-        ),
-    ] = LossPer.TOKEN,
-    average_weights: Annotated[
-        bool,
-        typer.Option(
-            "--average-weights", help="Keep the mean of the weights after each of the last quarter of the steps."
-        ),
-    ] = False,
+    loss_per: t.LossPerOption = LossPer.TOKEN,
+    average_weights: Annotated[bool, typer.Option("--average-weights", help=t.AVERAGE_WEIGHTS)] = False,
     dtype: o.DtypeOption = Dtype.AUTO,
     device: o.Device = "auto",
     checkpoint_steps: Annotated[

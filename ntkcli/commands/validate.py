@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ntkcli import options as o
+from ntkcli import training_options as t
 from ntkcli.choices import Design, Dtype, LossPer, Schedule
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode
@@ -82,34 +83,26 @@ def validate(
         int | None,
         typer.Option(min=1, help="Instead of --epochs: as many passes as hold this many tokens.", show_default="none"),
     ] = None,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-4,
-    schedule: Annotated[Schedule, typer.Option(help="The learning rate after the warm-up.")] = Schedule.COSINE,
-    warmup: Annotated[float, typer.Option(help="Share of the steps that the learning rate rises over.")] = 0.03,
-    rank: Annotated[int | None, typer.Option(min=1, help="LoRA rank.", show_default="16")] = None,
-    alpha: Annotated[float | None, typer.Option(help="LoRA alpha.", show_default="2 x rank")] = None,
-    target_modules: Annotated[
-        str | None, typer.Option(help="Layers to adapt: all-linear, or names.", show_default="all-linear")
-    ] = None,
+    lr: t.LearningRate = 2e-4,
+    schedule: t.ScheduleOption = Schedule.COSINE,
+    warmup: t.Warmup = 0.03,
+    rank: t.Rank = None,
+    alpha: t.Alpha = None,
+    target_modules: t.TargetModules = None,
     init_adapter: Annotated[
         str | None,
         typer.Option(help="Start each run from the adapter of a run or in a folder.", show_default="a new one"),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows of a step.")] = 16,
-    batch_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Tokens computed at a time.", show_default="what fits")
-    ] = None,
-    gradient_checkpointing: Annotated[
-        bool, typer.Option("--gradient-checkpointing", help="Less memory, about a third more time.")
-    ] = False,
+    batch_size: t.BatchSize = 16,
+    batch_tokens: t.BatchTokens = None,
+    gradient_checkpointing: t.GradientCheckpointing = False,
     max_length: o.MaxLength = 1024,
-    loss_per: Annotated[
-        LossPer, typer.Option(help="What the training loss is a mean over: rows, or all supervised tokens of a step.")
-    ] = LossPer.ROW,
+    loss_per: t.LossPerOption = LossPer.ROW,
     average_weights: Annotated[
         bool,
         typer.Option(
             "--average-weights/--no-average-weights",
-            help="Measure the mean of the weights after each of the last quarter of the steps: seeds differ less.",
+            help=f"{t.AVERAGE_WEIGHTS} Seeds differ less then.",
         ),
     ] = True,
     dtype: o.DtypeOption = Dtype.AUTO,

@@ -12,9 +12,8 @@ import numpy as np
 
 import store
 from ntkcli.choices import Dtype, LossPer, OnError, Schedule
-from ntkcli.errors import UsageError
 from ntkcli.progress import Progress, Silent
-from ntkcli.seeds import check_training_seed
+from ntkcli.seeds import check_seeds
 from ntkcli.steps.shared import seal
 from ntkcli.steps.shared.model_settings import note_conversion, run_parent
 from ntkcli.steps.shared.stores import open_store, require_spec
@@ -138,10 +137,7 @@ def finetune_seeds(
     Raises:
         UsageError: no seed, one twice, or one below 0.
     """
-    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise UsageError(f"--seeds {','.join(map(str, seeds))}: give different whole numbers, 0 or more.")
-    for seed in seeds:
-        check_training_seed("--seeds", seed)
+    check_seeds(seeds)
     store.check_name(f"{name}.s{max(seeds)}", "--name")
     return SeedsResult(
         tuple(

@@ -16,6 +16,7 @@ from ntkcli.choices import LossPer, checked
 from ntkcli.data import Row
 from ntkcli.errors import UsageError
 from ntkcli.identity import ModelIdentity
+from ntkcli.seeds import check_seeds
 from ntkcli.steps.evaluation.items import Items
 from ntkcli.steps.shared.model_settings import run_parent
 from ntkcli.steps.shared.row_sets import RowSet, resolve_rows
@@ -168,11 +169,7 @@ def _spec(
 def _check_design(asked: ValidationSettings) -> tuple[tuple[float, ...], int]:
     """The bins' edges and the number of subsets, () and 0 where the design has none."""
     design = checked(DesignName, asked.design, "--design")
-    seeds = asked.seeds
-    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise UsageError(
-            f"--seeds {','.join(map(str, seeds)) or '(none)'}: give different whole numbers, 0 or more.", "As in 0,1,2."
-        )
+    check_seeds(asked.seeds)
     if asked.rows is not None and asked.rows < 1:
         raise UsageError(f"--rows {asked.rows}: each run takes rows of the pool.", "Give 1 or more.")
     if design != DesignName.BINS:
