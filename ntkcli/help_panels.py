@@ -9,7 +9,8 @@ from typer.core import TyperCommand, TyperOption
 LONG: Final = 12
 """Commands with more options than this show them in panels; shorter lists are easier to read in one piece."""
 PANELS: Final = {
-    "Input": "data columns split domain-split pool-split on-error max-length thinking trust-remote-code allow-overlap",
+    "Input": "data columns split domain-split pool-split on-error max-length thinking text-as trust-remote-code "
+    "allow-overlap",
     "Features": "adapter feature rows positions pooling probe probes layers projection dim seed adapter-seed adam "
     "store-dtype",
     "Score": "pool method domain group-by across centre subspace whiten k match-length combine compare preset",
@@ -17,7 +18,7 @@ PANELS: Final = {
     "exclude must-include only against leaks",
     "Training": "then epochs max-tokens match-tokens max-steps match-steps lr schedule warmup warmup-epochs rank alpha "
     "target-modules init-adapter batch-size seeds hold-out patience loss-per average-weights "
-    "checkpoint-steps keep-optimizer",
+    "pack checkpoint-steps keep-optimizer",
     "Evaluation": "baseline retain scorer normalise max-new-tokens answer-pattern num-fewshot limit "
     "apply-chat-template per-class arms draws sizes equalise",
     "Check": "verify repair",

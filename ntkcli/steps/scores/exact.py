@@ -22,6 +22,7 @@ from ntkcli.scoring.features import Rows
 from ntkcli.steps.features.settings import VERSION as FEATURE_VERSION
 from ntkcli.steps.shared.datasets import data_file
 from ntkcli.steps.shared.environment import begin, model_environment
+from ntkcli.steps.shared.model_settings import make_encoder
 from ntkcli.steps.shared.non_finite import name_of, settle_non_finite
 from ntkcli.steps.shared.row_sets import rows_in_order
 
@@ -196,9 +197,7 @@ def _load(
         )
     loaded = load_model(model, dtype=dtype, device=device)
     scorer = ExactScorer(loaded, model=model, adapter=adapter, settings=_settings(spec), batch_tokens=batch_tokens)
-    written = spec["encoder"]
-    encoder = Encoder(loaded.tokenizer, max_length=written["max_length"], thinking=written.get("thinking"))
-    return scorer, encoder, model_environment(model, loaded)
+    return scorer, make_encoder(loaded.tokenizer, spec["encoder"]), model_environment(model, loaded)
 
 
 def _settings(spec: dict[str, Any]) -> GradientSettings:
