@@ -25,7 +25,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One damage: where it is (`rows` [start, stop) of the artefact), `what` it is, the fix (`mend` is its key in JSON), and if that is done.
+    """One damage: where it is (`rows` [start, stop) of the artefact), `what` it is, the fix, and whether it is done.
+
+    The fix is called `mend` because that is its key in the JSON of `ntksel info --verify`.
 
     `artefact` is "" for what belongs to none. `repaired`: the damaged part is forgotten, or the file is made again.
     """
