@@ -165,17 +165,6 @@ def lr_table(found: LrFindResult) -> Table:
     return title, ["--lr", "held out", "minus lowest", "95% interval", "training (last tenth)"], rows
 
 
-def verdict(run: str, baseline: str, *, value: float, low: float, high: float) -> str:
-    """One plain sentence about a paired difference (in [-1, 1]) and whether it may be noise."""
-    points = f"{100 * abs(value):.1f} points (95% interval {100 * low:+.1f} to {100 * high:+.1f})"
-    if low > 0:
-        return f"{run} beats {baseline} by {points}."
-    if high < 0:
-        return f"{run} is worse than {baseline} by {points}."
-    direction = "above" if value > 0 else "below" if value < 0 else "from"
-    return f"{run} is {points} {direction} {baseline}: the interval holds 0, so this may be noise."
-
-
 def arms_table(title: str, baseline: str, scores: Sequence[ArmScore], result: ArmsResult) -> Table:
     """Title, columns and rows of a comparison: what each arm spent, its value, its difference from the baseline."""
     several = len({score.task for score in scores}) > 1

@@ -25,7 +25,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One damage: where it is (`rows` [start, stop) of the artefact), `what` it is, the `mend`, and whether it is done.
+    """One damage: where it is (`rows` [start, stop) of the artefact), `what` it is, the fix, and whether it is done.
+
+    The fix is called `mend` because that is its key in the JSON of `ntksel info --verify`.
 
     `artefact` is "" for what belongs to none. `repaired`: the damaged part is forgotten, or the file is made again.
     """
@@ -118,7 +120,7 @@ def _header_copy(store: Store, *, repair: bool) -> Iterator[Finding]:
 
 
 def _finding(name: str, error: DamagedError, *, repaired: bool = False) -> Finding:
-    return Finding(name, None, None, error.what, "nothing else to do" if repaired else error.mend, repaired)
+    return Finding(name, None, None, error.what, "nothing else to do" if repaired else error.fix, repaired)
 
 
 def _again(store: Store, repaired: bool) -> str | Fix:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ntkcli import options as o
+from ntkcli import training_options as t
+from ntkcli.choices import Dtype, Equalise, LossPer, OnError, Preset, Schedule, TextAs
 from ntkcli.commands import chain
 from ntkcli.commands.score import Method
 from ntkcli.console import Output
@@ -32,21 +33,6 @@ SECOND = (
     "ntksel arms med --model ./Llama-3-8B --domain domain.jsonl --pool pool.jsonl --folds 5 --by author -n 900 "
     "--arms base,domain,random,selected --rounds 3 --dry-run"
 )
-
-
-class Equalise(StrEnum):
-    """What all arms have in common."""
-
-    STEPS = "steps"
-    TOKENS = "tokens"
-    ROWS = "rows"
-
-
-class PresetName(StrEnum):
-    """Of `ntkcli.kernel_presets`."""
-
-    DEFAULT = "default"
-    PAPER = "paper"
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +141,8 @@ def arms(
         int | None, typer.Option(min=1, help="How many rows the pre-selection keeps.", show_default="4 x -n")
     ] = None,
     preset: Annotated[
-        PresetName, typer.Option(help="Settings of the kernel: those that measured best, or those of the paper.")
-    ] = PresetName.DEFAULT,
+        Preset, typer.Option(help="Settings of the kernel: those that measured best, or those of the paper.")
+    ] = Preset.DEFAULT,
     probe: Annotated[
         list[o.Probe] | None,
         typer.Option(
@@ -182,28 +168,15 @@ def arms(
     dim: Annotated[int, typer.Option(min=1, help="How many numbers a kernel feature has.")] = 8192,
     epochs: Annotated[int, typer.Option(min=1, help="How many passes every arm makes over its rows.")] = 3,
     warmup_epochs: Annotated[int, typer.Option(min=1, help="How many passes the warm-up makes over the domain.")] = 1,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-4,
-    rank: Annotated[int, typer.Option(min=1, help="Rank of the LoRA adapters.")] = 16,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows per training step.")] = 16,
-    schedule: Annotated[o.Schedule, typer.Option(help="The learning rate after the warm-up.")] = o.Schedule.COSINE,
-    warmup: Annotated[float, typer.Option(help="Share of the steps that the learning rate rises over.")] = 0.03,
-    alpha: Annotated[float | None, typer.Option(help="LoRA alpha.", show_default="2 x rank")] = None,
-    target_modules: Annotated[
-        str | None, typer.Option(help="Layers to adapt: all-linear, or names.", show_default="all-linear")
-    ] = None,
-    loss_per: Annotated[
-        o.LossPer | None,
-        typer.Option(
-            help="What the loss of the arms is a mean over: rows, or all supervised tokens of a step.",
-            show_default="the preset's, row",
-        ),
-    ] = None,
-    average_weights: Annotated[
-        bool,
-        typer.Option(
-            "--average-weights", help="Keep the mean of each arm's weights over the last quarter of its steps."
-        ),
-    ] = False,
+    lr: t.LearningRate = 2e-4,
+    rank: t.Rank = None,
+    batch_size: t.BatchSize = 16,
+    schedule: t.ScheduleOption = Schedule.COSINE,
+    warmup: t.Warmup = 0.03,
+    alpha: t.Alpha = None,
+    target_modules: t.TargetModules = None,
+    loss_per: Annotated[LossPer | None, typer.Option(help=t.LOSS_PER, show_default="the preset's, row")] = None,
+    average_weights: Annotated[bool, typer.Option("--average-weights", help=t.AVERAGE_WEIGHTS)] = False,
     hold_out: Annotated[
         float,
         typer.Option(
@@ -219,11 +192,9 @@ def arms(
             show_default="never",
         ),
     ] = None,
-    gradient_checkpointing: Annotated[
-        bool, typer.Option("--gradient-checkpointing", help="Less memory, about a third more time.")
-    ] = False,
+    gradient_checkpointing: t.GradientCheckpointing = False,
     max_length: o.MaxLength = 1024,
-    dtype: o.DtypeOption = o.Dtype.AUTO,
+    dtype: o.DtypeOption = Dtype.AUTO,
     device: o.Device = "auto",
     domain_split: Annotated[
         str | None, typer.Option(help="Split to read the domain from.", show_default="the only one")
@@ -237,9 +208,9 @@ def arms(
             help="A task that measures general ability, shown next to the others; repeatable.", show_default="none"
         ),
     ] = None,
-    on_error: o.OnErrorOption = o.OnError.FAIL,
+    on_error: o.OnErrorOption = OnError.FAIL,
     thinking: o.ThinkingOption = None,
-    text_as: o.TextAsOption = o.TextAs.CHAT,
+    text_as: o.TextAsOption = TextAs.CHAT,
     trust_remote_code: o.TrustRemoteCode = False,
     allow_overlap: Annotated[
         bool, typer.Option("--allow-overlap", help="Continue although items of a task are rows of the domain.")
@@ -285,12 +256,12 @@ def arms(
     o.refuse_ranks("arms")
     o.check_folds(task or (), folds, by)
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
-    kernel = PRESETS[preset.value]
+    kernel = PRESETS[preset]
     chosen = tuple(arm.strip() for arm in arms.split(",")) if arms is not None else ()
     for arm, given in (("oracle", oracle), ("rounds", rounds)):
         chosen = (*chosen, arm) if chosen and given is not None and arm not in chosen else chosen
-    losses = loss_per.value if loss_per is not None else kernel.loss_per
-    alike = equalise.value if equalise is not None else kernel.equalise if token_budget is None else None
+    losses = loss_per if loss_per is not None else kernel.loss_per
+    alike = equalise if equalise is not None else kernel.equalise if token_budget is None else None
     plan = Plan(
         store=str(store),
         model=model,
@@ -306,7 +277,7 @@ def arms(
         equalise=alike,
         oracle=oracle,
         rounds=rounds,
-        sizes=() if sizes is None else o.parse_sizes(sizes),
+        sizes=() if sizes is None else tuple(o.parse_whole_numbers(sizes, "--sizes", "100,300,1000")),
         probes=tuple(each.value for each in probe) if probe else (kernel.probe,),
         method=kernel.method if method is None else method.value,
         centre=(method is None and kernel.centre) if centre is None else centre,
@@ -314,19 +285,19 @@ def arms(
         warmup_epochs=warmup_epochs,
         prefix=prefix,
         against=step.test_files(task or ()),
-        common=_given(max_length=(max_length, 1024), dtype=(dtype.value, "auto"), device=(device, "auto"))
-        | _given(thinking=(thinking.value if thinking else None, None), trust_remote_code=(trust_remote_code, False)),
-        rows_as=_given(text_as=(text_as.value, "chat")),
-        training=_given(lr=(lr, 2e-4), rank=(rank, 16), batch_size=(batch_size, 16), alpha=(alpha, None))
-        | _given(schedule=(schedule.value, "cosine"), warmup=(warmup, 0.03), target_modules=(target_modules, None))
+        common=_given(max_length=(max_length, 1024), dtype=(dtype, "auto"), device=(device, "auto"))
+        | _given(thinking=(thinking, None), trust_remote_code=(trust_remote_code, False)),
+        rows_as=_given(text_as=(text_as, "chat")),
+        training=_given(lr=(lr, 2e-4), rank=(rank, None), batch_size=(batch_size, 16), alpha=(alpha, None))
+        | _given(schedule=(schedule, "cosine"), warmup=(warmup, 0.03), target_modules=(target_modules, None))
         | _given(gradient_checkpointing=(gradient_checkpointing, False)),
         arm_training=_given(loss_per=(losses, "token"), average_weights=(average_weights, False))
         | _given(hold_out=(hold_out, 0.0), patience=(patience, None)),
         features=_given(dim=(dim, 8192), probes=(probes, 1)),
-        domain_data=_given(split=(domain_split, None), on_error=(on_error.value, "fail")),
-        pool_data=_given(split=(pool_split, None), on_error=(on_error.value, "fail")),
-        evaluation=_given(retain=(list(retain or ()), []), on_error=(on_error.value, "fail"))
-        | _given(text_as=(step.text_as_of([*(task or [domain]), *(retain or ())], text_as.value), "chat")),
+        domain_data=_given(split=(domain_split, None), on_error=(on_error, "fail")),
+        pool_data=_given(split=(pool_split, None), on_error=(on_error, "fail")),
+        evaluation=_given(retain=(list(retain or ()), []), on_error=(on_error, "fail"))
+        | _given(text_as=(step.text_as_of([*(task or [domain]), *(retain or ())], text_as), "chat")),
     )
     step.check_training(plan)
     step.check_outputs(plan, export=export, recipe=recipe, plot=plot, force=force)
@@ -338,7 +309,7 @@ def arms(
     divided = None
     if folds is not None:
         divided = divide_domain(
-            plan, folds=folds, by=by, baseline=baseline, domain_split=domain_split, on_error=on_error.value,
+            plan, folds=folds, by=by, baseline=baseline, domain_split=domain_split, on_error=on_error,
             progress=output.progress,
         )  # fmt: skip
     plans = (plan,) if divided is None else divided.plans

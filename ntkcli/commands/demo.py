@@ -14,7 +14,7 @@ from ntkcli import options as o
 from ntkcli.commands import chain
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode
-from ntkcli.formatting import comparison_table, verdict
+from ntkcli.formatting import comparison_table
 from ntkcli.help_panels import Command, examples
 from ntkcli.seeds import check_seed
 
@@ -54,9 +54,9 @@ def demo(
     verbose: o.Verbose = False,
 ) -> int:
     """Find product reviews in a general pool, train on them and report the gain: minutes on 2 CPU cores."""
-    from ntkcli.data.references import home
     from ntkcli.demo import demo_model_path, write_demo_data
     from ntkcli.demo import pipeline as p
+    from ntkcli.paths import home
     from ntkcli.steps.reports.report import report as write_report
 
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
@@ -97,14 +97,13 @@ def demo(
 def _result(folder: Path, data: DemoData, commands: list[list[str]], seconds: float) -> DemoResult:
     from ntkcli.demo import pipeline as p
     from ntkcli.demo.reviews import HIDDEN_SOURCE
-    from ntkcli.steps.evaluation.evaluate import compare, summary
+    from ntkcli.steps.evaluation.evaluate import summary
     from ntkcli.steps.pipelines.recipe import as_shell
 
     store, picked = folder / "store", folder / "picked.jsonl"
-    verdicts = []
+    verdicts: list[str] = []
     for baseline in (p.RANDOM, p.DOMAIN_STEPS, p.DOMAIN_ONLY):
-        found = compare(store, name="test", run=p.SELECTED, baseline=baseline)
-        verdicts.append(verdict(p.SELECTED, baseline, value=found.value, low=found.low, high=found.high))
+        verdicts += summary(store, name="test", runs=[baseline, p.SELECTED]).sentences
     sources = [json_library.loads(line)["source"] for line in picked.read_text(encoding="utf-8").splitlines()]
     return DemoResult(
         folder=str(folder),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ntkcli import options as o
+from ntkcli.choices import Dtype, OnError
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode, UsageError
 from ntkcli.help_panels import Command, examples
@@ -154,13 +155,13 @@ def diagnose(
     columns: o.Columns = None,
     split: o.Split = None,
     on_error: Annotated[
-        o.OnError | None,
+        OnError | None,
         typer.Option(help="What to do with unusable rows: stop, or skip them (exit 3).", show_default="fail"),
     ] = None,
     thinking: o.ThinkingOption = None,
     trust_remote_code: o.TrustRemoteCode = False,
     dtype: Annotated[
-        o.Dtype | None,
+        Dtype | None,
         typer.Option(help="Number format to compute in; auto: bfloat16 on CUDA, else float32.", show_default="auto"),
     ] = None,
     device: Annotated[
@@ -205,10 +206,10 @@ def diagnose(
         "max_length": max_length,
         "columns": o.parse_columns(columns),
         "split": split,
-        "on_error": on_error and on_error.value,
+        "on_error": on_error,
         "thinking": o.is_on(thinking),
         "trust_remote_code": trust_remote_code or None,
-        "dtype": dtype and dtype.value,
+        "dtype": dtype,
         "device": device,
         "batch_tokens": batch_tokens,
     }
@@ -217,11 +218,11 @@ def diagnose(
         inputs = Inputs([each for each in (pool, domain) if each], [model] if model else [])
         check_plot(store, plot, inputs=inputs, force=force)
     if dry_run:
-        found = step.costs(store, check=check.value, **given)
+        found = step.costs(store, check=check, **given)
         left_out = [f"{name}: left out, {why}" for name, why in found.left_out.items()]
         output.result(found, line="\n".join([*map(str, found.costs), *left_out]))
         return ExitCode.OK
-    result, panels = step.diagnose(store, check=check.value, progress=output.progress, **given)
+    result, panels = step.diagnose(store, check=check, progress=output.progress, **given)
     if plot is not None and panels:
         write_plot(plot, panels)
     if json:

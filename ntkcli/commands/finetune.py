@@ -7,6 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from ntkcli import options as o
+from ntkcli import training_options as t
+from ntkcli.choices import Dtype, LossPer, OnError, Schedule, TextAs
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode, UsageError
 from ntkcli.formatting import finetune_estimate_line, finetune_line, lr_table
@@ -81,35 +83,20 @@ def finetune(
     lr_steps: Annotated[
         int | None, typer.Option(min=1, help="With --lr-find: most steps of a trial.", show_default="100")
     ] = None,
-    schedule: Annotated[
-        o.Schedule, typer.Option(help="Schedule of the learning rate after the warm-up.")
-    ] = o.Schedule.COSINE,
-    warmup: Annotated[float, typer.Option(help="Share of the steps in which the learning rate rises.")] = 0.03,
-    rank: Annotated[int | None, typer.Option(min=1, help="Rank of the LoRA adapter.", show_default="16")] = None,
-    alpha: Annotated[
-        float | None, typer.Option(help="Alpha (scaling) of the LoRA adapter.", show_default="2 x rank")
-    ] = None,
-    target_modules: Annotated[
-        str | None, typer.Option(help="Layers to adapt: all-linear, or a list of names.", show_default="all-linear")
-    ] = None,
+    schedule: t.ScheduleOption = Schedule.COSINE,
+    warmup: t.Warmup = 0.03,
+    rank: t.Rank = None,
+    alpha: t.Alpha = None,
+    target_modules: t.TargetModules = None,
     init_adapter: Annotated[
         str | None,
         typer.Option(
             help="Continue from the adapter of a run or a folder, which is not changed.", show_default="a new one"
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows per training step.")] = 16,
-    batch_tokens: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Tokens computed at a time; the gradient of a step is summed over such pieces.",
-            show_default="what fits",
-        ),
-    ] = None,
-    gradient_checkpointing: Annotated[
-        bool, typer.Option("--gradient-checkpointing", help="Use less memory, for about a third more time.")
-    ] = False,
+    batch_size: t.BatchSize = 16,
+    batch_tokens: t.BatchTokens = None,
+    gradient_checkpointing: t.GradientCheckpointing = False,
     max_length: o.MaxLength = 1024,
     seed: Annotated[
         int | None,
@@ -141,19 +128,8 @@ def finetune(
             min=1, help="With --hold-out: stop after this many checkpoints without a lower loss.", show_default="never"
         ),
     ] = None,
-    loss_per: Annotated[
-        o.LossPer,
-        typer.Option(
-            help="What the loss is a mean over: all supervised tokens of a step, or its rows, so that long answers "
-            "weigh no more than short ones."
-        ),
-    ] = o.LossPer.TOKEN,
-    average_weights: Annotated[
-        bool,
-        typer.Option(
-            "--average-weights", help="Keep the mean of the weights after each of the last quarter of the steps."
-        ),
-    ] = False,
+    loss_per: t.LossPerOption = LossPer.TOKEN,
+    average_weights: Annotated[bool, typer.Option("--average-weights", help=t.AVERAGE_WEIGHTS)] = False,
     pack: Annotated[
         bool,
         typer.Option(
@@ -162,7 +138,7 @@ def finetune(
             "counts sequences.",
         ),
     ] = False,
-    dtype: o.DtypeOption = o.Dtype.AUTO,
+    dtype: o.DtypeOption = Dtype.AUTO,
     device: o.Device = "auto",
     checkpoint_steps: Annotated[
         int | None, typer.Option(min=1, help="Steps between two checkpoints.", show_default="a tenth of the run")
@@ -189,12 +165,12 @@ def finetune(
     ] = None,
     push_to_hub: o.PushToHub = None,
     public: o.Public = False,
-    on_error: o.OnErrorOption = o.OnError.FAIL,
+    on_error: o.OnErrorOption = OnError.FAIL,
     columns: o.Columns = None,
     split: o.Split = None,
     data: o.Moved = None,
     thinking: o.ThinkingOption = None,
-    text_as: o.TextAsOption = o.TextAs.CHAT,
+    text_as: o.TextAsOption = TextAs.CHAT,
     trust_remote_code: o.TrustRemoteCode = False,
     dry_run: o.DryRun = False,
     json: o.Json = False,
@@ -215,7 +191,7 @@ def finetune(
         "match_tokens": match_tokens,
         "max_steps": max_steps,
         "match_steps": match_steps,
-        "schedule": schedule.value,
+        "schedule": schedule,
         "warmup": warmup,
         "rank": rank,
         "alpha": alpha,
@@ -226,19 +202,18 @@ def finetune(
         "gradient_checkpointing": gradient_checkpointing,
         "max_length": max_length,
         "hold_out": hold_out,
-        "loss_per": loss_per.value,
+        "loss_per": loss_per,
         "average_weights": average_weights,
         "pack": pack,
-        "dtype": dtype.value,
+        "dtype": dtype,
         "device": device,
-        "on_error": on_error.value,
+        "on_error": on_error,
         "columns": o.parse_columns(columns),
         "split": split,
         "data": data or [],
         "thinking": o.is_on(thinking),
-        "text_as": text_as.value,
+        "text_as": text_as,
         "trust_remote_code": trust_remote_code,
-        "progress": output.progress,
     }
     if seed is not None and seeds is not None:
         raise UsageError("--seed and --seeds are both given.", "Give one of them.")
@@ -252,23 +227,20 @@ def finetune(
         _refuse(training, "has no meaning with --lr-find, which tries rates in short trials and keeps no adapter")
         sweep = {key: value for key, value in sweep.items() if value is not None}
         return _find_rate(store, output, given | sweep, parsed or [seed or 0], dry_run=dry_run)
-    _refuse(sweep, "is for --lr-find", mend="Give --lr-find, or leave it out.")
+    _refuse(sweep, "is for --lr-find", fix="Give --lr-find, or leave it out.")
     given |= {key: value for key, value in training.items() if value is not None}
     if dry_run:
-        from ntkcli.steps.shared.hub_push import check_push
         from ntkcli.steps.training.dry_run import estimate_finetune
-        from ntkcli.steps.training.reporters import check_reporters
+        from ntkcli.steps.training.request import TrainingRequest
 
-        check_reporters(given.pop("report_to", ()))
-        check_push(given.pop("push_to_hub", None), public=given.pop("public", False))
-        found = estimate_finetune(store, **_SETTINGS | given, seed=seed or 0)
+        found = estimate_finetune(store, TrainingRequest.of(**given, seed=seed or 0))
         output.result(found, line=finetune_estimate_line(found) + (", for each seed" if seeds else ""))
         return ExitCode.OK
     if parsed is not None:
-        result: Any = step.finetune_seeds(store, seeds=parsed, **given)
+        result: Any = step.finetune_seeds(store, seeds=parsed, progress=output.progress, **given)
         runs = result.runs
     else:
-        result = step.finetune(store, seed=seed or 0, **given)
+        result = step.finetune(store, seed=seed or 0, progress=output.progress, **given)
         runs = (result,)
     output.result(result, line="\n".join(map(finetune_line, runs)))
     named = " ".join(f"--run {run.artefact.partition('/')[2]}" for run in runs)
@@ -276,22 +248,20 @@ def finetune(
     return ExitCode.ROWS_SKIPPED if any(run.skipped for run in runs) else ExitCode.OK
 
 
-_SETTINGS: dict[str, Any] = {"lr": 2e-4, "patience": None, "checkpoint_steps": None}
-"""What an estimate needs said outright."""
-
-
-def _refuse(given: dict[str, Any], why: str, *, mend: str = "Leave it out.") -> None:
+def _refuse(given: dict[str, Any], why: str, *, fix: str = "Leave it out.") -> None:
     for name, value in given.items():
         if value is not None:
-            raise UsageError(f"--{name.replace('_', '-')} {why}.", mend)
+            raise UsageError(f"--{name.replace('_', '-')} {why}.", fix)
 
 
 def _find_rate(store: Any, output: Output, given: dict[str, Any], seeds: list[int], *, dry_run: bool) -> int:
     """`--lr-find`: the sweep, its table and what it recommends."""
     if dry_run:
         from ntkcli.steps.training.dry_run import estimate_sweep
+        from ntkcli.steps.training.request import TrainingRequest
 
-        estimate = estimate_sweep(store, seeds=seeds, **given)
+        tried = {key: given.pop(key) for key in ("lr_rates", "lr_steps") if key in given}
+        estimate = estimate_sweep(store, TrainingRequest.of(**given), seeds=seeds, **tried)
         output.result(estimate, line=f"--lr-find, all trials together: {finetune_estimate_line(estimate)}")
         return ExitCode.OK
     from ntkcli.steps.training.lr_find import find_rate

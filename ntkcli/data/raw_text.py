@@ -10,14 +10,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from ntkcli.choices import TextAs, checked
 from ntkcli.data.rows import Row, RowError
 from ntkcli.errors import DataError, UsageError
 from store import RowStatus
 
-CHAT: Final = "chat"
-RAW: Final = "raw"
-TEXT_AS: Final = (CHAT, RAW)
-"""What a row of schema `text` is: a user's turn of a chat, or the plain text of a document."""
+CHAT, RAW = TextAs.CHAT, TextAs.RAW
 SCHEMA: Final = "text"
 """The schema whose rows are plain texts."""
 
@@ -26,8 +24,7 @@ Ids = npt.NDArray[np.int32]
 
 def check_text_as(text_as: str, thinking: bool | None = None) -> None:
     """UsageError for a value that is not known, and for a setting of the chat template next to `raw`."""
-    if text_as not in TEXT_AS:
-        raise UsageError(f"--text-as {text_as}: expected one of {', '.join(TEXT_AS)}.", "Give one of these.")
+    checked(TextAs, text_as, "--text-as")
     if text_as == RAW and thinking is not None:
         raise UsageError(
             "--thinking is a setting of the chat template, which --text-as raw does not use.", "Leave one of them out."

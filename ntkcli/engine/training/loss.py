@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ntkcli.data.encoding import Encoded
+from ntkcli.engine.batches import mask_of, pad_rows
 from ntkcli.engine.memory import LOGIT_BYTES, TokenBudget, run_batches
 from ntkcli.engine.models.loading import decoder_of, head_logits, head_of
 from ntkcli.engine.rope import LengthClasses, length_classes
@@ -234,16 +235,14 @@ def _undone(gradient: Tensor) -> Tensor:
 
 def collate(rows: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
     """`input_ids`, `attention_mask`, `labels` (B, T) int64, padded on the right."""
-    longest = max(len(row.ids) for row in rows)
-    ids = np.full((len(rows), longest), pad_id, dtype=np.int64)
-    mask = np.zeros((len(rows), longest), dtype=np.int64)
-    labels = np.full((len(rows), longest), IGNORED, dtype=np.int64)
-    for i, row in enumerate(rows):
-        length = len(row.ids)
-        ids[i, :length] = row.ids
-        mask[i, :length] = 1
-        labels[i, :length][row.supervised] = row.ids[row.supervised]
-    return {name: torch.from_numpy(x) for name, x in (("input_ids", ids), ("attention_mask", mask), ("labels", labels))}
+    ids = pad_rows([row.ids for row in rows], pad_id)
+    learned = pad_rows([row.supervised for row in rows], 0)
+    arrays = {
+        "input_ids": ids,
+        "attention_mask": mask_of([len(row) for row in rows]),
+        "labels": np.where(learned > 0, ids, IGNORED),
+    }
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 def collate_packs(packs: Sequence[Sequence[Encoded]], pad_id: int) -> dict[str, Tensor]:
@@ -256,8 +255,8 @@ def not_finite(what: str, loss: float, names: Sequence[str], losses: Sequence[fl
     bad = [name for name, own in zip(names, losses, strict=True) if not np.isfinite(own)]
     if 0 < len(bad) < len(names):
         why = f"only {len(bad)} of its {len(names)} rows make it so: {listed(bad)}."
-        mend = "Take them out, or give --dtype float32 or a lower --lr; then give the run another --name."
+        fix = "Take them out, or give --dtype float32 or a lower --lr; then give the run another --name."
     else:
         why = f"training has diverged; all of its rows make it so: {listed(bad or names)}."
-        mend = "Lower --lr, or give --dtype float32; then give the run another --name."
-    return DivergedError(f"{what} is {loss}: {why}", mend)
+        fix = "Lower --lr, or give --dtype float32; then give the run another --name."
+    return DivergedError(f"{what} is {loss}: {why}", fix)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 import store
+from ntkcli.choices import Kind
 from ntkcli.data import Encoded
 from ntkcli.errors import NtkselError
 from ntkcli.progress import Progress
@@ -21,7 +22,7 @@ from ntkcli.statistics.resampling import Floats, interval, item_counts
 from ntkcli.steps.diagnosis.findings import Check, Cost, Finding, Points
 from ntkcli.steps.diagnosis.request import Request
 from ntkcli.steps.diagnosis.sample import Setup, Side, cost_of, draw_side, last_layers, set_up
-from ntkcli.steps.diagnosis.vectors import VERSION, feature_settings, name_for
+from ntkcli.steps.diagnosis.vectors import VERSION, feature_settings, feature_spec, model_use, name_for
 from ntkcli.steps.shared.cost import hidden_size
 from ntkcli.steps.shared.environment import begin, model_environment
 from ntkcli.steps.shared.model_settings import note_conversion
@@ -110,8 +111,8 @@ def _artefact(
     stored: store.Store, request: Request, setup: Setup, sides: tuple[Side, Side], progress: Progress
 ) -> store.Artefact:
     """The kernel matrices of all probes, finished: a row for each."""
-    settings = feature_settings(request, setup, kind="ntk", layers=request.layers or last_layers(setup))
-    features = settings.spec(setup.model, setup.adapter)
+    settings = feature_settings(request, kind=Kind.NTK, layers=request.layers or last_layers(setup))
+    features = feature_spec(request, setup, settings, setup.adapter)
     for key in ("probe", "probes", "probe_seed", "projection", "store_dtype"):  # none of them matters here
         features.pop(key, None)
     spec = {"version": VERSION, "diagnosis": "kernel", **features, "sides": [side.spec for side in sides]}
@@ -127,9 +128,9 @@ def _artefact(
 
     progress.note(str(_cost(request, setup, sides)))
     note_conversion(setup.model, progress)
-    loaded = load_model(setup.model, dtype=settings.dtype, device=request.device)
+    loaded = load_model(setup.model, dtype=model_use(request, setup).settle_dtype(None), device=request.device)
     head = read_head(loaded)
-    layers = adapted_layers(loaded, model=setup.model, adapter=setup.adapter, settings=settings.gradient())
+    layers = adapted_layers(loaded, model=setup.model, adapter=setup.adapter, settings=settings.gradient(None))
     draws = [LogitProbe(loaded.model, each, seed=0, number=k) for each in DRAWN for k in range(DRAWS)]
     probes = TraceProbes(loaded, head, [LogitProbe(loaded.model, "sum"), *draws, LossProbe(loaded.model)])
     encoded = [one for side in sides for one in side.encoded]

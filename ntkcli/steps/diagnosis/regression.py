@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 import store
+from ntkcli.choices import Kind, OnError, Scorer
 from ntkcli.data import Encoded, Message, Row, RowError
 from ntkcli.errors import DataError, SpecError, UsageError
 from ntkcli.progress import Progress
@@ -54,7 +55,7 @@ def regression(request: Request, *, progress: Progress) -> Finding:
     """
     stored = open_store(request.store_path)
     work = _work(stored, request)
-    settings = feature_settings(request, work.setup, kind="ntk", probe=request.probe)
+    settings = feature_settings(request, kind=Kind.NTK, probe=request.probe)
     found = vectors(
         stored, "regression", work.sides, request=request, setup=work.setup, adapter=work.setup.adapter,
         settings=settings, progress=progress,
@@ -136,7 +137,9 @@ def _work(stored: store.Store, request: Request) -> _Work:
     if "loglik" not in evaluated.arrays:
         raise UsageError(f"{name} is not of tasks with choices alone.", "Give an eval whose items have choices.")
     named = [f"{task}={path}" for task, path in zip(evaluated.attrs["tasks"], evaluated.attrs["inputs"], strict=True)]
-    items = load_tasks(named, columns=request.columns, split=request.split, scorer="choices", on_error=request.on_error)
+    items = load_tasks(
+        named, columns=request.columns, split=request.split, scorer=Scorer.CHOICES, on_error=request.on_error
+    )
     if [task.digest for task in items.tasks] != evaluated.spec["tasks"]:
         raise SpecError(
             f"{name} is of other items than its files hold now.", "Run `ntksel eval` again under another --name."
@@ -195,7 +198,7 @@ def _blind(
         try:
             encoded.append(setup.encoder.encode(blind))
         except RowError as error:
-            if request.on_error == "fail":
+            if request.on_error == OnError.FAIL:
                 raise DataError(
                     f"{row.place}: {error.reason}.", "Fix the row, or give --on-error skip to leave such rows out."
                 ) from error

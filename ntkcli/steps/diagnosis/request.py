@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import store
-from ntkcli.data.files import OnError
+from ntkcli.choices import Dtype, OnError
 from ntkcli.errors import UsageError
 from ntkcli.seeds import check_seed
 from ntkcli.steps.shared.stores import is_store, open_store
@@ -62,14 +62,14 @@ class Request:
     dim: int = 8192
     dims: tuple[int, ...] = (512, 1024, 2048, 4096, 8192, 16384)
     max_length: int | None = None
-    dtype: str = "auto"
+    dtype: Dtype = Dtype.AUTO
     device: str = "auto"
     batch_tokens: int | None = None
     columns: Mapping[str, str] | None = None
     split: str | None = None
     thinking: bool | None = None
     trust_remote_code: bool = False
-    on_error: OnError = "fail"
+    on_error: OnError = OnError.FAIL
 
     def stored(self) -> store.Store | None:
         """The store, if there is one yet."""

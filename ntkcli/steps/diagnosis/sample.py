@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 import store
 from ntkcli.data import Encoded, Encoder, Row, RowError
-from ntkcli.data.references import home
 from ntkcli.errors import DataError
 from ntkcli.identity import AdapterIdentity, ModelIdentity, resolve_adapter, resolve_model
+from ntkcli.paths import home
 from ntkcli.steps.diagnosis.findings import Cost
 from ntkcli.steps.diagnosis.request import Request
 from ntkcli.steps.shared.cost import weight_size

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 
 import store
+from ntkcli.choices import Kind
 from ntkcli.errors import NtkselError
 from ntkcli.progress import Progress
 from ntkcli.statistics.correlation import resampled_spearmans, spearman
@@ -15,7 +16,7 @@ from ntkcli.statistics.resampling import Floats, interval, item_counts
 from ntkcli.steps.diagnosis.findings import Check, Cost, Finding, Line, Lines
 from ntkcli.steps.diagnosis.request import Request
 from ntkcli.steps.diagnosis.sample import Setup, Side, cost_of, draw_side, last_layers, set_up
-from ntkcli.steps.diagnosis.vectors import feature_settings
+from ntkcli.steps.diagnosis.vectors import feature_settings, model_use
 from ntkcli.steps.shared.model_settings import note_conversion
 
 ROWS, DOMAIN_ROWS, MAX_LENGTH = 64, 8, 128
@@ -93,10 +94,10 @@ def _kernels(
     from ntkcli.engine.features.sketched_kernels import SketchedKernels
     from ntkcli.engine.models.loading import load_model
 
-    settings = feature_settings(request, setup, kind="ntk", layers=request.layers or last_layers(setup))
+    settings = feature_settings(request, kind=Kind.NTK, layers=request.layers or last_layers(setup))
     note_conversion(setup.model, progress)
-    loaded = load_model(setup.model, dtype=settings.dtype, device=request.device)
-    layers = adapted_layers(loaded, model=setup.model, adapter=setup.adapter, settings=settings.gradient())
+    loaded = load_model(setup.model, dtype=model_use(request, setup).settle_dtype(None), device=request.device)
+    layers = adapted_layers(loaded, model=setup.model, adapter=setup.adapter, settings=settings.gradient(None))
     tried = [(p, seed) for p in request.dims for seed in SEEDS]
     engine = SketchedKernels(loaded, layers, probe=request.probe, sketches=tried, batch_tokens=request.batch_tokens)
     progress.start("sketch", total=sum(len(side.rows) for side in sides), unit="rows")

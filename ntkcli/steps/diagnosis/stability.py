@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 
 import store
+from ntkcli.choices import Kind
 from ntkcli.errors import SpecError, UsageError
 from ntkcli.identity import resolve_adapter, resolve_model
 from ntkcli.progress import Progress
@@ -133,7 +134,7 @@ def _points(stored: store.Store, run: str) -> list[_Point]:
 def _kernel(stored: store.Store, request: Request, work: _Work, point: _Point, progress: Progress) -> Floats:
     """The raw kernel matrix of the domain's rows and then the pool's; rows that are not finite have none."""
     adapter = resolve_adapter(str(point.folder), adapters=stored.path / "adapters", option="--run")
-    settings = feature_settings(request, work.setup, kind="ntk", probe=request.probe)
+    settings = feature_settings(request, kind=Kind.NTK, probe=request.probe)
     found = vectors(
         stored, "stability", work.sides, request=request, setup=work.setup, adapter=adapter, settings=settings,
         progress=progress,

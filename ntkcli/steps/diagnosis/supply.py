@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import store
+from ntkcli.choices import Kind
 from ntkcli.errors import DataError, UsageError
 from ntkcli.progress import Progress
 from ntkcli.scoring.features import FeatureReader, Floats
@@ -133,7 +134,7 @@ def _computed(request: Request, progress: Progress) -> _Features:
     """Embeddings of rows drawn now."""
     setup, sides = _sides(request.stored(), request)
     domain, pool = sides
-    settings = feature_settings(request, setup, kind="embed")
+    settings = feature_settings(request, kind=Kind.EMBED)
     stored = open_store(request.store_path, create=True)
     made = vectors(
         stored, "supply", sides, request=request, setup=setup, adapter=setup.adapter, settings=settings,

@@ -14,16 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 import store
+from ntkcli.choices import Kind, StoreDtype
 from ntkcli.data import Encoded, Row
 from ntkcli.identity import AdapterIdentity
 from ntkcli.progress import Progress
 from ntkcli.steps.diagnosis.request import Request
 from ntkcli.steps.diagnosis.sample import Setup, Side
-from ntkcli.steps.features.settings import DEFAULT_POSITIONS, FeatureSettings
+from ntkcli.steps.features.settings import FeatureSettings
 from ntkcli.steps.shared.disk_room import refuse_without_room
 from ntkcli.steps.shared.environment import begin, model_environment
-from ntkcli.steps.shared.model_settings import note_conversion, settle_dtype
+from ntkcli.steps.shared.model_settings import note_conversion
 from ntkcli.steps.shared.non_finite import name_of, settle_non_finite
+from ntkcli.steps.shared.settings import ModelUse
 
 VERSION = 1
 """Of the diagnoses' values, in every spec: goes up when the same settings would give others."""
@@ -36,28 +38,30 @@ def name_for(check: str, spec: dict[str, Any]) -> str:
     return f"diagnoses/{check}-{store.fingerprint(spec)[:_DIGITS]}"
 
 
-def feature_settings(
-    request: Request, setup: Setup, *, kind: str, probe: str = "centred", layers: str = "all"
-) -> FeatureSettings:
-    """The settings of features as `ntksel featurize` makes them, with its defaults where there is no option."""
-    return FeatureSettings(
-        kind=kind,
+def model_use(request: Request, setup: Setup) -> ModelUse:
+    """The model as `ntksel featurize` would be asked to use it."""
+    return ModelUse(
+        model=setup.model.reference,
         max_length=setup.encoder.max_length,
-        positions=DEFAULT_POSITIONS[kind],
-        pooling="mean",
-        probe=probe,
-        probes=1,
-        layers=layers,
-        projection="sjlt",
-        dim=request.dim,
-        seed=0,
-        dtype=settle_dtype(request.dtype, request.device, None),
-        rank=16,
-        target_modules="all-linear",
-        adapter_seed=0,
-        store_dtype="float32",
         thinking=request.thinking,
+        dtype=request.dtype,
+        device=request.device,
+        batch_tokens=request.batch_tokens,
+        trust_remote_code=request.trust_remote_code,
     )
+
+
+def feature_settings(request: Request, *, kind: Kind, probe: str = "centred", layers: str = "all") -> FeatureSettings:
+    """The settings of features as `ntksel featurize` makes them, with its defaults where there is no option."""
+    return FeatureSettings(kind=kind, probe=probe, layers=layers, dim=request.dim, store_dtype=StoreDtype.FLOAT32)
+
+
+def feature_spec(
+    request: Request, setup: Setup, settings: FeatureSettings, adapter: AdapterIdentity | None
+) -> dict[str, Any]:
+    """What decides the features, but for the rows."""
+    use = model_use(request, setup)
+    return settings.spec(use, use.settle_dtype(None), setup.model, adapter, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +98,7 @@ def vectors(
     spec = {
         "version": VERSION,
         "diagnosis": check,
-        **settings.spec(setup.model, adapter),
+        **feature_spec(request, setup, settings, adapter),
         "sides": [side.spec for side in sides],
     }
     name = name_for(check, spec)
@@ -136,11 +140,12 @@ def _load(
     from ntkcli.engine.models.loading import load_model
 
     note_conversion(setup.model, progress)
-    loaded = load_model(setup.model, dtype=settings.dtype, device=request.device, with_head=settings.kind != "embed")
+    dtype, with_head = model_use(request, setup).settle_dtype(None), settings.kind != Kind.EMBED
+    loaded = load_model(setup.model, dtype=dtype, device=request.device, with_head=with_head)
     now = model_environment(setup.model, loaded)
-    if settings.kind == "embed":
+    if settings.kind == Kind.EMBED:
         extractor = extract.embedding_extractor(
-            loaded, model=setup.model, adapter=adapter, positions=settings.positions, pooling=settings.pooling,
+            loaded, model=setup.model, adapter=adapter, positions=settings.tokens_used, pooling=settings.pooling,
             batch_tokens=request.batch_tokens,
         )  # fmt: skip
     else:
@@ -148,7 +153,7 @@ def _load(
             loaded,
             model=setup.model,
             adapter=adapter,
-            settings=settings.gradient(),
+            settings=settings.gradient(None),
             batch_tokens=request.batch_tokens,
         )
     return extractor, now

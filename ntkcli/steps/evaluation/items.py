@@ -10,16 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 import store
+from ntkcli.choices import OnError, Scorer
 from ntkcli.data import BadRow, DataFile, Row, scan
-from ntkcli.data.files import OnError
 from ntkcli.data.raw_text import CHAT, RAW, SCHEMA, refuse_other_schema
 from ntkcli.data.references import split_name
 from ntkcli.data.tasks.reference import task_label
 from ntkcli.data.tasks.source import for_evaluation
 from ntkcli.errors import DataError, UsageError
 from ntkcli.steps.shared.row_sets import rows_in_order
-
-SCORERS = ("choices", "generate", "loss")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +65,10 @@ def load_tasks(
     references: Sequence[str],
     *,
     retain: Sequence[str] = (),
-    scorer: str = "auto",
+    scorer: Scorer = Scorer.AUTO,
     columns: Mapping[str, str] | None = None,
     split: str | None = None,
-    on_error: OnError = "fail",
+    on_error: OnError = OnError.FAIL,
     text_as: str = CHAT,
 ) -> Items:
     """All items of the tasks: `FILE`, a task of `ntkcli.data.tasks.reference`, or `NAME=` either; else the file names
@@ -111,7 +109,7 @@ def _load(
     name: str,
     path: str,
     retained: bool,
-    scorer: str,
+    scorer: Scorer,
     columns: Mapping[str, str] | None,
     split: str | None,
     on_error: OnError,
@@ -122,9 +120,11 @@ def _load(
     scanned = scan(file, on_error=on_error)
     rows = tuple(rows_in_order(file, None, scanned.status))
     good = [row for row in rows if isinstance(row, Row)]
-    raw = text_as == RAW and file.schema.name == SCHEMA
-    usual = "choices" if any(row.choices for row in good) else "loss" if raw else "generate"
-    chosen = scorer if scorer != "auto" else usual
+    chosen = scorer
+    if scorer == Scorer.AUTO:
+        raw = text_as == RAW and file.schema.name == SCHEMA
+        written = Scorer.LOSS if raw else Scorer.GENERATE
+        chosen = Scorer.CHOICES if any(row.choices for row in good) else written
     option = "--retain" if retained else "--task"
     if chosen == "loss":
         refuse_other_schema(file.schema.name, text_as, f"{option} {path}")

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import store
+from ntkcli.choices import Kind, Pooling, Positions, Projection, StoreDtype, TextAs
 from ntkcli.data import Encoder
-from ntkcli.data.raw_text import CHAT
 from ntkcli.errors import SpecError
-from ntkcli.identity import AdapterIdentity, resolve_adapter, resolve_model
+from ntkcli.identity import AdapterIdentity, resolve_adapter
 from ntkcli.steps.features.adam_moments import adam_state
 from ntkcli.steps.features.featurize import load_extractor
 from ntkcli.steps.features.settings import DEFAULT_POSITIONS, FeatureSettings
+from ntkcli.steps.shared.settings import ModelUse
 
 if TYPE_CHECKING:
     from ntkcli.engine.features.extract import Extractor
@@ -25,17 +26,26 @@ def load_again(stored: store.Store, features: store.Artefact, *, device: str) ->
         SpecError: the model, the adapter or the program has changed since; names what.
         UsageError: the model or the adapter is no longer where it was.
     """
-    spec = features.spec
-    model = resolve_model(features.attrs["model"], trust_remote_code="remote_code" in spec["model"])
+    spec, encoder_spec = features.spec, features.spec["encoder"]
+    use = ModelUse(
+        model=features.attrs["model"],
+        max_length=encoder_spec["max_length"],
+        thinking=encoder_spec.get("thinking"),
+        text_as=TextAs(encoder_spec.get("text_as", TextAs.CHAT)),
+        device=device,
+        trust_remote_code="remote_code" in spec["model"],
+    )
+    model = use.resolve()
     adapter = _adapter(stored, features.attrs["adapter"])
-    settings = _settings(spec, adapter)
-    now = settings.spec(model, adapter) | {key: spec[key] for key in ("data", "rows")}
+    adam = adam_state(adapter) if "adam" in spec else None
+    settings = _settings(spec)
+    now = settings.spec(use, spec["dtype"], model, adapter, adam) | {key: spec[key] for key in ("data", "rows")}
     if changed := store.differences(spec, now):
         raise SpecError(
             f"What {features.name} were made with has changed since: " + ", ".join(map(str, changed)) + ".",
             "Restore it, or featurize again under another --feature.",
         )
-    extractor, encoder, _ = load_extractor(model, adapter, settings, device, None, features)
+    extractor, encoder, _ = load_extractor(model, adapter, adam, settings, use, dtype=spec["dtype"], known=features)
     return extractor, encoder
 
 
@@ -48,28 +58,24 @@ def _adapter(stored: store.Store, reference: str | None) -> AdapterIdentity | No
     return resolve_adapter(name if moved else reference, adapters=stored.path / "adapters")
 
 
-def _settings(spec: dict[str, Any], adapter: AdapterIdentity | None) -> FeatureSettings:
+def _settings(spec: dict[str, Any]) -> FeatureSettings:
     """The settings of a spec; those that mean nothing to its kind have their defaults."""
-    projection, encoder = spec.get("projection", {"name": "none"}), spec["encoder"]
+    projection = spec.get("projection", {"name": Projection.NONE})
     fresh = (spec["adapter"] or {}).get("fresh", {"rank": 1, "target_modules": "", "seed": 0})
+    kind = Kind(spec["kind"])
     return FeatureSettings(
-        kind=spec["kind"],
-        max_length=encoder["max_length"],
-        positions=spec.get("positions", DEFAULT_POSITIONS[spec["kind"]]),
-        pooling=spec.get("pooling", "mean"),
+        kind=kind,
+        positions=Positions(spec.get("positions", DEFAULT_POSITIONS[kind])),
+        pooling=Pooling(spec.get("pooling", Pooling.MEAN)),
         probe=spec.get("probe", "sum"),
         probes=spec.get("probes", 1),
         layers=spec.get("layers", "all"),
-        projection=projection["name"],
+        projection=Projection(projection["name"]),
         dim=projection.get("dim", 1),
         seed=projection.get("seed", spec.get("probe_seed", 0)),
-        dtype=spec["dtype"],
         rank=fresh["rank"],
         target_modules=fresh["target_modules"],
         adapter_seed=fresh["seed"],
-        store_dtype=spec["store_dtype"],
-        thinking=encoder.get("thinking"),
-        text_as=encoder.get("text_as", CHAT),
-        adam=adam_state(adapter) if "adam" in spec else None,
+        store_dtype=StoreDtype(spec["store_dtype"]),
         losses="losses" in spec,
     )

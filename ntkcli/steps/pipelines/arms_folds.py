@@ -16,10 +16,10 @@ from typing import Final
 import numpy as np
 
 import store
-from ntkcli.data.files import OnError
-from ntkcli.data.references import home
+from ntkcli.choices import OnError
 from ntkcli.data.rows import content_digest
 from ntkcli.errors import UsageError
+from ntkcli.paths import home
 from ntkcli.progress import Progress
 from ntkcli.statistics import group_seeds
 from ntkcli.steps.evaluation.evaluate import summary

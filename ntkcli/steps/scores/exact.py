@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import store
+from ntkcli.choices import OnError
 from ntkcli.data import BadRow, Encoded, Encoder, Row, RowError
-from ntkcli.data.files import OnError
 from ntkcli.errors import NtkselError, UsageError
 from ntkcli.progress import Progress
 from ntkcli.scoring.features import Rows

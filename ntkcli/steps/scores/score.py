@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import store
-from ntkcli.data.files import OnError
+from ntkcli.choices import Across, Dtype, GroupBy, OnError, checked
 from ntkcli.data.references import split_name
 from ntkcli.errors import UsageError
 from ntkcli.progress import Progress, Silent
@@ -66,8 +66,8 @@ def score(
     name: str,
     method: str,
     domain: str | Sequence[str] | None = None,
-    group_by: str | None = None,
-    across: str = "max",
+    group_by: GroupBy | None = None,
+    across: Across = Across.MAX,
     feature: str | Sequence[str] | None = None,
     rows: str | None = None,
     centre: bool = False,
@@ -78,10 +78,10 @@ def score(
     seed: int = 0,
     match_length: str | None = None,
     tokens_of: str | None = None,
-    dtype: str = "auto",
+    dtype: Dtype = Dtype.AUTO,
     device: str = "auto",
     batch_tokens: int | None = None,
-    on_error: OnError = "fail",
+    on_error: OnError = OnError.FAIL,
     data: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> ScoreResult:
@@ -138,8 +138,8 @@ def scores(
     pool: str,
     methods: Mapping[str, str],
     domain: str | Sequence[str] | None = None,
-    group_by: str | None = None,
-    across: str = "max",
+    group_by: GroupBy | None = None,
+    across: Across = Across.MAX,
     feature: str | Sequence[str] | None = None,
     rows: str | None = None,
     centre: bool = False,
@@ -150,10 +150,10 @@ def scores(
     seed: int = 0,
     match_length: str | None = None,
     tokens_of: str | None = None,
-    dtype: str = "auto",
+    dtype: Dtype = Dtype.AUTO,
     device: str = "auto",
     batch_tokens: int | None = None,
-    on_error: OnError = "fail",
+    on_error: OnError = OnError.FAIL,
     data: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> list[ScoreResult]:
@@ -178,7 +178,7 @@ def scores(
         group_by=group_by,
         domains=len(domains),
         features=len(features),
-        computes=dtype != "auto" or device != "auto" or batch_tokens is not None,
+        computes=dtype != Dtype.AUTO or device != "auto" or batch_tokens is not None,
     )
     check_seed("--seed", seed)
     names = [store.check_name(name, "--name") for name in methods]
@@ -245,7 +245,7 @@ class _How:
     """The options of all methods, as `scores` takes them."""
 
     domains: list[str]
-    group_by: str | None
+    group_by: GroupBy | None
     features: list[str]
     centre: bool
     k: int | None
@@ -329,7 +329,7 @@ def _fill(
     dataset: store.Artefact,
     plan: ScorePlan,
     *,
-    across: str,
+    across: Across,
     on_error: OnError,
     progress: Progress,
 ) -> None:
@@ -366,8 +366,8 @@ def _check_options(
     residual: bool,
     match_length: str | None,
     tokens_of: str | None,
-    across: str,
-    group_by: str | None,
+    across: Across,
+    group_by: GroupBy | None,
     domains: int,
     features: int,
     computes: bool,
@@ -377,8 +377,7 @@ def _check_options(
             raise UsageError(f"--method {method} is not known.", f"Give one of: {', '.join(METHODS)}.")
         if methods.count(method) > 1:
             raise UsageError(f"--method {method} is given twice.", "Give each method once.")
-    if across not in ("max", "mean"):
-        raise UsageError(f"--across {across} is not known.", "Give max or mean.")
+    checked(Across, across, "--across")
     for option, given, known in (
         ("--centre", centre, BY_FEATURES),
         ("--group-by", group_by is not None, (*BY_FEATURES, *BY_WORDS)),
@@ -438,7 +437,7 @@ def create_score(
     )
 
 
-def one_score(found: Wide, *, across: str) -> NDArray[np.float32]:
+def one_score(found: Wide, *, across: Across) -> NDArray[np.float32]:
     """A score for each row, of the groups' (n, groups), as it is kept: what float32 can't hold is infinite."""
     if found.ndim == 2:
         found = found[:, 0] if found.shape[1] == 1 else across_groups(found, how=across)

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import store
+from ntkcli.choices import Format
 from ntkcli.steps.selections.data_card import data_card
-from ntkcli.steps.selections.export import Format, export_rows
+from ntkcli.steps.selections.export import export_rows
 from ntkcli.steps.shared.commands import making
 from ntkcli.steps.shared.hub_push import push
 

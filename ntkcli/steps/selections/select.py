@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 import store
+from ntkcli.choices import Format, Leaks
 from ntkcli.progress import Progress, Silent
 from ntkcli.steps.selections.explain import write_explanations
-from ntkcli.steps.selections.export import Format, check_exports, export_rows, export_scores, is_exported
+from ntkcli.steps.selections.export import check_exports, export_rows, export_scores, is_exported
 from ntkcli.steps.selections.filter_and_choose import choose_rows
 from ntkcli.steps.selections.filters import Listed, names_selection
 from ntkcli.steps.selections.push_rows import mix_of, push_rows
-from ntkcli.steps.selections.request import Constraints, Request, Rows, files_of, resolve_request
+from ntkcli.steps.selections.request import Constraints, Request, Rows, resolve_request
 from ntkcli.steps.shared.datasets import moved_data
 from ntkcli.steps.shared.environment import begin, environment
 from ntkcli.steps.shared.hub_push import check_push
@@ -52,27 +53,13 @@ class SelectResult:
 
 
 def select(
-    store_path: str | Path,
-    *,
-    score: str,
-    n: int | Literal["auto"] | None,
-    name: str,
-    method: str = "top",
-    exponent: float = 0.5,
-    constraints: Constraints | None = None,
-    feature: str | None = None,
-    domain: Sequence[str] = (),
-    centre: bool = False,
-    export: str | Path | None = None,
-    schema: Format = "own",
-    scores_export: str | Path | None = None,
-    force: bool = False,
-    data: Sequence[str] = (),
-    explain: bool = False,
-    push_to_hub: str | None = None,
-    public: bool = False,
+    store_path: str | Path, *, score: str, n: int | Literal["auto"] | None, name: str, method: str = "top",
+    exponent: float = 0.5, constraints: Constraints | None = None, feature: str | None = None,
+    domain: Sequence[str] = (), centre: bool = False, export: str | Path | None = None, schema: Format = Format.OWN,
+    scores_export: str | Path | None = None, force: bool = False, data: Sequence[str] = (), explain: bool = False,
+    push_to_hub: str | None = None, public: bool = False,
     progress: Progress | None = None,
-) -> SelectResult:
+) -> SelectResult:  # fmt: skip
     """Write `selections/<name>`: `n` rows of the pool of `scores/<score>` in rank order, and export them.
 
     `n` "auto" stops when a further row gains less than 5% of the first; None takes what fits `token_budget`, which also
@@ -93,8 +80,7 @@ def select(
     scores = stored.get(f"scores/{store.check_name(score, '--score')}")
     stored.check_parents(scores)
     limits = constraints or Constraints()
-    given = [*map(str, (*limits.exclude, *limits.must_include, *limits.against)), *files_of(limits.only)]
-    read = Inputs([path for path in given if not names_selection(stored, path)])
+    read = Inputs([path for path in map(str, limits.files()) if not names_selection(stored, path)])
     path = f"selections/{store.check_name(name, '--name')}"
     known = stored.find(path)
     exported = export is not None and is_exported(export, known, schema)
@@ -113,22 +99,16 @@ def select(
     )
     removed: dict[str, int] = {}
     if known is not None and known.complete:
-        spec = request.spec()
-        if not request.tests.given and request.limits.leaks == "remove":  # evals may have come since
-            spec = {key: value for key, value in spec.items() if key != "against"}
-            spec |= {"against": known.spec["against"]} if "against" in known.spec else {}
-        require_spec(known, spec)
-        stored.check_parents(known)
+        _require_same(request, known)
         progress.note(f"{known.name} is finished already")
         artefact = known
     else:
         rows, gains, removed = choose_rows(request, name, progress)
         artefact = _write(request, path, rows, gains, progress)
-    if exported:
-        progress.note(f"{export} holds these rows already")
-    elif export is not None:
-        export_rows(stored, request.dataset, artefact, export, schema=schema, progress=progress)
-        progress.note(f"wrote {export}")
+    if export is not None:
+        if not exported:
+            export_rows(stored, request.dataset, artefact, export, schema=schema, progress=progress)
+        progress.note(f"{export} holds these rows already" if exported else f"wrote {export}")
     if scores_export is not None:
         export_scores(stored, request.dataset, scores_export)
         progress.note(f"wrote {scores_export}")
@@ -138,17 +118,32 @@ def select(
     if push_to_hub is not None:
         hub = push_rows(stored, request.dataset, artefact, push_to_hub, schema=schema, public=public)
         progress.note(f"pushed to {hub}")
+    return replace(_result(request, artefact, export, removed), hub=hub)
+
+
+def _require_same(request: Request, known: store.Artefact) -> None:
+    """Refuse a finished selection of this name that was made from something else."""
+    spec = request.spec()
+    if not request.tests.given and request.limits.leaks == Leaks.REMOVE:  # evals may have come since
+        spec = {key: value for key, value in spec.items() if key != "against"}
+        spec |= {"against": known.spec["against"]} if "against" in known.spec else {}
+    require_spec(known, spec)
+    request.stored.check_parents(known)
+
+
+def _result(
+    request: Request, artefact: store.Artefact, export: str | Path | None, removed: dict[str, int]
+) -> SelectResult:
     return SelectResult(
         artefact=artefact.name,
         rows=artefact.n,
-        scored=int((~np.isnan(scores.read("score"))).sum()),
+        scored=int((~np.isnan(request.scores.read("score"))).sum()),
         lowest=float(np.nanmin(artefact.read("score"))),
         sources=mix_of(request.dataset, request.dataset.take("source", artefact.read("row"))),
         export=None if export is None else str(export),
         digest=artefact.digest(),
         removed={option: count for option, count in removed.items() if count},
         listed=request.listed,
-        hub=hub,
         pool_sources=mix_of(
             request.dataset,
             request.dataset.read("source")[request.dataset.read("status") < store.RowStatus.UNREADABLE],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,19 +13,16 @@ from numpy.typing import NDArray
 
 import store
 from ntkcli.data import BadRow, Encoder, RowError, stdin
-from ntkcli.data.files import OnError
 from ntkcli.data.packing import pack_rows
-from ntkcli.data.raw_text import CHAT
-from ntkcli.data.references import home
 from ntkcli.errors import DataError, UsageError
-from ntkcli.identity import resolve_model
+from ntkcli.identity import ModelIdentity
+from ntkcli.paths import home
 from ntkcli.steps.shared.cost import SAMPLE_ROWS, weight_size
-from ntkcli.steps.shared.model_settings import encoder_spec, make_encoder
 from ntkcli.steps.shared.stores import is_store, open_store
-from ntkcli.steps.training.finetune import set_held_out_of, steps_of_run, tokens_of_run
-from ntkcli.steps.training.lr_request import HELD_OUT, HELD_OUT_ROWS, RATES, TRIAL_STEPS, check_rates
-from ntkcli.steps.training.rows import TrainingSet, no_answers, parse_train, resolve_train
-from ntkcli.steps.training.settings import CHECKPOINTS, TrainingSettings, resolve_init
+from ntkcli.steps.training.lr_request import HELD_OUT, HELD_OUT_ROWS, RATES, TRIAL_STEPS, check_rates, trial_of
+from ntkcli.steps.training.request import TrainingRequest
+from ntkcli.steps.training.rows import TrainingSet, no_answers, parse_train
+from ntkcli.steps.training.settings import CHECKPOINTS, InitAdapter, TrainingSettings, resolve_init
 
 if TYPE_CHECKING:
     from ntkcli.engine.training.size import TrainingSize
@@ -62,73 +59,71 @@ class FinetuneEstimate:
     seconds: float
 
 
-def estimate_finetune(
-    store_path: str | Path, *, model: str, train: Sequence[str], then: Sequence[str] = (), max_length: int = 1024,
-    dtype: str = "auto", device: str = "auto", on_error: OnError = "fail", init_adapter: str | None = None,
-    batch_tokens: int | None = None, gradient_checkpointing: bool = False, keep_optimizer: bool = False,
-    keep_checkpoints: bool = False,
-    columns: Mapping[str, str] | None = None, split: str | None = None, thinking: bool | None = None,
-    text_as: str = CHAT, trust_remote_code: bool = False, match_tokens: str | None = None,
-    max_tokens: int | None = None, match_steps: str | None = None, max_steps: int | None = None, name: str = "",
-    progress: object = None, data: Sequence[str] = (), hold_out_of: str | None = None,
-    **settings_given: Any,
-) -> FinetuneEstimate:  # fmt: skip
-    """What `ntkcli.steps.training.finetune.finetune` with these arguments would take. Writes nothing and loads no
-    weights."""
-    del name, progress  # change nothing of it
+def estimate_finetune(store_path: str | Path, request: TrainingRequest) -> FinetuneEstimate:
+    """What this training would take. Writes nothing and loads no weights."""
     from ntkcli.engine.models.limits import refuse_too_long
     from ntkcli.engine.models.loading import load_tokenizer
+
+    stored = open_store(store_path) if is_store(store_path) else None
+    train = [*request.train, *request.then]
+    if stdin.STDIN in [parse_train(text)[0] for text in train]:
+        raise UsageError("--dry-run keeps nothing, so what standard input gives would be lost.", "Give a file.")
+    request = request.settled(store_path)
+    settings = request.settings
+    identity = request.use.resolve()
+    init = resolve_init(request.init_adapter, settings, adapters=Path(home(store_path)) / "adapters", model=identity)
+    first, second = request.resolve_sets(stored)
+    sets = [*first, *second]
+    encoder = request.use.encoder(load_tokenizer(identity))
+    lengths = [_sample(one, encoder, settings.seed, SAMPLE_ROWS // len(sets)) for one in sets]
+    if not sum(one.rows for one in lengths):
+        raise DataError(f"--train {', '.join(train)}: no row has an answer to learn.", no_answers(sets))
+    refuse_too_long(identity, max(one.longest for one in lengths), "The longest row")
+    position = settings.hold_out_of
+    return _cost(request, identity, init, lengths, 1.0 if position is None else sets[position].times)
+
+
+def _cost(
+    request: TrainingRequest,
+    identity: ModelIdentity,
+    init: InitAdapter | None,
+    lengths: Sequence[_Lengths],
+    times: float,
+) -> FinetuneEstimate:
+    """The estimate from the lengths of some rows of each set; `times`: how often a row that is held out is repeated."""
     from ntkcli.engine.models.speed import operations_per_second
     from ntkcli.engine.training.checkpoints import copies_on_disk
     from ntkcli.engine.training.size import training_size
 
-    stored = open_store(store_path) if is_store(store_path) else None
-    if match_tokens is not None:
-        max_tokens = tokens_of_run(open_store(store_path), match_tokens)
-    if match_steps is not None:
-        max_steps = steps_of_run(open_store(store_path), match_steps)
-    position = set_held_out_of(hold_out_of, train, float(settings_given.get("hold_out", 0.0)))
-    train = [*train, *then]
-    if stdin.STDIN in [parse_train(text)[0] for text in train]:
-        raise UsageError("--dry-run keeps nothing, so what standard input gives would be lost.", "Give a file.")
-    settings = TrainingSettings(max_tokens=max_tokens, max_steps=max_steps, hold_out_of=position, **settings_given)
-    settings.check()
-    encoding = encoder_spec(max_length, thinking, text_as)
-    identity = resolve_model(model, trust_remote_code=trust_remote_code)
-    init = resolve_init(init_adapter, settings, adapters=Path(home(store_path)) / "adapters", model=identity)
-    sets = resolve_train(stored, train, columns=columns, split=split, on_error=on_error, data=data, text_as=text_as)
-    encoder = make_encoder(load_tokenizer(identity), encoding)
-    lengths = [_sample(one, encoder, settings.seed, SAMPLE_ROWS // len(sets)) for one in sets]
-    every = sum(one.rows for one in lengths)
-    if not every:
-        raise DataError(f"--train {', '.join(train)}: no row has an answer to learn.", no_answers(sets))
-    refuse_too_long(identity, max(one.longest for one in lengths), "The longest row")
-    mean = sum(one.rows * one.mean for one in lengths) / every
-    among = every if position is None else lengths[position].rows / sets[position].times
-    held_out = max(1, round(settings.hold_out * among)) if settings.hold_out else 0
-    rows = round(every - held_out * (1 if position is None else sets[position].times))
+    settings, use = request.settings, request.use
     spec = settings.spec(init)
     size = training_size(
         identity,
         rank=spec["rank"],
         target_modules=spec["target_modules"],
-        dtype=dtype,
-        device=device,
+        dtype=use.dtype,
+        device=use.device,
         init=None if init is None else init.identity,
     )
-    sequences = rows * _sequences_per_row(lengths, max_length) if settings.pack else rows
-    an_epoch = max(1, math.ceil(sequences / settings.batch_size))
-    passes = settings.max_steps / an_epoch if settings.max_steps else spec["epochs"]
-    tokens = settings.max_tokens or round(passes * mean * rows)
-    steps = max(1, round(tokens / mean / rows * an_epoch)) if settings.max_tokens else round(passes * an_epoch)
+    every = sum(one.rows for one in lengths)
+    mean = sum(one.rows * one.mean for one in lengths) / every
+    position = settings.hold_out_of
+    among = every if position is None else lengths[position].rows / times
+    held_out = max(1, round(settings.hold_out * among)) if settings.hold_out else 0
+    rows = round(every - held_out * times)
+    sequences = rows * _sequences_per_row(lengths, use.max_length) if settings.pack else rows
+    steps, tokens = _duration(settings, spec["epochs"], rows, mean, sequences)
     evaluations = math.ceil(steps / settings.checkpoint_steps) if settings.checkpoint_steps else CHECKPOINTS
     parameters, _ = weight_size(identity)
-    at_once = batch_tokens or size.batch_tokens
+    at_once = use.batch_tokens or size.batch_tokens
+    checkpointing = request.gradient_checkpointing
     copies = copies_on_disk(
-        keep_optimizer=keep_optimizer, held_out=bool(held_out), averaged=settings.average_weights,
-        kept=1 + evaluations if keep_checkpoints else 0,
-    )  # fmt: skip
-    forward = FORWARD * (gradient_checkpointing * tokens + evaluations * held_out * mean)
+        keep_optimizer=request.keep_optimizer,
+        held_out=bool(held_out),
+        averaged=settings.average_weights,
+        kept=1 + evaluations if request.keep_checkpoints else 0,
+    )
+    forward = FORWARD * (checkpointing * tokens + evaluations * held_out * mean)
     return FinetuneEstimate(
         rows=rows,
         held_out=held_out,
@@ -141,28 +136,24 @@ def estimate_finetune(
         max_tokens=max(one.longest for one in lengths),
         adapter_parameters=size.adapter_parameters,
         batch_tokens=at_once,
-        memory_bytes=_memory(size, parameters, at_once, gradient_checkpointing=gradient_checkpointing),
+        memory_bytes=_memory(size, parameters, at_once, gradient_checkpointing=checkpointing),
         disk_bytes=4 * size.adapter_parameters * copies,
-        seconds=(OPERATIONS * tokens + forward) * parameters / operations_per_second(device),
+        seconds=(OPERATIONS * tokens + forward) * parameters / operations_per_second(use.device),
     )
 
 
 def estimate_sweep(
-    store_path: str | Path, *, seeds: Sequence[int], lr_rates: Sequence[float] = RATES, lr_steps: int = TRIAL_STEPS,
-    hold_out: float = 0.0, name: str = "", **given: Any,
+    store_path: str | Path, request: TrainingRequest, *, seeds: Sequence[int], lr_rates: Sequence[float] = RATES,
+    lr_steps: int = TRIAL_STEPS,
 ) -> FinetuneEstimate:  # fmt: skip
     """What `ntkcli.steps.training.lr_find.find_rate` would take: steps, tokens and seconds of all trials together."""
     trials = len(check_rates(lr_rates)) * len(seeds)
-    store.check_name(name, "--name")
-    share = hold_out or HELD_OUT
-    one = estimate_finetune(
-        store_path, seed=seeds[0], lr=RATES[0], patience=None, checkpoint_steps=None, hold_out=0.0, **given
-    )
-    domain = estimate_finetune(
-        store_path, seed=seeds[0], lr=RATES[0], patience=None, checkpoint_steps=None, hold_out=0.0,
-        **{**given, "train": given["train"][:1]},
-    )  # fmt: skip
-    held_out = max(1, round(share * domain.rows))
+    store.check_name(request.name, "--name")
+    hold_out = request.settings.hold_out
+    trial = trial_of(request, RATES[0], seeds[0])
+    one = estimate_finetune(store_path, trial)
+    domain = estimate_finetune(store_path, replace(trial, train=trial.train[:1]))
+    held_out = max(1, round((hold_out or HELD_OUT) * domain.rows))
     held_out = held_out if hold_out else min(held_out, HELD_OUT_ROWS)
     part = min(one.steps, lr_steps) / one.steps * trials
     measured = FORWARD / OPERATIONS * held_out * domain.mean_tokens * (trials + 1)
@@ -175,6 +166,15 @@ def estimate_sweep(
         tokens=tokens,
         seconds=one.seconds * part * (1 + measured / max(1, tokens)),
     )
+
+
+def _duration(settings: TrainingSettings, epochs: Any, rows: int, mean: float, sequences: float) -> tuple[int, int]:
+    """Steps and tokens of the training on `rows` rows of `mean` tokens, in so many `sequences`."""
+    an_epoch = max(1, math.ceil(sequences / settings.batch_size))
+    passes = settings.max_steps / an_epoch if settings.max_steps else epochs
+    tokens = settings.max_tokens or round(passes * mean * rows)
+    steps = max(1, round(tokens / mean / rows * an_epoch)) if settings.max_tokens else round(passes * an_epoch)
+    return steps, tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,22 +11,17 @@ from typing import Any
 import numpy as np
 
 import store
-from ntkcli.data.files import OnError
-from ntkcli.data.raw_text import CHAT, check_text_as
-from ntkcli.errors import UsageError
-from ntkcli.identity import resolve_model
+from ntkcli.choices import Dtype, LossPer, OnError, Schedule, TextAs
 from ntkcli.progress import Progress, Silent
-from ntkcli.seeds import check_training_seed
+from ntkcli.seeds import check_seeds
 from ntkcli.steps.shared import seal
-from ntkcli.steps.shared.hub_push import check_push
-from ntkcli.steps.shared.model_settings import encoder_spec, note_conversion, run_parent, settle_dtype
+from ntkcli.steps.shared.model_settings import note_conversion, run_parent
 from ntkcli.steps.shared.stores import open_store, require_spec
 from ntkcli.steps.training.model_card import command_words
 from ntkcli.steps.training.push_adapter import push_adapter
-from ntkcli.steps.training.reporters import check_reporters
-from ntkcli.steps.training.rows import parse_train, resolve_train
+from ntkcli.steps.training.request import TrainingRequest
 from ntkcli.steps.training.run import TrainingRun
-from ntkcli.steps.training.settings import TrainingSettings, resolve_init
+from ntkcli.steps.training.settings import resolve_init
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,54 +60,21 @@ class SeedsResult:
 
 
 def finetune(
-    store_path: str | Path,
-    *,
-    model: str,
-    train: Sequence[str],
-    then: Sequence[str] = (),
-    name: str,
-    epochs: int | None = None,
-    max_tokens: int | None = None,
-    match_tokens: str | None = None,
-    max_steps: int | None = None,
-    match_steps: str | None = None,
-    lr: float = 2e-4,
-    schedule: str = "cosine",
-    warmup: float = 0.03,
-    rank: int | None = None,
-    alpha: float | None = None,
-    target_modules: str | None = None,
-    init_adapter: str | None = None,
-    batch_size: int = 16,
-    batch_tokens: int | None = None,
-    gradient_checkpointing: bool = False,
-    max_length: int = 1024,
-    seed: int = 0,
-    hold_out: float = 0.0,
-    hold_out_of: str | None = None,
-    patience: int | None = None,
-    loss_per: str = "token",
-    average_weights: bool = False,
-    pack: bool = False,
-    dtype: str = "auto",
-    device: str = "auto",
-    checkpoint_steps: int | None = None,
-    keep_optimizer: bool = False,
-    keep_checkpoints: bool = False,
-    on_error: OnError = "fail",
-    columns: Mapping[str, str] | None = None,
-    split: str | None = None,
-    data: Sequence[str] = (),
-    thinking: bool | None = None,
-    text_as: str = CHAT,
-    group: str | None = None,
-    trust_remote_code: bool = False,
-    report_to: Sequence[str] = (),
-    push_to_hub: str | None = None,
-    public: bool = False,
-    progress: Progress | None = None,
-) -> FinetuneResult:
-    """Train `adapters/<name>` on the rows of all `train` references together; its course is `runs/<name>`.
+    store_path: str | Path, *, model: str, train: Sequence[str], then: Sequence[str] = (), name: str,
+    epochs: int | None = None, max_tokens: int | None = None, match_tokens: str | None = None,
+    max_steps: int | None = None, match_steps: str | None = None, lr: float = 2e-4,
+    schedule: Schedule = Schedule.COSINE, warmup: float = 0.03, rank: int | None = None, alpha: float | None = None,
+    target_modules: str | None = None, init_adapter: str | None = None, batch_size: int = 16,
+    batch_tokens: int | None = None, gradient_checkpointing: bool = False, max_length: int = 1024, seed: int = 0,
+    hold_out: float = 0.0, hold_out_of: str | None = None, patience: int | None = None,
+    loss_per: LossPer = LossPer.TOKEN, average_weights: bool = False, pack: bool = False, dtype: Dtype = Dtype.AUTO,
+    device: str = "auto", checkpoint_steps: int | None = None, keep_optimizer: bool = False,
+    keep_checkpoints: bool = False, on_error: OnError = OnError.FAIL, columns: Mapping[str, str] | None = None,
+    split: str | None = None, data: Sequence[str] = (), thinking: bool | None = None, text_as: TextAs = TextAs.CHAT,
+    group: str | None = None, trust_remote_code: bool = False, report_to: Sequence[str] = (),
+    push_to_hub: str | None = None, public: bool = False, progress: Progress | None = None,
+) -> FinetuneResult:  # fmt: skip
+    """Train `adapters/<name>` on the rows of all `train` references together; the log of its steps is `runs/<name>`.
 
     A reference is a selection of the store, a data set of it, or a data file; `REF=N` weights it
     (`ntkcli.steps.training.rows`). Defaults: 3 epochs (arXiv 2511.07380), rank 16, alpha 2·rank, all linear layers, and
@@ -134,77 +96,60 @@ def finetune(
         store.SpecDiffersError: a run of this name was made with other settings.
     """
     given = locals().copy()
-    progress = progress or Silent()
-    max_tokens, max_steps = budgets(
-        store_path, epochs=epochs, max_tokens=max_tokens, match_tokens=match_tokens, max_steps=max_steps,
-        match_steps=match_steps,
-    )  # fmt: skip
-    settings = TrainingSettings(
-        epochs, max_tokens, lr, schedule, warmup, rank, alpha, target_modules, batch_size, seed, hold_out, patience,
-        checkpoint_steps, loss_per, average_weights, max_steps, pack, set_held_out_of(hold_out_of, train, hold_out),
-    )  # fmt: skip
-    settings.check()
-    check_text_as(text_as, thinking)
-    if then and (max_tokens is not None or max_steps is not None):
-        raise UsageError(
-            "--then makes two stages of --epochs each, which a budget of tokens or steps can't end.", "Give --epochs."
-        )
-    store.check_name(name, "--name")
-    check_reporters(report_to)
-    check_push(push_to_hub, public=public)
-    identity = resolve_model(model, trust_remote_code=trust_remote_code)
+    command = command_words("finetune", given, inspect.signature(finetune))
+    del given["store_path"], given["progress"]
+    return train_run(store_path, TrainingRequest.of(**given), command, progress or Silent())
+
+
+def train_run(
+    store_path: str | Path, request: TrainingRequest, command: Sequence[str], progress: Progress
+) -> FinetuneResult:
+    """Train what the request asks for, or find it finished; `command` is what the model card shows."""
+    store.check_name(request.name, "--name")
+    request = request.settled(store_path)
+    identity = request.use.resolve()
     stored = open_store(store_path, create=True)
-    init = resolve_init(init_adapter, settings, adapters=stored.path / "adapters", model=identity)
-    reading: dict[str, Any] = {"columns": columns, "split": split, "on_error": on_error, "text_as": text_as}
-    first = resolve_train(stored, train, **reading, data=data)
-    second = resolve_train(stored, then, **reading, option="--then")
-    known = stored.find(f"runs/{name}")
+    init = resolve_init(request.init_adapter, request.settings, adapters=stored.path / "adapters", model=identity)
+    first, second = request.resolve_sets(stored)
+    known = stored.find(f"runs/{request.name}")
     spec = {
-        **settings.spec(init),
+        **request.settings.spec(init),
         "model": identity.spec,
-        "encoder": encoder_spec(max_length, thinking, text_as),
+        "encoder": request.use.encoder_spec(),
         "train": [one.spec for one in first],
         **({"then": [one.spec for one in second]} if second else {}),
-        "dtype": settle_dtype(dtype, device, known),
+        "dtype": request.use.settle_dtype(known),
     }
-    folder = stored.adapter_path(name)
+    folder = stored.adapter_path(request.name)
 
     def finished(artefact: store.Artefact) -> FinetuneResult:
         result = _result(artefact, folder)
-        if push_to_hub is None:
+        if request.push_to_hub is None:
             return result
-        hub = push_adapter(stored, artefact, folder, push_to_hub, public=public)
+        hub = push_adapter(stored, artefact, folder, request.push_to_hub, public=request.public)
         progress.note(f"pushed to {hub}")
         return replace(result, hub=hub)
 
-    kept = not keep_optimizer or (folder / seal.OPTIMIZER).is_file()
-    kept = kept and (not keep_checkpoints or known is None or _kept_checkpoints(known, folder))
+    kept = not request.keep_optimizer or (folder / seal.OPTIMIZER).is_file()
+    kept = kept and (not request.keep_checkpoints or known is None or _kept_checkpoints(known, folder))
     if known is not None and known.spec == spec and is_finished(stored, known) and kept:
         progress.note(f"{known.name} is finished already: {known.n} steps")
         return finished(known)
     if known is not None:
         require_spec(known, spec)
     note_conversion(identity, progress)
-    command = command_words("finetune", given, inspect.signature(finetune))
     sets, stage = [*first, *second], len(first) if second else None
-    run = TrainingRun(stored, name, identity, init, settings, spec, sets, folder, command, progress, stage)
+    run = TrainingRun(stored, request, identity, init, spec, sets, folder, command, progress, stage)
     run.train(
-        device=device,
-        on_error=on_error,
-        batch_tokens=batch_tokens,
-        gradient_checkpointing=gradient_checkpointing,
-        keep_optimizer=keep_optimizer,
-        keep_checkpoints=keep_checkpoints,
-        report_to=report_to,
-        parents=run_parent(stored, init_adapter),
+        parents=run_parent(stored, request.init_adapter),
         attrs={
-            "train": [*train, *then],
+            "train": [*request.train, *request.then],
             "inputs": [each.rows.file.reference for each in sets],
             "model": identity.reference,
-            **({"group": group} if group else {}),
+            **({"group": request.group} if request.group else {}),
         },
     )
-    return finished(stored.get(f"runs/{name}"))
+    return finished(stored.get(f"runs/{request.name}"))
 
 
 def finetune_seeds(
@@ -217,10 +162,7 @@ def finetune_seeds(
     Raises:
         UsageError: no seed, one twice, or one below 0.
     """
-    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise UsageError(f"--seeds {','.join(map(str, seeds))}: give different whole numbers, 0 or more.")
-    for seed in seeds:
-        check_training_seed("--seeds", seed)
+    check_seeds(seeds)
     store.check_name(f"{name}.s{max(seeds)}", "--name")
     push_to_hub = given.pop("push_to_hub", None)
     runs = []
@@ -229,48 +171,6 @@ def finetune_seeds(
         own = f"{name}.s{seed}"
         runs.append(finetune(store_path, name=own, seed=seed, group=name, progress=progress, **given, **pushed))
     return SeedsResult(tuple(runs))
-
-
-def budgets(
-    store_path: str | Path, *, epochs: int | None, max_tokens: int | None, match_tokens: str | None,
-    max_steps: int | None, match_steps: str | None,
-) -> tuple[int | None, int | None]:  # fmt: skip
-    """The tokens and the steps to stop after, those of the matched runs looked up.
-
-    Raises:
-        UsageError: two options say when to stop.
-    """
-    if match_tokens is not None:
-        if epochs is not None or max_tokens is not None:
-            raise UsageError("--match-tokens says when to stop, as --epochs and --max-tokens do.", "Give one of them.")
-        max_tokens = tokens_of_run(open_store(store_path), match_tokens)
-    if match_steps is not None:
-        if epochs is not None or max_tokens is not None or max_steps is not None:
-            raise UsageError("--match-steps says when to stop, as --epochs and --max-steps do.", "Give one of them.")
-        max_steps = steps_of_run(open_store(store_path), match_steps)
-    return max_tokens, max_steps
-
-
-def set_held_out_of(reference: str | None, train: Sequence[str], hold_out: float) -> int | None:
-    """The position in `train` of the set that rows are held out of; None for all. UsageError if it is none of them."""
-    if reference is None:
-        return None
-    if not hold_out:
-        raise UsageError(f"--hold-out-of {reference}: no rows are held out.", "Give --hold-out 0.1 too.")
-    names = [parse_train(text)[0] for text in train]
-    if reference not in names:
-        raise UsageError(f"--hold-out-of {reference} is none of --train.", f"Give one of: {', '.join(names)}.")
-    return names.index(reference)
-
-
-def tokens_of_run(stored: store.Store, name: str) -> int:
-    """The tokens that a finished run was trained on, all its steps together."""
-    return int(stored.get(f"runs/{store.check_name(name, '--match-tokens')}").read("tokens").sum())
-
-
-def steps_of_run(stored: store.Store, name: str) -> int:
-    """The steps that a finished run took: fewer than were planned if it stopped early."""
-    return int((stored.get(f"runs/{store.check_name(name, '--match-steps')}").read("tokens") > 0).sum())
 
 
 def is_finished(stored: store.Store, run: store.Artefact) -> bool:

@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 
 import store
 from ntkcli.data import Encoded, Encoder
-from ntkcli.data.files import OnError
 from ntkcli.errors import NtkselError
 from ntkcli.progress import Progress, Silent
 from ntkcli.steps.shared.disk_room import refuse_without_room
 from ntkcli.steps.shared.environment import begin, model_environment
-from ntkcli.steps.shared.model_settings import make_encoder, note_conversion
+from ntkcli.steps.shared.model_settings import note_conversion
 from ntkcli.steps.shared.stores import require_spec
 from ntkcli.steps.training.lr_request import HELD_OUT, HELD_OUT_ROWS, RATES, TRIAL_STEPS, Sweep, prepare
 from ntkcli.steps.training.lr_result import LrFindResult, result_of
 from ntkcli.steps.training.one_base import OneBase, last_loss
+from ntkcli.steps.training.request import TrainingRequest
 from ntkcli.steps.training.rows import TrainingData, encode_training
 
 if TYPE_CHECKING:
@@ -34,15 +34,13 @@ if TYPE_CHECKING:
 
 
 def find_rate(
-    store_path: str | Path, *, model: str, train: Sequence[str], name: str, lr_rates: Sequence[float] = RATES,
-    lr_steps: int = TRIAL_STEPS, seeds: Sequence[int] = (0,), hold_out: float = 0.0, device: str = "auto",
-    batch_tokens: int | None = None, gradient_checkpointing: bool = False, on_error: OnError = "fail",
-    progress: Progress | None = None, **given: Any,
+    store_path: str | Path, *, lr_rates: Sequence[float] = RATES, lr_steps: int = TRIAL_STEPS,
+    seeds: Sequence[int] = (0,), progress: Progress | None = None, **given: Any,
 ) -> LrFindResult:  # fmt: skip
     """Write `sweeps/<name>`: for every rate and seed the loss on the rows held out, after at most `lr_steps` steps.
 
     Held out is a share of the first set of `train` (the domain, by default 0.2 and at most 200 rows); the rest of it
-    and the other sets are trained on. `given` are the other arguments of
+    and the other sets are trained on. `given` are the arguments of
     `ntkcli.steps.training.finetune.finetune`; a trial ends with its run, if that is shorter, and follows the schedule
     over its own steps. A trial that diverges is recorded as such. Adapters are not kept.
 
@@ -51,44 +49,35 @@ def find_rate(
         store.SpecDiffersError: a sweep of this name was made with other settings.
     """
     progress = progress or Silent()
-    sweep = prepare(
-        store_path, model=model, train=train, name=name, rates=lr_rates, lr_steps=lr_steps, seeds=seeds,
-        hold_out=hold_out, device=device, on_error=on_error, batch_tokens=batch_tokens,
-        gradient_checkpointing=gradient_checkpointing, **given,
-    )  # fmt: skip
-    known = sweep.stored.find(f"sweeps/{name}")
+    request = TrainingRequest.of(**given)
+    sweep = prepare(store_path, request, given, rates=lr_rates, lr_steps=lr_steps, seeds=seeds)
+    known = sweep.stored.find(f"sweeps/{sweep.name}")
     if known is not None:
         require_spec(known, sweep.spec)
         if known.complete:
             progress.note(f"{known.name} is finished already: {known.n - 1} trials")
             return result_of(known, sweep)
     note_conversion(sweep.identity, progress)
-    artefact = _run(
-        sweep, progress, device=device, on_error=on_error, batch_tokens=batch_tokens,
-        gradient_checkpointing=gradient_checkpointing,
-    )  # fmt: skip
-    return result_of(artefact, sweep)
+    return result_of(_run(sweep, progress), sweep)
 
 
-def _run(
-    sweep: Sweep, progress: Progress, *, device: str, on_error: OnError, batch_tokens: int | None,
-    gradient_checkpointing: bool,
-) -> store.Artefact:  # fmt: skip
+def _run(sweep: Sweep, progress: Progress) -> store.Artefact:
     """All trials that are not done yet, one after the other."""
     from ntkcli.engine.evaluation.evaluator import Evaluator
     from ntkcli.engine.models.loading import load_model
     from ntkcli.engine.training.packs import require_packing
     from ntkcli.engine.training.train import pick_batch_tokens
 
-    encoder, data = _encode(sweep, on_error, progress)
+    use = sweep.asked.use
+    encoder, data = _encode(sweep, progress)
     planned = _planned_steps(sweep, data)
-    loaded = load_model(sweep.identity, dtype=sweep.spec["dtype"], device=device)
+    loaded = load_model(sweep.identity, dtype=sweep.spec["dtype"], device=use.device)
     if sweep.settings.pack:
         require_packing(loaded)
-    artefact = _create(sweep, data, planned, {"batch_tokens": batch_tokens or pick_batch_tokens(loaded)})
-    budget = batch_tokens or artefact.plan["batch_tokens"]
+    artefact = _create(sweep, data, planned, {"batch_tokens": use.batch_tokens or pick_batch_tokens(loaded)})
+    budget = use.batch_tokens or artefact.plan["batch_tokens"]
     refuse_without_room(artefact, artefact.pending(), instead="")
-    options = _options(sweep, planned, budget, gradient_checkpointing=gradient_checkpointing)
+    options = _options(sweep, planned, budget)
     base = OneBase(Evaluator(loaded, encoder, batch_tokens=budget), sweep.identity, sweep.stored.tmp_path, progress)
     begin(artefact, model_environment(sweep.identity, loaded), progress)
     progress.start(artefact.name, total=artefact.n, unit="trials", done=artefact.rows_done())
@@ -128,7 +117,7 @@ def _trial(base: OneBase, data: TrainingData, options: TrainingOptions, progress
     return _arrays(rate, nats, steps=len(trained.steps), tokens=trained.tokens, last=last)
 
 
-def _options(sweep: Sweep, planned: int, batch_tokens: int, *, gradient_checkpointing: bool) -> TrainingOptions:
+def _options(sweep: Sweep, planned: int, batch_tokens: int) -> TrainingOptions:
     settings = sweep.settings
     if planned > sweep.spec["lr_steps"]:
         settings = replace(settings, epochs=None, max_tokens=None, max_steps=sweep.spec["lr_steps"])
@@ -137,16 +126,16 @@ def _options(sweep: Sweep, planned: int, batch_tokens: int, *, gradient_checkpoi
         init=sweep.init,
         checkpoint_steps=1 << 30,  # a trial is done again whole
         batch_tokens=batch_tokens,
-        gradient_checkpointing=gradient_checkpointing,
+        gradient_checkpointing=sweep.asked.gradient_checkpointing,
         keep_optimizer=False,
     )
 
 
-def _encode(sweep: Sweep, on_error: OnError, progress: Progress) -> tuple[Encoder, TrainingData]:
+def _encode(sweep: Sweep, progress: Progress) -> tuple[Encoder, TrainingData]:
     from ntkcli.engine.models.limits import refuse_too_long
     from ntkcli.engine.models.loading import load_tokenizer
 
-    encoder = make_encoder(load_tokenizer(sweep.identity), sweep.spec["encoder"])
+    encoder = sweep.asked.use.encoder(load_tokenizer(sweep.identity))
     if encoder.form:
         progress.note(encoder.form)
     share = sweep.spec["hold_out"]
@@ -158,7 +147,7 @@ def _encode(sweep: Sweep, on_error: OnError, progress: Progress) -> tuple[Encode
         encoder,
         seed=sweep.seeds[0],
         hold_out=share,
-        on_error=on_error,
+        on_error=sweep.asked.reading.on_error,
         hold_out_of=0,
         pack=sweep.settings.pack,
     )

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import store
-from ntkcli.data.files import OnError
-from ntkcli.data.raw_text import CHAT, check_text_as
 from ntkcli.errors import UsageError
-from ntkcli.identity import ModelIdentity, resolve_model
-from ntkcli.steps.shared.model_settings import encoder_spec, run_parent, settle_dtype
+from ntkcli.identity import ModelIdentity
+from ntkcli.seeds import check_seeds
+from ntkcli.steps.shared.model_settings import run_parent
 from ntkcli.steps.shared.stores import open_store
-from ntkcli.steps.training.finetune import budgets, finetune
+from ntkcli.steps.training.finetune import finetune
 from ntkcli.steps.training.model_card import command_words
-from ntkcli.steps.training.rows import TrainingSet, resolve_train
+from ntkcli.steps.training.request import TrainingRequest
+from ntkcli.steps.training.rows import TrainingSet
 from ntkcli.steps.training.settings import InitAdapter, TrainingSettings, resolve_init
 
 VERSION = 1
@@ -36,13 +36,12 @@ LEFT_OUT = ("lr", "seed", "version", "hold_out", "patience", "checkpoint_steps")
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """A sweep, looked up and checked: what to train on and how; `settings` are of a trial, its rate still to come."""
+    """A sweep, looked up and checked: what to train on and how; `asked` is a trial, its rate still to come."""
 
     stored: store.Store
-    name: str
+    asked: TrainingRequest
     identity: ModelIdentity
     init: InitAdapter | None
-    settings: TrainingSettings
     spec: dict[str, Any]
     sets: Sequence[TrainingSet]
     rates: tuple[float, ...]
@@ -51,51 +50,43 @@ class Sweep:
     command: Sequence[str]
 
     @property
+    def name(self) -> str:
+        """The sweep's name."""
+        return self.asked.name
+
+    @property
+    def settings(self) -> TrainingSettings:
+        """Of a trial, its rate still to come."""
+        return self.asked.settings
+
+    @property
     def trials(self) -> list[tuple[float, int]]:
         """Rate and seed of each part; the base model first, as rate 0."""
         return [(0.0, -1), *((rate, seed) for seed in self.seeds for rate in self.rates)]
 
 
 def prepare(
-    store_path: str | Path, *, model: str, train: Sequence[str], name: str, rates: Sequence[float], lr_steps: int,
-    seeds: Sequence[int], hold_out: float, device: str, on_error: OnError, epochs: int | None = None,
-    max_tokens: int | None = None, match_tokens: str | None = None, max_steps: int | None = None,
-    match_steps: str | None = None, schedule: str = "cosine", warmup: float = 0.03, rank: int | None = None,
-    alpha: float | None = None, target_modules: str | None = None, init_adapter: str | None = None,
-    batch_size: int = 16, max_length: int = 1024, loss_per: str = "token", average_weights: bool = False,
-    dtype: str = "auto", columns: Mapping[str, str] | None = None, split: str | None = None,
-    data: Sequence[str] = (), thinking: bool | None = None, text_as: str = CHAT, pack: bool = False,
-    trust_remote_code: bool = False,
-    batch_tokens: int | None = None, gradient_checkpointing: bool = False,
+    store_path: str | Path, request: TrainingRequest, words: Mapping[str, Any], *, rates: Sequence[float],
+    lr_steps: int, seeds: Sequence[int],
 ) -> Sweep:  # fmt: skip
-    """Everything looked up and checked as `find_rate` does it. Loads no weights.
+    """Everything looked up and checked as `find_rate` does it; `words` are its training's options. Loads no weights.
 
     Raises:
         UsageError, DataError: an option, a file or a row can't be used.
     """
-    words = {key: value for key, value in locals().items() if key not in ("rates", "lr_steps", "seeds", "hold_out")}
     tried = check_rates(rates)
     if lr_steps < 1:
         raise UsageError(f"--lr-steps {lr_steps}: a trial has at least one step.", "Give 1 or more.")
-    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise UsageError(f"--seeds {','.join(map(str, seeds))}: give different whole numbers, 0 or more.")
-    budget_tokens, budget_steps = budgets(
-        store_path, epochs=epochs, max_tokens=max_tokens, match_tokens=match_tokens, max_steps=max_steps,
-        match_steps=match_steps,
-    )  # fmt: skip
-    settings = TrainingSettings(
-        epochs, budget_tokens, tried[0], schedule, warmup, rank, alpha, target_modules, batch_size, seeds[0], 0.0, None,
-        None, loss_per, average_weights, budget_steps, pack,
-    )  # fmt: skip
-    replace(settings, hold_out=hold_out, average_weights=False).check()
-    settings.check()
-    check_text_as(text_as, thinking)
-    store.check_name(name, "--name")
-    identity = resolve_model(model, trust_remote_code=trust_remote_code)
+    check_seeds(seeds)
+    hold_out = request.settings.hold_out
+    asked = trial_of(request, tried[0], seeds[0]).settled(store_path)
+    replace(asked.settings, hold_out=hold_out, average_weights=False).check()
+    store.check_name(asked.name, "--name")
+    identity = asked.use.resolve()
     stored = open_store(store_path, create=True)
-    init = resolve_init(init_adapter, settings, adapters=stored.path / "adapters", model=identity)
-    sets = resolve_train(stored, train, columns=columns, split=split, on_error=on_error, data=data, text_as=text_as)
-    own = settings.spec(init)
+    init = resolve_init(asked.init_adapter, asked.settings, adapters=stored.path / "adapters", model=identity)
+    sets, _ = asked.resolve_sets(stored)
+    own = asked.settings.spec(init)
     spec = {
         **{key: value for key, value in own.items() if key not in LEFT_OUT},
         "version": {"sweep": VERSION, "training": own["version"]},
@@ -104,20 +95,33 @@ def prepare(
         "seeds": list(seeds),
         "hold_out": hold_out or None,
         "model": identity.spec,
-        "encoder": encoder_spec(max_length, thinking, text_as),
+        "encoder": asked.use.encoder_spec(),
         "train": [one.spec for one in sets],
-        "dtype": settle_dtype(dtype, device, stored.find(f"sweeps/{name}")),
+        "dtype": asked.use.settle_dtype(stored.find(f"sweeps/{asked.name}")),
     }
     parents = {key: value for one in sets for key, value in one.rows.parents.items()}
-    command = command_words("finetune", _defaults() | words, inspect.signature(finetune))
+    parents |= run_parent(stored, asked.init_adapter)
+    command = _command({**words, "store_path": store_path}, seeds)
+    return Sweep(stored, asked, identity, init, spec, sets, tried, tuple(seeds), parents, command)
+
+
+def trial_of(request: TrainingRequest, lr: float, seed: int) -> TrainingRequest:
+    """The training of a trial: with no rows held out by it and no checkpoints."""
+    settings = replace(request.settings, lr=lr, seed=seed, hold_out=0.0, patience=None, checkpoint_steps=None)
+    return replace(request, settings=settings)
+
+
+def _command(words: Mapping[str, Any], seeds: Sequence[int]) -> list[str]:
+    """The training that the sweep finds the rate of."""
+    signature = inspect.signature(finetune)
+    defaults = {name: each.default for name, each in signature.parameters.items()}
+    own = {key: value for key, value in words.items() if key != "hold_out"}
+    command = command_words("finetune", defaults | own, signature)
     if len(seeds) > 1:
         command += ["--seeds", ",".join(map(str, seeds))]
     elif seeds[0]:
         command += ["--seed", str(seeds[0])]
-    return Sweep(
-        stored, name, identity, init, settings, spec, sets, tried, tuple(seeds),
-        {**parents, **run_parent(stored, init_adapter)}, command,
-    )  # fmt: skip
+    return command
 
 
 def check_rates(rates: Sequence[float]) -> tuple[float, ...]:
@@ -128,7 +132,3 @@ def check_rates(rates: Sequence[float]) -> tuple[float, ...]:
             f"--lr-rates {shown}: expected two or more different positive numbers.", "As in 1e-4,3e-4,1e-3."
         )
     return tuple(sorted(float(rate) for rate in rates))
-
-
-def _defaults() -> dict[str, Any]:
-    return {name: each.default for name, each in inspect.signature(finetune).parameters.items()}

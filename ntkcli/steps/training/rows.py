@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import store
+from ntkcli.choices import OnError
 from ntkcli.data import BadRow, Encoded, Encoder, Row, RowError
-from ntkcli.data.files import OnError
 from ntkcli.data.packing import pack_rows
 from ntkcli.data.problems import BAD_KEPT, refusal, unusable
 from ntkcli.data.raw_text import CHAT, SCHEMA, refuse_other_schema
@@ -174,7 +174,7 @@ def encode_training(
             skipped += not pieces  # a bad row was scanned before: only left in where these may be skipped
             positions += list(pieces) * count
         uses.append(np.array(positions, dtype=np.int64))
-    if found.bad and on_error == "fail":
+    if found.bad and on_error == OnError.FAIL:
         raise refusal(found.bad[:BAD_KEPT], len(found.bad))
     labels = ", ".join(one.rows.label for one in sets)
     rows = found.rows

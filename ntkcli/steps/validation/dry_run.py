@@ -12,7 +12,6 @@ import store
 from ntkcli.data.encoding import Encoded
 from ntkcli.steps.evaluation.scorers import encode_item
 from ntkcli.steps.shared.cost import SAMPLE_ROWS, weight_size
-from ntkcli.steps.shared.model_settings import count_settings, make_encoder
 from ntkcli.steps.shared.row_sets import rows_in_order
 from ntkcli.steps.shared.token_counts import Counts, count, counts_of, find_counts
 from ntkcli.steps.training.dry_run import FORWARD, OPERATIONS
@@ -45,7 +44,7 @@ class ValidateEstimate:
     sentences: tuple[str, ...]
 
 
-def estimate_validation(request: Request, *, device: str) -> ValidateEstimate:
+def estimate_validation(request: Request) -> ValidateEstimate:
     """The cost of the runs that are left."""
     from ntkcli.engine.models.loading import load_tokenizer
     from ntkcli.engine.models.speed import operations_per_second
@@ -55,8 +54,9 @@ def estimate_validation(request: Request, *, device: str) -> ValidateEstimate:
     done = 0 if request.known is None else request.known.rows_done()
     trainings = [run for run in runs for _ in range(request.n_folds)]
     left = trainings[done:]
-    encoder = make_encoder(load_tokenizer(request.identity), spec["encoder"])
-    domain = count(islice(request.domain_rows, SAMPLE_ROWS), request.identity, **count_settings(spec["encoder"]))
+    use = request.asked.use
+    encoder = use.encoder(load_tokenizer(request.identity))
+    domain = count(islice(request.domain_rows, SAMPLE_ROWS), request.identity, **use.counting())
     per_domain = _mean(domain, encoder.max_length) * len(request.domain_rows) * request.domain_repeat
     per_domain *= 1 if request.folds is None else 1 - 1 / request.n_folds
     per_pool = _mean(_pool_counts(request), encoder.max_length) * design.n
@@ -79,7 +79,7 @@ def estimate_validation(request: Request, *, device: str) -> ValidateEstimate:
         domain_repeat=request.domain_repeat,
         train_tokens=round(sum(each)),
         test_tokens=test,
-        seconds=(OPERATIONS * sum(each) + FORWARD * test) * parameters / operations_per_second(device),
+        seconds=(OPERATIONS * sum(each) + FORWARD * test) * parameters / operations_per_second(use.device),
         disk_bytes=len(left) * (8 * design.n + 5 * len(request.items.rows) + 100),
         power=power,
         sentences=tuple(power_sentences(power)),
@@ -98,7 +98,7 @@ def _known_spread(request: Request) -> float:
 
 def _pool_counts(request: Request) -> Counts:
     """Exact where the rows were counted before, else of the first rows of the pool."""
-    scored, how = request.scored, count_settings(request.spec["encoder"])
+    scored, how = request.scored, request.asked.use.counting()
     found = find_counts(request.stored, scored.dataset, request.identity, **how)
     if found is not None:
         return counts_of(found, None)
