@@ -92,6 +92,7 @@ def test_the_page_is_built_for_a_screen_reader(plain_page: Page) -> None:
     assert len(plain_page.all("caption")) == len(plain_page.all("table"))
     plots = [attrs for attrs in plain_page.all("div") if attrs.get("class") == "plot"]
     assert len(plots) == 4  # funnel, scores, sources, map
+    assert "map-table" in ids  # each picture has its numbers as a table
     assert all(attrs["role"] == "img" and len(attrs["aria-label"]) > 20 for attrs in plots)
     assert plain_page.all("html")[0]["lang"] == "en"
 
