@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -53,8 +54,11 @@ class Training:
     """How every run of the map is trained, but for its rows."""
 
     lr: float = 1e-3
+    batch_size: int = 8
     loss_per: str = "row"
     average_weights: bool = True
+    dtype: str = "bfloat16"
+    """Of the frozen weights and of what is computed; adapters are float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +78,15 @@ class Run:
         """Of its artefact."""
         words = [self.task.partition("-")[2], f"d{self.domain}", self.kind, self.arm]
         words += [] if self.share is None else [f"r{round(100 * self.share)}"]
-        if self.training != Training():
-            words.append("-".join(str(value) for value in asdict(self.training).values()))
-        return "-".join(word for word in words if word).replace(".", "_") + f".s{self.seed}"
+        default = asdict(Training())
+        words += [f"{key}-{value}" for key, value in asdict(self.training).items() if value != default[key]]
+        return re.sub(r"[._]+", "_", "-".join(word for word in words if word)) + f".s{self.seed}"
 
 
 def recipe_runs(seeds: tuple[int, ...]) -> Iterator[Run]:
-    """One cell under three rates, then the middle one without averaged weights."""
-    choices = [Training(lr=lr) for lr in (1e-3, 3e-4, 2e-3)] + [Training(average_weights=False)]
+    """One cell under three rates and two sizes of a step, then one of them in float32 and without averaged weights."""
+    choices = [Training(), Training(batch_size=4), Training(lr=2e-3), Training(lr=5e-4, batch_size=4)]
+    choices += [Training(dtype="float32"), Training(average_weights=False)]
     for training in choices:
         for seed in seeds:
             yield Run("financial-fpb", 32, "oracle", seed, "skill", training=training)
@@ -138,10 +143,9 @@ def measure(run: Run, *, data: Path, folder: Path, model: str) -> dict[str, Any]
     began = time.time()
     train = training_references(run, data, folder / "data")
     store = folder / "store"
-    shared: dict[str, Any] = {"model": model, "max_length": 256}
-    trained = finetune(
-        store, name=run.name, train=train, epochs=1, batch_size=8, seed=run.seed, **asdict(run.training), **shared
-    )
+    shared: dict[str, Any] = {"model": model, "max_length": 256, "dtype": run.training.dtype}
+    training = {key: value for key, value in asdict(run.training).items() if key != "dtype"}
+    trained = finetune(store, name=run.name, train=train, epochs=1, seed=run.seed, **training, **shared)
     test = supply.write_rows(folder / "data" / f"{run.task}-test.jsonl", supply.test_rows(data, run.task, TEST_ITEMS))
     evaluate(store, run=[run.name], task=[test], name=run.task, **shared)
     found = open_store(store).get(f"evals/{run.task}/{run.name}")

@@ -74,8 +74,8 @@ def demo(
     commands = p.demo_commands(store, model, data, picked)
     chain.run_commands(commands, Output(quiet=quiet, verbose=verbose), results_to_stderr=True)
     page = folder / "report.html"
-    write_report(store, html=page, force=True, progress=output.progress)
-    commands.append(["report", str(store), "--html", str(page), "--force"])
+    write_report(store, html=page, selection="picked", force=True, progress=output.progress)
+    commands.append(["report", str(store), "--html", str(page), "--selection", "picked", "--force"])
     result = _result(folder, data, commands, time.monotonic() - began)
     if json:
         output.result(result, line="")

@@ -114,7 +114,11 @@ def _verdict(enough: str, n: int, found: Supply) -> str:
     if enough == "yes":
         return f"So {n:,} near rows are there to be chosen."
     if enough == "no":
-        return f"So {n:,} near rows are not there: give -n {found.low:,} or less, or a larger pool."
+        fewer = f"give -n {found.low:,} or less, or" if found.low else "give"
+        return (
+            f"So {n:,} near rows are not there: {fewer} a larger pool. If the domain's rows share a template that the "
+            "pool lacks, try without it."
+        )
     return f"Whether {n:,} near rows are there is open: give more --rows or --domain-rows, or a smaller -n."
 
 

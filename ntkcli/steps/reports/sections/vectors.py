@@ -9,7 +9,7 @@ import numpy as np
 
 import store
 from ntkcli.steps.reports import plots
-from ntkcli.steps.reports.blocks import Block, Notice, Plot
+from ntkcli.steps.reports.blocks import Block, Column, Notice, Plot, Table, Value
 from ntkcli.steps.reports.collect import READING, Facts
 from ntkcli.steps.reports.projection import Plane, project
 from ntkcli.steps.reports.sample import Sample, sample
@@ -17,6 +17,8 @@ from ntkcli.steps.reports.texts import hover
 
 POOL_ROWS, CHOSEN_ROWS, DOMAIN_ROWS = 700, 250, 250
 """Points of the map: more hide each other, and each brings its text along."""
+LISTED_ROWS = 100
+"""Of each group, in the table below the map, which the keyboard and a screen reader reach."""
 
 
 def features_of_score(facts: Facts) -> tuple[store.Artefact, list[store.Artefact]] | None:
@@ -81,16 +83,19 @@ def _plot(
     pool = str(facts.pool)
     facts.load_texts(pool, [*drawn.rows.tolist(), *selected.rows.tolist()])
     groups = {}
+    lines: list[tuple[Value, ...]] = []
     start = 0
     for name, read in (("pool", drawn), ("selected", selected)):
         stop = start + len(read.rows)
         if stop > start:
             groups[name] = (plane.xy[start:stop], _texts(facts, pool, read))
+            lines += _lines(facts, name, pool, read, plane.xy[start:stop])
         start = stop
     domain_texts: list[str] = []
     for artefact, read in near:
         data = artefact.name.split("/")[1]
         facts.load_texts(data, read.rows.tolist())
+        lines += _lines(facts, "domain", data, read, plane.xy[start + len(domain_texts) :])
         domain_texts += _texts(facts, data, read)
     if domain_texts:
         groups["domain"] = (plane.xy[start:], domain_texts)
@@ -103,7 +108,20 @@ def _plot(
         one, two = plane.explained
         said += f" The two axes hold {one + two:.0%} of the variance, so distances on the map are rough."
         axes = (f"component 1 ({one:.0%})", f"component 2 ({two:.0%})")
-    return Plot("map-plot", "Pool, selected and domain rows", said, plots.scatter_map(groups, axes=axes), None, 560)
+    columns = (Column("row"), Column("group"), Column("source"), Column(axes[0], ".3f", True),
+               Column(axes[1], ".3f", True), Column("text", rows_text=True))  # fmt: skip
+    caption = f"Points of the map, the first {LISTED_ROWS} of each group at most"
+    table = Table("map-table", caption, columns, tuple(lines), True, ("group", "source"))
+    return Plot("map-plot", "Pool, selected and domain rows", said, plots.scatter_map(groups, axes=axes), table, 560)
+
+
+def _lines(facts: Facts, group: str, data: str, read: Sample, xy: np.ndarray) -> list[tuple[Value, ...]]:
+    """The first points of a group as lines of the table; `xy` (n, 2) begins with theirs."""
+    found: list[tuple[Value, ...]] = []
+    for row, (x, y) in zip(read.rows[:LISTED_ROWS].tolist(), xy, strict=False):
+        row_id, source, text = facts.row(data, row)
+        found.append((row_id, group, source, float(x), float(y), text))
+    return found
 
 
 def _texts(facts: Facts, data: str, read: Sample) -> list[str]:
