@@ -27,7 +27,7 @@ T = TypeVar("T")
 class Finding:
     """One damage: where it is (`rows` [start, stop) of the artefact), `what` it is, the fix, and whether it is done.
 
-    The fix is called `mend` because that is its key in the JSON of `ntksel info --verify`.
+    The fix is called `mend` because that is its key in the JSON that callers print.
 
     `artefact` is "" for what belongs to none. `repaired`: the damaged part is forgotten, or the file is made again.
     """

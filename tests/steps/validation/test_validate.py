@@ -183,7 +183,7 @@ def test_what_cannot_be_validated_is_refused_with_the_fix(
         ({"score": ["right", "elsewhere"]}, SpecError, "elsewhere is of the data set 'other', .* Give scores of one"),
         ({"score": ["right", "right"]}, UsageError, "Give each score once"),
         ({"score": ["none"]}, store.MissingArtefactError, "scores/none"),
-        ({"seeds": []}, UsageError, "--seeds .none.: .* As in 0,1,2"),
+        ({"seeds": []}, UsageError, "--seeds .none.: .* As in --seeds 0,1,2"),
         ({"seeds": [1, 1]}, UsageError, "--seeds 1,1"),
         ({"subsets": 4}, UsageError, r"--subsets 4: too few .* Give \d+ or more"),
         ({"rows": 81}, DataError, "0% to 20% of right, chance, reversed has 80 rows .* --rows 80 or fewer"),
