@@ -342,6 +342,7 @@ EFFECTS: dict[str, dict[str, tuple[Case, ...]]] = {
         "average_weights": (Value("--no-average-weights"),),
         "hold_out": (Value("--hold-out 0.3"), Value("--hold-out 0.5", on="held")),
         "patience": (Value("--patience 1", on="held"),),
+        "text_as": (Same("--text-as chat"),),  # raw: tests/commands/test_raw_text.py
         "columns": (Value("--columns prompt=completion,completion=prompt", on="folds"),),
         "split": (Value("--split test", on="folder"),),
         "keep_runs": (Same("--keep-runs"),),

@@ -47,8 +47,9 @@ class FeaturePass:
         self._asked.append(method)
 
     def skip(self, method: str) -> None:
-        """It is not needed after all."""
-        self._asked.remove(method)
+        """It is not needed after all, if it was asked for."""
+        if method in self._asked:
+            self._asked.remove(method)
 
     @property
     def rows(self) -> int:
