@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from ntkcli.data.formats.registry import READERS
+from ntkcli.doors import SPEC_KEY, Door, refuse_missing
 from ntkcli.errors import UsageError
 from ntkcli.seeds import check_training_seed
 
@@ -19,14 +22,6 @@ class Kind(StrEnum):
     NTK = "ntk"
     LOSS = "loss"
     EMBED = "embed"
-
-
-class Probe(StrEnum):
-    """Directions in logit space."""
-
-    SUM = "sum"
-    RADEMACHER = "rademacher"
-    CENTRED = "centred"
 
 
 class Pooling(StrEnum):
@@ -101,7 +96,11 @@ class OnError(StrEnum):
 
 Store = Annotated[
     Path,
-    typer.Argument(help="Folder of the store; the first command that writes to it creates it.", show_default=False),
+    typer.Argument(
+        help="Folder of the store; the first command that writes to it creates it.",
+        show_default=False,
+        is_eager=True,  # parsed first: a name that is not known may be that of a plug-in which it was made with
+    ),
 ]
 Model = Annotated[
     str, typer.Option(help="Base model: a folder, a GGUF file or a Hub id (org/name[@revision]).", show_default=False)
@@ -126,7 +125,7 @@ Data = Annotated[
     str,
     typer.Option(
         "--data",
-        help="A data file (JSONL, JSON, CSV, TSV, parquet, arrow), a folder or glob of them, a Hub id, or - for "
+        help=f"A data file ({', '.join(READERS.names())}), a folder or glob of them, a Hub id, or - for "
         "standard input.",
         show_default=False,
     ),
@@ -188,6 +187,46 @@ Force = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Only show what the command would need: rows, tokens, disk, memory and time.")
 ]
+
+
+def named(door: Door[Any], help: str, **more: Any) -> Any:  # noqa: A002  (as typer's own)
+    """An option whose value is a name of a door: checked, listed in the help, and completed by a shell.
+
+    Names of plug-ins are found by their entry points; no code of theirs is imported.
+    """
+    return typer.Option(
+        help=help,
+        metavar=f"<{'|'.join(door.names())}>",
+        callback=_checked(door),
+        autocompletion=lambda incomplete: [name for name in door.names() if name.startswith(incomplete)],
+        **more,
+    )
+
+
+def _checked(door: Door[Any]) -> Callable[[typer.Context, Any], Any]:
+    def check(context: typer.Context, value: str | list[str] | None) -> str | list[str] | None:
+        for name in [value] if isinstance(value, str) else value or []:
+            try:
+                door.require(name)
+            except UsageError as error:
+                refuse_missing_name(context.params.get("store"), door, name)
+                if name in door.names():  # brought twice
+                    raise
+                known = ", ".join(map(repr, door.names()))
+                raise typer.BadParameter(f"{name!r} is not one of {known}.") from error
+        return value
+
+    return check
+
+
+def refuse_missing_name(store_path: Path | None, door: Door[Any], name: str) -> None:
+    """UsageError naming the package, if the store holds something made with this entry of a plug-in that is gone."""
+    from ntkcli.steps.shared.stores import is_store, open_store
+
+    if store_path is not None and is_store(store_path):
+        for artefact in open_store(store_path).artefacts(on_damage=lambda _: None):
+            if artefact.spec.get(SPEC_KEY, {}).get(name, {}).get("door") == door.group:
+                refuse_missing(artefact.spec, artefact.name)
 
 
 _RANKS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))

@@ -8,6 +8,7 @@ import typer
 
 from ntkcli import options as o
 from ntkcli.console import Output
+from ntkcli.engine.gradients.registry import PROBES
 from ntkcli.errors import ExitCode
 from ntkcli.formatting import estimate_line
 from ntkcli.help_panels import Command, examples
@@ -15,6 +16,7 @@ from ntkcli.seeds import check_seed
 
 EXAMPLE = "ntksel featurize med --data pool.jsonl --name pool --kind ntk --model ./Llama-3-8B --adapter warmup"
 SECOND = "ntksel featurize med --data pool.jsonl --name pool --kind embed --model ./Llama-3-8B --dry-run"
+PROBE_HELP = "; ".join(f"{name}: {each.summary}" for name, each in PROBES.builtin.items())
 
 
 def add_to(app: typer.Typer) -> None:
@@ -59,9 +61,7 @@ def featurize(
         o.Pooling,
         typer.Option(help="embed: how hidden states are pooled: mean, weighted by position, or the last token only."),
     ] = o.Pooling.MEAN,
-    probe: Annotated[
-        o.Probe, typer.Option(help="ntk: direction in logit space; sum is the one in the paper.")
-    ] = o.Probe.SUM,
+    probe: Annotated[str, o.named(PROBES, f"ntk: direction in logit space. {PROBE_HELP}.")] = "sum",
     probes: Annotated[
         int,
         typer.Option(
@@ -137,7 +137,7 @@ def featurize(
             rows=rows,
             max_length=max_length,
             dim=dim,
-            probe=probe.value,
+            probe=probe,
             probes=probes,
             projection=projection.value,
             device=device,
@@ -162,7 +162,7 @@ def featurize(
         max_length=max_length,
         positions=positions.value if positions else None,
         pooling=pooling.value,
-        probe=probe.value,
+        probe=probe,
         probes=probes,
         layers=layers,
         projection=projection.value,

@@ -12,25 +12,10 @@ from ntkcli import options as o
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode, UsageError
 from ntkcli.help_panels import Command, examples
+from ntkcli.steps.scores.registry import SCORES
 
 EXAMPLE = "ntksel score med --pool pool --domain domain --method cosine --centre --feature ntk --name stage2"
 SECOND = "ntksel score med --pool pool --domain domain --method votes --feature embed --name stage1"
-
-
-class Method(StrEnum):
-    """Ways to score."""
-
-    VOTES = "votes"
-    MEAN = "mean"
-    COSINE = "cosine"
-    EXACT = "exact"
-    MAX = "max"
-    LESS = "less"
-    RDS = "rds"
-    BM25 = "bm25"
-    DSIR = "dsir"
-    GIST = "gist"
-    RANDOM = "random"
 
 
 class GroupBy(StrEnum):
@@ -47,11 +32,9 @@ class Across(StrEnum):
 
 
 METHOD_HELP = (
-    "Score of a pool row. votes: how many domain rows have it among their k nearest; mean: mean kernel value, as in "
-    "the paper; cosine: mean cosine; exact: the mean without a projection; max: highest cosine; less: loss gradients "
-    "of the domain against Adam steps; rds: round-robin over the domain's nearest rows; gist: cosine in the subspace "
-    "of the domain's features; bm25, dsir: similarity of words; random: a random number. Required, unless --combine or "
-    "--compare is given."
+    "Score of a pool row. "
+    + "; ".join(f"{name}: {each.summary}" for name, each in SCORES.builtin.items())
+    + ". Required, unless --combine or --compare is given."
 )
 
 
@@ -72,7 +55,7 @@ def score(
         str | None,
         typer.Option(help="Name of the score in the store. Required, unless --compare is given.", show_default=False),
     ] = None,
-    method: Annotated[Method | None, typer.Option(help=METHOD_HELP, show_default=False)] = None,
+    method: Annotated[str | None, o.named(SCORES, METHOD_HELP, show_default=False)] = None,
     domain: Annotated[
         list[str] | None,
         typer.Option(
@@ -201,7 +184,7 @@ def score(
             store,
             pool=pool,
             name=name,
-            method=method.value,
+            method=method,
             domain=domain,
             group_by=group_by.value if group_by else None,
             across=across.value,

@@ -12,6 +12,7 @@ from ntkcli import options as o
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode, UsageError
 from ntkcli.help_panels import Command, examples
+from ntkcli.selection.registry import SELECTORS
 
 EXAMPLE = "ntksel select med --score stage2 -n 9000 --name picked --export picked.jsonl"
 SECOND = "ntksel select med --score stage2 --token-budget 2000000 --max-per-source 20% --dedup minhash --name varied"
@@ -35,19 +36,8 @@ class Format(StrEnum):
     PROMPT_COMPLETION = "prompt-completion"
 
 
-class Method(StrEnum):
-    """Ways to select."""
-
-    TOP = "top"
-    ROUND_ROBIN = "round-robin"
-    HERDING = "herding"
-    COVERAGE = "coverage"
-    OT = "ot"
-
-
 METHOD_HELP = (
-    "How rows are selected. top: the highest scores; round-robin: domain rows take turns; herding: match the mean "
-    "feature of the domain; coverage: serve all domain rows; ot: optimal transport."
+    "How rows are selected. " + "; ".join(f"{name}: {each.summary}" for name, each in SELECTORS.builtin.items()) + "."
 )
 QUOTA_HELP = "rows per source: a count, a share (20%), or LABEL=COUNT; repeatable."
 
@@ -70,7 +60,7 @@ def select(
             show_default="what --token-budget allows",
         ),
     ] = None,
-    method: Annotated[Method, typer.Option(help=METHOD_HELP)] = Method.TOP,
+    method: Annotated[str, o.named(SELECTORS, METHOD_HELP)] = "top",
     exponent: Annotated[float, typer.Option(help="coverage: 1 is the mean cosine's top; less spreads more.")] = 0.5,
     max_per_source: Annotated[
         list[str] | None, typer.Option(help=f"Take at most this many {QUOTA_HELP}", show_default="no limit")
@@ -176,7 +166,7 @@ def select(
         score=score,
         n=_rows(n),
         name=name,
-        method=method.value,
+        method=method,
         exponent=exponent,
         constraints=step.Constraints(
             max_per_source=tuple(max_per_source or ()),

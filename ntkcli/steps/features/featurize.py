@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 import store
 from ntkcli.data import DataFile, Encoder
 from ntkcli.data.files import OnError
+from ntkcli.doors import refuse_missing
 from ntkcli.identity import AdapterIdentity, ModelIdentity, resolve_adapter, resolve_model
 from ntkcli.progress import Progress, Silent
 from ntkcli.seeds import check_seed
@@ -122,6 +123,8 @@ def featurize(
         parents[selection.name] = selection.fingerprint
     artefact_name = f"features/{name}/{store.check_name(feature or kind, '--feature')}"
     known = stored.find(artefact_name)
+    if known is not None:
+        refuse_missing(known.spec, artefact_name)
     settings = FeatureSettings(
         kind=kind,
         max_length=max_length,

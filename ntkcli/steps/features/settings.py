@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ntkcli import feature_encoding
+from ntkcli.engine.gradients.registry import PROBES
 from ntkcli.errors import UsageError
 from ntkcli.identity import AdapterIdentity, ModelIdentity
 from ntkcli.steps.features.adam_moments import AdamState
@@ -20,7 +21,6 @@ VERSION = 2
 KINDS = ("ntk", "loss", "embed")
 POSITIONS = ("completion", "all", "last")
 POOLINGS = ("mean", "weighted", "last")
-PROBES = ("sum", "rademacher", "centred")
 PROJECTIONS = ("sjlt", "rademacher", "none")
 PROJECTION_VERSION = 1
 """Of the projections, in every spec: goes up when the same seed gives other numbers."""
@@ -76,8 +76,9 @@ class FeatureSettings:
             spec["adam"] = self.adam.spec
         if self.kind == "ntk":
             spec |= {"probe": self.probe, "probes": self.probes}
-            if self.probe != "sum":
+            if PROBES.get(self.probe).seeded:
                 spec["probe_seed"] = self.seed
+            spec |= PROBES.spec(self.probe)
         spec |= {"layers": self.layers, "projection": {"name": self.projection, "version": PROJECTION_VERSION}}
         if self.projection != "none":
             spec["projection"] |= {"dim": self.dim, "seed": self.seed}
@@ -98,12 +99,12 @@ def check_choices(
         ("--kind", kind, KINDS),
         ("--positions", positions, (None, *POSITIONS)),
         ("--pooling", pooling, POOLINGS),
-        ("--probe", probe, PROBES),
         ("--projection", projection, PROJECTIONS),
         ("--store-dtype", store_dtype, feature_encoding.DTYPES),
     ):
         if value not in known:
             raise UsageError(f"{option} {value} is not known.", f"Give one of: {', '.join(filter(None, known))}.")
+    PROBES.require(probe)
 
 
 def check_numbers(
@@ -114,9 +115,9 @@ def check_numbers(
         raise UsageError(f"--adam means nothing to --kind {kind}: it is of training's gradients.", "Give --kind loss.")
     if probes < 1:
         raise UsageError(f"--probes {probes} is too few.", "Give 1 or more.")
-    if kind == "ntk" and probe == "sum" and probes > 1:
+    if kind == "ntk" and probes > 1 and not PROBES.get(probe).seeded:
         raise UsageError(
-            f"--probes {probes}: the sum of the logits is one direction, and {probes} of it say no more than one.",
+            f"--probes {probes}: {probe} is one direction in logit space, and {probes} of it say no more than one.",
             "Give --probe rademacher or --probe centred, or leave --probes out.",
         )
     if kind == "loss" and positions not in (None, "completion"):

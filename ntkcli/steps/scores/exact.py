@@ -20,13 +20,13 @@ from ntkcli.identity import resolve_adapter, resolve_model
 from ntkcli.progress import Progress
 from ntkcli.scoring.features import Rows
 from ntkcli.steps.features.settings import VERSION as FEATURE_VERSION
+from ntkcli.steps.scores.sorts import ModelInputs, ModelScore, PartScorer
 from ntkcli.steps.shared.datasets import data_file
 from ntkcli.steps.shared.environment import begin, model_environment
 from ntkcli.steps.shared.non_finite import name_of, settle_non_finite
 from ntkcli.steps.shared.row_sets import rows_in_order
 
 if TYPE_CHECKING:
-    from ntkcli.engine.features.exact_scores import ExactScorer
     from ntkcli.engine.features.extract import GradientSettings
 
 VERSION = 1
@@ -52,6 +52,7 @@ def skipped_rows(score: store.Artefact) -> int:
 def fill_exact(
     stored: store.Store,
     score: store.Artefact,
+    entry: ModelScore,
     *,
     features: store.Artefact,
     pool: store.Artefact,
@@ -70,7 +71,7 @@ def fill_exact(
         SpecError: the model or the adapter is no longer where the features were made from, or has changed.
         NtkselError: a row does not fit in memory or, with on_error "fail", has values that are not finite; names it.
     """
-    scorer, encoder, now = _load(features, dtype=score.spec["dtype"], device=device, batch_tokens=batch_tokens)
+    scorer, encoder, now = _load(features, entry, dtype=score.spec["dtype"], device=device, batch_tokens=batch_tokens)
     begin(score, now, progress)
     planned = scorer.budget.tokens
     wanted = np.ones(pool.n, dtype=np.bool_) if only is None else np.isin(np.arange(pool.n), only)
@@ -100,7 +101,7 @@ def fill_exact(
 
 
 def _learn(
-    scorer: ExactScorer,
+    scorer: PartScorer,
     encoder: Encoder,
     chunks: Iterator[list[Row | BadRow]],
     domain: store.Artefact,
@@ -163,9 +164,13 @@ class _Chunk:
 
 
 def _load(
-    features: store.Artefact, *, dtype: str, device: str, batch_tokens: int | None
-) -> tuple[ExactScorer, Encoder, dict[str, Any]]:
-    from ntkcli.engine.features.exact_scores import ExactScorer
+    features: store.Artefact,
+    entry: ModelScore,
+    *,
+    dtype: str,
+    device: str,
+    batch_tokens: int | None,
+) -> tuple[PartScorer, Encoder, dict[str, Any]]:
     from ntkcli.engine.models.loading import load_model
 
     spec = features.spec
@@ -195,7 +200,7 @@ def _load(
             "Restore it, or featurize again under another --feature.",
         )
     loaded = load_model(model, dtype=dtype, device=device)
-    scorer = ExactScorer(loaded, model=model, adapter=adapter, settings=_settings(spec), batch_tokens=batch_tokens)
+    scorer = entry.scorer(ModelInputs(loaded, model, adapter, _settings(spec), batch_tokens))
     written = spec["encoder"]
     encoder = Encoder(loaded.tokenizer, max_length=written["max_length"], thinking=written.get("thinking"))
     return scorer, encoder, model_environment(model, loaded)

@@ -9,6 +9,7 @@ import numpy as np
 
 import store
 from ntkcli.data import Row
+from ntkcli.doors import refuse_missing
 from ntkcli.errors import DataError, SpecError, UsageError
 from ntkcli.scoring.features import FeatureReader, Rows
 from ntkcli.steps.shared.datasets import data_file
@@ -100,6 +101,7 @@ def covering_reader(
 def _current(stored: store.Store, data: str, option: str, feature: str) -> store.Artefact:
     side = stored.get(f"features/{store.check_name(data, option)}/{store.check_name(feature, '--feature')}")
     stored.check_parents(side)
+    refuse_missing(side.spec, side.name)
     return side
 
 

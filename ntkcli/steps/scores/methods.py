@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 import store
 from ntkcli.errors import DataError, UsageError
-from ntkcli.scoring.features import FeatureReader, Rows, Wide
-from ntkcli.scoring.nearest import rds_scores
+from ntkcli.scoring.features import FeatureReader, Rows
 from ntkcli.scoring.random import random_scores
-from ntkcli.scoring.similarity import cosine_scores, max_scores, mean_scores
-from ntkcli.scoring.subspace import gist_scores
-from ntkcli.scoring.text import bm25_scores, dsir_scores, match_length_scores
-from ntkcli.scoring.votes import vote_scores
+from ntkcli.scoring.text import match_length_scores
 from ntkcli.scoring.whitening import MAX_BYTES, WhitenedReader, whitener, whitening_bytes
 from ntkcli.steps.scores.inputs import (
     covering_reader,
@@ -26,63 +21,74 @@ from ntkcli.steps.scores.inputs import (
     group_readers,
     texts_of,
 )
+from ntkcli.steps.scores.sorts import (
+    FeatureInputs,
+    FeatureScore,
+    Request,
+    ScorePlan,
+    ScoresAndTies,
+    TextInputs,
+    TextScore,
+)
 from ntkcli.steps.shared.lengths import SPEC_KEY, Encoding, lengths, settle_encoding
 
 VOTE_SHARE = 0.005
 """Of the pool, what each domain row votes for by default: the paper's 9,000 of 1.8 million."""
 MIN_VOTES = 10
-ScoresAndTies = tuple[Wide, Wide | None]
-"""Scores (n,) or, before groups are joined, (n, groups); and what breaks ties (n,), if anything."""
 
 
-@dataclass(slots=True)
-class ScorePlan:
-    """What a method needs: its part of the spec, its parents, the work and how many rows it reads.
+@dataclass(frozen=True, slots=True)
+class _Sides:
+    """A plan without its work; the pool's features, and those of each group of domain rows."""
 
-    `measured` gives the rows that have features and so must get a finite score, (n,); none for other methods.
-    """
-
-    spec: dict[str, Any]
-    parents: dict[str, str]
-    compute: Callable[[], ScoresAndTies]
-    total: int = 0
-    measured: Callable[[], NDArray[np.bool_] | np.bool_] = np.bool_
+    plan: ScorePlan
+    pool: FeatureReader
+    groups: Callable[[], list[FeatureReader]]
+    n_groups: int
 
 
-def plan_by_features(
-    stored: store.Store,
-    dataset: store.Artefact,
-    only: Rows | None,
-    *,
-    method: str,
-    domains: Sequence[str],
-    group_by: str | None,
-    feature: str,
-    centre: bool,
-    k: int | None,
-    subspace: float,
-    whiten: float | None,
-    on_block: Callable[[int], None],
-) -> ScorePlan:
-    """Of the methods that compare features of one kind."""
-    pool = dataset.name.partition("/")[2]
-    pool_features, domain_features = features_of(stored, pool=pool, domains=domains, feature=feature)
-    groups = domain_groups(stored, domains, group_by=group_by)
-    reader = covering_reader(pool_features, dataset=dataset, only=only, on_block=on_block)
+def _sides(request: Request) -> _Sides:
+    """Pool and domain by features of one name."""
+    stored, dataset, domains = request.stored, request.dataset, request.domains
+    pool_features, domain_features = features_of(
+        stored, pool=dataset.name.partition("/")[2], domains=domains, feature=request.features[0]
+    )
+    groups = domain_groups(stored, domains, group_by=request.group_by)
+    reader = covering_reader(pool_features, dataset=dataset, only=request.only, on_block=request.progress.advance)
     fingerprints = [domain_features[domain].fingerprint for domain in domains]
-    spec: dict[str, Any] = {"pool": pool_features.fingerprint, "domain": fingerprints[0], "centre": centre}
-    if len(domains) > 1 or group_by:
-        spec |= {"domain": fingerprints, "groups": {"by": group_by or "domain"}}
-    if method in ("votes", "rds"):
+    spec: dict[str, Any] = {"pool": pool_features.fingerprint, "domain": fingerprints[0], "centre": request.centre}
+    if len(domains) > 1 or request.group_by:
+        spec |= {"domain": fingerprints, "groups": {"by": request.group_by or "domain"}}
+    parents = {artefact.name: artefact.fingerprint for artefact in (pool_features, *domain_features.values())}
+    plan = ScorePlan(spec, parents, _nothing, total=pool_features.n, measured=reader.measured)
+    return _Sides(plan, reader, lambda: group_readers(stored, domain_features, groups), len(groups))
+
+
+def plan_by_model(request: Request) -> ScorePlan:
+    """Of a score that runs the model on the rows; `ntkcli.steps.scores.exact` does the work, part by part."""
+    return _sides(request).plan
+
+
+def _nothing() -> ScoresAndTies:
+    raise NotImplementedError("a model computes it, part by part")
+
+
+def plan_by_features(request: Request, entry: FeatureScore) -> ScorePlan:
+    """Of a score that compares features."""
+    compared = _sides(request)
+    plan, reader, k, whiten = compared.plan, compared.pool, request.k, request.whiten
+    if "k" in entry.options:
         covered = len(reader.covered)
         if k is not None and k > reader.usable:
             raise UsageError(
-                f"-k {k}: {pool_features.name} has {reader.usable} rows to choose from.",
+                f"-k {k}: {reader.artefact.name} has {reader.usable} rows to choose from.",
                 f"Give -k up to {reader.usable}.",
             )
-        spec["k"] = k = k or min(max(MIN_VOTES, round(VOTE_SHARE * covered)), covered)
-    if method == "gist":
-        spec["subspace"] = subspace
+        plan.spec["k"] = k = k or min(max(MIN_VOTES, round(VOTE_SHARE * covered)), covered)
+    if "subspace" in entry.options:
+        plan.spec["subspace"] = request.subspace
+    if "seed" in entry.options:
+        plan.spec["seed"] = request.seed
     if whiten is not None:
         if (need := whitening_bytes(reader.dim)) > MAX_BYTES:
             raise UsageError(
@@ -90,78 +96,57 @@ def plan_by_features(
                 f"{MAX_BYTES >> 30} GiB allowed.",
                 "Featurize with a smaller --dim, or leave --whiten out.",
             )
-        spec["whiten"] = whiten
-    parents = {artefact.name: artefact.fingerprint for artefact in (pool_features, *domain_features.values())}
-
-    readers = group_readers(stored, domain_features, groups)
+        plan.spec["whiten"] = whiten
+    readers = compared.groups()
 
     def compute() -> ScoresAndTies:
-        if whiten is None:
-            return _by_features(method, reader, readers, centre=centre, k=k or 0, subspace=subspace)
-        matrix = whitener(reader, damping=whiten)
-        pool_side, *sides = (WhitenedReader.of(each, matrix) for each in (reader, *readers))
-        return _by_features(method, pool_side, sides, centre=centre, k=k or 0, subspace=subspace)
+        sides: list[FeatureReader] = [reader, *readers]
+        if whiten is not None:
+            matrix = whitener(reader, damping=whiten)
+            sides = [WhitenedReader.of(each, matrix) for each in sides]
+        inputs = FeatureInputs(sides[0], sides[1:], request.centre, k or 0, request.subspace, request.seed)
+        return _checked(entry.compute(inputs), n=reader.n, groups=len(readers))
 
-    passes = (1 if method in ("mean", "cosine") else len(groups)) + centre + (whiten is not None)
-    return ScorePlan(spec, parents, compute, total=pool_features.n * passes, measured=reader.measured)
-
-
-def _by_features(
-    method: str, pool: FeatureReader, groups: Sequence[FeatureReader], *, centre: bool, k: int, subspace: float
-) -> ScoresAndTies:
-    if method in ("mean", "cosine"):
-        return (mean_scores if method == "mean" else cosine_scores)(pool, groups, centre=centre), None
-    if method == "max":
-        return np.stack([max_scores(pool, group, centre=centre) for group in groups], axis=1), None
-    if method == "gist":
-        found_in = [gist_scores(pool, group, subspace=subspace, centre=centre) for group in groups]
-        return np.stack(found_in, axis=1), None
-    by_lists = vote_scores if method == "votes" else rds_scores
-    found = [by_lists(pool, group, k=k, centre=centre) for group in groups]
-    ties = np.stack([tie for _, tie in found], axis=1)
-    return np.stack([scores for scores, _ in found], axis=1), ties.max(axis=1)
+    for_groups = 1 if entry.passes is None else entry.passes * compared.n_groups
+    plan.total *= for_groups + request.centre + (whiten is not None)
+    plan.compute = compute
+    return plan
 
 
-def plan_by_words(
-    stored: store.Store,
-    dataset: store.Artefact,
-    only: Rows | None,
-    *,
-    method: str,
-    domains: Sequence[str],
-    group_by: str | None,
-    seed: int,
-) -> ScorePlan:
-    """bm25 and dsir."""
-    groups = domain_groups(stored, domains, group_by=group_by)
+def plan_by_texts(request: Request, entry: TextScore) -> ScorePlan:
+    """Of a score that compares texts."""
+    stored, dataset, domains = request.stored, request.dataset, request.domains
+    groups = domain_groups(stored, domains, group_by=request.group_by)
     sets = [stored.get(f"datasets/{domain}") for domain in domains]
     spec: dict[str, Any] = {"domain": [each.spec["digest"] for each in sets]}
-    if len(domains) > 1 or group_by:
-        spec["groups"] = {"by": group_by or "domain"}
-    if method == "dsir":
-        spec["seed"] = seed
+    if len(domains) > 1 or request.group_by:
+        spec["groups"] = {"by": request.group_by or "domain"}
+    if "seed" in entry.options:
+        spec["seed"] = request.seed
 
     def compute() -> ScoresAndTies:
         texts = [[text for _, text in texts_of(stored, group.domain, group.rows)()] for group in groups]
-        pool = texts_of(stored, dataset.name.partition("/")[2], only)
-        if method == "bm25":
-            return bm25_scores(pool, texts, n=dataset.n), None
-        return dsir_scores(pool, texts, dataset.read("row_id").tolist(), seed=seed), None
+        pool = texts_of(stored, dataset.name.partition("/")[2], request.only)
+        inputs = TextInputs(pool, texts, dataset.n, dataset.read("row_id").tolist(), request.seed)
+        return _checked(entry.compute(inputs), n=dataset.n, groups=len(groups))
 
     return ScorePlan(spec, {each.name: each.fingerprint for each in sets}, compute)
 
 
-def plan_random(
-    stored: store.Store,
-    dataset: store.Artefact,
-    only: Rows | None,
-    *,
-    seed: int,
-    match_length: str | None,
-    tokens_of: str | None,
-    known: store.Artefact | None,
-) -> ScorePlan:
-    """random, of any length or of another set's lengths; `known` is the score of this name that is there already."""
+def _checked(found: ScoresAndTies, *, n: int, groups: int) -> ScoresAndTies:
+    """What a score gave, if it has the shape of one. ValueError if not."""
+    scores, ties = found
+    if scores.shape not in ((n,), (n, groups)):
+        raise ValueError(f"its scores have the shape {scores.shape}, expected ({n},) or ({n}, {groups})")
+    if ties is not None and ties.shape != (n,):
+        raise ValueError(f"its ties have the shape {ties.shape}, expected ({n},)")
+    return scores, ties
+
+
+def plan_random(request: Request) -> ScorePlan:
+    """random, of any length or of another set's lengths."""
+    stored, dataset, only, seed = request.stored, request.dataset, request.only, request.seed
+    match_length, known = request.match_length, request.known
     wanted = np.arange(dataset.n) if only is None else only
     wanted = wanted[dataset.read("status")[wanted] < store.RowStatus.UNREADABLE]
     ids = dataset.read("row_id").tolist()
@@ -179,7 +164,7 @@ def plan_random(
         stored,
         pool,
         option="--match-length",
-        tokens_of=tokens_of,
+        tokens_of=request.tokens_of,
         made_from=[parent],
         others=[data],
         known=known,

@@ -13,14 +13,25 @@ from numpy.typing import NDArray
 import store
 from ntkcli.data.files import OnError
 from ntkcli.data.references import split_name
+from ntkcli.doors import refuse_missing
 from ntkcli.errors import UsageError
 from ntkcli.progress import Progress, Silent
 from ntkcli.scoring.features import Rows, Wide
 from ntkcli.scoring.groups import across_groups
 from ntkcli.seeds import check_seed
 from ntkcli.steps.scores import exact
-from ntkcli.steps.scores.less import plan_less
-from ntkcli.steps.scores.methods import ScorePlan, plan_by_features, plan_by_words, plan_random
+from ntkcli.steps.scores.methods import plan_by_features, plan_by_model, plan_by_texts
+from ntkcli.steps.scores.registry import SCORES
+from ntkcli.steps.scores.sorts import (
+    FeatureScore,
+    ModelScore,
+    PlannedScore,
+    Request,
+    Score,
+    ScorePlan,
+    TextScore,
+    options_of,
+)
 from ntkcli.steps.shared.datasets import data_file, data_name, moved_data
 from ntkcli.steps.shared.disk_room import refuse_without_room
 from ntkcli.steps.shared.environment import begin, environment
@@ -30,14 +41,9 @@ from ntkcli.steps.shared.stores import DATASET_PART_ROWS, open_store, write_rows
 
 VERSION = 1
 """Of the scores, in every spec: goes up when the same features would give other scores."""
-BY_FEATURES = ("votes", "mean", "cosine", "max", "rds", "less", "gist")
-BY_WORDS = ("bm25", "dsir")
 SUBSPACE = 0.9
 """The share of the domain's energy that gist keeps by default."""
-PACKAGES = {"bm25": ("bm25s",)}
-"""Optional packages that a method computes with, by name."""
 FIX = "Score by --method cosine, which leaves lengths out, or give --on-error skip to leave these rows out."
-METHODS = (*BY_FEATURES, "exact", *BY_WORDS, "random")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +109,8 @@ def score(
     """
     progress = progress or Silent()
     domains = [domain] if isinstance(domain, str) else list(domain or ())
-    default = "loss" if method == "less" else "ntk"
-    features = [feature] if isinstance(feature, str) else list(feature or [default])
+    entry = SCORES.get(method)
+    features = [feature] if isinstance(feature, str) else list(feature or [entry.feature])
     _check_options(
         method,
         centre=centre,
@@ -132,74 +138,80 @@ def score(
     if rows is not None:
         only, selection = selected_rows(stored, rows, dataset=dataset)
         parents[selection.name] = spec["rows"] = selection.fingerprint
-    if method == "random":
-        plan = plan_random(
-            stored,
-            dataset,
-            only,
-            seed=seed,
-            match_length=match_length,
-            tokens_of=tokens_of,
-            known=stored.find(f"scores/{store.check_name(name, '--name')}"),
-        )
-    elif method == "less":
-        plan = plan_less(
-            stored,
-            dataset,
-            only,
+    known = stored.find(f"scores/{store.check_name(name, '--name')}")
+    if known is not None:
+        refuse_missing(known.spec, known.name)
+    plan = _plan(
+        entry,
+        Request(
+            stored=stored,
+            dataset=dataset,
+            only=only,
+            method=method,
             domains=domains,
             group_by=group_by,
             features=features,
             centre=centre,
-            progress=progress,
-        )
-    elif method in BY_WORDS:
-        plan = plan_by_words(stored, dataset, only, method=method, domains=domains, group_by=group_by, seed=seed)
-    else:
-        plan = plan_by_features(
-            stored,
-            dataset,
-            only,
-            method=method,
-            domains=domains,
-            group_by=group_by,
-            feature=features[0],
-            centre=centre,
             k=k,
             subspace=SUBSPACE if subspace is None else subspace,
             whiten=whiten,
-            on_block=progress.advance,
-        )
+            seed=seed,
+            match_length=match_length,
+            tokens_of=tokens_of,
+            known=known,
+            progress=progress,
+        ),
+    )
+    spec |= SCORES.spec(method)
     if "groups" in plan.spec:
         plan.spec["groups"]["across"] = across
-    if method == "exact":
+    by_model = isinstance(entry, ModelScore)
+    if by_model:
         pool_features = stored.get(f"features/{pool}/{features[0]}")
-        known = stored.find(f"scores/{store.check_name(name, '--name')}")
         plan.spec |= exact.exact_spec(pool_features, known, dtype=dtype)
-    exact_ones = method == "exact"
-    artefact = create_score(stored, name, spec | plan.spec, parents | plan.parents, dataset, exact_ones=exact_ones)
+    artefact = create_score(stored, name, spec | plan.spec, parents | plan.parents, dataset, by_model=by_model)
     refuse_without_room(artefact, artefact.pending(), instead="")
     if artefact.complete:
         progress.note(f"{artefact.name} is finished already")
-    elif method == "exact":
-        exact.fill_exact(
-            stored,
-            artefact,
-            features=pool_features,
-            pool=dataset,
-            domain=stored.get(f"datasets/{domains[0]}"),
-            only=only,
-            device=device,
-            batch_tokens=batch_tokens,
-            on_error=on_error,
-            progress=progress,
-        )
+    elif isinstance(entry, ModelScore):
+        with SCORES.blaming(method):
+            exact.fill_exact(
+                stored,
+                artefact,
+                entry,
+                features=pool_features,
+                pool=dataset,
+                domain=stored.get(f"datasets/{domains[0]}"),
+                only=only,
+                device=device,
+                batch_tokens=batch_tokens,
+                on_error=on_error,
+                progress=progress,
+            )
     else:
-        begin(artefact, environment(*PACKAGES.get(method, ())), progress)
-        _fill(stored, artefact, dataset, plan, across=across, on_error=on_error, progress=progress)
+        begin(artefact, environment(*entry.packages, *SCORES.packages(method)), progress)
+        with SCORES.blaming(method):
+            _fill(stored, artefact, dataset, plan, across=across, on_error=on_error, progress=progress)
     progress.stop()
     skipped = _left_out(artefact, plan) + sum(_unusable(stored.get(f"datasets/{each}")) for each in files)
     return replace(result_of(artefact, method), skipped=skipped)
+
+
+def _plan(entry: Score, request: Request) -> ScorePlan:
+    """The plan of the request's method, by the sort of score that it is."""
+    if isinstance(entry, FeatureScore):
+        return plan_by_features(request, entry)
+    if isinstance(entry, TextScore):
+        return plan_by_texts(request, entry)
+    if isinstance(entry, ModelScore):
+        return plan_by_model(request)
+    if isinstance(entry, PlannedScore):
+        with SCORES.blaming(request.method):
+            return entry.plan(request)
+    raise UsageError(
+        f"--method {request.method}: a {type(entry).__name__} is none of the four sorts of scores.",
+        "Report it to the author of its package.",
+    )
 
 
 def _fill(
@@ -250,22 +262,22 @@ def _check_options(
     features: int,
     computes: bool,
 ) -> None:
-    if method not in METHODS:
-        raise UsageError(f"--method {method} is not known.", f"Give one of: {', '.join(METHODS)}.")
     if across not in ("max", "mean"):
         raise UsageError(f"--across {across} is not known.", "Give max or mean.")
-    for option, given, methods in (
-        ("--centre", centre, BY_FEATURES),
-        ("--group-by", group_by is not None, (*BY_FEATURES, *BY_WORDS)),
-        ("a second --domain", domains > 1, (*BY_FEATURES, *BY_WORDS)),
-        ("a second --feature", features > 1, ("less",)),
-        ("-k", k is not None, ("votes", "rds")),
-        ("--subspace", subspace is not None, ("gist",)),
-        ("--whiten", whiten is not None, tuple(each for each in BY_FEATURES if each != "less")),
-        ("--match-length", match_length is not None, ("random",)),
-        ("--dtype, --device or --batch-tokens", computes, ("exact",)),
+    means_something = options_of(SCORES.get(method))
+    for word, option, given in (
+        ("centre", "--centre", centre),
+        ("group-by", "--group-by", group_by is not None),
+        ("domains", "a second --domain", domains > 1),
+        ("features", "a second --feature", features > 1),
+        ("k", "-k", k is not None),
+        ("subspace", "--subspace", subspace is not None),
+        ("whiten", "--whiten", whiten is not None),
+        ("match-length", "--match-length", match_length is not None),
+        ("computes", "--dtype, --device or --batch-tokens", computes),
     ):
-        if given and method not in methods:
+        if given and word not in means_something:
+            methods = [name for name, each in SCORES.builtin.items() if word in options_of(each)]
             raise UsageError(f"{option} means nothing to --method {method}.", f"It is for {', '.join(methods)}.")
     if subspace is not None and not (0 < subspace < 1 or (subspace >= 1 and subspace == subspace // 1)):
         raise UsageError(
@@ -285,11 +297,11 @@ def create_score(
     parents: dict[str, str],
     dataset: store.Artefact,
     *,
-    exact_ones: bool = False,
+    by_model: bool = False,
 ) -> store.Artefact:
-    """The artefact `scores/<name>`, new or resumed; exact scores have a status, and smaller parts."""
+    """The artefact `scores/<name>`, new or resumed; scores `by_model` have a status, and smaller parts."""
     arrays = {"score": store.ArraySpec("float32"), "similarity": store.ArraySpec("float32")}
-    if exact_ones:
+    if by_model:
         arrays["status"] = store.ArraySpec("uint8", attrs=store.status_attrs())
     return stored.create(
         f"scores/{store.check_name(name, '--name')}",
@@ -297,7 +309,7 @@ def create_score(
         spec=spec,
         parents=parents,
         n=dataset.n,
-        part_rows=exact.PART_ROWS if exact_ones else DATASET_PART_ROWS,
+        part_rows=exact.PART_ROWS if by_model else DATASET_PART_ROWS,
         arrays=arrays,
         attrs={"data": dataset.name.partition("/")[2]},
     )

@@ -14,7 +14,7 @@ import store
 from ntkcli.errors import UsageError
 from ntkcli.scoring.features import FeatureReader
 from ntkcli.selection.top import top
-from ntkcli.steps.selections.selectors import Candidates, SelectorFeatures, features_to_compare, rows_with_features
+from ntkcli.steps.selections.selectors import ComparedRows, SelectorFeatures, features_to_compare, rows_with_features
 from ntkcli.steps.selections.why_not import displaced
 from ntkcli.steps.shared.datasets import moved_data
 from ntkcli.steps.shared.stores import open_store
@@ -142,7 +142,7 @@ def _nearest(
     if not len(asked):
         return {}
     scored = np.flatnonzero(~np.isnan(score.read("score")))
-    similar = Candidates(features, n=n, rows=asked, mean_over=scored).similar()
+    similar = ComparedRows(features, n=n, rows=asked, mean_over=scored).similar()
     names = list(_domain_rows(stored, features))
     best = np.argsort(-similar, axis=1, kind="stable")[:, :NEAREST]
     return {

@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 import store
+from ntkcli.doors import refuse_missing
 from ntkcli.errors import UsageError
 from ntkcli.progress import Progress
+from ntkcli.selection.registry import SELECTORS
 from ntkcli.steps.selections.filters import Listed, listed_rows
 from ntkcli.steps.selections.leaks import TestFiles, test_files
-from ntkcli.steps.selections.selectors import METHODS, SelectorFeatures, features_to_compare
+from ntkcli.steps.selections.selectors import SelectorFeatures, features_to_compare
 from ntkcli.steps.shared.lengths import SPEC_KEY, Encoding, lengths, settle_encoding
 from ntkcli.steps.shared.sources import BY_SOURCE, rows_of_sources
 
@@ -96,7 +98,7 @@ class Request:
     def spec(self) -> dict[str, Any]:
         """A plain `top` says no more than version 0.1 did, so that its selections are found."""
         said = {
-            "exponent": self.exponent if self.method == "coverage" else None,
+            "exponent": self.exponent if "exponent" in SELECTORS.get(self.method).options else None,
             "features": sorted(self.features.parents.values()) if self.features else None,
             "centre": (self.features.centre or None) if self.features else None,
             "max_per_source": list(self.limits.max_per_source),
@@ -113,6 +115,7 @@ class Request:
         }
         base = {"version": VERSION, "score": self.scores.fingerprint, "method": self.method}
         base["n"] = "auto" if self.auto else self.n
+        base |= SELECTORS.spec(self.method)
         return base | {key: value for key, value in said.items() if value not in (None, [])}
 
 
@@ -135,8 +138,9 @@ def resolve_request(
     Raises:
         UsageError: an option is out of range, contradicts another, or names a file or row that there is not.
     """
-    if method not in METHODS:
-        raise UsageError(f"--method {method} is not known.", f"Give one of: {', '.join(METHODS)}.")
+    if known is not None:
+        refuse_missing(known.spec, known.name)
+    selector = SELECTORS.get(method)
     if not 0 < exponent <= 1:
         raise UsageError(f"--exponent {exponent:g} is not above 0 and at most 1.", "Give 1 for top, less for spread.")
     if limits.match_tokens is not None and limits.token_budget is not None:
@@ -163,7 +167,7 @@ def resolve_request(
             "--tokens-of says how tokens are counted, and nothing here counts any.",
             "Give --token-budget, --min-tokens or --max-tokens, or leave it out.",
         )
-    needs_features = method != "top" or limits.tau is not None
+    needs_features = selector.needs_features or limits.tau is not None
     compared = features_to_compare(stored, scores, **how) if needs_features else None
     encoding = None
     if limits.counting is not None:

@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import store
+from ntkcli.doors import refuse_missing
 from ntkcli.progress import Progress, Silent
+from ntkcli.selection.registry import SELECTORS
 from ntkcli.steps.selections.explain import write_explanations
 from ntkcli.steps.selections.export import Format, check_exports, export_rows, export_scores, is_exported
 from ntkcli.steps.selections.filter_and_choose import choose_rows
@@ -23,9 +25,6 @@ from ntkcli.steps.shared.outputs import Inputs
 from ntkcli.steps.shared.stores import DATASET_PART_ROWS, open_store, require_spec, write_rows
 
 __all__ = ["Constraints", "SelectResult", "select"]
-
-PACKAGES = {"ot": ("POT", "scipy")}
-"""Optional packages that a method computes with, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +83,7 @@ def select(
     stored = open_store(store_path)
     scores = stored.get(f"scores/{store.check_name(score, '--score')}")
     stored.check_parents(scores)
+    refuse_missing(scores.spec, scores.name)
     limits = constraints or Constraints()
     read = Inputs(
         [str(path) for path in (*limits.exclude, *limits.must_include, *limits.against, *files_of(limits.only))]
@@ -143,7 +143,8 @@ def select(
 def _write(request: Request, path: str, rows: Rows, gains: NDArray[np.float64], progress: Progress) -> store.Artefact:
     arrays = {"row": store.ArraySpec("int64"), "score": store.ArraySpec("float32")}
     values = {"row": rows, "score": request.scores.read("score")[rows]}
-    if request.method != "top":
+    selector = SELECTORS.get(request.method)
+    if selector.keeps_gains:
         arrays["gain"] = store.ArraySpec("float32")
         values["gain"] = gains.astype(np.float32)
     parents = {request.scores.name: request.scores.fingerprint} | (request.features.parents if request.features else {})
@@ -157,7 +158,7 @@ def _write(request: Request, path: str, rows: Rows, gains: NDArray[np.float64], 
         arrays=arrays,
         attrs={"data": request.data},
     )
-    begin(artefact, environment(*PACKAGES.get(request.method, ())), progress)
+    begin(artefact, environment(*selector.packages, *SELECTORS.packages(request.method)), progress)
     write_rows(artefact, values)
     return artefact
 

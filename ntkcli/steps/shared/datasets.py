@@ -15,6 +15,7 @@ from ntkcli.data import DataFile, Scan, scan, stdin
 from ntkcli.data.files import OnError
 from ntkcli.data.find_source import names_data
 from ntkcli.data.references import home, is_there, split_name
+from ntkcli.doors import SPEC_KEY, refuse_missing
 from ntkcli.errors import SpecError, UsageError
 from ntkcli.identity import EXACT
 from ntkcli.steps.shared.stores import DATASET_PART_ROWS
@@ -66,17 +67,22 @@ def register_data(
     """
     artefact_name = f"datasets/{store.check_name(name, '--name')}"
     known = stored.find(artefact_name)
+    if known is not None:
+        refuse_missing(known.spec, artefact_name)
     if str(data) == stdin.STDIN and known is not None and not stdin.has_input():
         data = known.attrs["source"]  # resumed at a terminal
     data = kept_data(stored, data)
     file, alike = read_as_known(known, data, columns=columns, split=split)
     seen = file.watch()
+    alike = alike and (known is None or file.plugins == known.spec.get(SPEC_KEY, {}))
     if known is not None and known.complete and alike and _is_known(seen, known):
         _refuse_bad_rows(known, file, on_error)
         return known, file
     found = scan(file, on_error=on_error, folder=stored.tmp_path().parent)
     file.require_unchanged()
-    spec = {"digest": found.digest, "schema": found.schema, "n": found.n}
+    spec: dict[str, Any] = {"digest": found.digest, "schema": found.schema, "n": found.n}
+    if file.plugins:
+        spec[SPEC_KEY] = file.plugins
     if known is not None and known.spec != spec:
         raise SpecError(
             f"The data set {name!r} in {stored.path} holds other rows than {data} has now: "
@@ -127,9 +133,10 @@ def data_name(stored: store.Store, reference: str, *, option: str, on_error: OnE
 def data_file(stored: store.Store, dataset: store.Artefact) -> DataFile:
     """The file of a data set, checked to hold the same rows still."""
     name = dataset.name.partition("/")[2]
+    refuse_missing(dataset.spec, dataset.name)
     source = _source_now(stored, dataset)
     file = DataFile(source, columns=dataset.attrs.get("columns"), split=dataset.attrs.get("split"))
-    if not _is_known(file.watch(), dataset):
+    if not _is_known(file.watch(), dataset) or file.plugins != dataset.spec.get(SPEC_KEY, {}):
         register_data(stored, name=name, data=file.reference, on_error="skip")
     return file
 
