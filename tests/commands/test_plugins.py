@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 import typer
 
 from ntkcli.app import app
+from ntkcli.data import DataFile
 from ntkcli.data.formats.registry import READERS
 from ntkcli.doors import SPEC_KEY
 from ntkcli.engine.gradients.registry import PROBES
@@ -297,6 +299,33 @@ def test_a_reader_of_files_and_urls(
     assert ran.code == 2
     assert "datasets/url was made with 'lines' of the plug-in lines 1.0, which is not installed" in ran.error_line
     assert "is of no kind that can be read" in cli("split", own, "--test", "0.5").error_line
+
+
+def test_what_the_documentation_shows_works(install: Install, cli: Cli, tmp_path: Path) -> None:
+    """The code of docs/extend.md, as one module."""
+    page = (EXAMPLE.parents[1] / "docs/extend.md").read_text(encoding="utf-8")
+    code = "\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))
+    names = {"scores": "NEAREST_MEAN", "selectors": "CLOSEST", "probes": "FIRST_HALF", "readers": "ARROWS"}
+    install(
+        "shown",
+        {f"ntksel.{door}": {"shown": f"shown_plugin:{name}"} for door, name in names.items()},
+        shown_plugin=code,
+    )
+    path, pool, domain = make_store(tmp_path)
+    score = ("score", path, "--pool", "pool", "--domain", "domain", "--feature", "embed", "--method", "shown")
+    assert cli(*score, "--name", "x").code == 0
+    unit, to = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in (pool, domain))
+    far = np.linalg.norm(unit - to.mean(axis=0), axis=1)
+    np.testing.assert_allclose(
+        np.delete(open_store(path).get("scores/x").read("score"), 5), -np.delete(far, 5), rtol=1e-5
+    )
+    assert cli("select", path, "--score", "x", "-n", "7", "--method", "shown", "--name", "y").code == 0
+    closest = (unit @ to.T).max(axis=1)
+    closest[5] = -1
+    assert open_store(path).get("selections/y").read("row").tolist() == np.argsort(-closest)[:7].tolist()
+    assert PROBES.get("shown").direction(5, seed=0, number=0).tolist() == [1, 1, 0, 0, 0]
+    (tmp_path / "a.arrows").write_text("red? -> blue\n", encoding="utf-8")
+    assert [row.raw["completion"] for row in DataFile(tmp_path / "a.arrows").rows()] == ["blue"]
 
 
 def test_help_and_completion_list_names_and_import_nothing(example: Path) -> None:
