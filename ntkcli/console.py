@@ -6,10 +6,7 @@ from data sets is escaped, so that it can't draw or colour anything.
 
 from __future__ import annotations
 
-import dataclasses
 import io
-import json
-import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -21,6 +18,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+from ntkcli.finite import to_json
 
 LINE_SECONDS = 15
 """Between plain progress lines, where stderr is no terminal: a log of hours stays readable."""
@@ -199,18 +198,3 @@ def visible(text: str) -> str:
         if text.isprintable()
         else "".join(char if char.isprintable() or char in "\n\t" else repr(char)[1:-1] for char in text)
     )
-
-
-def to_json(value: Any) -> str:
-    """A result as one line of JSON; NaN and infinity, which JSON lacks, become null."""
-    return json.dumps(_plain(dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value), allow_nan=False)  # type: ignore[arg-type]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -14,6 +14,7 @@ from pathlib import Path
 import store
 from ntkcli.errors import NtkselError
 from ntkcli.notes import note
+from ntkcli.paths import home
 
 EXACT: ContextVar[bool] = ContextVar("EXACT", default=False)
 """Whether every digest is computed anew, whatever is remembered: `ntksel --exact-digests`."""
@@ -24,21 +25,13 @@ _Stamp = tuple[int, int, int] | None
 """Size, mtime and inode of a file; None if there is none."""
 
 
-def home_path(path: str | Path) -> Path:
-    """The path with `~` written out; as it is where the system knows no home folder for it."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        return Path(path)
-
-
 def cache_dir() -> Path | None:
     """The folder for what can be made again: `$NTKSEL_CACHE`, else `$XDG_CACHE_HOME/ntksel`, else ~/.cache/ntksel.
 
     None where neither variable is set and the user has no home folder.
     """
     if own := os.environ.get("NTKSEL_CACHE"):
-        return home_path(own)
+        return Path(home(own))
     if base := os.environ.get("XDG_CACHE_HOME"):
         return Path(base) / "ntksel"
     try:

@@ -13,20 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 import store
+from ntkcli.choices import StoreDtype
 
-DTYPES = ("float16", "int8", "float32")
-"""What features can be kept as; the first is the default."""
 SCALE = "scale"
 _STEPS = 127  # symmetric: -128 is never used, so that a row and its negative are kept alike
 
 
-def arrays(vectors: str, dim: int, dtype: str) -> dict[str, store.ArraySpec]:
+def arrays(vectors: str, dim: int, dtype: StoreDtype) -> dict[str, store.ArraySpec]:
     """The arrays that hold unit rows of `dim` numbers under the name `vectors`."""
     held = {vectors: store.ArraySpec(dtype, (dim,))}
     return held | {SCALE: store.ArraySpec("float32")} if dtype == "int8" else held
 
 
-def encode(unit: NDArray[np.float32], vectors: str, dtype: str) -> dict[str, NDArray[Any]]:
+def encode(unit: NDArray[np.float32], vectors: str, dtype: StoreDtype) -> dict[str, NDArray[Any]]:
     """Unit rows (n, p), finite, as these arrays."""
     if dtype != "int8":
         return {vectors: unit.astype(dtype)}

@@ -139,14 +139,3 @@ def finetune_line(run: FinetuneResult) -> str:
     if run.held_out_loss is not None:
         line += f", held out {run.held_out_loss:.3f} after step {run.best_step} on {run.held_out} rows"
     return f"{line}, {run.truncated} truncated, {run.skipped} skipped; adapter {run.adapter}"
-
-
-def verdict(run: str, baseline: str, *, value: float, low: float, high: float) -> str:
-    """One plain sentence about a paired difference (in [-1, 1]) and whether it may be noise."""
-    points = f"{100 * abs(value):.1f} points (95% interval {100 * low:+.1f} to {100 * high:+.1f})"
-    if low > 0:
-        return f"{run} beats {baseline} by {points}."
-    if high < 0:
-        return f"{run} is worse than {baseline} by {points}."
-    direction = "above" if value > 0 else "below" if value < 0 else "from"
-    return f"{run} is {points} {direction} {baseline}: the interval holds 0, so this may be noise."

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import store
-from ntkcli.digests import EXACT, Watch, cache_dir, digest_file, home_path
+from ntkcli.digests import EXACT, Watch, cache_dir, digest_file
 from ntkcli.errors import SpecError, UsageError, require_text
 from ntkcli.model_files import TOKENIZER_FILES, check_adapter, check_model, read_json, refuse_pointer
+from ntkcli.paths import home
 
 __all__ = [
     "BASE_RECORD",
@@ -153,7 +154,7 @@ def resolve_model(reference: str, *, trust_remote_code: bool = False) -> ModelId
         UsageError: there is no such model, or a file of it is missing, cut or damaged.
     """
     require_text(reference)
-    path, label, watch = home_path(reference), f"--model {reference}", Watch()
+    path, label, watch = Path(home(reference)), f"--model {reference}", Watch()
     if path.suffix == ".gguf":
         return _gguf(path, reference, watch)
     folder = path if path.is_dir() else _download(reference, code=trust_remote_code)
@@ -227,7 +228,7 @@ def resolve_adapter(reference: str, *, adapters: Path, option: str = "--adapter"
         UsageError: neither exists, the folder holds no PEFT adapter, or a file of it is cut or damaged.
     """
     require_text(reference)
-    candidates = [home_path(reference)]
+    candidates = [Path(home(reference))]
     if "/" not in reference and os.sep not in reference:
         candidates.insert(0, adapters / reference)
     for folder in candidates:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from ntkcli.choices import Equalise, LossPer
+from ntkcli.choices import Preset as Name
+
 
 @dataclass(frozen=True, slots=True)
 class Preset:
@@ -17,18 +20,24 @@ class Preset:
     probe: str
     method: str
     centre: bool
-    loss_per: str
+    loss_per: LossPer
     domain_repeat: int | None
-    equalise: str | None
+    equalise: Equalise | None
     draws: int | None
 
 
 DEFAULT: Final = Preset(
-    probe="centred", method="cosine", centre=True, loss_per="row", domain_repeat=None, equalise=None, draws=5
+    probe="centred", method="cosine", centre=True, loss_per=LossPer.ROW, domain_repeat=None, equalise=None, draws=5
 )
 PAPER: Final = Preset(
-    probe="sum", method="mean", centre=False, loss_per="token", domain_repeat=1, equalise="rows", draws=None
+    probe="sum",
+    method="mean",
+    centre=False,
+    loss_per=LossPer.TOKEN,
+    domain_repeat=1,
+    equalise=Equalise.ROWS,
+    draws=None,
 )
-PRESETS: Final = {"default": DEFAULT, "paper": PAPER}
+PRESETS: Final = {Name.DEFAULT: DEFAULT, Name.PAPER: PAPER}
 """`paper` is arXiv 2511.07380: the sum of logits, which softmax can't see, and the mean of raw dot products;
 each row once per epoch, under a mean over tokens."""

@@ -4,95 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from ntkcli.choices import Dtype, OnError, Thinking
 from ntkcli.data.formats.registry import READERS
 from ntkcli.doors import SPEC_KEY, Door, refuse_missing
 from ntkcli.errors import UsageError
 from ntkcli.seeds import check_training_seed
-
-
-class Kind(StrEnum):
-    """Kinds of features."""
-
-    NTK = "ntk"
-    LOSS = "loss"
-    EMBED = "embed"
-
-
-class Pooling(StrEnum):
-    """How hidden states become an embedding."""
-
-    MEAN = "mean"
-    WEIGHTED = "weighted"
-    LAST = "last"
-
-
-class Projection(StrEnum):
-    """What becomes of a gradient."""
-
-    SJLT = "sjlt"
-    RADEMACHER = "rademacher"
-    NONE = "none"
-
-
-class Positions(StrEnum):
-    """Which tokens a feature is made of."""
-
-    COMPLETION = "completion"
-    ALL = "all"
-    LAST = "last"
-
-
-class Dtype(StrEnum):
-    """Number formats of the computation."""
-
-    AUTO = "auto"
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
-
-
-class Schedule(StrEnum):
-    """Schedules of the learning rate."""
-
-    COSINE = "cosine"
-    LINEAR = "linear"
-    CONSTANT = "constant"
-
-
-class LossPer(StrEnum):
-    """What a training loss is a mean over."""
-
-    TOKEN = "token"  # noqa: S105  # not a password
-    ROW = "row"
-
-
-class StoreDtype(StrEnum):
-    """Number formats that features are kept in."""
-
-    FLOAT16 = "float16"
-    INT8 = "int8"
-    FLOAT32 = "float32"
-
-
-class Thinking(StrEnum):
-    """Whether a chat template's thinking is switched on."""
-
-    ON = "on"
-    OFF = "off"
-
-
-class OnError(StrEnum):
-    """What bad rows do."""
-
-    FAIL = "fail"
-    SKIP = "skip"
-
 
 Store = Annotated[
     Path,
@@ -310,9 +231,15 @@ def parse_columns(text: str | None) -> dict[str, str] | None:
 
 def parse_seeds(text: str) -> list[int]:
     """The seeds of trainings in `0,1,2`. UsageError for anything that is not a whole number of 0 to 2^32 - 1."""
+    seeds = parse_whole_numbers(text, "--seeds", "0,1,2")
+    for seed in seeds:
+        check_training_seed("--seeds", seed)
+    return seeds
+
+
+def parse_whole_numbers(text: str, option: str, example: str) -> list[int]:
+    """The numbers in `100,300`. UsageError for anything that is not a whole number of 0 or more."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdigit() for part in parts):
-        raise UsageError(f"--seeds {text}: expected whole numbers, 0 or more.", "As in --seeds 0,1,2.")
-    for part in parts:
-        check_training_seed("--seeds", int(part))
+        raise UsageError(f"{option} {text}: expected whole numbers, 0 or more.", f"As in {option} {example}.")
     return [int(part) for part in parts]

@@ -9,7 +9,7 @@ scores.read("score")
 """
 
 from store.artefact import Artefact
-from store.atomic import free_bytes, publish_dir, write_bytes
+from store.atomic import folder_bytes, free_bytes, publish_dir, write_bytes
 from store.check import Checked, check
 from store.check_documents import Finding
 from store.documents import ArraySpec
@@ -55,6 +55,7 @@ __all__ = [
     "check_name",
     "differences",
     "fingerprint",
+    "folder_bytes",
     "free_bytes",
     "n_parts",
     "part_bounds",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -12,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from store import attributes, chunks
+from store import atomic, attributes, chunks
 from store.documents import Rows
 from store.errors import StoreError
 from store.layout import Kind
@@ -139,8 +138,7 @@ class Artefact(Parts):
 
     def size_bytes(self) -> int:
         """Bytes of all its files."""
-        walk = ((root, name) for root, _, names in os.walk(self.path) for name in names)
-        return sum(os.lstat(os.path.join(root, name)).st_size for root, name in walk)
+        return atomic.folder_bytes(self.path)
 
     def note(self, **attrs: Any) -> None:
         """Add attributes that no value depends on, such as where a file was last seen."""
@@ -150,10 +148,6 @@ class Artefact(Parts):
         merged = attributes.sealed(json.loads(canonical_json(merged)), self.name, self.arrays)
         attributes.write(self.path, merged, temp=self._scratch.fresh)
         self._attrs = merged
-
-    def clean_leftovers(self) -> int:
-        """How many leftovers of dead writers, in the whole store, were removed; safe while others write."""
-        return self._scratch.clean()
 
     def _touched(self, start: int, stop: int) -> range:
         """The parts that rows [start, stop) lie in."""

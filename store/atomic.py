@@ -180,6 +180,16 @@ def fsync_tree(folder: Path) -> None:
         list(pool.map(sync_folder, [root for root, _ in walk]))
 
 
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files under a folder; another process's temporary files that vanish meanwhile count nothing."""
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += os.lstat(os.path.join(root, name)).st_size
+    return total
+
+
 def sync_folder(path: Path) -> None:
     """Make the entries of the folder `path` durable, where the file system has a way to."""
     try:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ntkcli import options as o
+from ntkcli import training_options as t
+from ntkcli.choices import Dtype, Equalise, LossPer, OnError, Preset, Schedule
 from ntkcli.commands import chain
 from ntkcli.console import Output
 from ntkcli.engine.gradients.registry import PROBES
-from ntkcli.errors import ExitCode, UsageError
+from ntkcli.errors import ExitCode
 from ntkcli.help_panels import Command, examples
 from ntkcli.kernel_presets import PRESETS
 from ntkcli.steps.scores.registry import SCORES
@@ -34,21 +35,6 @@ SECOND = (
     "ntksel arms med --model ./Llama-3-8B --domain domain.jsonl --pool pool.jsonl --task test.jsonl -n 900 "
     "--arms base,domain,random,selected --dry-run"
 )
-
-
-class Equalise(StrEnum):
-    """What all arms have in common."""
-
-    STEPS = "steps"
-    TOKENS = "tokens"
-    ROWS = "rows"
-
-
-class PresetName(StrEnum):
-    """Of `ntkcli.kernel_presets`."""
-
-    DEFAULT = "default"
-    PAPER = "paper"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +129,8 @@ def arms(
         int | None, typer.Option(min=1, help="How many rows the pre-selection keeps.", show_default="4 x -n")
     ] = None,
     preset: Annotated[
-        PresetName, typer.Option(help="Settings of the kernel: those that measured best, or those of the paper.")
-    ] = PresetName.DEFAULT,
+        Preset, typer.Option(help="Settings of the kernel: those that measured best, or those of the paper.")
+    ] = Preset.DEFAULT,
     probe: Annotated[
         list[str] | None,
         o.named(PROBES, "Direction in logit space, one kernel arm per probe; repeatable.", show_default="the preset's"),
@@ -170,28 +156,15 @@ def arms(
     dim: Annotated[int, typer.Option(min=1, help="How many numbers a kernel feature has.")] = 8192,
     epochs: Annotated[int, typer.Option(min=1, help="How many passes every arm makes over its rows.")] = 3,
     warmup_epochs: Annotated[int, typer.Option(min=1, help="How many passes the warm-up makes over the domain.")] = 1,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-4,
-    rank: Annotated[int, typer.Option(min=1, help="Rank of the LoRA adapters.")] = 16,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows per training step.")] = 16,
-    schedule: Annotated[o.Schedule, typer.Option(help="The learning rate after the warm-up.")] = o.Schedule.COSINE,
-    warmup: Annotated[float, typer.Option(help="Share of the steps that the learning rate rises over.")] = 0.03,
-    alpha: Annotated[float | None, typer.Option(help="LoRA alpha.", show_default="2 x rank")] = None,
-    target_modules: Annotated[
-        str | None, typer.Option(help="Layers to adapt: all-linear, or names.", show_default="all-linear")
-    ] = None,
-    loss_per: Annotated[
-        o.LossPer | None,
-        typer.Option(
-            help="What the loss of the arms is a mean over: rows, or all supervised tokens of a step.",
-            show_default="the preset's, row",
-        ),
-    ] = None,
-    average_weights: Annotated[
-        bool,
-        typer.Option(
-            "--average-weights", help="Keep the mean of each arm's weights over the last quarter of its steps."
-        ),
-    ] = False,
+    lr: t.LearningRate = 2e-4,
+    rank: t.Rank = None,
+    batch_size: t.BatchSize = 16,
+    schedule: t.ScheduleOption = Schedule.COSINE,
+    warmup: t.Warmup = 0.03,
+    alpha: t.Alpha = None,
+    target_modules: t.TargetModules = None,
+    loss_per: Annotated[LossPer | None, typer.Option(help=t.LOSS_PER, show_default="the preset's, row")] = None,
+    average_weights: Annotated[bool, typer.Option("--average-weights", help=t.AVERAGE_WEIGHTS)] = False,
     hold_out: Annotated[
         float, typer.Option(help="Share of each arm's rows to judge by: its adapter of the lowest loss is kept.")
     ] = 0.0,
@@ -203,11 +176,9 @@ def arms(
             show_default="never",
         ),
     ] = None,
-    gradient_checkpointing: Annotated[
-        bool, typer.Option("--gradient-checkpointing", help="Less memory, about a third more time.")
-    ] = False,
+    gradient_checkpointing: t.GradientCheckpointing = False,
     max_length: o.MaxLength = 1024,
-    dtype: o.DtypeOption = o.Dtype.AUTO,
+    dtype: o.DtypeOption = Dtype.AUTO,
     device: o.Device = "auto",
     domain_split: Annotated[
         str | None, typer.Option(help="Split to read the domain from.", show_default="the only one")
@@ -221,7 +192,7 @@ def arms(
             help="A task that measures general ability, shown next to the others; repeatable.", show_default="none"
         ),
     ] = None,
-    on_error: o.OnErrorOption = o.OnError.FAIL,
+    on_error: o.OnErrorOption = OnError.FAIL,
     thinking: o.ThinkingOption = None,
     trust_remote_code: o.TrustRemoteCode = False,
     allow_overlap: Annotated[
@@ -256,12 +227,12 @@ def arms(
 
     o.refuse_ranks("arms")
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
-    kernel = PRESETS[preset.value]
+    kernel = PRESETS[preset]
     chosen = tuple(arm.strip() for arm in arms.split(",")) if arms is not None else ()
     if chosen and oracle is not None and "oracle" not in chosen:
         chosen = (*chosen, "oracle")
-    losses = loss_per.value if loss_per is not None else kernel.loss_per
-    alike = equalise.value if equalise is not None else kernel.equalise if token_budget is None else None
+    losses = loss_per if loss_per is not None else kernel.loss_per
+    alike = equalise if equalise is not None else kernel.equalise if token_budget is None else None
     plan = Plan(
         store=str(store),
         model=model,
@@ -276,7 +247,7 @@ def arms(
         draws=kernel.draws if draws is None else draws,
         equalise=alike,
         oracle=oracle,
-        sizes=() if sizes is None else _sizes(sizes),
+        sizes=() if sizes is None else tuple(o.parse_whole_numbers(sizes, "--sizes", "100,300,1000")),
         probes=tuple(probe) if probe else (kernel.probe,),
         method=kernel.method if method is None else method,
         centre=(method is None and kernel.centre) if centre is None else centre,
@@ -284,17 +255,17 @@ def arms(
         warmup_epochs=warmup_epochs,
         prefix=prefix,
         against=step.test_files(task),
-        common=_given(max_length=(max_length, 1024), dtype=(dtype.value, "auto"), device=(device, "auto"))
-        | _given(thinking=(thinking.value if thinking else None, None), trust_remote_code=(trust_remote_code, False)),
-        training=_given(lr=(lr, 2e-4), rank=(rank, 16), batch_size=(batch_size, 16), alpha=(alpha, None))
-        | _given(schedule=(schedule.value, "cosine"), warmup=(warmup, 0.03), target_modules=(target_modules, None))
+        common=_given(max_length=(max_length, 1024), dtype=(dtype, "auto"), device=(device, "auto"))
+        | _given(thinking=(thinking, None), trust_remote_code=(trust_remote_code, False)),
+        training=_given(lr=(lr, 2e-4), rank=(rank, None), batch_size=(batch_size, 16), alpha=(alpha, None))
+        | _given(schedule=(schedule, "cosine"), warmup=(warmup, 0.03), target_modules=(target_modules, None))
         | _given(gradient_checkpointing=(gradient_checkpointing, False)),
         arm_training=_given(loss_per=(losses, "token"), average_weights=(average_weights, False))
         | _given(hold_out=(hold_out, 0.0), patience=(patience, None)),
         features=_given(dim=(dim, 8192), probes=(probes, 1)),
-        domain_data=_given(split=(domain_split, None), on_error=(on_error.value, "fail")),
-        pool_data=_given(split=(pool_split, None), on_error=(on_error.value, "fail")),
-        evaluation=_given(retain=(list(retain or ()), []), on_error=(on_error.value, "fail")),
+        domain_data=_given(split=(domain_split, None), on_error=(on_error, "fail")),
+        pool_data=_given(split=(pool_split, None), on_error=(on_error, "fail")),
+        evaluation=_given(retain=(list(retain or ()), []), on_error=(on_error, "fail")),
     )
     step.check_training(plan)
     step.check_outputs(plan, export=export, recipe=recipe, force=force)
@@ -321,13 +292,6 @@ def arms(
     else:
         _show(result, output)
     return chain.exit_code(done)
-
-
-def _sizes(text: str) -> tuple[int, ...]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() for part in parts):
-        raise UsageError(f"--sizes {text}: expected whole numbers.", "As in --sizes 100,300,1000.")
-    return tuple(map(int, parts))
 
 
 def _given(**values: tuple[Any, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from ntkcli import options as o
 from ntkcli.commands import chain
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode
-from ntkcli.formatting import comparison_table, verdict
+from ntkcli.formatting import comparison_table
 from ntkcli.help_panels import Command, examples
 from ntkcli.seeds import check_seed
 
@@ -46,9 +46,9 @@ def demo(
     verbose: o.Verbose = False,
 ) -> int:
     """Run the whole pipeline on SmolLM2-135M and legal text, in minutes on 2 CPU cores, and print its commands."""
-    from ntkcli.data.references import home
     from ntkcli.demo import demo_model_path, write_demo_data
     from ntkcli.demo import pipeline as p
+    from ntkcli.paths import home
 
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
     o.refuse_ranks("demo")
@@ -87,13 +87,12 @@ def demo(
 
 def _result(folder: Path, store: Path, picked: Path, commands: list[list[str]], seconds: float) -> DemoResult:
     from ntkcli.demo import pipeline as p
-    from ntkcli.steps.evaluation.evaluate import compare, summary
+    from ntkcli.steps.evaluation.evaluate import summary
     from ntkcli.steps.pipelines.recipe import as_shell
 
-    verdicts = []
+    verdicts: list[str] = []
     for baseline in (p.DOMAIN_ONLY, p.RANDOM):
-        found = compare(store, name="test", run=p.SELECTED, baseline=baseline)
-        verdicts.append(verdict(p.SELECTED, baseline, value=found.value, low=found.low, high=found.high))
+        verdicts += summary(store, name="test", runs=[baseline, p.SELECTED]).sentences
     return DemoResult(
         folder=str(folder),
         store=str(store),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ntkcli import options as o
+from ntkcli.choices import Dtype, Normalise, OnError, Scorer
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode
 from ntkcli.formatting import class_tables, comparison_table, estimate_line, measures_table
@@ -19,23 +19,6 @@ if TYPE_CHECKING:
 
 EXAMPLE = "ntksel eval med --model ./Llama-3-8B --run base --run mixed --task test.jsonl --name test"
 SECOND = "ntksel eval med --model ./Llama-3-8B --run mixed --task medmcqa --export items.jsonl --name medmcqa"
-
-
-class Scorer(StrEnum):
-    """How items are scored."""
-
-    AUTO = "auto"
-    CHOICES = "choices"
-    GENERATE = "generate"
-    LOSS = "loss"
-
-
-class Normalise(StrEnum):
-    """What a choice's log-likelihood is divided by."""
-
-    SUM = "sum"
-    TOKENS = "tokens"
-    CHARACTERS = "characters"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -93,10 +76,10 @@ def evaluate(
         ),
     ] = None,
     max_length: o.MaxLength = 1024,
-    dtype: o.DtypeOption = o.Dtype.AUTO,
+    dtype: o.DtypeOption = Dtype.AUTO,
     device: o.Device = "auto",
     batch_tokens: o.BatchTokens = None,
-    on_error: o.OnErrorOption = o.OnError.FAIL,
+    on_error: o.OnErrorOption = OnError.FAIL,
     columns: o.Columns = None,
     split: o.Split = None,
     thinking: o.ThinkingOption = None,
@@ -150,41 +133,39 @@ def evaluate(
         "task": task,
         "name": name,
         "retain": retain or [],
-        "scorer": scorer.value,
-        "normalise": normalise.value,
+        "scorer": scorer,
+        "normalise": normalise,
         "max_new_tokens": max_new_tokens,
         "answer_pattern": answer_pattern,
         "max_length": max_length,
-        "dtype": dtype.value,
+        "dtype": dtype,
         "device": device,
-        "on_error": on_error.value,
+        "on_error": on_error,
         "columns": o.parse_columns(columns),
         "split": split,
         "thinking": o.is_on(thinking),
         "trust_remote_code": trust_remote_code,
+        "num_fewshot": num_fewshot,
+        "limit": limit,
+        "apply_chat_template": apply_chat_template,
+        "baseline": baseline,
+        "batch_tokens": batch_tokens,
+        "export": export,
+        "force": force,
     }
     if dry_run:
         from ntkcli.steps.evaluation.dry_run import estimate_evaluation
         from ntkcli.steps.evaluation.plan import check_baseline, make_plan
+        from ntkcli.steps.evaluation.settings import EvaluationSettings
 
-        plan = make_plan(store, **arguments)
-        step.refuse_harness_options(num_fewshot=num_fewshot, limit=limit, apply_chat_template=apply_chat_template)
+        asked = EvaluationSettings.of(**arguments)
+        plan = make_plan(store, asked)
+        asked.check_options()
         check_baseline(plan, baseline)
-        found = estimate_evaluation(plan, max_length=max_length, device=device, thinking=o.is_on(thinking))
+        found = estimate_evaluation(plan)
         output.result(found, line=estimate_line(found))
         return ExitCode.OK
-    result = step.evaluate(
-        store,
-        **arguments,
-        num_fewshot=num_fewshot,
-        limit=limit,
-        apply_chat_template=apply_chat_template,
-        baseline=baseline,
-        batch_tokens=batch_tokens,
-        export=export,
-        force=force,
-        progress=output.progress,
-    )
+    result = step.evaluate(store, **arguments, progress=output.progress)
     if json:
         output.result(result, line="")
     else:

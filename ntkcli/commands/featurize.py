@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ntkcli import options as o
+from ntkcli.choices import Dtype, Kind, OnError, Pooling, Positions, Projection, StoreDtype
 from ntkcli.console import Output
 from ntkcli.engine.gradients.registry import PROBES
 from ntkcli.errors import ExitCode
 from ntkcli.formatting import estimate_line
 from ntkcli.help_panels import Command, examples
-from ntkcli.seeds import check_seed
 
 EXAMPLE = "ntksel featurize med --data pool.jsonl --name pool --kind ntk --model ./Llama-3-8B --adapter warmup"
 SECOND = "ntksel featurize med --data pool.jsonl --name pool --kind embed --model ./Llama-3-8B --dry-run"
@@ -29,7 +29,7 @@ def featurize(
     data: o.Data,
     name: Annotated[str, typer.Option(help="Name of the data set in the store.", show_default=False)],
     kind: Annotated[
-        o.Kind,
+        Kind,
         typer.Option(
             help="Kind of feature. ntk: LoRA gradients of the logits; loss: LoRA gradients of the loss; embed: pooled "
             "hidden states.",
@@ -52,15 +52,15 @@ def featurize(
     ] = None,
     max_length: o.MaxLength = 1024,
     positions: Annotated[
-        o.Positions | None,
+        Positions | None,
         typer.Option(
             help="Which tokens of a row the feature is computed from.", show_default="completion; all for embed"
         ),
     ] = None,
     pooling: Annotated[
-        o.Pooling,
+        Pooling,
         typer.Option(help="embed: how hidden states are pooled: mean, weighted by position, or the last token only."),
-    ] = o.Pooling.MEAN,
+    ] = Pooling.MEAN,
     probe: Annotated[str, o.named(PROBES, f"ntk: direction in logit space. {PROBE_HELP}.")] = "sum",
     probes: Annotated[
         int,
@@ -72,9 +72,9 @@ def featurize(
         str, typer.Option(help="ntk, loss: blocks whose adapters are used: all, last:N, or numbers like 0,20-29.")
     ] = "all",
     projection: Annotated[
-        o.Projection,
+        Projection,
         typer.Option(help="ntk, loss: how gradients are projected: sjlt sketch, dense random signs (slow), or none."),
-    ] = o.Projection.SJLT,
+    ] = Projection.SJLT,
     dim: Annotated[int, typer.Option(min=1, help="ntk, loss: how many numbers a projected gradient has.")] = 8192,
     seed: Annotated[int, typer.Option(help="ntk, loss: seed of the projection and the probes.")] = 0,
     rank: Annotated[int, typer.Option(min=1, help="ntk, loss without --adapter: rank of the fresh adapter.")] = 16,
@@ -89,10 +89,10 @@ def featurize(
         ),
     ] = False,
     store_dtype: Annotated[
-        o.StoreDtype,
+        StoreDtype,
         typer.Option("--store-dtype", help="Number format on disk; int8 takes half the disk, with one scale per row."),
-    ] = o.StoreDtype.FLOAT16,
-    dtype: o.DtypeOption = o.Dtype.AUTO,
+    ] = StoreDtype.FLOAT16,
+    dtype: o.DtypeOption = Dtype.AUTO,
     device: o.Device = "auto",
     batch_tokens: o.BatchTokens = None,
     part_rows: Annotated[
@@ -109,7 +109,7 @@ def featurize(
             show_default="0/1; the rank under torchrun or SLURM",
         ),
     ] = None,
-    on_error: o.OnErrorOption = o.OnError.FAIL,
+    on_error: o.OnErrorOption = OnError.FAIL,
     columns: o.Columns = None,
     split: o.Split = None,
     thinking: o.ThinkingOption = None,
@@ -123,68 +123,47 @@ def featurize(
     from ntkcli.steps.features import featurize as step
 
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
-    check_seed("--seed", seed)
-    check_seed("--adapter-seed", adapter_seed)
+    given: dict[str, Any] = {
+        "data": data,
+        "name": name,
+        "kind": kind,
+        "model": model,
+        "adapter": adapter,
+        "feature": feature,
+        "rows": rows,
+        "max_length": max_length,
+        "positions": positions,
+        "pooling": pooling,
+        "probe": probe,
+        "probes": probes,
+        "layers": layers,
+        "projection": projection,
+        "dim": dim,
+        "seed": seed,
+        "store_dtype": store_dtype,
+        "dtype": dtype,
+        "device": o.own_device(device),
+        "batch_tokens": batch_tokens,
+        "part_rows": part_rows,
+        "shard": o.parse_shard(shard) if shard else o.own_shard(),
+        "on_error": on_error,
+        "columns": o.parse_columns(columns),
+        "split": split,
+        "thinking": o.is_on(thinking),
+        "trust_remote_code": trust_remote_code,
+        "rank": rank,
+        "target_modules": target_modules,
+        "adapter_seed": adapter_seed,
+        "adam": adam,
+    }
     if dry_run:
         from ntkcli.steps.features.dry_run import estimate_featurize
+        from ntkcli.steps.features.request import FeatureRequest
 
-        found = estimate_featurize(
-            store,
-            data=data,
-            name=name,
-            kind=kind.value,
-            model=model,
-            rows=rows,
-            max_length=max_length,
-            dim=dim,
-            probe=probe,
-            probes=probes,
-            projection=projection.value,
-            device=device,
-            on_error=on_error.value,
-            store_dtype=store_dtype.value,
-            columns=o.parse_columns(columns),
-            split=split,
-            thinking=o.is_on(thinking),
-            trust_remote_code=trust_remote_code,
-        )
+        found = estimate_featurize(store, FeatureRequest.of(**given))
         output.result(found, line=estimate_line(found))
         return ExitCode.OK
-    result = step.featurize(
-        store,
-        data=data,
-        name=name,
-        kind=kind.value,
-        model=model,
-        adapter=adapter,
-        feature=feature,
-        rows=rows,
-        max_length=max_length,
-        positions=positions.value if positions else None,
-        pooling=pooling.value,
-        probe=probe,
-        probes=probes,
-        layers=layers,
-        projection=projection.value,
-        dim=dim,
-        seed=seed,
-        store_dtype=store_dtype.value,
-        dtype=dtype.value,
-        device=o.own_device(device),
-        batch_tokens=batch_tokens,
-        part_rows=part_rows,
-        shard=o.parse_shard(shard) if shard else o.own_shard(),
-        on_error=on_error.value,
-        columns=o.parse_columns(columns),
-        split=split,
-        thinking=o.is_on(thinking),
-        trust_remote_code=trust_remote_code,
-        rank=rank,
-        target_modules=target_modules,
-        adapter_seed=adapter_seed,
-        adam=adam,
-        progress=output.progress,
-    )
+    result = step.featurize(store, **given, progress=output.progress)
     state = "" if result.complete else f" (of {result.rows}; other shards are to come)"
     output.result(
         result,

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from ntkcli import options as o
+from ntkcli import training_options as t
+from ntkcli.choices import Dtype, LossPer, OnError, Schedule
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode, UsageError
 from ntkcli.formatting import finetune_estimate_line, finetune_line
@@ -62,36 +64,21 @@ def finetune(
         str | None,
         typer.Option(help="Stop after as many steps as this run of the store took.", show_default="none"),
     ] = None,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-4,
-    schedule: Annotated[
-        o.Schedule, typer.Option(help="Schedule of the learning rate after the warm-up.")
-    ] = o.Schedule.COSINE,
-    warmup: Annotated[float, typer.Option(help="Share of the steps in which the learning rate rises.")] = 0.03,
-    rank: Annotated[int | None, typer.Option(min=1, help="Rank of the LoRA adapter.", show_default="16")] = None,
-    alpha: Annotated[
-        float | None, typer.Option(help="Alpha (scaling) of the LoRA adapter.", show_default="2 x rank")
-    ] = None,
-    target_modules: Annotated[
-        str | None, typer.Option(help="Layers to adapt: all-linear, or a list of names.", show_default="all-linear")
-    ] = None,
+    lr: t.LearningRate = 2e-4,
+    schedule: t.ScheduleOption = Schedule.COSINE,
+    warmup: t.Warmup = 0.03,
+    rank: t.Rank = None,
+    alpha: t.Alpha = None,
+    target_modules: t.TargetModules = None,
     init_adapter: Annotated[
         str | None,
         typer.Option(
             help="Continue from the adapter of a run or a folder, which is not changed.", show_default="a new one"
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows per training step.")] = 16,
-    batch_tokens: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Tokens computed at a time; the gradient of a step is summed over such pieces.",
-            show_default="what fits",
-        ),
-    ] = None,
-    gradient_checkpointing: Annotated[
-        bool, typer.Option("--gradient-checkpointing", help="Use less memory, for about a third more time.")
-    ] = False,
+    batch_size: t.BatchSize = 16,
+    batch_tokens: t.BatchTokens = None,
+    gradient_checkpointing: t.GradientCheckpointing = False,
     max_length: o.MaxLength = 1024,
     seed: Annotated[
         int | None,
@@ -111,20 +98,9 @@ def finetune(
             min=1, help="With --hold-out: stop after this many checkpoints without a lower loss.", show_default="never"
         ),
     ] = None,
-    loss_per: Annotated[
-        o.LossPer,
-        typer.Option(
-            help="What the loss is a mean over: all supervised tokens of a step, or its rows, so that long answers "
-            "weigh no more than short ones."
-        ),
-    ] = o.LossPer.TOKEN,
-    average_weights: Annotated[
-        bool,
-        typer.Option(
-            "--average-weights", help="Keep the mean of the weights after each of the last quarter of the steps."
-        ),
-    ] = False,
-    dtype: o.DtypeOption = o.Dtype.AUTO,
+    loss_per: t.LossPerOption = LossPer.TOKEN,
+    average_weights: Annotated[bool, typer.Option("--average-weights", help=t.AVERAGE_WEIGHTS)] = False,
+    dtype: o.DtypeOption = Dtype.AUTO,
     device: o.Device = "auto",
     checkpoint_steps: Annotated[
         int | None, typer.Option(min=1, help="Steps between two checkpoints.", show_default="a tenth of the run")
@@ -133,7 +109,7 @@ def finetune(
         bool,
         typer.Option("--keep-optimizer", help="Keep Adam's moments next to the adapter, for `score --method less`."),
     ] = False,
-    on_error: o.OnErrorOption = o.OnError.FAIL,
+    on_error: o.OnErrorOption = OnError.FAIL,
     columns: o.Columns = None,
     split: o.Split = None,
     data: o.Moved = None,
@@ -160,7 +136,7 @@ def finetune(
         "max_steps": max_steps,
         "match_steps": match_steps,
         "lr": lr,
-        "schedule": schedule.value,
+        "schedule": schedule,
         "warmup": warmup,
         "rank": rank,
         "alpha": alpha,
@@ -172,34 +148,34 @@ def finetune(
         "max_length": max_length,
         "hold_out": hold_out,
         "patience": patience,
-        "loss_per": loss_per.value,
+        "loss_per": loss_per,
         "average_weights": average_weights,
-        "dtype": dtype.value,
+        "dtype": dtype,
         "device": device,
         "checkpoint_steps": checkpoint_steps,
         "keep_optimizer": keep_optimizer,
-        "on_error": on_error.value,
+        "on_error": on_error,
         "columns": o.parse_columns(columns),
         "split": split,
         "data": data or [],
         "thinking": o.is_on(thinking),
         "trust_remote_code": trust_remote_code,
-        "progress": output.progress,
     }
     if seed is not None and seeds is not None:
         raise UsageError("--seed and --seeds are both given.", "Give one of them.")
     parsed = None if seeds is None else o.parse_seeds(seeds)
     if dry_run:
         from ntkcli.steps.training.dry_run import estimate_finetune
+        from ntkcli.steps.training.request import TrainingRequest
 
-        found = estimate_finetune(store, **given, seed=seed or 0)
+        found = estimate_finetune(store, TrainingRequest.of(**given, seed=seed or 0))
         output.result(found, line=finetune_estimate_line(found) + (", for each seed" if seeds else ""))
         return ExitCode.OK
     if parsed is not None:
-        result: Any = step.finetune_seeds(store, seeds=parsed, **given)
+        result: Any = step.finetune_seeds(store, seeds=parsed, progress=output.progress, **given)
         runs = result.runs
     else:
-        result = step.finetune(store, seed=seed or 0, **given)
+        result = step.finetune(store, seed=seed or 0, progress=output.progress, **given)
         runs = (result,)
     output.result(result, line="\n".join(map(finetune_line, runs)))
     named = " ".join(f"--run {run.artefact.partition('/')[2]}" for run in runs)

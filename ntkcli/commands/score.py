@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ntkcli import options as o
+from ntkcli.choices import Across, Dtype, GroupBy, OnError
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode, UsageError
 from ntkcli.help_panels import Command, examples
@@ -16,19 +16,6 @@ from ntkcli.steps.scores.registry import SCORES
 
 EXAMPLE = "ntksel score med --pool pool --domain domain --method cosine --centre --feature ntk --name stage2"
 SECOND = "ntksel score med --pool pool --domain domain --method votes --feature embed --name stage1"
-
-
-class GroupBy(StrEnum):
-    """What splits a domain into groups."""
-
-    SOURCE = "source"
-
-
-class Across(StrEnum):
-    """How groups' scores become one."""
-
-    MAX = "max"
-    MEAN = "mean"
 
 
 METHOD_HELP = (
@@ -131,20 +118,20 @@ def score(
         typer.Option("-n", min=1, help="--compare: how many of the top rows to compare.", show_default="a tenth"),
     ] = None,
     dtype: Annotated[
-        o.Dtype, typer.Option("--dtype", help="exact: number format to compute in; auto is the one of the features.")
-    ] = o.Dtype.AUTO,
+        Dtype, typer.Option("--dtype", help="exact: number format to compute in; auto is the one of the features.")
+    ] = Dtype.AUTO,
     device: Annotated[str, typer.Option(help="exact: device to compute on: auto, cpu, cuda or cuda:I.")] = "auto",
     batch_tokens: Annotated[
         int | None, typer.Option(min=1, help="exact: tokens per batch.", show_default="auto: what fits")
     ] = None,
     on_error: Annotated[
-        o.OnError,
+        OnError,
         typer.Option(
             "--on-error",
             help="What to do with unusable rows of a NAME=FILE and rows whose values are not finite: stop, or skip "
             "them (exit 3).",
         ),
-    ] = o.OnError.FAIL,
+    ] = OnError.FAIL,
     data: o.Moved = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -186,8 +173,8 @@ def score(
             name=name,
             method=method,
             domain=domain,
-            group_by=group_by.value if group_by else None,
-            across=across.value,
+            group_by=group_by,
+            across=across,
             feature=feature,
             rows=rows,
             centre=centre,
@@ -197,10 +184,10 @@ def score(
             seed=seed,
             match_length=match_length,
             tokens_of=tokens_of,
-            dtype=dtype.value,
+            dtype=dtype,
             device=device,
             batch_tokens=batch_tokens,
-            on_error=on_error.value,
+            on_error=on_error,
             data=data or (),
             progress=output.progress,
         )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from ntkcli import options as o
+from ntkcli.choices import Format, Leaks
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode, UsageError
 from ntkcli.help_panels import Command, examples
@@ -17,23 +17,6 @@ from ntkcli.selection.registry import SELECTORS
 EXAMPLE = "ntksel select med --score stage2 -n 9000 --name picked --export picked.jsonl"
 SECOND = "ntksel select med --score stage2 --token-budget 2000000 --max-per-source 20% --dedup minhash --name varied"
 SOURCES_SHOWN = 5
-
-
-class Leaks(StrEnum):
-    """What to do about rows that hold test items."""
-
-    REMOVE = "remove"
-    REPORT = "report"
-    IGNORE = "ignore"
-
-
-class Format(StrEnum):
-    """Schemas of an export."""
-
-    OWN = "own"
-    MESSAGES = "messages"
-    ALPACA = "alpaca"
-    PROMPT_COMPLETION = "prompt-completion"
 
 
 METHOD_HELP = (
@@ -160,7 +143,7 @@ def select(
     o.refuse_ranks("select")
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
     if export is None and schema is not Format.OWN:
-        raise UsageError(f"--format {schema.value} is given without --export.", "Give --export FILE.")
+        raise UsageError(f"--format {schema} is given without --export.", "Give --export FILE.")
     result = step.select(
         store,
         score=score,
@@ -178,7 +161,7 @@ def select(
             exclude=tuple(exclude or ()),
             must_include=tuple(must_include or ()),
             against=tuple(against or ()),
-            leaks=leaks.value,
+            leaks=leaks,
             tokens_of=tokens_of,
             only=tuple(only or ()),
             match_tokens=match_tokens,
@@ -187,7 +170,7 @@ def select(
         domain=domain or (),
         centre=centre,
         export=export,
-        schema=schema.value,
+        schema=schema,
         scores_export=export_scores,
         force=force,
         data=data or (),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ntkcli import options as o
+from ntkcli.choices import OnError
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode, UsageError
 from ntkcli.help_panels import Command, examples
@@ -53,8 +54,8 @@ def split(
     columns: o.Columns = None,
     split_name: o.Split = None,
     on_error: Annotated[
-        o.OnError, typer.Option("--on-error", help="What to do with unusable rows: stop, or skip them (exit 3).")
-    ] = o.OnError.FAIL,
+        OnError, typer.Option("--on-error", help="What to do with unusable rows: stop, or skip them (exit 3).")
+    ] = OnError.FAIL,
     force: Annotated[bool, typer.Option("--force", help="Replace existing files that hold other rows.")] = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -78,7 +79,7 @@ def split(
             label="stdin" if data == STDIN else None,
             columns=o.parse_columns(columns),
             split_name=split_name,
-            on_error=on_error.value,
+            on_error=on_error,
             force=force,
             progress=output.progress,
         )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ntkcli import options as o
+from ntkcli import training_options as t
+from ntkcli.choices import Design, Dtype, LossPer, Schedule
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode
 from ntkcli.help_panels import Command, examples
@@ -22,14 +23,6 @@ EXAMPLES = (
     "ntksel validate med --score stage2 --score random --model M --domain domain.jsonl --task test.jsonl --name v1",
     "ntksel validate med --score stage2 --model M --domain domain.jsonl --task test.jsonl --name v2 --subsets 60",
 )
-
-
-class Design(StrEnum):
-    """Which runs are trained."""
-
-    BINS = "bins"
-    SUBSETS = "subsets"
-    BOTH = "both"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -90,37 +83,29 @@ def validate(
         int | None,
         typer.Option(min=1, help="Instead of --epochs: as many passes as hold this many tokens.", show_default="none"),
     ] = None,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-4,
-    schedule: Annotated[o.Schedule, typer.Option(help="The learning rate after the warm-up.")] = o.Schedule.COSINE,
-    warmup: Annotated[float, typer.Option(help="Share of the steps that the learning rate rises over.")] = 0.03,
-    rank: Annotated[int | None, typer.Option(min=1, help="LoRA rank.", show_default="16")] = None,
-    alpha: Annotated[float | None, typer.Option(help="LoRA alpha.", show_default="2 x rank")] = None,
-    target_modules: Annotated[
-        str | None, typer.Option(help="Layers to adapt: all-linear, or names.", show_default="all-linear")
-    ] = None,
+    lr: t.LearningRate = 2e-4,
+    schedule: t.ScheduleOption = Schedule.COSINE,
+    warmup: t.Warmup = 0.03,
+    rank: t.Rank = None,
+    alpha: t.Alpha = None,
+    target_modules: t.TargetModules = None,
     init_adapter: Annotated[
         str | None,
         typer.Option(help="Start each run from the adapter of a run or in a folder.", show_default="a new one"),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows of a step.")] = 16,
-    batch_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Tokens computed at a time.", show_default="what fits")
-    ] = None,
-    gradient_checkpointing: Annotated[
-        bool, typer.Option("--gradient-checkpointing", help="Less memory, about a third more time.")
-    ] = False,
+    batch_size: t.BatchSize = 16,
+    batch_tokens: t.BatchTokens = None,
+    gradient_checkpointing: t.GradientCheckpointing = False,
     max_length: o.MaxLength = 1024,
-    loss_per: Annotated[
-        o.LossPer, typer.Option(help="What the training loss is a mean over: rows, or all supervised tokens of a step.")
-    ] = o.LossPer.ROW,
+    loss_per: t.LossPerOption = LossPer.ROW,
     average_weights: Annotated[
         bool,
         typer.Option(
             "--average-weights/--no-average-weights",
-            help="Measure the mean of the weights after each of the last quarter of the steps: seeds differ less.",
+            help=f"{t.AVERAGE_WEIGHTS} Seeds differ less then.",
         ),
     ] = True,
-    dtype: o.DtypeOption = o.Dtype.AUTO,
+    dtype: o.DtypeOption = Dtype.AUTO,
     device: o.Device = "auto",
     columns: o.Columns = None,
     split: o.Split = None,
@@ -148,7 +133,7 @@ def validate(
     from ntkcli.data.references import split_name
     from ntkcli.steps.shared.outputs import Inputs
     from ntkcli.steps.validation.export import check_files, write_export, write_plot
-    from ntkcli.steps.validation.request import prepare
+    from ntkcli.steps.validation.request import ValidationSettings, prepare
     from ntkcli.steps.validation.validate import validate as step
 
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
@@ -160,7 +145,7 @@ def validate(
         "domain": domain,
         "task": task,
         "name": name,
-        "design": design.value,
+        "design": design,
         "bins": bins,
         "subsets": subsets,
         "rows": rows,
@@ -170,17 +155,18 @@ def validate(
         "epochs": epochs,
         "max_tokens": max_tokens,
         "lr": lr,
-        "schedule": schedule.value,
+        "schedule": schedule,
         "warmup": warmup,
         "rank": rank,
         "alpha": alpha,
         "target_modules": target_modules,
         "init_adapter": init_adapter,
         "batch_size": batch_size,
+        "batch_tokens": batch_tokens,
         "max_length": max_length,
-        "loss_per": loss_per.value,
+        "loss_per": loss_per,
         "average_weights": average_weights,
-        "dtype": dtype.value,
+        "dtype": dtype,
         "device": device,
         "columns": o.parse_columns(columns),
         "split": split,
@@ -190,13 +176,12 @@ def validate(
     if dry_run:
         from ntkcli.steps.validation.dry_run import estimate_validation
 
-        estimate = estimate_validation(prepare(store, **given), device=device)
+        estimate = estimate_validation(prepare(store, ValidationSettings.of(**given)))
         output.result(estimate, line=_estimate_line(estimate))
         return ExitCode.OK
     found = step(
         store,
         **given,
-        batch_tokens=batch_tokens,
         gradient_checkpointing=gradient_checkpointing,
         keep_runs=keep_runs,
         progress=output.progress,

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 
@@ -15,13 +15,11 @@ from ntkcli.data.formats.records import Record
 from ntkcli.data.llamafactory import find_entry
 from ntkcli.data.places import Source
 from ntkcli.data.problems import BAD_KEPT, none_usable
-from ntkcli.data.references import home
 from ntkcli.data.rows import RAW, BadRow, Row, RowError, column_names
 from ntkcli.data.schemas import Schema, detect, known_columns, known_schemas, read_row
 from ntkcli.doors import Made
 from ntkcli.errors import DataError, UsageError
-
-OnError = Literal["fail", "skip"]
+from ntkcli.paths import home
 
 _DETECT_ROWS: Final = 100  # a file whose first hundred rows fit no schema has none
 

@@ -9,11 +9,11 @@ from ntkcli.data.formats.registry import name_of_url_reader
 from ntkcli.data.hub import is_hub_id, local_config
 from ntkcli.data.llamafactory import is_entry
 from ntkcli.data.places import Source, find_place
-from ntkcli.data.references import home
 from ntkcli.data.stdin import STDIN
 from ntkcli.data.tasks.reference import find_task, names_task
 from ntkcli.data.tasks.source import TaskSource
 from ntkcli.errors import require_text
+from ntkcli.paths import home
 
 
 def find_source(reference: str, *, split: str | None = None) -> Source:

@@ -18,11 +18,11 @@ from ntkcli.data.formats.compression import COMPRESSED, Place, first_bytes, open
 from ntkcli.data.formats.records import Record
 from ntkcli.data.places import reader_of
 from ntkcli.data.problems import BAD_KEPT
-from ntkcli.data.references import home
 from ntkcli.data.rows import RAW, RowError, own_id, what_is
 from ntkcli.data.schemas import detect, known_columns, read_row
 from ntkcli.data.stdin import STDIN
 from ntkcli.errors import DataError, UsageError
+from ntkcli.paths import home
 
 ID_COLUMNS: Final = ("id", "row_id")
 _MARKS: Final = {b"PAR1": "parquet", b"ARROW1": "arrow"}

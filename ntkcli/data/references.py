@@ -7,12 +7,8 @@ import os
 from pathlib import Path
 
 from ntkcli.data.tasks.reference import find_task, names_task
+from ntkcli.paths import home
 from store.layout import is_name
-
-
-def home(reference: str | Path) -> str:
-    """The reference with `~` or `~user` at its beginning as a home folder; as it is where there is none."""
-    return os.path.expanduser(str(reference))
 
 
 def is_there(reference: str) -> bool:

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ntkcli.choices import OnError
 from ntkcli.data.columns import renamed
-from ntkcli.data.files import DataFile, OnError
+from ntkcli.data.files import DataFile
 from ntkcli.data.problems import BAD_KEPT, none_usable, refusal
 from ntkcli.data.rows import BadRow, Row, canonical_row, own_id
 from ntkcli.data.spool import OwnIds, RowIds, Rows
@@ -58,7 +59,7 @@ def scan(file: DataFile, *, on_error: OnError, folder: Path | None = None) -> Sc
             found.add(row)
     if found.n_bad == len(found.row_ids):
         raise none_usable(found.bad, found.n_bad)
-    if found.bad and on_error == "fail":
+    if found.bad and on_error == OnError.FAIL:
         raise refusal(found.bad, found.n_bad)
     return Scan(
         n=len(found.row_ids),

@@ -101,6 +101,23 @@ def position_weights(row: Encoded, positions: str) -> NDArray[np.float32]:
     return weight
 
 
+def pad_rows(
+    rows: Sequence[NDArray[Any]], fill: int, *, left: bool = False, width: int | None = None
+) -> NDArray[np.int64]:
+    """Rows of numbers as one array (B, T) int64, with `fill` behind the shorter ones, or before them (`left`).
+
+    T is `width`, by default the length of the longest row.
+    """
+    longest = max(len(row) for row in rows) if width is None else width
+    found = np.full((len(rows), longest), fill, dtype=np.int64)
+    for i, row in enumerate(rows):
+        if left:
+            found[i, longest - len(row) :] = row
+        else:
+            found[i, : len(row)] = row
+    return found
+
+
 def pad(rows: Sequence[Encoded], *, positions: str, pad_id: int, device: torch.device, whole: bool = False) -> Batch:
     """The rows as one batch, padded on the right; `positions` as in `position_weights`.
 
@@ -108,10 +125,9 @@ def pad(rows: Sequence[Encoded], *, positions: str, pad_id: int, device: torch.d
     unless the model looks at the length itself (`whole`: see `engine.rope`).
     """
     longest = max(len(row.ids) for row in rows)
-    ids = np.full((len(rows), longest + 1), pad_id, dtype=np.int64)
+    ids = pad_rows([row.ids for row in rows], pad_id, width=longest + 1)
     weight = np.zeros((len(rows), longest), dtype=np.float32)
     for i, row in enumerate(rows):
-        ids[i, : len(row.ids)] = row.ids
         weight[i, : len(row.ids)] = position_weights(row, positions)
     weighted = np.argwhere(weight)
     used = longest if whole else int(weighted[:, 1].max()) + 1

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ntkcli.choices import Across
 from ntkcli.scoring.features import Wide
 
 
-def across_groups(scores: Wide, *, how: str) -> Wide:
+def across_groups(scores: Wide, *, how: Across) -> Wide:
     """Scores (n, groups) as one (n,): the `max` (a row may serve one group well, as in LESS) or the `mean`."""
     reduced: Wide = scores.max(axis=1) if how == "max" else scores.mean(axis=1)
     return reduced

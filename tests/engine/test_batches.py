@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ntkcli.data.encoding import Encoded
-from ntkcli.engine.batches import pad, plan_batches
+from ntkcli.engine.batches import pad, pad_rows, plan_batches
 
 BUDGET = 128
 OVERHEAD = BUDGET // 16
@@ -75,3 +75,14 @@ def test_what_follows_the_last_position_is_left_out(positions: str, used: int) -
     for (row, position), token in zip(batch.weighted.tolist(), batch.following.tolist(), strict=True):
         ids = (long, short)[row].ids
         assert token == (ids[position + 1] if position + 1 < len(ids) else 0)
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_rows_are_padded_as_torch_pads_them(left: bool) -> None:
+    rows = [np.arange(1, n + 1, dtype=np.int32) for n in (3, 1, 5, 0)]
+    side = "left" if left else "right"
+    expected = torch.nn.utils.rnn.pad_sequence(
+        [torch.from_numpy(row) for row in rows], batch_first=True, padding_value=-7, padding_side=side
+    )
+    assert np.array_equal(pad_rows(rows, -7, left=left), expected.numpy())
+    assert pad_rows(rows, -7, width=8).shape == (4, 8)

@@ -182,7 +182,7 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(store: Store) -> 
     old = time.time() - 3700
     for path in (mine, elsewhere_old, somebodys):
         os.utime(path, (old, old))
-    assert kit.make(store).clean_leftovers() == 0  # create has cleaned already
+    assert kit.make(store)._scratch.clean() == 0  # create has cleaned already
     assert set((store.path / "tmp").iterdir()) == {mine, elsewhere_now, somebodys}
 
 

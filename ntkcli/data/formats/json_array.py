@@ -15,7 +15,6 @@ from ntkcli.errors import DataError
 
 _CHUNK_BYTES: Final = 1 << 20
 _SPACE: Final = " \t\r\n"
-_ENDS_VALUE: Final = _SPACE + ",]"
 
 
 def read_json(path: Path) -> Iterator[Record]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ntkcli.data.encoding import Encoded
+from ntkcli.engine.batches import pad_rows
 from ntkcli.engine.memory import TokenBudget, run_batches
 from ntkcli.engine.models.loading import LoadedModel
 from ntkcli.engine.rope import length_classes
@@ -76,11 +77,8 @@ def _generate(
 
     longest = max(len(prompt) for prompt in prompts)
     pad_id = loaded.tokenizer.pad_token_id or 0
-    ids = np.full((len(prompts), longest), pad_id, dtype=np.int64)
-    mask = np.zeros((len(prompts), longest), dtype=np.int64)
-    for row, prompt in enumerate(prompts):
-        ids[row, longest - len(prompt) :] = prompt.ids
-        mask[row, longest - len(prompt) :] = 1
+    ids = pad_rows([prompt.ids for prompt in prompts], pad_id, left=True)
+    mask = pad_rows([np.ones(len(prompt)) for prompt in prompts], 0, left=True)
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,

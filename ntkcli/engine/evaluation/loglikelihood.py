@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ntkcli.data.encoding import Encoded
+from ntkcli.engine.batches import pad_rows
 from ntkcli.engine.memory import LOGIT_BYTES, DoesNotFitError, TokenBudget, out_of_memory, run_batches
 from ntkcli.engine.models.loading import LoadedModel, decoder_of, head_logits, head_of
 from ntkcli.engine.rope import length_classes
@@ -213,19 +214,11 @@ def _forward(loaded: LoadedModel, packs: list[_Pack]) -> list[tuple[float, bool]
 @torch.inference_mode()
 def _scored_states(loaded: LoadedModel, packs: list[_Pack]) -> tuple[Tensor, Tensor]:
     """The final hidden state (N, D) from which each scored token is predicted, and the tokens (N,)."""
-    longest = max(len(pack.ids) for pack in packs)
-    ids = torch.zeros(len(packs), longest, dtype=torch.int64)
-    positions = torch.zeros(len(packs), longest, dtype=torch.int64)
-    branch = torch.full((len(packs), longest), -1, dtype=torch.int64)  # -1: padding
-    where: list[tuple[int, int]] = []
-    tokens: list[int] = []
-    for b, pack in enumerate(packs):
-        length = len(pack.ids)
-        ids[b, :length] = torch.from_numpy(pack.ids)
-        positions[b, :length] = torch.from_numpy(pack.positions)
-        branch[b, :length] = torch.from_numpy(pack.branch)
-        where += [(b, predictor) for _, predictor, _ in pack.scores]
-        tokens += [token for _, _, token in pack.scores]
+    ids = torch.from_numpy(pad_rows([pack.ids for pack in packs], 0))
+    positions = torch.from_numpy(pad_rows([pack.positions for pack in packs], 0))
+    branch = torch.from_numpy(pad_rows([pack.branch for pack in packs], -1))  # -1: padding
+    where = [(b, predictor) for b, pack in enumerate(packs) for _, predictor, _ in pack.scores]
+    tokens = [token for pack in packs for _, _, token in pack.scores]
     device = loaded.device
     if int(branch.max()) > 1:
         form = {"attention_mask": _tree_mask(branch).to(device), "position_ids": positions.to(device)}

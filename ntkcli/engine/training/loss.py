@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ntkcli.data.encoding import Encoded
+from ntkcli.engine.batches import pad_rows
 from ntkcli.engine.memory import LOGIT_BYTES, TokenBudget, run_batches
 from ntkcli.engine.models.loading import decoder_of, head_logits, head_of
 from ntkcli.engine.rope import LengthClasses, length_classes
@@ -220,16 +221,12 @@ def _undone(gradient: Tensor) -> Tensor:
 
 def collate(rows: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
     """`input_ids`, `attention_mask`, `labels` (B, T) int64, padded on the right."""
-    longest = max(len(row.ids) for row in rows)
-    ids = np.full((len(rows), longest), pad_id, dtype=np.int64)
-    mask = np.zeros((len(rows), longest), dtype=np.int64)
-    labels = np.full((len(rows), longest), IGNORED, dtype=np.int64)
-    for i, row in enumerate(rows):
-        length = len(row.ids)
-        ids[i, :length] = row.ids
-        mask[i, :length] = 1
-        labels[i, :length][row.supervised] = row.ids[row.supervised]
-    return {name: torch.from_numpy(x) for name, x in (("input_ids", ids), ("attention_mask", mask), ("labels", labels))}
+    arrays = {
+        "input_ids": pad_rows([row.ids for row in rows], pad_id),
+        "attention_mask": pad_rows([np.ones(len(row)) for row in rows], 0),
+        "labels": pad_rows([np.where(row.supervised, row.ids, IGNORED) for row in rows], IGNORED),
+    }
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 def not_finite(what: str, loss: float, names: Sequence[str], losses: Sequence[float]) -> DivergedError:

@@ -15,10 +15,13 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 import store
 from ntkcli.engine.features.extract import default_batch_tokens
@@ -100,15 +103,7 @@ def train_adapter(
     Raises:
         DivergedError: the loss is not finite; names the step and its rows.
     """
-    steps = plan_stages(
-        [len(row) for row in data.rows],
-        data.stages,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        epochs=options.epochs,
-        max_tokens=options.max_tokens,
-        max_steps=options.max_steps,
-    )
+    steps = _plan_steps(data, options)
     resume = newest_checkpoint(folder / "checkpoints", at_most=resume_at_most)
     state = (checkpoints.read_state(resume) if resume else None) or RunState(options.batch_tokens)
     with without_library_settings(), _quiet(), _deterministic(loaded.device):
@@ -116,22 +111,14 @@ def train_adapter(
         arguments = _arguments(loaded, options, folder / "checkpoints", n_steps=len(steps))
         pad_id = loaded.tokenizer.pad_token_id or 0
         trainer = make_trainer(model, arguments, data, steps, pad_id=pad_id, state=state, per_row=options.per_row)
-        average = (
-            WeightAverage.of_last(options.average_weights, model, n_steps=len(steps))
-            if options.average_weights
-            else None
-        )
-
-        def save_best(work: Path) -> None:
-            _save_adapter(model, work)
-            _save_moments(trainer, work)
-
+        share = options.average_weights
+        average = WeightAverage.of_last(share, model, n_steps=len(steps)) if share else None
         trainer.add_callback(
             checkpoint_callback(
                 trainer,
                 on_step=on_step,
                 progress=progress,
-                save_best=save_best if data.held_out else None,
+                save_best=partial(_save_best, model, trainer) if data.held_out else None,
                 patience=options.patience,
                 average=average,
             )
@@ -153,6 +140,23 @@ def train_adapter(
         _publish(trainer, folder, keep_optimizer=options.keep_optimizer)
         taken: int = checkpoints.steps_of(resume) if resume and state.stopped else trainer.state.global_step
         return taken
+
+
+def _plan_steps(data: TrainingRows, options: TrainingOptions) -> list[NDArray[np.int64]]:
+    return plan_stages(
+        [len(row) for row in data.rows],
+        data.stages,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        epochs=options.epochs,
+        max_tokens=options.max_tokens,
+        max_steps=options.max_steps,
+    )
+
+
+def _save_best(model: Any, trainer: Any, work: Path) -> None:
+    _save_adapter(model, work)
+    _save_moments(trainer, work)
 
 
 def pick_batch_tokens(loaded: LoadedModel) -> int:

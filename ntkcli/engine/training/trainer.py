@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers import PrinterCallback, Trainer
 
 from ntkcli.data.encoding import Encoded
 from ntkcli.engine.memory import DoesNotFitError
@@ -56,63 +57,83 @@ class TrainingRows:
     stages: Sequence[int] = ()
 
 
+class CompletionTrainer(Trainer):  # type: ignore[misc]  # untyped base
+    """Trainer with our steps and loss; remembers loss, rate and tokens of the current step in `now`."""
+
+    now = Step(0, 0.0, 0.0, 0)
+
+    def __init__(
+        self, model: Any, arguments: Any, data: TrainingRows, steps: Sequence[NDArray[np.int64]], *, pad_id: int,
+        state: RunState, per_row: bool,
+    ) -> None:  # fmt: skip
+        super().__init__(model=model, args=arguments, train_dataset=list(data.rows))
+        self.course = state
+        self._data, self._steps, self._pad_id = data, steps, pad_id
+        self.loss = StepLoss(
+            model.get_base_model(),
+            budget_tokens=state.budget_tokens,
+            per_row=per_row,
+            autocast=self.accelerator.autocast,
+        )
+        self.remove_callback(PrinterCallback)  # prints to stdout
+
+    def get_train_dataloader(self) -> Any:
+        """The planned steps as batches, each with the places of its rows."""
+
+        def load(where: list[int]) -> dict[str, Any]:
+            return {**collate([self._data.rows[i] for i in where], self._pad_id), "where": where}
+
+        numbers: Any = range(len(self._data.rows))
+        order = [step.tolist() for step in self._steps]
+        pin = self.args.dataloader_pin_memory
+        loader: Any = torch.utils.data.DataLoader(numbers, batch_sampler=order, collate_fn=load, pin_memory=pin)
+        return self.accelerator.prepare(loader)
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """Gradients of one step; its loss, detached. DivergedError, naming rows, if that is not finite."""
+        del num_items_in_batch
+        train_without_chance(model)
+        where = inputs.pop("where")
+        names = [self._data.names[i] for i in where]
+        batch = self._prepare_inputs(inputs)
+        with _naming(names):
+            total: Tensor = self.loss.backward(batch, self.accelerator.backward)
+        number, loss = self.state.global_step, float(total)
+        if not math.isfinite(loss):
+            raise not_finite(f"The loss of step {number}", loss, names, self.loss.rows(batch))
+        rate = float(self.optimizer.param_groups[0]["lr"])
+        self.now = Step(number, loss, rate, sum(len(self._data.rows[i]) for i in where))
+        return total
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not counted: nobody reads it, and walking over all weights costs time at every step."""
+        del inputs
+        return 0
+
+    def held_out_loss(self) -> float:
+        """Mean loss over the supervised tokens of the rows held out. NtkselError, naming rows, if not finite."""
+        self.model.eval()
+        how = {"pad_id": self._pad_id, "device": self.args.device}
+        with _naming(self._data.held_out_names):
+            loss: float = self.loss.mean(self._data.held_out, **how)
+        if not math.isfinite(loss):
+            each = [self.loss.mean([row], **how) for row in self._data.held_out]
+            what = f"The held-out loss after step {self.now.number}"
+            raise not_finite(what, loss, self._data.held_out_names, each)
+        return float(np.float32(loss))  # as the store keeps it
+
+
 def make_trainer(
     model: Any, arguments: Any, data: TrainingRows, steps: Sequence[NDArray[np.int64]], *, pad_id: int,
     state: RunState, per_row: bool = False,
-) -> Any:  # fmt: skip
-    """A Trainer of a peft model that takes these steps in this order; `per_row` as `StepLoss` has it."""
-    from transformers import PrinterCallback, Trainer
+) -> CompletionTrainer:  # fmt: skip
+    """A Trainer of a peft model that takes these steps in this order; `per_row` as `StepLoss` has it.
 
-    class CompletionTrainer(Trainer):  # type: ignore[misc]  # untyped base
-        """Trainer with our steps and loss; remembers loss, rate and tokens of the step under way in `now`."""
-
-        now = Step(0, 0.0, 0.0, 0)
-        course = state
-
-        def get_train_dataloader(self) -> Any:
-            def load(where: list[int]) -> dict[str, Any]:
-                return {**collate([data.rows[i] for i in where], pad_id), "where": where}
-
-            numbers: Any = range(len(data.rows))
-            order = [step.tolist() for step in steps]
-            pin = self.args.dataloader_pin_memory
-            loader: Any = torch.utils.data.DataLoader(numbers, batch_sampler=order, collate_fn=load, pin_memory=pin)
-            return self.accelerator.prepare(loader)
-
-        def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-            del num_items_in_batch
-            train_without_chance(model)
-            where = inputs.pop("where")
-            names = [data.names[i] for i in where]
-            batch = self._prepare_inputs(inputs)
-            with _naming(names):
-                total: Tensor = self.loss.backward(batch, self.accelerator.backward)
-            number, loss = self.state.global_step, float(total)
-            if not math.isfinite(loss):
-                raise not_finite(f"The loss of step {number}", loss, names, self.loss.rows(batch))
-            rate = float(self.optimizer.param_groups[0]["lr"])
-            self.now = Step(number, loss, rate, sum(len(data.rows[i]) for i in where))
-            return total
-
-        def floating_point_ops(self, inputs: Any) -> int:
-            """Not counted: nobody reads it, and walking over all weights costs time at every step."""
-            del inputs
-            return 0
-
-        def held_out_loss(self) -> float:
-            """Mean loss over the supervised tokens of the rows held out. NtkselError, naming rows, if not finite."""
-            self.model.eval()
-            how = {"pad_id": pad_id, "device": self.args.device}
-            with _naming(data.held_out_names):
-                loss: float = self.loss.mean(data.held_out, **how)
-            if not math.isfinite(loss):
-                each = [self.loss.mean([row], **how) for row in data.held_out]
-                what = f"The held-out loss after step {self.now.number}"
-                raise not_finite(what, loss, data.held_out_names, each)
-            return float(np.float32(loss))  # as the store keeps it
-
+    Raises:
+        UsageError: the model is quantised by a method that can't be trained on.
+    """
     try:
-        trainer = CompletionTrainer(model=model, args=arguments, train_dataset=list(data.rows))
+        return CompletionTrainer(model, arguments, data, steps, pad_id=pad_id, state=state, per_row=per_row)
     except ValueError as error:
         if "quantiz" not in str(error):
             raise
@@ -122,14 +143,6 @@ def make_trainer(
             "Give it in plain floats or quantised by bitsandbytes; if its weights are plain floats already, take "
             "`quantization_config` out of its config.json.",
         ) from error
-    trainer.loss = StepLoss(
-        model.get_base_model(),
-        budget_tokens=state.budget_tokens,
-        per_row=per_row,
-        autocast=trainer.accelerator.autocast,
-    )
-    trainer.remove_callback(PrinterCallback)  # prints to stdout
-    return trainer
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 import store
-from ntkcli.data import Encoded, Encoder
+from ntkcli.data import Encoded
 from ntkcli.steps.evaluation.plan import Plan
 from ntkcli.steps.evaluation.scorers import encode_item, refuse_long_items
 from ntkcli.steps.shared.cost import SAMPLE_ROWS, Estimate, weight_size
@@ -14,13 +14,13 @@ FORWARD_OPERATIONS = 2.0
 """Operations a parameter and token."""
 
 
-def estimate_evaluation(plan: Plan, *, max_length: int, device: str, thinking: bool | None) -> Estimate:
+def estimate_evaluation(plan: Plan) -> Estimate:
     """The bill of the items that are not done yet, over all runs; generated answers count at their longest."""
     from ntkcli.engine.models.loading import load_tokenizer
     from ntkcli.engine.models.speed import operations_per_second
 
     items = plan.items
-    encoder = Encoder(load_tokenizer(plan.identity), max_length=max_length, thinking=thinking)
+    encoder = plan.asked.use.encoder(load_tokenizer(plan.identity))
     some = np.unique(np.linspace(0, len(items.rows) - 1, min(SAMPLE_ROWS, len(items.rows))).astype(np.int64))
     lengths, unusable, truncated = [], 0, 0
     for index in some.tolist():
@@ -47,7 +47,7 @@ def estimate_evaluation(plan: Plan, *, max_length: int, device: str, thinking: b
         truncated=truncated,
         disk_bytes=rows * 8 * (items.n_choices + 3),
         weight_bytes=weight_bytes,
-        seconds=tokens * parameters * FORWARD_OPERATIONS / operations_per_second(device),
+        seconds=tokens * parameters * FORWARD_OPERATIONS / operations_per_second(plan.asked.use.device),
     )
 
 

@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import store
-from ntkcli.data import Encoder
-from ntkcli.data.files import OnError
+from ntkcli.choices import Dtype, Normalise, OnError, Scorer
 from ntkcli.data.references import split_name
-from ntkcli.errors import UsageError
 from ntkcli.progress import Progress, Silent
-from ntkcli.statistics import Difference
-from ntkcli.steps.evaluation.plan import HARNESS, Plan, check_baseline, make_plan
+from ntkcli.steps.evaluation.plan import Plan, check_baseline, make_plan
 from ntkcli.steps.evaluation.scorers import item_arrays, refuse_long_items, refuse_unusable, score_part
+from ntkcli.steps.evaluation.settings import MAX_NEW_TOKENS, EvaluationSettings
 from ntkcli.steps.evaluation.summary import EvaluateResult, summarise
 from ntkcli.steps.shared.disk_room import refuse_without_room
 from ntkcli.steps.shared.environment import begin, model_environment
@@ -32,39 +30,16 @@ PART_ROWS = 64
 """Items of a part: what a kill can lose, some seconds to a minute."""
 
 
-MAX_NEW_TOKENS = 128
-"""Of an answer, where nothing else is asked for."""
-
-
 def evaluate(
-    store_path: str | Path,
-    *,
-    model: str,
-    run: Sequence[str],
-    task: Sequence[str | Path],
-    name: str,
-    retain: Sequence[str | Path] = (),
-    scorer: str = "auto",
-    normalise: str = "sum",
-    max_new_tokens: int = MAX_NEW_TOKENS,
-    answer_pattern: str | None = None,
-    baseline: str | None = None,
-    max_length: int = 1024,
-    dtype: str = "auto",
-    device: str = "auto",
-    batch_tokens: int | None = None,
-    on_error: OnError = "fail",
-    columns: Mapping[str, str] | None = None,
-    split: str | None = None,
-    thinking: bool | None = None,
-    num_fewshot: int | None = None,
-    limit: int | None = None,
-    apply_chat_template: bool = False,
-    trust_remote_code: bool = False,
-    export: str | Path | None = None,
-    force: bool = False,
-    progress: Progress | None = None,
-) -> EvaluateResult:
+    store_path: str | Path, *, model: str, run: Sequence[str], task: Sequence[str | Path], name: str,
+    retain: Sequence[str | Path] = (), scorer: Scorer = Scorer.AUTO, normalise: Normalise = Normalise.SUM,
+    max_new_tokens: int = MAX_NEW_TOKENS, answer_pattern: str | None = None, baseline: str | None = None,
+    max_length: int = 1024, dtype: Dtype = Dtype.AUTO, device: str = "auto", batch_tokens: int | None = None,
+    on_error: OnError = OnError.FAIL, columns: Mapping[str, str] | None = None, split: str | None = None,
+    thinking: bool | None = None, num_fewshot: int | None = None, limit: int | None = None,
+    apply_chat_template: bool = False, trust_remote_code: bool = False, export: str | Path | None = None,
+    force: bool = False, progress: Progress | None = None,
+) -> EvaluateResult:  # fmt: skip
     """Write `evals/<name>/<run>` for every run: an adapter of the store, a folder with one, `base`, or an arm's seeds.
 
     `scorer`, for a task: `choices` (the choice with the highest log-likelihood given the prompt, end of turn
@@ -80,69 +55,29 @@ def evaluate(
         store.SpecDiffersError: an eval of this name has other tasks or settings.
         SpecError: an adapter is of another base model, or not whole.
     """
-    progress = progress or Silent()
-    if any(str(each).startswith(HARNESS) for each in (*task, *retain)):
+    given = locals().copy()
+    del given["store_path"], given["progress"]
+    asked, progress = EvaluationSettings.of(**given), progress or Silent()
+    asked.check_options()
+    if asked.by_harness:
         from ntkcli.steps.evaluation.lm_eval import evaluate_harness
 
-        _refuse_given(
-            "Tasks of lm_eval do not take",
-            scorer=(scorer, "auto"),
-            normalise=(normalise, "sum"),
-            max_new_tokens=(max_new_tokens, MAX_NEW_TOKENS),
-            answer_pattern=(answer_pattern, None),
-            columns=(columns or None, None),
-            split=(split, None),
-            on_error=(on_error, "fail"),
-        )
-        return evaluate_harness(
-            store_path,
-            model=model,
-            run=run,
-            task=[str(each) for each in task],
-            retain=[str(each) for each in retain],
-            name=name,
-            baseline=baseline,
-            num_fewshot=num_fewshot,
-            limit=limit,
-            apply_chat_template=apply_chat_template,
-            max_length=max_length,
-            dtype=dtype,
-            device=device,
-            batch_tokens=batch_tokens,
-            thinking=thinking,
-            trust_remote_code=trust_remote_code,
-            export=export,
-            force=force,
-            progress=progress,
-        )
-    refuse_harness_options(num_fewshot=num_fewshot, limit=limit, apply_chat_template=apply_chat_template)
-    if export is not None:
-        from ntkcli.steps.evaluation.export import check_export
+        return evaluate_harness(store_path, asked, progress)
+    return evaluate_runs(store_path, asked, progress)
 
-        read = Inputs([split_name(str(each))[1] for each in (*task, *retain)], (model, *run))
-        check_export(export, read, open_store(store_path) if is_store(store_path) else None, force=force)
-    plan = make_plan(
-        store_path,
-        model=model,
-        run=run,
-        task=task,
-        name=name,
-        retain=retain,
-        scorer=scorer,
-        normalise=normalise,
-        max_new_tokens=max_new_tokens,
-        answer_pattern=answer_pattern,
-        max_length=max_length,
-        dtype=dtype,
-        device=device,
-        on_error=on_error,
-        columns=columns,
-        split=split,
-        thinking=thinking,
-        trust_remote_code=trust_remote_code,
-        create=True,
-    )
-    check_baseline(plan, baseline)
+
+def evaluate_runs(store_path: str | Path, asked: EvaluationSettings, progress: Progress) -> EvaluateResult:
+    """The runs on tasks of our own, as the settings ask for them."""
+    from ntkcli.steps.evaluation.export import check_export, write_export
+
+    if asked.export is not None:
+        read = Inputs(
+            [split_name(str(each))[1] for each in (*asked.task, *asked.retain)], (asked.use.model, *asked.run)
+        )
+        stored = open_store(store_path) if is_store(store_path) else None
+        check_export(asked.export, read, stored, force=asked.force)
+    plan = make_plan(store_path, asked, create=True)
+    check_baseline(plan, asked.baseline)
     artefacts: dict[str, store.Artefact] = {}
     evaluator: Evaluator | None = None
     for run_name, adapter in plan.adapters.items():
@@ -153,48 +88,21 @@ def evaluate(
         refuse_without_room(artefact, artefact.pending(), instead="")
         if evaluator is None:
             note_conversion(plan.identity, progress)
-            evaluator = _load(plan, device, max_length, batch_tokens, thinking, on_error, progress)
+            evaluator = _load(plan, progress)
         evaluator.use(adapter, plan.identity)
         generates = "generate" in plan.items.scorers
         begin(artefact, model_environment(plan.identity, evaluator.loaded, generates=generates), progress)
-        _run(artefact, plan, evaluator, on_error, progress)
-    result = summarise(artefacts, name=name, baseline=baseline, items=plan.items)
-    if export is not None:
-        from ntkcli.steps.evaluation.export import write_export
-
-        write_export(export, artefacts, plan.items, result, spec=plan.spec, model=plan.identity.reference)
+        _run(artefact, plan, evaluator, progress)
+    result = summarise(artefacts, name=asked.name, baseline=asked.baseline, items=plan.items)
+    if asked.export is not None:
+        write_export(asked.export, artefacts, plan.items, result, spec=plan.spec, model=plan.identity.reference)
     return result
-
-
-def refuse_harness_options(*, num_fewshot: int | None, limit: int | None, apply_chat_template: bool) -> None:
-    """UsageError for an option that only tasks of lm_eval take."""
-    _refuse_given(
-        "Only tasks of lm_eval take",
-        num_fewshot=(num_fewshot, None),
-        limit=(limit, None),
-        apply_chat_template=(apply_chat_template, False),
-    )
-
-
-def _refuse_given(why: str, **options: tuple[object, object]) -> None:
-    """UsageError for the first option whose value is not its default: (value, default) by name."""
-    for name, (value, default) in options.items():
-        if value != default:
-            raise UsageError(f"{why} --{name.replace('_', '-')}.", "Leave the option out.")
 
 
 def summary(store_path: str | Path, *, name: str, runs: Sequence[str], baseline: str | None = None) -> EvaluateResult:
     """The result of finished runs of an eval, without tables of classes; the baseline is by default the first."""
     stored = open_store(store_path)
     return summarise({run: stored.get(f"evals/{name}/{run}") for run in runs}, name=name, baseline=baseline)
-
-
-def compare(store_path: str | Path, *, name: str, run: str, baseline: str) -> Difference:
-    """How one run of an eval compares with another, on the average of its tasks or its only one."""
-    found = summary(store_path, name=name, runs=[baseline, run]).scores[-1].difference
-    if found is None:
-        raise UsageError(f"{run} can't be compared with itself.", "Give two runs.")
-    return found
 
 
 def _create(plan: Plan, run: str) -> store.Artefact:
@@ -221,30 +129,23 @@ def _create(plan: Plan, run: str) -> store.Artefact:
     return artefact
 
 
-def _load(
-    plan: Plan,
-    device: str,
-    max_length: int,
-    batch_tokens: int | None,
-    thinking: bool | None,
-    on_error: OnError,
-    progress: Progress,
-) -> Evaluator:
+def _load(plan: Plan, progress: Progress) -> Evaluator:
     """The base model; before its weights are loaded, items that can't be encoded are refused unless they may be."""
     from ntkcli.engine.evaluation.evaluator import Evaluator
     from ntkcli.engine.models.loading import load_model, load_tokenizer
 
-    encoder = Encoder(load_tokenizer(plan.identity), max_length=max_length, thinking=thinking)
+    use = plan.asked.use
+    encoder = use.encoder(load_tokenizer(plan.identity))
     if encoder.form:
         progress.note(encoder.form)
-    if on_error == "fail":
+    if plan.asked.reading.on_error == OnError.FAIL:
         refuse_unusable(plan.items, encoder)
     refuse_long_items(plan.items, encoder, plan.identity, plan.settings.max_new_tokens)
-    loaded = load_model(plan.identity, dtype=str(plan.spec["dtype"]), device=device)
-    return Evaluator(loaded, encoder, batch_tokens=batch_tokens)
+    loaded = load_model(plan.identity, dtype=str(plan.spec["dtype"]), device=use.device)
+    return Evaluator(loaded, encoder, batch_tokens=use.batch_tokens)
 
 
-def _run(artefact: store.Artefact, plan: Plan, evaluator: Evaluator, on_error: OnError, progress: Progress) -> None:
+def _run(artefact: store.Artefact, plan: Plan, evaluator: Evaluator, progress: Progress) -> None:
     """Compute the pending parts of one run, whose adapter is in use."""
     run = artefact.name.rpartition("/")[2]
     progress.start(artefact.name, total=artefact.n, unit="items", done=artefact.rows_done())
@@ -253,7 +154,7 @@ def _run(artefact: store.Artefact, plan: Plan, evaluator: Evaluator, on_error: O
         arrays, tokens = score_part(plan.items, bounds, evaluator, plan.settings)
         bad = np.flatnonzero(arrays["status"] == store.RowStatus.NON_FINITE)
         rows = [plan.items.rows[bounds[0] + i] for i in bad]
-        settle_non_finite(f"values under {run}", rows, on_error=on_error, progress=progress)
+        settle_non_finite(f"values under {run}", rows, on_error=plan.asked.reading.on_error, progress=progress)
         artefact.write_part(part, arrays)
         progress.advance(bounds[1] - bounds[0], tokens=tokens)
     progress.stop()

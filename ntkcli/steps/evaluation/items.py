@@ -10,15 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 import store
+from ntkcli.choices import OnError, Scorer
 from ntkcli.data import BadRow, DataFile, Row, scan
-from ntkcli.data.files import OnError
 from ntkcli.data.references import split_name
 from ntkcli.data.tasks.reference import task_label
 from ntkcli.data.tasks.source import for_evaluation
 from ntkcli.errors import DataError, UsageError
 from ntkcli.steps.shared.row_sets import rows_in_order
-
-SCORERS = ("choices", "generate", "loss")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +63,10 @@ def load_tasks(
     references: Sequence[str],
     *,
     retain: Sequence[str] = (),
-    scorer: str = "auto",
+    scorer: Scorer = Scorer.AUTO,
     columns: Mapping[str, str] | None = None,
     split: str | None = None,
-    on_error: OnError = "fail",
+    on_error: OnError = OnError.FAIL,
 ) -> Items:
     """All items of the tasks: `FILE`, a task of `ntkcli.data.tasks.reference`, or `NAME=` either; else the file names
     the task.
@@ -103,7 +101,7 @@ def _load(
     name: str,
     path: str,
     retained: bool,
-    scorer: str,
+    scorer: Scorer,
     columns: Mapping[str, str] | None,
     split: str | None,
     on_error: OnError,
@@ -113,7 +111,9 @@ def _load(
     scanned = scan(file, on_error=on_error)
     rows = tuple(rows_in_order(file, None, scanned.status))
     good = [row for row in rows if isinstance(row, Row)]
-    chosen = scorer if scorer != "auto" else "choices" if any(row.choices for row in good) else "generate"
+    chosen = scorer
+    if scorer == Scorer.AUTO:
+        chosen = Scorer.CHOICES if any(row.choices for row in good) else Scorer.GENERATE
     option = "--retain" if retained else "--task"
     if chosen == "choices" and not all(row.choices for row in good):
         lacking = next(row for row in good if not row.choices)

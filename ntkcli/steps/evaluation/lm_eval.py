@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,19 +14,22 @@ import numpy as np
 import store
 from ntkcli.data import Encoder
 from ntkcli.errors import UsageError
-from ntkcli.identity import end_of_text_spec, resolve_model
+from ntkcli.finite import finite, to_json
+from ntkcli.identity import AdapterIdentity, ModelIdentity, end_of_text_spec
 from ntkcli.progress import Progress
 from ntkcli.steps.evaluation.export import check_export, publish_export
-from ntkcli.steps.evaluation.plan import HARNESS, find_runs, known_runs, require_baseline
+from ntkcli.steps.evaluation.plan import find_runs, known_runs, require_baseline
+from ntkcli.steps.evaluation.settings import HARNESS, EvaluationSettings
 from ntkcli.steps.evaluation.summary import HARNESS_SCORER, EvaluateResult, summarise
 from ntkcli.steps.shared.environment import begin, model_environment
-from ntkcli.steps.shared.model_settings import encoder_spec, note_conversion, settle_dtype
+from ntkcli.steps.shared.model_settings import note_conversion
 from ntkcli.steps.shared.outputs import Inputs
 from ntkcli.steps.shared.stores import is_store, open_store, require_spec
 
 if TYPE_CHECKING:
+    from ntkcli.engine.evaluation.evaluator import Evaluator
     from ntkcli.engine.evaluation.lm_eval_run import HarnessRun
-    from ntkcli.engine.evaluation.lm_eval_tasks import HarnessTasks
+    from ntkcli.engine.evaluation.lm_eval_tasks import HarnessTasks, TaskOptions
 
 VERSION = 2
 """Of this way of evaluating, in every spec."""
@@ -36,29 +39,8 @@ PART_ROWS = 4096
 """Items of a part; a run is computed as a whole, because the harness makes its metrics at the end."""
 
 
-def evaluate_harness(
-    store_path: str | Path,
-    *,
-    model: str,
-    run: Sequence[str],
-    task: Sequence[str],
-    retain: Sequence[str],
-    name: str,
-    baseline: str | None,
-    num_fewshot: int | None,
-    limit: int | None,
-    apply_chat_template: bool,
-    max_length: int,
-    dtype: str,
-    device: str,
-    batch_tokens: int | None,
-    thinking: bool | None,
-    trust_remote_code: bool,
-    export: str | Path | None,
-    force: bool,
-    progress: Progress,
-) -> EvaluateResult:
-    """Write `evals/<name>/<run>` for every run on tasks `lm_eval:NAME` or `lm_eval:FILE.yaml`; a finished run stands.
+def evaluate_harness(store_path: str | Path, asked: EvaluationSettings, progress: Progress) -> EvaluateResult:
+    """Write `evals/<name>/<run>` for every run on tasks `lm_eval:NAME` or `lm_eval:FILE.yaml`, but finished ones.
 
     Prompts, few-shot examples and metrics are the harness's. Each run's results in its own shape are the attribute
     `results`, and go to `export`.
@@ -66,88 +48,115 @@ def evaluate_harness(
     Raises:
         UsageError: lm_eval is not installed, doesn't know a task, or other tasks are among them.
     """
-    _check_call(name, run, [*task, *retain] if task else [], thinking if not apply_chat_template else None)
-    if export is not None:
+    _check_call(asked)
+    if asked.export is not None:
         stored_already = open_store(store_path) if is_store(store_path) else None
-        check_export(export, Inputs((), (model, *run)), stored_already, force=force)
+        check_export(asked.export, Inputs((), (asked.use.model, *asked.run)), stored_already, force=asked.force)
     harness_version = _harness_version()
-    identity = resolve_model(model, trust_remote_code=trust_remote_code)
+    identity = asked.use.resolve()
     stored = open_store(store_path, create=True)
-    adapters, parents = find_runs(stored, run, identity)
-    require_baseline(list(adapters), baseline)
-    known = known_runs(stored, name)
+    adapters, parents = find_runs(stored, asked.run, identity)
+    require_baseline(list(adapters), asked.baseline)
+    known = known_runs(stored, asked.name)
     from ntkcli.engine.evaluation.lm_eval_tasks import TaskOptions, load_harness_tasks
 
-    options = TaskOptions(num_fewshot, limit, apply_chat_template)
+    options = TaskOptions(asked.harness.num_fewshot, asked.harness.limit, asked.harness.apply_chat_template)
     spec: dict[str, Any] = {
         "version": VERSION,
         "model": identity.spec,
-        "encoder": encoder_spec(max_length, thinking),
+        "encoder": asked.use.encoder_spec(),
         **options.spec(),
         "scorer": HARNESS_SCORER,
         "lm_eval": harness_version,
-        "dtype": settle_dtype(dtype, device, next(iter(known.values()), None)),
+        "dtype": asked.use.settle_dtype(next(iter(known.values()), None)),
     }
-    _require_table(known, spec)  # other options than before: said before tasks are looked up, whose digests follow them
-    wanted, retained = ([each.removeprefix(HARNESS) for each in references] for references in (task, retain))
-    tasks = load_harness_tasks(wanted, retained, options, trust=trust_remote_code)
+    _require_table(known, spec)  # other options than before are refused before tasks, whose digests depend on them
+    wanted, retained = ([str(each).removeprefix(HARNESS) for each in tasks] for tasks in (asked.task, asked.retain))
+    tasks = load_harness_tasks(wanted, retained, options, trust=asked.use.trust_remote_code)
     for note in tasks.notes:
         progress.note(note)
     spec |= {"tasks": tasks.digests} | (end_of_text_spec(identity) if tasks.generates else {})
     _require_table(known, spec)
     order = [str(each) for each in next(iter(known.values())).attrs["tasks"]] if known else list(tasks.tasks)
+    work = _Work(stored, asked, identity, options, tasks, order, progress)
     artefacts: dict[str, store.Artefact] = {}
-    evaluator: Any = None
-    for run_name, adapter in adapters.items():
+    for run, adapter in adapters.items():
         own = {**spec, "adapter": adapter.spec if adapter else None}
-        if (found := known.get(run_name)) is not None:
+        if (found := known.get(run)) is not None:
             require_spec(found, own)
             if found.complete:
                 progress.note(f"{found.name} is finished already")
-                artefacts[run_name] = _kept(found, tasks)
+                artefacts[run] = _kept(found, tasks)
                 continue
-        from ntkcli.engine.evaluation.evaluator import Evaluator
+        artefacts[run] = work.compute(run, adapter, own, parents[run])
+    if asked.export is not None:
+        _export(asked.export, artefacts)
+    return summarise(artefacts, name=asked.name, baseline=asked.baseline)
+
+
+@dataclass(slots=True)
+class _Work:
+    """Runs that are to be computed; the model is loaded for the first."""
+
+    stored: store.Store
+    asked: EvaluationSettings
+    identity: ModelIdentity
+    options: TaskOptions
+    tasks: HarnessTasks
+    order: Sequence[str]
+    progress: Progress
+    evaluator: Evaluator | None = None
+
+    def compute(
+        self, run: str, adapter: AdapterIdentity | None, spec: Mapping[str, Any], parents: Mapping[str, str]
+    ) -> store.Artefact:
+        """Compute one run and write it."""
         from ntkcli.engine.evaluation.lm_eval_run import run_harness
+
+        place = f"evals/{self.asked.name}/{run}"
+        self.evaluator = evaluator = self.evaluator or self._load(str(spec["dtype"]))
+        evaluator.use(adapter, self.identity)
+        self.progress.note(f"{place}: {', '.join(self.order)} by lm_eval")
+        results = run_harness(
+            evaluator,
+            self.tasks,
+            self.options,
+            max_length=self.asked.use.max_length,
+            progress=self.progress,
+            thinking=self.asked.use.thinking,
+            trust=self.asked.use.trust_remote_code,
+        )
+        artefact = _create(self.stored, place, spec, parents, self.order, results, self.tasks)
+        generates = self.tasks.generates
+        now = model_environment(self.identity, evaluator.loaded, "lm_eval", "datasets", generates=generates)
+        begin(artefact, now, self.progress)
+        _write(artefact, self.order, results)
+        return artefact
+
+    def _load(self, dtype: str) -> Evaluator:
+        from ntkcli.engine.evaluation.evaluator import Evaluator
         from ntkcli.engine.models.limits import refuse_too_long
         from ntkcli.engine.models.loading import load_model
 
-        if evaluator is None:
-            note_conversion(identity, progress)
-            refuse_too_long(identity, max_length, "An item as long as --max-length")
-            loaded = load_model(identity, dtype=str(spec["dtype"]), device=device)
-            _require_template(loaded.tokenizer, apply_chat_template, model)
-            evaluator = Evaluator(loaded, Encoder(loaded.tokenizer, max_length=max_length), batch_tokens=batch_tokens)
-        evaluator.use(adapter, identity)
-        progress.note(f"evals/{name}/{run_name}: {', '.join(order)} by lm_eval")
-        results = run_harness(
-            evaluator,
-            tasks,
-            options,
-            max_length=max_length,
-            progress=progress,
-            thinking=thinking,
-            trust=trust_remote_code,
-        )
-        place = f"evals/{name}/{run_name}"
-        artefacts[run_name] = artefact = _create(stored, place, own, parents[run_name], order, results, tasks)
-        now = model_environment(identity, evaluator.loaded, "lm_eval", "datasets", generates=tasks.generates)
-        begin(artefact, now, progress)
-        _write(artefact, order, results)
-    if export is not None:
-        _export(export, artefacts)
-    return summarise(artefacts, name=name, baseline=baseline)
+        use = self.asked.use
+        note_conversion(self.identity, self.progress)
+        refuse_too_long(self.identity, use.max_length, "An item as long as --max-length")
+        loaded = load_model(self.identity, dtype=dtype, device=use.device)
+        _require_template(loaded.tokenizer, self.asked.harness.apply_chat_template, use.model)
+        encoder = Encoder(loaded.tokenizer, max_length=use.max_length)
+        return Evaluator(loaded, encoder, batch_tokens=use.batch_tokens)
 
 
-def _check_call(name: str, run: Sequence[str], task: Sequence[str], bare_thinking: bool | None) -> None:
+def _check_call(asked: EvaluationSettings) -> None:
     """UsageError for options that contradict each other."""
-    store.check_name(name, "--name")
-    if not run or not task:
+    store.check_name(asked.name, "--name")
+    if not asked.run or not asked.task:
         raise UsageError("There is nothing to evaluate.", "Give at least one --run and one --task.")
-    if other := [each for each in task if not each.startswith(HARNESS)]:
+    if other := [str(each) for each in (*asked.task, *asked.retain) if not str(each).startswith(HARNESS)]:
         raise UsageError(
             f"--task {other[0]} and tasks of lm_eval can't be in one eval.", "Give each kind a --name of its own."
         )
-    if bare_thinking is not None:
+    if asked.use.thinking is not None and not asked.harness.apply_chat_template:
         raise UsageError("--thinking is a setting of the chat template.", "Give --apply-chat-template with it.")
 
 
@@ -238,16 +247,7 @@ def _write(artefact: store.Artefact, order: Sequence[str], run: HarnessRun) -> N
 
 def _as_json(value: Any) -> Any:
     """The harness's results without what JSON has no word for: NaN and infinity as null, all else as text."""
-    plain = json.loads(json.dumps(value, default=str))
-
-    def finite(each: Any) -> Any:
-        if isinstance(each, dict):
-            return {key: finite(inner) for key, inner in each.items()}
-        if isinstance(each, list):
-            return [finite(inner) for inner in each]
-        return None if isinstance(each, float) and not math.isfinite(each) else each
-
-    return finite(plain)
+    return finite(json.loads(json.dumps(value, default=str)))
 
 
 def _export(path: str | Path, artefacts: Mapping[str, store.Artefact]) -> None:
@@ -264,6 +264,5 @@ def _export(path: str | Path, artefacts: Mapping[str, store.Artefact]) -> None:
         columns = zip(artefact.read("value").tolist(), artefact.read("task").tolist(), strict=True)
         for value, code in columns:
             task = names[code]
-            number = value if math.isfinite(value) else None
-            lines.append(json.dumps({"run": run, "task": task, "metric": metrics[task]["metric"], "value": number}))
+            lines.append(to_json({"run": run, "task": task, "metric": metrics[task]["metric"], "value": value}))
     publish_export(path, "".join(f"{line}\n" for line in lines).encode(), artefacts)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import store
-from ntkcli.answers import AnswerPattern
 from ntkcli.data import stdin
-from ntkcli.data.files import OnError
 from ntkcli.errors import UsageError
 from ntkcli.identity import (
     AdapterIdentity,
@@ -20,22 +18,19 @@ from ntkcli.identity import (
     end_of_text_spec,
     refuse_other_base,
     resolve_adapter,
-    resolve_model,
 )
 from ntkcli.statistics import group_seeds
 from ntkcli.steps.evaluation.items import Items, load_tasks
 from ntkcli.steps.evaluation.scorers import ScorerSettings
+from ntkcli.steps.evaluation.settings import EvaluationSettings
 from ntkcli.steps.shared.datasets import kept_data
-from ntkcli.steps.shared.model_settings import encoder_spec, run_parent, settle_dtype
+from ntkcli.steps.shared.model_settings import run_parent
 from ntkcli.steps.shared.stores import is_store, open_store, require_spec
 
 VERSION = 2
 """Of the evaluation, in every spec: goes up when the same items would get other values."""
 BASE = "base"
 """The run that is the model without any adapter."""
-HARNESS = "lm_eval:"
-"""What a task of lm-evaluation-harness begins with."""
-NORMALISATIONS = ("sum", "tokens", "characters")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +42,7 @@ class Plan:
     """
 
     stored: store.Store | None
-    name: str
+    asked: EvaluationSettings
     identity: ModelIdentity
     items: Items
     settings: ScorerSettings
@@ -56,69 +51,53 @@ class Plan:
     spec: dict[str, Any]
     known: dict[str, store.Artefact]
 
+    @property
+    def name(self) -> str:
+        """The evaluation's name."""
+        return self.asked.name
+
     def run_spec(self, run: str) -> dict[str, Any]:
         """The spec of one run."""
         adapter = self.adapters[run]
         return {**self.spec, "adapter": adapter.spec if adapter else None}
 
 
-def make_plan(
-    store_path: str | Path,
-    *,
-    model: str,
-    run: Sequence[str],
-    task: Sequence[str | Path],
-    name: str,
-    retain: Sequence[str | Path] = (),
-    scorer: str = "auto",
-    normalise: str = "sum",
-    max_new_tokens: int = 128,
-    answer_pattern: str | None = None,
-    max_length: int = 1024,
-    dtype: str = "auto",
-    device: str = "auto",
-    on_error: OnError = "fail",
-    columns: Mapping[str, str] | None = None,
-    split: str | None = None,
-    thinking: bool | None = None,
-    trust_remote_code: bool = False,
-    create: bool = False,
-) -> Plan:
-    """Everything looked up and checked, as `evaluate` does it; nothing is computed. Arguments and errors are its."""
-    store.check_name(name, "--name")
-    if not run or not task:
+def make_plan(store_path: str | Path, asked: EvaluationSettings, *, create: bool = False) -> Plan:
+    """Everything looked up and checked, as `evaluate` does it; nothing is computed. Its errors are those of `evaluate`.
+
+    `create`: make the store if there is none; else standard input is refused.
+    """
+    store.check_name(asked.name, "--name")
+    if not asked.run or not asked.task:
         raise UsageError("There is nothing to evaluate.", "Give at least one --run and one --task.")
-    if any(str(each).startswith(HARNESS) for each in (*task, *retain)):
+    if asked.by_harness:
         raise UsageError("--dry-run can't estimate tasks of lm_eval.", "Leave it out for these.")
-    if normalise not in NORMALISATIONS or max_new_tokens < 1:
-        raise UsageError(f"--normalise must be one of {', '.join(NORMALISATIONS)}; --max-new-tokens 1 or more.")
-    pattern = AnswerPattern(answer_pattern) if answer_pattern else None
-    identity = resolve_model(model, trust_remote_code=trust_remote_code)
-    settings = ScorerSettings(normalise, max_new_tokens, pattern)
-    if not create and stdin.STDIN in map(str, (*task, *retain)):
+    settings, how = asked.scoring.checked(), asked.reading
+    identity = asked.use.resolve()
+    if not create and stdin.STDIN in map(str, (*asked.task, *asked.retain)):
         raise UsageError("--dry-run keeps nothing, so what standard input gives would be lost.", "Give a file.")
     stored = open_store(store_path, create=create) if create or is_store(store_path) else None
     items = load_tasks(
-        [str(kept_data(stored, path)) for path in task],
-        retain=[str(kept_data(stored, path)) for path in retain],
-        scorer=scorer,
-        columns=columns,
-        split=split,
-        on_error=on_error,
+        [str(kept_data(stored, path)) for path in asked.task],
+        retain=[str(kept_data(stored, path)) for path in asked.retain],
+        scorer=asked.scoring.scorer,
+        columns=how.columns,
+        split=how.split,
+        on_error=how.on_error,
     )
-    adapters, parents = find_runs(stored, run, identity)
-    known = {} if stored is None else known_runs(stored, name)
+    adapters, parents = find_runs(stored, asked.run, identity)
+    known = {} if stored is None else known_runs(stored, asked.name)
     spec = {
         "version": VERSION,
         "model": identity.spec,
-        "encoder": encoder_spec(max_length, thinking),
+        "encoder": asked.use.encoder_spec(),
         "tasks": [task.digest for task in items.tasks],
         **_with_end_of_text(settings.spec(items.scorers), identity, known.values()),
-        "dtype": settle_dtype(dtype, device, next(iter(known.values()), None)),
+        "dtype": asked.use.settle_dtype(next(iter(known.values()), None)),
     }
     for artefact in known.values():  # one eval is one table: same base model, same items, same settings
         require_spec(artefact, {**spec, "adapter": artefact.spec["adapter"]})
-    return Plan(stored, name, identity, items, settings, adapters, parents, spec, known)
+    return Plan(stored, asked, identity, items, settings, adapters, parents, spec, known)
 
 
 def known_runs(stored: store.Store, name: str) -> dict[str, store.Artefact]:

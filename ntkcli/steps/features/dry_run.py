@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 import store
+from ntkcli.choices import Kind, OnError, Projection
 from ntkcli.data import DataFile, scan
-from ntkcli.data.files import OnError
 from ntkcli.data.stdin import readable
 from ntkcli.errors import UsageError
-from ntkcli.identity import ModelIdentity, resolve_model
+from ntkcli.identity import ModelIdentity
 from ntkcli.steps.features.arrays import feature_arrays, row_bytes
-from ntkcli.steps.features.settings import check_numbers
+from ntkcli.steps.features.request import FeatureRequest
 from ntkcli.steps.shared.cost import Estimate, estimate, hidden_size
 from ntkcli.steps.shared.datasets import read_as_known
 from ntkcli.steps.shared.row_sets import rows_in_order, selected_rows
@@ -23,58 +22,40 @@ from ntkcli.steps.shared.stores import is_store, open_store
 from ntkcli.steps.shared.token_counts import Counts, counts_of, find_counts
 
 
-def estimate_featurize(
-    store_path: str | Path,
-    *,
-    data: str | Path,
-    name: str,
-    kind: str,
-    model: str,
-    rows: str | None,
-    max_length: int,
-    dim: int,
-    device: str,
-    on_error: OnError,
-    probe: str = "sum",
-    probes: int = 1,
-    projection: str = "sjlt",
-    store_dtype: str = "float16",
-    columns: Mapping[str, str] | None = None,
-    split: str | None = None,
-    thinking: bool | None = None,
-    trust_remote_code: bool = False,
-) -> Estimate:
-    """What `featurize` with these settings would take. Tokens are exact where the store has counted them.
+def estimate_featurize(store_path: str | Path, request: FeatureRequest) -> Estimate:
+    """What `featurize` would take for this request. Tokens are exact where the store has counted them.
 
     Raises:
         UsageError: as `featurize`; or projection none, whose size only the model knows.
         DataError: rows can't be used, and `on_error` is "fail".
     """
-    if projection == "none":
+    settings, use, how = request.settings, request.use, request.reading
+    if settings.projection == Projection.NONE:
         raise UsageError(
             "--dry-run can't estimate the size of exact gradients without the model.", "Give --projection sjlt."
         )
-    check_numbers(kind=kind, positions=None, probe=probe, probes=probes, shard=(0, 1))
-    identity = resolve_model(model, trust_remote_code=trust_remote_code)
-    stored = open_store(store_path) if is_store(store_path) or rows is not None else None
-    known = stored.find(f"datasets/{store.check_name(name, '--name')}") if stored is not None else None
-    with readable(str(data)) as path:
-        file, alike = read_as_known(known, path, columns=columns, split=split)
-        status, same = _status(known if alike else None, file, on_error)
-        chosen = _chosen(stored, known, rows)
+    request.check()
+    identity = use.resolve()
+    stored = open_store(store_path) if is_store(store_path) or request.rows is not None else None
+    known = stored.find(f"datasets/{store.check_name(request.name, '--name')}") if stored is not None else None
+    with readable(str(request.data)) as path:
+        file, alike = read_as_known(known, path, columns=how.columns, split=how.split)
+        status, same = _status(known if alike else None, file, how.on_error)
+        chosen = _chosen(stored, known, request.rows)
         n = len(status) if chosen is None else len(chosen)
-        numbers = hidden_size(identity) if kind == "embed" else dim
+        numbers = hidden_size(identity) if settings.kind == Kind.EMBED else settings.dim
+        arrays = feature_arrays("sketch", numbers, settings.store_dtype, some_rows=chosen is not None)
         return estimate(
             rows_in_order(file, chosen, status),
             n=n,
-            step=kind,
+            step=settings.kind,
             model=identity,
-            max_length=max_length,
-            passes=probes if kind == "ntk" else 1,
-            disk_bytes=n * row_bytes(feature_arrays("sketch", numbers, store_dtype, some_rows=chosen is not None)),
-            device=device,
-            thinking=thinking,
-            counts=_counted(stored, known if same else None, identity, thinking, chosen),
+            max_length=use.max_length,
+            passes=settings.probes if settings.kind == Kind.NTK else 1,
+            disk_bytes=n * row_bytes(arrays),
+            device=use.device,
+            thinking=use.thinking,
+            counts=_counted(stored, known if same else None, identity, use.thinking, chosen),
         )
 
 
@@ -82,7 +63,7 @@ def _status(known: store.Artefact | None, file: DataFile, on_error: OnError) -> 
     """The status of each row, and whether they are those of the data set that the store has under the name."""
     if known is not None and known.complete and file.state() in known.attrs.get("files", []):
         status: NDArray[np.uint8] = known.read("status")
-        if on_error == "skip" or not (status >= store.RowStatus.UNREADABLE).any():
+        if on_error == OnError.SKIP or not (status >= store.RowStatus.UNREADABLE).any():
             return status, True
     found = scan(file, on_error=on_error)
     return found.status, known is not None and known.spec["digest"] == found.digest

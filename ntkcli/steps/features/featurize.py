@@ -11,20 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 import store
+from ntkcli.choices import Dtype, Kind, OnError, Pooling, Positions, Projection, StoreDtype
 from ntkcli.data import DataFile, Encoder
-from ntkcli.data.files import OnError
 from ntkcli.doors import refuse_missing
-from ntkcli.identity import AdapterIdentity, ModelIdentity, resolve_adapter, resolve_model
+from ntkcli.identity import AdapterIdentity, ModelIdentity, resolve_adapter
 from ntkcli.progress import Progress, Silent
-from ntkcli.seeds import check_seed
-from ntkcli.steps.features.adam_moments import adam_state
+from ntkcli.steps.features.adam_moments import AdamState, adam_state
 from ntkcli.steps.features.arrays import default_part_rows, feature_arrays, row_bytes
 from ntkcli.steps.features.part_loop import FeatureLoop
-from ntkcli.steps.features.settings import DEFAULT_POSITIONS, FeatureSettings, check_choices, check_numbers
+from ntkcli.steps.features.request import FeatureRequest
 from ntkcli.steps.shared.datasets import register_data
 from ntkcli.steps.shared.disk_room import refuse_without_room
 from ntkcli.steps.shared.environment import begin, model_environment
-from ntkcli.steps.shared.model_settings import note_conversion, run_parent, settle_dtype
+from ntkcli.steps.shared.model_settings import note_conversion, run_parent
 from ntkcli.steps.shared.row_sets import rows_in_order, selected_rows
 from ntkcli.steps.shared.stores import open_store, require_spec
 from ntkcli.steps.shared.token_counts import (
@@ -57,41 +56,16 @@ class FeaturizeResult:
 
 
 def featurize(
-    store_path: str | Path,
-    *,
-    data: str | Path,
-    name: str,
-    kind: str,
-    model: str,
-    adapter: str | None = None,
-    feature: str | None = None,
-    rows: str | None = None,
-    max_length: int = 1024,
-    positions: str | None = None,
-    pooling: str = "mean",
-    probe: str = "sum",
-    probes: int = 1,
-    layers: str = "all",
-    projection: str = "sjlt",
-    dim: int = 8192,
-    seed: int = 0,
-    store_dtype: str = "float16",
-    dtype: str = "auto",
-    device: str = "auto",
-    batch_tokens: int | None = None,
-    part_rows: int | None = None,
-    shard: tuple[int, int] = (0, 1),
-    on_error: OnError = "fail",
-    rank: int = 16,
-    target_modules: str = "all-linear",
-    adapter_seed: int = 0,
-    columns: Mapping[str, str] | None = None,
-    split: str | None = None,
-    thinking: bool | None = None,
-    trust_remote_code: bool = False,
-    adam: bool = False,
-    progress: Progress | None = None,
-) -> FeaturizeResult:
+    store_path: str | Path, *, data: str | Path, name: str, kind: Kind, model: str, adapter: str | None = None,
+    feature: str | None = None, rows: str | None = None, max_length: int = 1024, positions: Positions | None = None,
+    pooling: Pooling = Pooling.MEAN, probe: str = "sum", probes: int = 1, layers: str = "all",
+    projection: Projection = Projection.SJLT, dim: int = 8192, seed: int = 0,
+    store_dtype: StoreDtype = StoreDtype.FLOAT16, dtype: Dtype = Dtype.AUTO, device: str = "auto",
+    batch_tokens: int | None = None, part_rows: int | None = None, shard: tuple[int, int] = (0, 1),
+    on_error: OnError = OnError.FAIL, rank: int = 16, target_modules: str = "all-linear", adapter_seed: int = 0,
+    columns: Mapping[str, str] | None = None, split: str | None = None, thinking: bool | None = None,
+    trust_remote_code: bool = False, adam: bool = False, progress: Progress | None = None,
+) -> FeaturizeResult:  # fmt: skip
     """Compute `features/<name>/<feature>` for the rows of `data`, or find it finished.
 
     Without `adapter`, kind ntk takes a fresh one (rank, target_modules, adapter_seed; B = 0) and embed the bare model.
@@ -104,89 +78,133 @@ def featurize(
         UsageError, DataError: an option or a row can't be used; with on_error "skip" bad rows are left out, NaN.
         store.SpecDiffersError: the artefact exists and was made with other settings; names each.
     """
-    progress = progress or Silent()
-    check_choices(
-        kind=kind, positions=positions, pooling=pooling, probe=probe, projection=projection, store_dtype=store_dtype
-    )
-    check_numbers(kind=kind, positions=positions, probe=probe, probes=probes, shard=shard, adam=adam)
-    check_seed("--seed", seed)
-    check_seed("--adapter-seed", adapter_seed)
-    identity = resolve_model(model, trust_remote_code=trust_remote_code)
+    given = locals().copy()
+    del given["store_path"], given["progress"]
+    return make_features(store_path, FeatureRequest.of(**given), progress or Silent())
+
+
+def make_features(store_path: str | Path, request: FeatureRequest, progress: Progress) -> FeaturizeResult:
+    """Compute the features that the request asks for, or find them finished."""
+    request.check()
+    settings, use, how = request.settings, request.use, request.reading
+    identity = use.resolve()
     stored = open_store(store_path, create=True)
-    adapter_identity = resolve_adapter(adapter, adapters=stored.path / "adapters") if adapter else None
-    dataset, file = register_data(stored, name=name, data=data, columns=columns, split=split, on_error=on_error)
-    progress.note(f"{dataset.name}: {dataset.n} rows of {file.path}, read as {dataset.spec['schema']}")
-    parents = {dataset.name: dataset.fingerprint, **run_parent(stored, adapter)}
-    chosen, selection = None, None
-    if rows is not None:
-        chosen, selection = selected_rows(stored, rows, dataset=dataset)
-        parents[selection.name] = selection.fingerprint
-    artefact_name = f"features/{name}/{store.check_name(feature or kind, '--feature')}"
-    known = stored.find(artefact_name)
-    if known is not None:
-        refuse_missing(known.spec, artefact_name)
-    settings = FeatureSettings(
-        kind=kind,
-        max_length=max_length,
-        positions=positions or DEFAULT_POSITIONS[kind],
-        pooling=pooling,
-        probe=probe,
-        probes=probes,
-        layers=layers,
-        projection=projection,
-        dim=dim,
-        seed=seed,
-        dtype=settle_dtype(dtype, device, known),
-        rank=rank,
-        target_modules=target_modules,
-        adapter_seed=adapter_seed,
-        store_dtype=store_dtype,
-        thinking=thinking,
-        adam=adam_state(adapter_identity) if adam else None,
+    adapter = resolve_adapter(request.adapter, adapters=stored.path / "adapters") if request.adapter else None
+    dataset, file = register_data(
+        stored, name=request.name, data=request.data, columns=how.columns, split=how.split, on_error=how.on_error
     )
-    spec = settings.spec(identity, adapter_identity)
+    progress.note(f"{dataset.name}: {dataset.n} rows of {file.path}, read as {dataset.spec['schema']}")
+    parents = {dataset.name: dataset.fingerprint, **run_parent(stored, request.adapter)}
+    chosen, selection = None, None
+    if request.rows is not None:
+        chosen, selection = selected_rows(stored, request.rows, dataset=dataset)
+        parents[selection.name] = selection.fingerprint
+    place = f"features/{request.name}/{store.check_name(request.feature or settings.kind, '--feature')}"
+    known = stored.find(place)
+    if known is not None:
+        refuse_missing(known.spec, place)
+    adam = adam_state(adapter) if request.adam else None
+    dtype = use.settle_dtype(known)
+    spec = settings.spec(use, dtype, identity, adapter, adam)
     spec |= {"data": dataset.spec["digest"], "rows": selection.fingerprint if selection else None}
     if known is not None and known.spec == spec and known.complete:
-        progress.note(f"{artefact_name} is finished already: {known.n} rows")
+        progress.note(f"{place} is finished already: {known.n} rows")
         return _result(known, computed=0, tokens=0)
     if known is not None:
         require_spec(known, spec)
     note_conversion(identity, progress)
-    if known is None or chosen is None:  # of a selection they are not kept, and were told when it began
-        counts = _settle(stored, dataset, file, identity, chosen, shard, thinking, on_error, progress)
-        refuse_long_rows(counts, model=identity, max_length=max_length, file=file, rows=chosen)
-    extractor, encoder, now = _load(identity, adapter_identity, settings, device, batch_tokens, known)
-    n_rows = dataset.n if chosen is None else len(chosen)
-    vectors = "embedding" if kind == "embed" else "sketch"
-    arrays = feature_arrays(vectors, extractor.dim, store_dtype, some_rows=chosen is not None)
-    if encoder.form:
-        progress.note(encoder.form)
-    artefact = stored.create(
-        artefact_name,
-        kind=store.Kind.FEATURES,
-        spec=spec,
-        parents=parents,
-        n=n_rows,
-        part_rows=part_rows or default_part_rows(kind, n_rows, row_bytes(arrays)),
-        arrays=arrays,
-        plan={"batch_tokens": extractor.budget.tokens},
-        attrs={"model": identity.reference, "adapter": str(adapter_identity.folder) if adapter_identity else None},
-    )
-    if batch_tokens is None:
-        extractor.budget.tokens = artefact.plan["batch_tokens"]  # another writer may have been first
-    pending = artefact.pending(shard)
-    refuse_without_room(artefact, pending)
-    if pending:
-        begin(artefact, now, progress)
-    work = FeatureLoop(artefact, file, chosen, dataset.read("status"), encoder, extractor, on_error, progress, vectors)
-    planned = extractor.budget.tokens
-    computed, tokens = work.run(pending)
-    if extractor.budget.tokens < planned:
-        progress.note(
-            f"memory ran out: batches went from {planned} to {extractor.budget.tokens} tokens; "
-            f"--batch-tokens {extractor.budget.tokens} begins there"
+    if known is None or chosen is None:  # of a selection they are not kept, and were reported when it began
+        counts = _settle(stored, dataset, file, identity, chosen, request, progress)
+        refuse_long_rows(counts, model=identity, max_length=use.max_length, file=file, rows=chosen)
+    work = _Work(stored, request, dataset, file, chosen, identity, adapter, adam, place, spec, parents, known)
+    return work.run(progress)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """Features that are to be computed, with everything looked up and checked."""
+
+    stored: store.Store
+    request: FeatureRequest
+    dataset: store.Artefact
+    file: DataFile
+    chosen: NDArray[np.int64] | None
+    identity: ModelIdentity
+    adapter: AdapterIdentity | None
+    adam: AdamState | None
+    place: str
+    spec: dict[str, Any]
+    parents: dict[str, str]
+    known: store.Artefact | None
+
+    def run(self, progress: Progress) -> FeaturizeResult:
+        """Load the model and compute the pending parts of this shard."""
+        use = self.request.use
+        extractor, encoder, now = self._load()
+        if encoder.form:
+            progress.note(encoder.form)
+        vectors = "embedding" if self.request.settings.kind == Kind.EMBED else "sketch"
+        artefact = self._artefact(extractor, vectors)
+        if use.batch_tokens is None:
+            extractor.budget.tokens = artefact.plan["batch_tokens"]  # another writer may have been first
+        pending = artefact.pending(self.request.shard)
+        refuse_without_room(artefact, pending)
+        if pending:
+            begin(artefact, now, progress)
+        status, on_error = self.dataset.read("status"), self.request.reading.on_error
+        loop = FeatureLoop(artefact, self.file, self.chosen, status, encoder, extractor, on_error, progress, vectors)
+        planned = extractor.budget.tokens
+        computed, tokens = loop.run(pending)
+        if extractor.budget.tokens < planned:
+            progress.note(
+                f"memory ran out: batches went from {planned} to {extractor.budget.tokens} tokens; "
+                f"--batch-tokens {extractor.budget.tokens} begins there"
+            )
+        return _result(artefact, computed=computed, tokens=tokens)
+
+    def _artefact(self, extractor: Extractor, vectors: str) -> store.Artefact:
+        """The features in the store, new or resumed."""
+        settings, adapter = self.request.settings, self.adapter
+        n = self.dataset.n if self.chosen is None else len(self.chosen)
+        arrays = feature_arrays(vectors, extractor.dim, settings.store_dtype, some_rows=self.chosen is not None)
+        return self.stored.create(
+            self.place,
+            kind=store.Kind.FEATURES,
+            spec=self.spec,
+            parents=self.parents,
+            n=n,
+            part_rows=self.request.part_rows or default_part_rows(settings.kind, n, row_bytes(arrays)),
+            arrays=arrays,
+            plan={"batch_tokens": extractor.budget.tokens},
+            attrs={"model": self.identity.reference, "adapter": str(adapter.folder) if adapter else None},
         )
-    return _result(artefact, computed=computed, tokens=tokens)
+
+    def _load(self) -> tuple[Extractor, Encoder, dict[str, Any]]:
+        from ntkcli.engine.features import extract
+        from ntkcli.engine.models.loading import load_model
+
+        use, settings, model, adapter = self.request.use, self.request.settings, self.identity, self.adapter
+        with_head = settings.kind != Kind.EMBED
+        loaded = load_model(model, dtype=self.spec["dtype"], device=use.device, with_head=with_head)
+        encoder = use.encoder(loaded.tokenizer)
+        budget = use.batch_tokens or (self.known.plan["batch_tokens"] if self.known is not None else None)
+        if settings.kind == Kind.EMBED:
+            extractor = extract.embedding_extractor(
+                loaded,
+                model=model,
+                adapter=adapter,
+                positions=settings.tokens_used,
+                pooling=settings.pooling,
+                batch_tokens=budget,
+            )
+        else:
+            gradient = settings.gradient(self.adam)
+            extractor = extract.gradient_extractor(
+                loaded, model=model, adapter=adapter, settings=gradient, batch_tokens=budget
+            )
+            if self.adam is not None:
+                self.adam.watch.require_unchanged()
+        return extractor, encoder, model_environment(model, loaded)
 
 
 def _settle(
@@ -195,16 +213,14 @@ def _settle(
     file: DataFile,
     model: ModelIdentity,
     chosen: NDArray[np.int64] | None,
-    shard: tuple[int, int],
-    thinking: bool | None,
-    on_error: OnError,
+    request: FeatureRequest,
     progress: Progress,
 ) -> Counts:
-    """Count tokens, and settle what becomes of rows that can't be encoded, before the model is loaded."""
-    status = dataset.read("status")
+    """Count tokens, and settle what happens to rows that can't be encoded, before the model is loaded."""
+    status, thinking = dataset.read("status"), request.use.thinking
     kept = find_counts(stored, dataset, model, thinking=thinking)
     if kept is None and chosen is None:
-        kept = count_tokens(stored, dataset, file, model, thinking=thinking, shard=shard, progress=progress)
+        kept = count_tokens(stored, dataset, file, model, thinking=thinking, shard=request.shard, progress=progress)
     if kept is not None:
         counts = counts_of(kept, chosen)
     else:
@@ -216,42 +232,10 @@ def _settle(
         status=status,
         model=model,
         thinking=thinking,
-        on_error=on_error,
+        on_error=request.reading.on_error,
         progress=progress,
     )
     return counts
-
-
-def _load(
-    model: ModelIdentity,
-    adapter: AdapterIdentity | None,
-    settings: FeatureSettings,
-    device: str,
-    batch_tokens: int | None,
-    known: store.Artefact | None,
-) -> tuple[Extractor, Encoder, dict[str, Any]]:
-    from ntkcli.engine.features import extract
-    from ntkcli.engine.models.loading import load_model
-
-    loaded = load_model(model, dtype=settings.dtype, device=device, with_head=settings.kind != "embed")
-    encoder = Encoder(loaded.tokenizer, max_length=settings.max_length, thinking=settings.thinking)
-    budget = batch_tokens or (known.plan["batch_tokens"] if known is not None else None)
-    if settings.kind == "embed":
-        extractor = extract.embedding_extractor(
-            loaded,
-            model=model,
-            adapter=adapter,
-            positions=settings.positions,
-            pooling=settings.pooling,
-            batch_tokens=budget,
-        )
-    else:
-        extractor = extract.gradient_extractor(
-            loaded, model=model, adapter=adapter, settings=settings.gradient(), batch_tokens=budget
-        )
-        if settings.adam is not None:
-            settings.adam.watch.require_unchanged()
-    return extractor, encoder, model_environment(model, loaded)
 
 
 def _result(artefact: store.Artefact, *, computed: int, tokens: int) -> FeaturizeResult:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 import store
 from ntkcli import feature_encoding
+from ntkcli.choices import OnError
 from ntkcli.data import BadRow, DataFile, Encoded, Encoder, Row, RowError
-from ntkcli.data.files import OnError
 from ntkcli.errors import DataError
 from ntkcli.progress import Progress
 from ntkcli.steps.shared.non_finite import name_of, settle_non_finite
@@ -92,7 +92,7 @@ class FeatureLoop:
         try:
             encoded = self.encoder.encode(row)
         except RowError as error:
-            if self.on_error == "fail":
+            if self.on_error == OnError.FAIL:
                 raise DataError(
                     f"{row.place}: {error.reason}.",
                     "Fix the row, or give --on-error skip to leave such rows out.",

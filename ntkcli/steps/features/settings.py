@@ -2,125 +2,119 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ntkcli import feature_encoding
+from ntkcli.choices import Kind, Pooling, Positions, Projection, StoreDtype, checked
 from ntkcli.engine.gradients.registry import PROBES
 from ntkcli.errors import UsageError
 from ntkcli.identity import AdapterIdentity, ModelIdentity
+from ntkcli.seeds import check_seed
 from ntkcli.steps.features.adam_moments import AdamState
-from ntkcli.steps.shared.model_settings import encoder_spec
+from ntkcli.steps.shared.settings import ModelUse
 
 if TYPE_CHECKING:
     from ntkcli.engine.features.extract import GradientSettings
 
 VERSION = 2
 """Of the features, in every spec: goes up when the engine gives other values for the same settings."""
-KINDS = ("ntk", "loss", "embed")
-POSITIONS = ("completion", "all", "last")
-POOLINGS = ("mean", "weighted", "last")
-PROJECTIONS = ("sjlt", "rademacher", "none")
 PROJECTION_VERSION = 1
 """Of the projections, in every spec: goes up when the same seed gives other numbers."""
-DEFAULT_POSITIONS = {"ntk": "completion", "loss": "completion", "embed": "all"}
+DEFAULT_POSITIONS = {Kind.NTK: Positions.COMPLETION, Kind.LOSS: Positions.COMPLETION, Kind.EMBED: Positions.ALL}
 """ntk (docs/method.md): features over the answer find skill and topic. embed: the paper's mean over all tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureSettings:
-    """All settings of a features artefact that can change a value, as the options name them."""
+    """The options of `featurize` that decide what a feature is; `ModelUse` has the rest of what can change a value."""
 
-    kind: str
-    max_length: int
-    positions: str
-    pooling: str
-    probe: str
-    probes: int
-    layers: str
-    projection: str
-    dim: int
-    seed: int
-    dtype: str
-    rank: int
-    target_modules: str
-    adapter_seed: int
-    store_dtype: str
-    thinking: bool | None = None
-    adam: AdamState | None = None
+    kind: Kind
+    positions: Positions | None = None
+    pooling: Pooling = Pooling.MEAN
+    probe: str = "sum"
+    probes: int = 1
+    layers: str = "all"
+    projection: Projection = Projection.SJLT
+    dim: int = 8192
+    seed: int = 0
+    rank: int = 16
+    target_modules: str = "all-linear"
+    adapter_seed: int = 0
+    store_dtype: StoreDtype = StoreDtype.FLOAT16
 
     @property
-    def moments(self) -> Path | None:
-        """The file of the optimiser's moments, with `adam`."""
-        return self.adam.path if self.adam else None
+    def tokens_used(self) -> Positions:
+        """The positions that were asked for, or the default of the kind."""
+        return self.positions or DEFAULT_POSITIONS[self.kind]
 
-    def spec(self, model: ModelIdentity, adapter: AdapterIdentity | None) -> dict[str, Any]:
-        """The spec without data and rows: what two artefacts must agree in for their features to compare."""
+    def check(self) -> None:
+        """UsageError for a value that can't be used, or two that don't go together."""
+        checked(Kind, self.kind, "--kind")
+        if self.positions is not None:
+            checked(Positions, self.positions, "--positions")
+        checked(Pooling, self.pooling, "--pooling")
+        PROBES.require(self.probe)
+        checked(Projection, self.projection, "--projection")
+        checked(StoreDtype, self.store_dtype, "--store-dtype")
+        if self.probes < 1:
+            raise UsageError(f"--probes {self.probes} is too few.", "Give 1 or more.")
+        if self.kind == Kind.NTK and self.probes > 1 and not PROBES.get(self.probe).seeded:
+            raise UsageError(
+                f"--probes {self.probes}: {self.probe} is one direction in logit space, and {self.probes} of it say no "
+                "more than one.",
+                "Give --probe rademacher or --probe centred, or leave --probes out.",
+            )
+        if self.kind == Kind.LOSS and self.tokens_used != Positions.COMPLETION:
+            raise UsageError(f"--positions {self.positions}: the loss is over the answer's tokens.", "Leave it out.")
+        check_seed("--seed", self.seed)
+        check_seed("--adapter-seed", self.adapter_seed)
+
+    def spec(
+        self, use: ModelUse, dtype: str, model: ModelIdentity, adapter: AdapterIdentity | None, adam: AdamState | None
+    ) -> dict[str, Any]:
+        """The spec without data and rows: what must match for two feature sets to be comparable."""
         spec: dict[str, Any] = {
             "kind": self.kind,
             "version": VERSION,
             "model": model.spec,
             "adapter": adapter.spec if adapter else None,
-            "encoder": encoder_spec(self.max_length, self.thinking),
-            "positions": self.positions,
-            "dtype": self.dtype,
+            "encoder": use.encoder_spec(),
+            "positions": self.tokens_used,
+            "dtype": dtype,
             "store_dtype": self.store_dtype,
         }
-        if self.kind == "embed":
+        if self.kind == Kind.EMBED:
             return spec | {"pooling": self.pooling}
         if adapter is None:
             fresh = {"rank": self.rank, "target_modules": self.target_modules, "seed": self.adapter_seed}
             spec["adapter"] = {"fresh": fresh}
-        if self.adam is not None:
-            spec["adam"] = self.adam.spec
-        if self.kind == "ntk":
+        if adam is not None:
+            spec["adam"] = adam.spec
+        if self.kind == Kind.NTK:
             spec |= {"probe": self.probe, "probes": self.probes}
             if PROBES.get(self.probe).seeded:
                 spec["probe_seed"] = self.seed
             spec |= PROBES.spec(self.probe)
         spec |= {"layers": self.layers, "projection": {"name": self.projection, "version": PROJECTION_VERSION}}
-        if self.projection != "none":
+        if self.projection != Projection.NONE:
             spec["projection"] |= {"dim": self.dim, "seed": self.seed}
         return spec
 
-    def gradient(self) -> GradientSettings:
+    def gradient(self, adam: AdamState | None) -> GradientSettings:
         """The part of the settings that the engine takes, for the kinds ntk and loss."""
         from ntkcli.engine.features.extract import GradientSettings
 
-        return GradientSettings(**{f.name: getattr(self, f.name) for f in fields(GradientSettings)})
-
-
-def check_choices(
-    *, kind: str, positions: str | None, pooling: str, probe: str, projection: str, store_dtype: str
-) -> None:
-    """UsageError if one of them is none of those there are."""
-    for option, value, known in (
-        ("--kind", kind, KINDS),
-        ("--positions", positions, (None, *POSITIONS)),
-        ("--pooling", pooling, POOLINGS),
-        ("--projection", projection, PROJECTIONS),
-        ("--store-dtype", store_dtype, feature_encoding.DTYPES),
-    ):
-        if value not in known:
-            raise UsageError(f"{option} {value} is not known.", f"Give one of: {', '.join(filter(None, known))}.")
-    PROBES.require(probe)
-
-
-def check_numbers(
-    *, kind: str, positions: str | None, probe: str, probes: int, shard: tuple[int, int], adam: bool = False
-) -> None:
-    """UsageError if one of them is out of range, or they don't go together."""
-    if adam and kind != "loss":
-        raise UsageError(f"--adam means nothing to --kind {kind}: it is of training's gradients.", "Give --kind loss.")
-    if probes < 1:
-        raise UsageError(f"--probes {probes} is too few.", "Give 1 or more.")
-    if kind == "ntk" and probes > 1 and not PROBES.get(probe).seeded:
-        raise UsageError(
-            f"--probes {probes}: {probe} is one direction in logit space, and {probes} of it say no more than one.",
-            "Give --probe rademacher or --probe centred, or leave --probes out.",
+        return GradientSettings(
+            kind=self.kind,
+            positions=self.tokens_used,
+            probe=self.probe,
+            probes=self.probes,
+            projection=self.projection,
+            dim=self.dim,
+            seed=self.seed,
+            layers=self.layers,
+            rank=self.rank,
+            target_modules=self.target_modules,
+            adapter_seed=self.adapter_seed,
+            moments=adam.path if adam else None,
         )
-    if kind == "loss" and positions not in (None, "completion"):
-        raise UsageError(f"--positions {positions}: the loss is over the answer's tokens.", "Leave it out.")
-    if not 0 <= shard[0] < shard[1]:
-        raise UsageError(f"--shard {shard[0]}/{shard[1]} is not a valid shard.", "Give I/N with I from 0 to N-1.")

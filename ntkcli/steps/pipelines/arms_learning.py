@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import store
+from ntkcli.choices import OnError
 from ntkcli.data import Row
 from ntkcli.statistics import ArmScore, TaskItems, compare_arms, group_seeds
 from ntkcli.statistics.arm_scores import Difference
@@ -116,11 +117,11 @@ def _difference(loss: TaskLoss, oracle: str, random: str) -> Difference | None:
 def _items(plan: Plan) -> Items:
     how: Mapping[str, object] = plan.evaluation
     retain = how.get("retain", ())
-    skip = how.get("on-error") == "skip"
+    on_error = OnError(str(how.get("on-error", OnError.FAIL)))
     return load_tasks(
         list(plan.tasks),
         retain=list(retain) if isinstance(retain, list) else [],
-        on_error="skip" if skip else "fail",
+        on_error=on_error,
     )
 
 

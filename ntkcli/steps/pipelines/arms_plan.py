@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from ntkcli import kernel_presets
+from ntkcli.choices import Equalise, checked
 from ntkcli.errors import UsageError
 from ntkcli.seeds import check_training_seed
 from ntkcli.steps.training.rows import MOST_TIMES
@@ -34,8 +35,6 @@ ARMS: Final[dict[str, str]] = {
 """Every arm, in the order of the table."""
 OPTIONAL: Final = ("oracle", "dsir", "rds", "random-selected")
 """Arms that only come when they are asked for."""
-EQUALISE: Final = ("steps", "tokens", "rows")
-"""What the arms can have in common besides the domain's rows."""
 DRAWS: Final = 5
 """Sets of random rows: three on one task differed by .06 nats, as much as arms do."""
 PER_SEED: Final = ("random", "random-length", "oracle", "preselect-random")
@@ -86,7 +85,7 @@ class Plan:
     warmup_epochs: int = 1
     domain_repeat: int | None = None
     draws: int | None = DRAWS
-    equalise: str | None = None
+    equalise: Equalise | None = None
     oracle: str | None = None
     sizes: tuple[int, ...] = ()
     size: int | None = None
@@ -143,8 +142,8 @@ class Plan:
             )
 
     def _check_equalise(self) -> None:
-        if self.equalise is not None and self.equalise not in EQUALISE:
-            raise UsageError(f"--equalise {self.equalise}: no such choice.", f"Give {', '.join(EQUALISE)}.")
+        if self.equalise is not None:
+            checked(Equalise, self.equalise, "--equalise")
         if self.equal != "tokens" and self.budget.tokens is not None:
             raise UsageError(
                 f"--equalise {self.equal}: under --token-budget arms differ in rows, and so in steps.",
@@ -152,9 +151,9 @@ class Plan:
             )
 
     @property
-    def equal(self) -> str:
+    def equal(self) -> Equalise:
         """What all arms have in common."""
-        return self.equalise or ("steps" if self.budget.tokens is None else "tokens")
+        return self.equalise or (Equalise.STEPS if self.budget.tokens is None else Equalise.TOKENS)
 
     @property
     def rows(self) -> int | None:
@@ -278,7 +277,7 @@ class Plan:
         return list(dict.fromkeys(found))
 
 
-def default_arms(equal: str, *, oracle: bool = False) -> tuple[str, ...]:
+def default_arms(equal: Equalise, *, oracle: bool = False) -> tuple[str, ...]:
     """The arms compared by default: all but those to be asked for, with the domain alone trained as long as others."""
     left_out = {*OPTIONAL, "domain-tokens" if equal == "steps" else "domain-steps"} - ({"oracle"} if oracle else set())
     return tuple(arm for arm in ARMS if arm not in left_out)

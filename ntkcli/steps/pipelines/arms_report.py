@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import glob
 import io
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import store
 from ntkcli.data import DataFile, Row
@@ -21,10 +19,12 @@ from ntkcli.data.stdin import STDIN
 from ntkcli.data.tasks.reference import find_task, names_task
 from ntkcli.data.tasks.source import for_evaluation
 from ntkcli.errors import UsageError, listed
+from ntkcli.finite import to_json
 from ntkcli.progress import Progress
 from ntkcli.statistics import ArmScore
 from ntkcli.steps.pipelines.arms_plan import Plan
 from ntkcli.steps.shared.outputs import Inputs, check_output, write_output
+from ntkcli.steps.shared.settings import take
 from ntkcli.steps.shared.sources import BY_SOURCE
 from ntkcli.steps.shared.stores import is_store, open_store
 from ntkcli.steps.splits.overlap import Overlap, overlap
@@ -120,24 +120,8 @@ def check_data(plan: Plan, *, domain_split: str | None, pool_split: str | None) 
 
 def check_training(plan: Plan) -> None:
     """UsageError, before anything runs, for training options that can't be used or exclude each other."""
-    given: Mapping[str, Any] = {**plan.training, **plan.arm_training}
-    TrainingSettings(
-        epochs=plan.epochs,
-        max_tokens=None,
-        lr=given.get("lr", 2e-4),
-        schedule=given.get("schedule", "cosine"),
-        warmup=given.get("warmup", 0.03),
-        rank=given.get("rank"),
-        alpha=given.get("alpha"),
-        target_modules=given.get("target-modules"),
-        batch_size=given.get("batch-size", 16),
-        seed=0,
-        hold_out=given.get("hold-out", 0.0),
-        patience=given.get("patience"),
-        checkpoint_steps=None,
-        loss_per=given.get("loss-per", "token"),
-        average_weights=given.get("average-weights", False),
-    ).check()
+    given = {key.replace("-", "_"): value for key, value in {**plan.training, **plan.arm_training}.items()}
+    take(TrainingSettings, given, epochs=plan.epochs).check()
 
 
 def _count(plan: Plan, name: str, file: DataFile) -> int:
@@ -314,7 +298,7 @@ def _cell(value: float | None) -> str:
 
 def as_json(result: ArmsResult) -> str:
     """The whole result."""
-    return json.dumps(_finite(dataclasses.asdict(result)), indent=2, allow_nan=False) + "\n"
+    return to_json(result, indent=2) + "\n"
 
 
 def _spent(stored: store.Store, plan: Plan, arm: str) -> Spent:
@@ -327,11 +311,3 @@ def _spent(stored: store.Store, plan: Plan, arm: str) -> Spent:
         tokens=round(sum(int(run.read("tokens").sum()) for run in runs) / len(runs)),
         steps=round(sum(int((run.read("tokens") > 0).sum()) for run in runs) / len(runs)),
     )
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

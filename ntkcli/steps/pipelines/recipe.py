@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from ntkcli.data.formats.compression import without_bom
-from ntkcli.data.references import home
 from ntkcli.errors import UsageError
+from ntkcli.paths import home
 from ntkcli.steps.shared.outputs import write_output
 
 TOP: Final = ("store", "defaults", "step")

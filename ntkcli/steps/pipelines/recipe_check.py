@@ -13,10 +13,11 @@ from typing import Any, Final
 
 import store
 from ntkcli.data.find_source import find_source
-from ntkcli.data.references import home, is_there, split_name, split_weight
+from ntkcli.data.references import is_there, split_name, split_weight
 from ntkcli.data.tasks.reference import names_task
 from ntkcli.data.tasks.source import for_evaluation
 from ntkcli.errors import UsageError
+from ntkcli.paths import home
 from ntkcli.steps.pipelines.recipe import Recipe, Step
 
 MAKES: Final = {"featurize": "datasets", "score": "scores", "select": "selections", "finetune": "runs"}

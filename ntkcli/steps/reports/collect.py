@@ -196,7 +196,7 @@ def _adapter_bytes(stored: store.Store, artefact: store.Artefact) -> int:
     if artefact.kind != store.Kind.RUN:
         return 0
     folder = stored.adapter_path(artefact.name.partition("/")[2])
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return store.folder_bytes(folder)
 
 
 def spec_value(spec: Any, *keys: str) -> Any:

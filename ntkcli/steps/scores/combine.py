@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 import store
+from ntkcli.choices import Across
 from ntkcli.errors import SpecError, UsageError
 from ntkcli.progress import Progress, Silent
 from ntkcli.scoring.groups import combine_by_rank
@@ -42,7 +43,7 @@ def combine(
     else:
         begin(artefact, environment(), progress)
         values = [each.read("score").astype(np.float64) for each in found]
-        write_score(artefact, one_score(combine_by_rank(values), across="max"), None)
+        write_score(artefact, one_score(combine_by_rank(values), across=Across.MAX), None)
     return result_of(artefact, "combine")
 
 

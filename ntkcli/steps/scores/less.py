@@ -81,9 +81,8 @@ def plan_less(request: Request) -> ScorePlan:
         every: NDArray[np.bool_] = np.logical_and.reduce([point.reader.measured() for point in found])
         return every
 
-    used = [
-        artefact for point, each in zip(found, of_domains, strict=True) for artefact in (point.pool_features, *each)
-    ]
+    pairs = zip(found, of_domains, strict=True)
+    used = [artefact for point, each in pairs for artefact in (point.pool_features, *each)]
     rows = sum(point.pool_features.n for point in found) * (1 + centre)
     parents = {artefact.name: artefact.fingerprint for artefact in used}
     return ScorePlan(spec, parents, compute, total=rows, measured=measured)

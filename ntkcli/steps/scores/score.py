@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import store
-from ntkcli.data.files import OnError
+from ntkcli.choices import Across, Dtype, GroupBy, OnError, checked
 from ntkcli.data.references import split_name
 from ntkcli.doors import refuse_missing
 from ntkcli.errors import UsageError
@@ -70,8 +70,8 @@ def score(
     name: str,
     method: str,
     domain: str | Sequence[str] | None = None,
-    group_by: str | None = None,
-    across: str = "max",
+    group_by: GroupBy | None = None,
+    across: Across = Across.MAX,
     feature: str | Sequence[str] | None = None,
     rows: str | None = None,
     centre: bool = False,
@@ -81,10 +81,10 @@ def score(
     seed: int = 0,
     match_length: str | None = None,
     tokens_of: str | None = None,
-    dtype: str = "auto",
+    dtype: Dtype = Dtype.AUTO,
     device: str = "auto",
     batch_tokens: int | None = None,
-    on_error: OnError = "fail",
+    on_error: OnError = OnError.FAIL,
     data: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> ScoreResult:
@@ -220,7 +220,7 @@ def _fill(
     dataset: store.Artefact,
     plan: ScorePlan,
     *,
-    across: str,
+    across: Across,
     on_error: OnError,
     progress: Progress,
 ) -> None:
@@ -256,14 +256,13 @@ def _check_options(
     whiten: float | None,
     match_length: str | None,
     tokens_of: str | None,
-    across: str,
-    group_by: str | None,
+    across: Across,
+    group_by: GroupBy | None,
     domains: int,
     features: int,
     computes: bool,
 ) -> None:
-    if across not in ("max", "mean"):
-        raise UsageError(f"--across {across} is not known.", "Give max or mean.")
+    checked(Across, across, "--across")
     means_something = options_of(SCORES.get(method))
     for word, option, given in (
         ("centre", "--centre", centre),
@@ -315,7 +314,7 @@ def create_score(
     )
 
 
-def one_score(found: Wide, *, across: str) -> NDArray[np.float32]:
+def one_score(found: Wide, *, across: Across) -> NDArray[np.float32]:
     """A score for each row, of the groups' (n, groups), as it is kept: what float32 can't hold is infinite."""
     if found.ndim == 2:
         found = found[:, 0] if found.shape[1] == 1 else across_groups(found, how=across)

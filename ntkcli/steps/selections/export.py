@@ -9,11 +9,12 @@ import json
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 
 import store
+from ntkcli.choices import Format
 from ntkcli.data import DataFile, Message, Row, RowError, pick
 from ntkcli.data import tools as calls_format
 from ntkcli.data.rows import canonical_row
@@ -32,7 +33,6 @@ from ntkcli.steps.shared.outputs import (
     write_output,
 )
 
-Format = Literal["own", "messages", "alpaca", "prompt-completion"]
 Record = dict[str, Any]
 SUFFIXES: Final = (".jsonl", ".parquet")
 
@@ -72,7 +72,12 @@ def is_exported(path: str | Path, selection: store.Artefact | None, schema: Form
 
 
 def export_rows(
-    stored: store.Store, dataset: store.Artefact, selection: store.Artefact, path: str | Path, *, schema: Format = "own"
+    stored: store.Store,
+    dataset: store.Artefact,
+    selection: store.Artefact,
+    path: str | Path,
+    *,
+    schema: Format = Format.OWN,
 ) -> None:
     """Write the rows in rank order, with `ntksel_score` and `ntksel_rank` (from 1), and the manifest.
 

@@ -7,11 +7,11 @@ where no row has a key. Numbers that are not finite become null in both, as JSON
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from ntkcli.errors import DataError
+from ntkcli.finite import finite
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,7 +39,7 @@ def table_of(records: Sequence[Record]) -> pa.Table:
     columns = {}
     for name in dict.fromkeys(name for record in records for name in record):
         try:
-            values = [_finite(record.get(name)) for record in records]
+            values = [finite(record.get(name)) for record in records]
             columns[name] = pa.array(values, type=_type_of(values))
         except _NoTypeError as error:
             raise _refused(name, str(error)) from error
@@ -63,21 +63,10 @@ def _line(record: Record) -> bytes:
         try:
             text = json.dumps(record, ensure_ascii=False, allow_nan=False)
         except ValueError:
-            text = json.dumps(_finite(record), ensure_ascii=False, allow_nan=False)
+            text = json.dumps(finite(record), ensure_ascii=False, allow_nan=False)
     except RecursionError as error:
         raise DataError("A row is nested too deeply to be exported.", "Leave it out with --exclude.") from error
     return text.encode() + b"\n"
-
-
-def _finite(value: Any) -> Any:
-    """The value with null for every number that is not finite."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return value
 
 
 def _type_of(values: Iterable[Any]) -> pa.DataType:

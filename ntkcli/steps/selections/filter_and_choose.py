@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkcli.choices import Leaks
 from ntkcli.errors import UsageError
 from ntkcli.progress import Progress
 from ntkcli.selection.chooser import Chooser, Limits
@@ -84,11 +85,11 @@ def _drop_leaks(request: Request, eligible: Eligible, name: str, progress: Progr
     leaked, pairs = find_leaks(request.stored, request.data, eligible.rows, request.tests)
     if pairs:
         path = write_report(request.stored, name, pairs)
-        done = "left out" if request.limits.leaks == "remove" else "found, not left out"
+        done = "left out" if request.limits.leaks == Leaks.REMOVE else "found, not left out"
         progress.note(f"{len(pairs)} rows that hold test items {done}; the pairs are in {path}")
     else:
         progress.note(f"no row holds an item of {', '.join(map(str, request.tests.paths))}")
-    if request.limits.leaks == "remove":
+    if request.limits.leaks == Leaks.REMOVE:
         eligible.keep(~leaked, "--against")
 
 

@@ -12,15 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 import store
+from ntkcli.choices import OnError
 from ntkcli.data import DataFile, Row, scan
 from ntkcli.data.find_source import names_data
 from ntkcli.data.hub import local_config
-from ntkcli.data.references import home, is_there
+from ntkcli.data.references import is_there
 from ntkcli.data.stdin import STDIN
 from ntkcli.data.tasks.reference import find_task, names_task
 from ntkcli.data.tasks.source import for_evaluation
 from ntkcli.errors import UsageError
 from ntkcli.identity import digest_file
+from ntkcli.paths import home
 from ntkcli.progress import Progress
 from ntkcli.selection.leaks import TestItems
 from ntkcli.steps.scores.inputs import text_of, texts_of
@@ -76,7 +78,7 @@ def _is_there(reference: str) -> bool:
 def _digest(reference: str) -> str:
     """Of a file its bytes', of all else its items'."""
     if names_task(reference) or not Path(home(reference)).is_file():
-        return scan(DataFile(reference), on_error="skip").digest
+        return scan(DataFile(reference), on_error=OnError.SKIP).digest
     return digest_file(Path(home(reference)))
 
 

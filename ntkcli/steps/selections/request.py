@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import store
+from ntkcli.choices import Leaks
 from ntkcli.doors import refuse_missing
 from ntkcli.errors import UsageError
 from ntkcli.progress import Progress
@@ -40,10 +41,14 @@ class Constraints:
     exclude: tuple[Path, ...] = ()
     must_include: tuple[Path, ...] = ()
     against: tuple[Path, ...] = ()
-    leaks: Literal["remove", "report", "ignore"] = "remove"
+    leaks: Leaks = Leaks.REMOVE
     tokens_of: str | None = None
     only: tuple[str, ...] = ()
     match_tokens: str | None = None
+
+    def files(self) -> list[str | Path]:
+        """The files that are read."""
+        return [*self.exclude, *self.must_include, *self.against, *files_of(self.only)]
 
     @property
     def counting(self) -> str | None:
@@ -111,7 +116,7 @@ class Request:
             "exclude": _digest(self.excluded),
             "only": None if self.allowed is None else _digest(self.allowed),
             "must_include": _digest(self.first),
-            "against": self.tests.spec if self.tests.paths and self.limits.leaks == "remove" else None,
+            "against": self.tests.spec if self.tests.paths and self.limits.leaks == Leaks.REMOVE else None,
         }
         base = {"version": VERSION, "score": self.scores.fingerprint, "method": self.method}
         base["n"] = "auto" if self.auto else self.n
@@ -143,24 +148,10 @@ def resolve_request(
     selector = SELECTORS.get(method)
     if not 0 < exponent <= 1:
         raise UsageError(f"--exponent {exponent:g} is not above 0 and at most 1.", "Give 1 for top, less for spread.")
-    if limits.match_tokens is not None and limits.token_budget is not None:
-        raise UsageError("--match-tokens and --token-budget both say how many tokens.", "Give one of them.")
-    if n is None and limits.token_budget is None and limits.match_tokens is None:
-        raise UsageError("-n is missing.", "Give -n N, -n auto or --token-budget TOKENS.")
-    if isinstance(n, int) and n < 1:
-        raise UsageError(f"-n {n}: there is nothing to select.", "Give -n 1 or more.")
+    _check_amount(n, limits)
     dataset = stored.get(f"datasets/{scores.attrs['data']}")
-    first, in_first = listed_rows(dataset, limits.must_include, option="--must-include", strict=True)
-    excluded, in_excluded = listed_rows(dataset, limits.exclude, option="--exclude", strict=False)
-    allowed, in_allowed = only_rows(dataset, limits.only)
-    given = ((in_first, limits.must_include), (in_excluded, limits.exclude), *((each, True) for each in in_allowed))
-    listed = tuple(found for found, paths in given if paths)
-    for each in listed:
-        progress.note(each.told())
-    if len(both := np.intersect1d(first, excluded)):
-        row_id = dataset.take("row_id", both[:1])[0]
-        raise UsageError(f"The row {row_id!r} is in --must-include and in --exclude.", "Take it out of one.")
-    if limits.leaks == "ignore" and limits.against:
+    first, excluded, allowed, listed = _listed_rows(dataset, limits, progress)
+    if limits.leaks == Leaks.IGNORE and limits.against:
         raise UsageError("--against is given with --leaks ignore.", "Leave one of them out.")
     if limits.tokens_of is not None and limits.counting is None:
         raise UsageError(
@@ -169,16 +160,7 @@ def resolve_request(
         )
     needs_features = selector.needs_features or limits.tau is not None
     compared = features_to_compare(stored, scores, **how) if needs_features else None
-    encoding = None
-    if limits.counting is not None:
-        encoding = settle_encoding(
-            stored,
-            str(scores.attrs["data"]),
-            option=limits.counting,
-            tokens_of=limits.tokens_of,
-            made_from=[scores, *([compared.pool] if compared else [])],
-            known=known,
-        )
+    encoding = _encoding(stored, scores, limits, compared, known)
     if limits.match_tokens is not None and encoding is not None:
         budget = _tokens_of_selection(stored, limits.match_tokens, dataset, encoding, progress)
         limits = replace(limits, match_tokens=None, token_budget=budget)
@@ -195,9 +177,55 @@ def resolve_request(
         first=first,
         excluded=excluded,
         listed=listed,
-        tests=TestFiles((), given=False) if limits.leaks == "ignore" else test_files(stored, limits.against, progress),
+        tests=TestFiles((), given=False)
+        if limits.leaks == Leaks.IGNORE
+        else test_files(stored, limits.against, progress),
         encoding=encoding,
         allowed=allowed,
+    )
+
+
+def _check_amount(n: int | Literal["auto"] | None, limits: Constraints) -> None:
+    """UsageError if nothing, or two options, say how much is selected."""
+    if limits.match_tokens is not None and limits.token_budget is not None:
+        raise UsageError("--match-tokens and --token-budget both say how many tokens.", "Give one of them.")
+    if n is None and limits.token_budget is None and limits.match_tokens is None:
+        raise UsageError("-n is missing.", "Give -n N, -n auto or --token-budget TOKENS.")
+    if isinstance(n, int) and n < 1:
+        raise UsageError(f"-n {n}: there is nothing to select.", "Give -n 1 or more.")
+
+
+def _listed_rows(
+    dataset: store.Artefact, limits: Constraints, progress: Progress
+) -> tuple[Rows, Rows, Rows | None, tuple[Listed, ...]]:
+    """The rows of --must-include, of --exclude and of --only (None: all), and what the files of these name."""
+    first, in_first = listed_rows(dataset, limits.must_include, option="--must-include", strict=True)
+    excluded, in_excluded = listed_rows(dataset, limits.exclude, option="--exclude", strict=False)
+    allowed, in_allowed = only_rows(dataset, limits.only)
+    given = ((in_first, limits.must_include), (in_excluded, limits.exclude), *((each, True) for each in in_allowed))
+    listed = tuple(found for found, paths in given if paths)
+    for each in listed:
+        progress.note(each.told())
+    if len(both := np.intersect1d(first, excluded)):
+        row_id = dataset.take("row_id", both[:1])[0]
+        raise UsageError(f"The row {row_id!r} is in --must-include and in --exclude.", "Take it out of one.")
+    return first, excluded, allowed, listed
+
+
+def _encoding(
+    stored: store.Store, scores: store.Artefact, limits: Constraints, compared: SelectorFeatures | None,
+    known: store.Artefact | None,
+) -> Encoding | None:  # fmt: skip
+    """How the pool's tokens are counted; None if no option counts any."""
+    if limits.counting is None:
+        return None
+    return settle_encoding(
+        stored,
+        str(scores.attrs["data"]),
+        option=limits.counting,
+        tokens_of=limits.tokens_of,
+        made_from=[scores, *([compared.pool] if compared else [])],
+        known=known,
     )
 
 

@@ -11,14 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 import store
+from ntkcli.choices import Format, Leaks
 from ntkcli.doors import refuse_missing
 from ntkcli.progress import Progress, Silent
 from ntkcli.selection.registry import SELECTORS
 from ntkcli.steps.selections.explain import write_explanations
-from ntkcli.steps.selections.export import Format, check_exports, export_rows, export_scores, is_exported
+from ntkcli.steps.selections.export import check_exports, export_rows, export_scores, is_exported
 from ntkcli.steps.selections.filter_and_choose import choose_rows
 from ntkcli.steps.selections.filters import Listed
-from ntkcli.steps.selections.request import Constraints, Request, Rows, files_of, resolve_request
+from ntkcli.steps.selections.request import Constraints, Request, Rows, resolve_request
 from ntkcli.steps.shared.datasets import moved_data
 from ntkcli.steps.shared.environment import begin, environment
 from ntkcli.steps.shared.outputs import Inputs
@@ -47,25 +48,12 @@ class SelectResult:
 
 
 def select(
-    store_path: str | Path,
-    *,
-    score: str,
-    n: int | Literal["auto"] | None,
-    name: str,
-    method: str = "top",
-    exponent: float = 0.5,
-    constraints: Constraints | None = None,
-    feature: str | None = None,
-    domain: Sequence[str] = (),
-    centre: bool = False,
-    export: str | Path | None = None,
-    schema: Format = "own",
-    scores_export: str | Path | None = None,
-    force: bool = False,
-    data: Sequence[str] = (),
-    explain: bool = False,
+    store_path: str | Path, *, score: str, n: int | Literal["auto"] | None, name: str, method: str = "top",
+    exponent: float = 0.5, constraints: Constraints | None = None, feature: str | None = None,
+    domain: Sequence[str] = (), centre: bool = False, export: str | Path | None = None, schema: Format = Format.OWN,
+    scores_export: str | Path | None = None, force: bool = False, data: Sequence[str] = (), explain: bool = False,
     progress: Progress | None = None,
-) -> SelectResult:
+) -> SelectResult:  # fmt: skip
     """Write `selections/<name>`: `n` rows of the pool of `scores/<score>` in rank order, and export them.
 
     `n` "auto" stops when a further row gains less than 5% of the first; None takes what fits `token_budget`, which also
@@ -85,9 +73,7 @@ def select(
     stored.check_parents(scores)
     refuse_missing(scores.spec, scores.name)
     limits = constraints or Constraints()
-    read = Inputs(
-        [str(path) for path in (*limits.exclude, *limits.must_include, *limits.against, *files_of(limits.only))]
-    )
+    read = Inputs([str(path) for path in limits.files()])
     path = f"selections/{store.check_name(name, '--name')}"
     known = stored.find(path)
     exported = export is not None and is_exported(export, known, schema)
@@ -106,31 +92,41 @@ def select(
     )
     removed: dict[str, int] = {}
     if known is not None and known.complete:
-        spec = request.spec()
-        if not request.tests.given and request.limits.leaks == "remove":  # evals may have come since
-            spec = {key: value for key, value in spec.items() if key != "against"}
-            spec |= {"against": known.spec["against"]} if "against" in known.spec else {}
-        require_spec(known, spec)
-        stored.check_parents(known)
+        _require_same(request, known)
         progress.note(f"{known.name} is finished already")
         artefact = known
     else:
         rows, gains, removed = choose_rows(request, name, progress)
         artefact = _write(request, path, rows, gains, progress)
-    if exported:
-        progress.note(f"{export} holds these rows already")
-    elif export is not None:
-        export_rows(stored, request.dataset, artefact, export, schema=schema)
-        progress.note(f"wrote {export}")
+    if export is not None:
+        if not exported:
+            export_rows(stored, request.dataset, artefact, export, schema=schema)
+        progress.note(f"{export} holds these rows already" if exported else f"wrote {export}")
     if scores_export is not None:
         export_scores(stored, request.dataset, scores_export)
         progress.note(f"wrote {scores_export}")
     if explain:
         progress.note(f"wrote {write_explanations(stored, artefact)}")
+    return _result(request, artefact, export, removed)
+
+
+def _require_same(request: Request, known: store.Artefact) -> None:
+    """Refuse a finished selection of this name that was made from something else."""
+    spec = request.spec()
+    if not request.tests.given and request.limits.leaks == Leaks.REMOVE:  # evals may have come since
+        spec = {key: value for key, value in spec.items() if key != "against"}
+        spec |= {"against": known.spec["against"]} if "against" in known.spec else {}
+    require_spec(known, spec)
+    request.stored.check_parents(known)
+
+
+def _result(
+    request: Request, artefact: store.Artefact, export: str | Path | None, removed: dict[str, int]
+) -> SelectResult:
     return SelectResult(
         artefact=artefact.name,
         rows=artefact.n,
-        scored=int((~np.isnan(scores.read("score"))).sum()),
+        scored=int((~np.isnan(request.scores.read("score"))).sum()),
         lowest=float(np.nanmin(artefact.read("score"))),
         sources=_mix(request.dataset, artefact),
         export=None if export is None else str(export),

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 
 import store
+from ntkcli.choices import OnError
 from ntkcli.data import DataFile, Scan, scan, stdin
-from ntkcli.data.files import OnError
 from ntkcli.data.find_source import names_data
-from ntkcli.data.references import home, is_there, split_name
+from ntkcli.data.references import is_there, split_name
 from ntkcli.doors import SPEC_KEY, refuse_missing
 from ntkcli.errors import SpecError, UsageError
 from ntkcli.identity import EXACT
+from ntkcli.paths import home
 from ntkcli.steps.shared.stores import DATASET_PART_ROWS
 from store import atomic, layout
 
@@ -53,7 +54,7 @@ def register_data(
     data: str | Path,
     columns: Mapping[str, str] | None = None,
     split: str | None = None,
-    on_error: OnError = "fail",
+    on_error: OnError = OnError.FAIL,
 ) -> tuple[store.Artefact, DataFile]:
     """The data set `name`, made of the file `data` at the first call, and the file itself.
 
@@ -110,7 +111,7 @@ def register_data(
     return artefact, file
 
 
-def data_name(stored: store.Store, reference: str, *, option: str, on_error: OnError = "fail") -> str:
+def data_name(stored: store.Store, reference: str, *, option: str, on_error: OnError = OnError.FAIL) -> str:
     """The name of a data set of the store: `reference` itself, or of `NAME=FILE` the name, registered as that file.
 
     Raises:
@@ -137,7 +138,7 @@ def data_file(stored: store.Store, dataset: store.Artefact) -> DataFile:
     source = _source_now(stored, dataset)
     file = DataFile(source, columns=dataset.attrs.get("columns"), split=dataset.attrs.get("split"))
     if not _is_known(file.watch(), dataset) or file.plugins != dataset.spec.get(SPEC_KEY, {}):
-        register_data(stored, name=name, data=file.reference, on_error="skip")
+        register_data(stored, name=name, data=file.reference, on_error=OnError.SKIP)
     return file
 
 
@@ -158,8 +159,8 @@ def _is_known(state: list[Any], dataset: store.Artefact) -> bool:
 
 
 def _refuse_bad_rows(known: store.Artefact, file: DataFile, on_error: OnError) -> None:
-    if on_error == "fail" and bool((known.read("status") >= store.RowStatus.UNREADABLE).any()):
-        scan(file, on_error="fail")  # raises, naming the rows
+    if on_error == OnError.FAIL and bool((known.read("status") >= store.RowStatus.UNREADABLE).any()):
+        scan(file, on_error=OnError.FAIL)  # raises, naming the rows
 
 
 def moved_data(stored: store.Store, references: Sequence[str], *, default: Sequence[str] = ()) -> None:
@@ -177,7 +178,7 @@ def moved_data(stored: store.Store, references: Sequence[str], *, default: Seque
         if stored.find(f"datasets/{name}") is None:
             have = ", ".join(each.name.partition("/")[2] for each in stored.artefacts(store.Kind.DATASET))
             raise UsageError(f"--data {reference}: the store has no data set {name!r}.", f"It has: {have or 'none'}.")
-        register_data(stored, name=name, data=file, on_error="skip")
+        register_data(stored, name=name, data=file, on_error=OnError.SKIP)
 
 
 def data_sets_of(stored: store.Store, reference: str) -> list[str]:

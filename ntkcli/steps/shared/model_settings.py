@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import store
+from ntkcli.choices import Dtype, checked
 from ntkcli.data.encoding import VERSION as ENCODER_VERSION
 from ntkcli.identity import ModelIdentity, converted_folder, is_converted
 from ntkcli.progress import Progress
@@ -39,15 +40,15 @@ def note_conversion(identity: ModelIdentity, progress: Progress) -> None:
         progress.note(f"converting {identity.gguf}, once; the result is kept in {folder}")
 
 
-def settle_dtype(dtype: str, device: str, known: store.Artefact | None) -> str:
+def settle_dtype(dtype: Dtype, device: str, known: store.Artefact | None) -> str:
     """The compute dtype as its name: what was asked for; `auto` goes on as the artefact began, if there is one.
 
     Only an `auto` that is new asks the device, and so imports torch.
     """
     if dtype == "auto" and known is not None:
         return str(known.spec["dtype"])
-    if dtype != "auto":
-        return dtype
+    if dtype != Dtype.AUTO:
+        return checked(Dtype, dtype, "--dtype")
     from ntkcli.engine.models.devices import pick_device, pick_dtype
 
     return pick_dtype(dtype, pick_device(device))

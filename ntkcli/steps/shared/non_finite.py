@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ntkcli.choices import OnError
 from ntkcli.data import BadRow, Row
-from ntkcli.data.files import OnError
 from ntkcli.errors import NtkselError, listed
 from ntkcli.progress import Progress
 
@@ -38,6 +38,6 @@ def settle_non_finite(
     if not rows:
         return
     text = f"the {what} of {listed([name_of(row) for row in rows])} are not finite{began}"
-    if on_error == "fail":
+    if on_error == OnError.FAIL:
         raise NtkselError(f"T{text[1:]}.", fix)
     progress.note(f"left out: {text}")

@@ -22,9 +22,10 @@ from ntkcli import __version__
 from ntkcli.data.hub import local_config
 from ntkcli.data.llamafactory import find_entry, is_entry
 from ntkcli.data.places import reader_of
-from ntkcli.data.references import home, split_weight
+from ntkcli.data.references import split_weight
 from ntkcli.data.tasks.reference import find_task, names_task
 from ntkcli.errors import UsageError
+from ntkcli.paths import home
 from store import layout
 
 SUFFIX: Final = ".manifest.json"

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import store
+from ntkcli.choices import OnError
 from ntkcli.data import BadRow, DataFile, Row, scan
-from ntkcli.data.files import OnError
 from ntkcli.data.find_source import names_data
 from ntkcli.errors import SpecError, UsageError
 from ntkcli.steps.shared.datasets import data_file, kept_data
@@ -49,7 +49,7 @@ def resolve_rows(
     option: str,
     columns: Mapping[str, str] | None = None,
     split: str | None = None,
-    on_error: OnError = "fail",
+    on_error: OnError = OnError.FAIL,
 ) -> RowSet:
     """What `reference` stands for: a selection of the store, else a data set of it, else a data file.
 

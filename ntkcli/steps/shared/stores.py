@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 import store
 from ntkcli import __version__
-from ntkcli.data.references import home
+from ntkcli.paths import home
 from store import layout
 
 DATASET_PART_ROWS = 1 << 16

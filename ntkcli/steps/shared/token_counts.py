@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import store
+from ntkcli.choices import OnError
 from ntkcli.data import BadRow, DataFile, Encoder, Row, RowError
 from ntkcli.data.encoding import VERSION as ENCODER_VERSION
-from ntkcli.data.files import OnError
 from ntkcli.data.problems import BAD_KEPT, each, refusal, unusable
 from ntkcli.identity import ModelIdentity, embedding_rows
 from ntkcli.progress import Progress, Silent
@@ -122,7 +122,7 @@ def settle_problems(
         return
     first = (bad if rows is None else rows[bad])[:BAD_KEPT].astype(np.int64)
     told = list(_reasons(rows_in_order(file, first, status), _encoder(model, thinking)))
-    if on_error == "fail":
+    if on_error == OnError.FAIL:
         raise refusal(told, len(bad))
     for line in each(told, len(bad)) or [f"{told[0].place}: {told[0].reason}"]:
         progress.note(f"left out: {line}")

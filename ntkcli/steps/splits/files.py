@@ -13,6 +13,7 @@ import store
 from ntkcli.data import DataFile
 from ntkcli.data.formats.compression import COMPRESSED
 from ntkcli.errors import UsageError
+from ntkcli.finite import finite
 
 _INFINITE: Final = "\0infinite"
 """In the place of a number beyond float64 while a row is encoded: no text that was read can hold NUL."""
@@ -69,19 +70,13 @@ def encode_row(raw: Mapping[str, Any]) -> bytes:
     try:
         text = json.dumps(raw, ensure_ascii=False, allow_nan=False)
     except ValueError:  # a number that was too large for float64 when it was read
-        text = json.dumps(_finite(raw), ensure_ascii=False, allow_nan=False)
+        text = json.dumps(finite(raw, _written_out), ensure_ascii=False, allow_nan=False)
         text = text.replace(json.dumps(_INFINITE), "1e999").replace(json.dumps(f"-{_INFINITE}"), "-1e999")
     return text.encode() + b"\n"
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else _INFINITE if value > 0 else f"-{_INFINITE}"
-    return value
+def _written_out(number: float) -> str | None:
+    return None if math.isnan(number) else _INFINITE if number > 0 else f"-{_INFINITE}"
 
 
 def _label(path: Path) -> str:

@@ -14,9 +14,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkcli.choices import OnError
 from ntkcli.data import DataFile, Row, scan
 from ntkcli.data.columns import lookup
-from ntkcli.data.files import OnError
 from ntkcli.data.rows import column_names, content_digest
 from ntkcli.errors import UsageError
 from ntkcli.progress import Progress, Silent
@@ -78,7 +78,7 @@ def split(
     label: str | None = None,
     columns: Mapping[str, str] | None = None,
     split_name: str | None = None,
-    on_error: OnError = "fail",
+    on_error: OnError = OnError.FAIL,
     force: bool = False,
     progress: Progress | None = None,
 ) -> SplitResult:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ntkcli.data import BadRow, Encoder, RowError, stdin
-from ntkcli.data.files import OnError
-from ntkcli.data.references import home
 from ntkcli.errors import DataError, UsageError
-from ntkcli.identity import resolve_model
+from ntkcli.identity import ModelIdentity
+from ntkcli.paths import home
 from ntkcli.steps.shared.cost import SAMPLE_ROWS, weight_size
 from ntkcli.steps.shared.stores import is_store, open_store
-from ntkcli.steps.training.finetune import steps_of_run, tokens_of_run
-from ntkcli.steps.training.rows import TrainingSet, parse_train, resolve_train
-from ntkcli.steps.training.settings import CHECKPOINTS, TrainingSettings, resolve_init
+from ntkcli.steps.training.request import TrainingRequest
+from ntkcli.steps.training.rows import TrainingSet, parse_train
+from ntkcli.steps.training.settings import CHECKPOINTS, InitAdapter, TrainingSettings, resolve_init
 
 if TYPE_CHECKING:
     from ntkcli.engine.training.size import TrainingSize
@@ -56,65 +55,60 @@ class FinetuneEstimate:
     seconds: float
 
 
-def estimate_finetune(
-    store_path: str | Path, *, model: str, train: Sequence[str], then: Sequence[str] = (), max_length: int = 1024,
-    dtype: str = "auto", device: str = "auto", on_error: OnError = "fail", init_adapter: str | None = None,
-    batch_tokens: int | None = None, gradient_checkpointing: bool = False, keep_optimizer: bool = False,
-    columns: Mapping[str, str] | None = None, split: str | None = None, thinking: bool | None = None,
-    trust_remote_code: bool = False, match_tokens: str | None = None, max_tokens: int | None = None,
-    match_steps: str | None = None, max_steps: int | None = None, name: str = "",
-    progress: object = None, data: Sequence[str] = (),
-    **settings_given: Any,
-) -> FinetuneEstimate:  # fmt: skip
-    """What `ntkcli.steps.training.finetune.finetune` with these arguments would take. Writes nothing and loads no
-    weights."""
-    del name, progress  # change nothing of it
+def estimate_finetune(store_path: str | Path, request: TrainingRequest) -> FinetuneEstimate:
+    """What this training would take. Writes nothing and loads no weights."""
     from ntkcli.engine.models.limits import refuse_too_long
     from ntkcli.engine.models.loading import load_tokenizer
+
+    stored = open_store(store_path) if is_store(store_path) else None
+    train = [*request.train, *request.then]
+    if stdin.STDIN in [parse_train(text)[0] for text in train]:
+        raise UsageError("--dry-run keeps nothing, so what standard input gives would be lost.", "Give a file.")
+    request = request.settled(store_path)
+    settings = request.settings
+    identity = request.use.resolve()
+    init = resolve_init(request.init_adapter, settings, adapters=Path(home(store_path)) / "adapters", model=identity)
+    first, second = request.resolve_sets(stored)
+    sets = [*first, *second]
+    encoder = request.use.encoder(load_tokenizer(identity))
+    lengths = [_sample(one, encoder, settings.seed, SAMPLE_ROWS // len(sets)) for one in sets]
+    if not sum(one.rows for one in lengths):
+        raise DataError(f"--train {', '.join(train)}: no row has an answer to learn.", "Give rows with completions.")
+    refuse_too_long(identity, max(one.longest for one in lengths), "The longest row")
+    return _cost(request, identity, init, lengths)
+
+
+def _cost(
+    request: TrainingRequest, identity: ModelIdentity, init: InitAdapter | None, lengths: Sequence[_Lengths]
+) -> FinetuneEstimate:
+    """The estimate from the lengths of some rows of each set."""
     from ntkcli.engine.models.speed import operations_per_second
     from ntkcli.engine.training.checkpoints import copies_on_disk
     from ntkcli.engine.training.size import training_size
 
-    stored = open_store(store_path) if is_store(store_path) else None
-    if match_tokens is not None:
-        max_tokens = tokens_of_run(open_store(store_path), match_tokens)
-    if match_steps is not None:
-        max_steps = steps_of_run(open_store(store_path), match_steps)
-    train = [*train, *then]
-    if stdin.STDIN in [parse_train(text)[0] for text in train]:
-        raise UsageError("--dry-run keeps nothing, so what standard input gives would be lost.", "Give a file.")
-    settings = TrainingSettings(max_tokens=max_tokens, max_steps=max_steps, **settings_given)
-    settings.check()
-    identity = resolve_model(model, trust_remote_code=trust_remote_code)
-    init = resolve_init(init_adapter, settings, adapters=Path(home(store_path)) / "adapters", model=identity)
-    sets = resolve_train(stored, train, columns=columns, split=split, on_error=on_error, data=data)
-    encoder = Encoder(load_tokenizer(identity), max_length=max_length, thinking=thinking)
-    lengths = [_sample(one, encoder, settings.seed, SAMPLE_ROWS // len(sets)) for one in sets]
-    every = sum(one.rows for one in lengths)
-    if not every:
-        raise DataError(f"--train {', '.join(train)}: no row has an answer to learn.", "Give rows with completions.")
-    refuse_too_long(identity, max(one.longest for one in lengths), "The longest row")
-    mean = sum(one.rows * one.mean for one in lengths) / every
-    held_out = max(1, round(settings.hold_out * every)) if settings.hold_out else 0
-    rows = round(every - held_out)
+    settings, use = request.settings, request.use
     spec = settings.spec(init)
     size = training_size(
         identity,
         rank=spec["rank"],
         target_modules=spec["target_modules"],
-        dtype=dtype,
-        device=device,
+        dtype=use.dtype,
+        device=use.device,
         init=None if init is None else init.identity,
     )
-    an_epoch = max(1, math.ceil(rows / settings.batch_size))
-    passes = settings.max_steps / an_epoch if settings.max_steps else spec["epochs"]
-    tokens = settings.max_tokens or round(passes * mean * rows)
-    steps = max(1, round(tokens / mean / rows * an_epoch)) if settings.max_tokens else round(passes * an_epoch)
+    every = sum(one.rows for one in lengths)
+    mean = sum(one.rows * one.mean for one in lengths) / every
+    held_out = max(1, round(settings.hold_out * every)) if settings.hold_out else 0
+    rows = round(every - held_out)
+    steps, tokens = _duration(settings, spec["epochs"], rows, mean)
     evaluations = math.ceil(steps / settings.checkpoint_steps) if settings.checkpoint_steps else CHECKPOINTS
     parameters, _ = weight_size(identity)
-    at_once = batch_tokens or size.batch_tokens
-    copies = copies_on_disk(keep_optimizer=keep_optimizer, held_out=bool(held_out), averaged=settings.average_weights)
-    forward = FORWARD * (gradient_checkpointing * tokens + evaluations * held_out * mean)
+    at_once = use.batch_tokens or size.batch_tokens
+    checkpointing = request.gradient_checkpointing
+    copies = copies_on_disk(
+        keep_optimizer=request.keep_optimizer, held_out=bool(held_out), averaged=settings.average_weights
+    )
+    forward = FORWARD * (checkpointing * tokens + evaluations * held_out * mean)
     return FinetuneEstimate(
         rows=rows,
         held_out=held_out,
@@ -127,10 +121,19 @@ def estimate_finetune(
         max_tokens=max(one.longest for one in lengths),
         adapter_parameters=size.adapter_parameters,
         batch_tokens=at_once,
-        memory_bytes=_memory(size, parameters, at_once, gradient_checkpointing=gradient_checkpointing),
+        memory_bytes=_memory(size, parameters, at_once, gradient_checkpointing=checkpointing),
         disk_bytes=4 * size.adapter_parameters * copies,
-        seconds=(OPERATIONS * tokens + forward) * parameters / operations_per_second(device),
+        seconds=(OPERATIONS * tokens + forward) * parameters / operations_per_second(use.device),
     )
+
+
+def _duration(settings: TrainingSettings, epochs: Any, rows: int, mean: float) -> tuple[int, int]:
+    """Steps and tokens of the training on `rows` rows of `mean` tokens."""
+    an_epoch = max(1, math.ceil(rows / settings.batch_size))
+    passes = settings.max_steps / an_epoch if settings.max_steps else epochs
+    tokens = settings.max_tokens or round(passes * mean * rows)
+    steps = max(1, round(tokens / mean / rows * an_epoch)) if settings.max_tokens else round(passes * an_epoch)
+    return steps, tokens
 
 
 @dataclass(frozen=True, slots=True)

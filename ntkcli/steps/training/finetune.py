@@ -11,18 +11,16 @@ from typing import Any
 import numpy as np
 
 import store
-from ntkcli.data.files import OnError
-from ntkcli.errors import UsageError
-from ntkcli.identity import resolve_model
+from ntkcli.choices import Dtype, LossPer, OnError, Schedule
 from ntkcli.progress import Progress, Silent
-from ntkcli.seeds import check_training_seed
+from ntkcli.seeds import check_seeds
 from ntkcli.steps.shared import seal
-from ntkcli.steps.shared.model_settings import encoder_spec, note_conversion, run_parent, settle_dtype
+from ntkcli.steps.shared.model_settings import note_conversion, run_parent
 from ntkcli.steps.shared.stores import open_store, require_spec
 from ntkcli.steps.training.model_card import command_words
-from ntkcli.steps.training.rows import resolve_train
+from ntkcli.steps.training.request import TrainingRequest
 from ntkcli.steps.training.run import TrainingRun
-from ntkcli.steps.training.settings import TrainingSettings, resolve_init
+from ntkcli.steps.training.settings import resolve_init
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,121 +54,79 @@ class SeedsResult:
 
 
 def finetune(
-    store_path: str | Path,
-    *,
-    model: str,
-    train: Sequence[str],
-    then: Sequence[str] = (),
-    name: str,
-    epochs: int | None = None,
-    max_tokens: int | None = None,
-    match_tokens: str | None = None,
-    max_steps: int | None = None,
-    match_steps: str | None = None,
-    lr: float = 2e-4,
-    schedule: str = "cosine",
-    warmup: float = 0.03,
-    rank: int | None = None,
-    alpha: float | None = None,
-    target_modules: str | None = None,
-    init_adapter: str | None = None,
-    batch_size: int = 16,
-    batch_tokens: int | None = None,
-    gradient_checkpointing: bool = False,
-    max_length: int = 1024,
-    seed: int = 0,
-    hold_out: float = 0.0,
-    patience: int | None = None,
-    loss_per: str = "token",
-    average_weights: bool = False,
-    dtype: str = "auto",
-    device: str = "auto",
-    checkpoint_steps: int | None = None,
-    keep_optimizer: bool = False,
-    on_error: OnError = "fail",
-    columns: Mapping[str, str] | None = None,
-    split: str | None = None,
-    data: Sequence[str] = (),
-    thinking: bool | None = None,
-    group: str | None = None,
-    trust_remote_code: bool = False,
+    store_path: str | Path, *, model: str, train: Sequence[str], then: Sequence[str] = (), name: str,
+    epochs: int | None = None, max_tokens: int | None = None, match_tokens: str | None = None,
+    max_steps: int | None = None, match_steps: str | None = None, lr: float = 2e-4,
+    schedule: Schedule = Schedule.COSINE, warmup: float = 0.03, rank: int | None = None, alpha: float | None = None,
+    target_modules: str | None = None, init_adapter: str | None = None, batch_size: int = 16,
+    batch_tokens: int | None = None, gradient_checkpointing: bool = False, max_length: int = 1024, seed: int = 0,
+    hold_out: float = 0.0, patience: int | None = None, loss_per: LossPer = LossPer.TOKEN,
+    average_weights: bool = False, dtype: Dtype = Dtype.AUTO, device: str = "auto",
+    checkpoint_steps: int | None = None, keep_optimizer: bool = False, on_error: OnError = OnError.FAIL,
+    columns: Mapping[str, str] | None = None, split: str | None = None, data: Sequence[str] = (),
+    thinking: bool | None = None, group: str | None = None, trust_remote_code: bool = False,
     progress: Progress | None = None,
-) -> FinetuneResult:
-    """Train `adapters/<name>` on the rows of all `train` references together; its course is `runs/<name>`.
+) -> FinetuneResult:  # fmt: skip
+    """Train `adapters/<name>` on the rows of all `train` references together; the log of its steps is `runs/<name>`.
 
     A reference is a selection of the store, a data set of it, or a data file; `REF=N` weights it
-    (`ntkcli.steps.training.rows`). Defaults: 3 epochs (arXiv 2511.07380), rank 16, alpha 2·rank, all linear layers, and
-    the learning rate and warm-up of LESS. The other options: `ntkcli.engine.training.train.TrainingOptions`; of files:
-    `ntkcli.data.DataFile`. `data` says where files of data sets are now, if they have moved. `match_tokens` names a run
-    of the store: as many tokens as it was trained on, `match_steps` one: as many steps as it took. `then`: more
-    references, trained on for as many epochs after the
-    rows of `train`, under the one schedule. `keep_optimizer` leaves Adam's moments beside the adapter, also of a run
-    that is finished already. `group` is kept as an attribute, which runs that differ only in the seed share.
+    (`ntkcli.steps.training.rows`). Defaults: 3 epochs (arXiv 2511.07380), rank 16, alpha 2·rank, all linear layers,
+    and the learning rate and warm-up of LESS. The other options: `ntkcli.engine.training.train.TrainingOptions`; of
+    files: `ntkcli.data.DataFile`. `data` says where files of data sets are now, if they have moved. `match_tokens`
+    names a run of the store: as many tokens as it was trained on, `match_steps` one: as many steps as it took.
+    `then`: more references, trained on for as many epochs after the rows of `train`, under the one schedule.
+    `keep_optimizer` keeps Adam's moments next to the adapter, also for a run that is finished already. `group` is
+    kept as an attribute, which runs that differ only in the seed share.
 
     Raises:
         UsageError, DataError: a reference, an option or a row can't be used.
         store.SpecDiffersError: a run of this name was made with other settings.
     """
     given = locals().copy()
-    progress = progress or Silent()
-    if match_tokens is not None:
-        if epochs is not None or max_tokens is not None:
-            raise UsageError("--match-tokens says when to stop, as --epochs and --max-tokens do.", "Give one of them.")
-        max_tokens = tokens_of_run(open_store(store_path), match_tokens)
-    if match_steps is not None:
-        if epochs is not None or max_tokens is not None or max_steps is not None:
-            raise UsageError("--match-steps says when to stop, as --epochs and --max-steps do.", "Give one of them.")
-        max_steps = steps_of_run(open_store(store_path), match_steps)
-    settings = TrainingSettings(
-        epochs, max_tokens, lr, schedule, warmup, rank, alpha, target_modules, batch_size, seed, hold_out, patience,
-        checkpoint_steps, loss_per, average_weights, max_steps,
-    )  # fmt: skip
-    settings.check()
-    if then and (max_tokens is not None or max_steps is not None):
-        raise UsageError(
-            "--then makes two stages of --epochs each, which a budget of tokens or steps can't end.", "Give --epochs."
-        )
-    store.check_name(name, "--name")
-    identity = resolve_model(model, trust_remote_code=trust_remote_code)
+    command = command_words("finetune", given, inspect.signature(finetune))
+    del given["store_path"], given["progress"]
+    return train_run(store_path, TrainingRequest.of(**given), command, progress or Silent())
+
+
+def train_run(
+    store_path: str | Path, request: TrainingRequest, command: Sequence[str], progress: Progress
+) -> FinetuneResult:
+    """Train what the request asks for, or find it finished; `command` is what the model card shows."""
+    store.check_name(request.name, "--name")
+    request = request.settled(store_path)
+    identity = request.use.resolve()
     stored = open_store(store_path, create=True)
-    init = resolve_init(init_adapter, settings, adapters=stored.path / "adapters", model=identity)
-    first = resolve_train(stored, train, columns=columns, split=split, on_error=on_error, data=data)
-    second = resolve_train(stored, then, columns=columns, split=split, on_error=on_error, option="--then")
-    known = stored.find(f"runs/{name}")
+    init = resolve_init(request.init_adapter, request.settings, adapters=stored.path / "adapters", model=identity)
+    first, second = request.resolve_sets(stored)
+    known = stored.find(f"runs/{request.name}")
     spec = {
-        **settings.spec(init),
+        **request.settings.spec(init),
         "model": identity.spec,
-        "encoder": encoder_spec(max_length, thinking),
+        "encoder": request.use.encoder_spec(),
         "train": [one.spec for one in first],
         **({"then": [one.spec for one in second]} if second else {}),
-        "dtype": settle_dtype(dtype, device, known),
+        "dtype": request.use.settle_dtype(known),
     }
-    folder = stored.adapter_path(name)
-    kept = not keep_optimizer or (folder / seal.OPTIMIZER).is_file()
+    folder = stored.adapter_path(request.name)
+    kept = not request.keep_optimizer or (folder / seal.OPTIMIZER).is_file()
     if known is not None and known.spec == spec and is_finished(stored, known) and kept:
         progress.note(f"{known.name} is finished already: {known.n} steps")
         return _result(known, folder)
     if known is not None:
         require_spec(known, spec)
     note_conversion(identity, progress)
-    command = command_words("finetune", given, inspect.signature(finetune))
     sets, stage = [*first, *second], len(first) if second else None
-    run = TrainingRun(stored, name, identity, init, settings, spec, sets, folder, command, progress, stage)
+    run = TrainingRun(stored, request, identity, init, spec, sets, folder, command, progress, stage)
     run.train(
-        device=device,
-        on_error=on_error,
-        batch_tokens=batch_tokens,
-        gradient_checkpointing=gradient_checkpointing,
-        keep_optimizer=keep_optimizer,
-        parents=run_parent(stored, init_adapter),
+        parents=run_parent(stored, request.init_adapter),
         attrs={
-            "train": [*train, *then],
+            "train": [*request.train, *request.then],
             "inputs": [each.rows.file.reference for each in sets],
             "model": identity.reference,
-            **({"group": group} if group else {}),
+            **({"group": request.group} if request.group else {}),
         },
     )
-    return _result(stored.get(f"runs/{name}"), folder)
+    return _result(stored.get(f"runs/{request.name}"), folder)
 
 
 def finetune_seeds(
@@ -181,10 +137,7 @@ def finetune_seeds(
     Raises:
         UsageError: no seed, one twice, or one below 0.
     """
-    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise UsageError(f"--seeds {','.join(map(str, seeds))}: give different whole numbers, 0 or more.")
-    for seed in seeds:
-        check_training_seed("--seeds", seed)
+    check_seeds(seeds)
     store.check_name(f"{name}.s{max(seeds)}", "--name")
     return SeedsResult(
         tuple(
@@ -192,16 +145,6 @@ def finetune_seeds(
             for seed in seeds
         )
     )
-
-
-def tokens_of_run(stored: store.Store, name: str) -> int:
-    """The tokens that a finished run was trained on, all its steps together."""
-    return int(stored.get(f"runs/{store.check_name(name, '--match-tokens')}").read("tokens").sum())
-
-
-def steps_of_run(stored: store.Store, name: str) -> int:
-    """The steps that a finished run took: fewer than were planned if it stopped early."""
-    return int((stored.get(f"runs/{store.check_name(name, '--match-steps')}").read("tokens") > 0).sum())
 
 
 def is_finished(stored: store.Store, run: store.Artefact) -> bool:

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import store
+from ntkcli.choices import OnError
 from ntkcli.data import BadRow, Encoded, Encoder, Row, RowError
-from ntkcli.data.files import OnError
 from ntkcli.data.problems import BAD_KEPT, refusal, unusable
 from ntkcli.data.references import split_weight
 from ntkcli.errors import DataError, UsageError
@@ -162,7 +162,7 @@ def encode_training(
             rows.append(encoded)
             names.append(f"{row.place} (id {row.row_id})")  # type: ignore[union-attr]  # no BadRow, by the line above
         uses.append(np.array(positions, dtype=np.int64))
-    if bad and on_error == "fail":
+    if bad and on_error == OnError.FAIL:
         raise refusal(bad[:BAD_KEPT], len(bad))
     labels = ", ".join(one.rows.label for one in sets)
     if not rows:

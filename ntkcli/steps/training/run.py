@@ -18,8 +18,6 @@ import numpy as np
 
 import store
 from ntkcli import __version__
-from ntkcli.data import Encoder
-from ntkcli.data.files import OnError
 from ntkcli.errors import BusyError
 from ntkcli.identity import BASE_RECORD, ModelIdentity
 from ntkcli.notes import note
@@ -28,8 +26,9 @@ from ntkcli.steps.shared import seal
 from ntkcli.steps.shared.environment import begin, model_environment
 from ntkcli.steps.training.log import Course, arrays
 from ntkcli.steps.training.model_card import CardSet, model_card
+from ntkcli.steps.training.request import TrainingRequest
 from ntkcli.steps.training.rows import TrainingData, TrainingSet, encode_training
-from ntkcli.steps.training.settings import CHECKPOINTS, InitAdapter, TrainingSettings
+from ntkcli.steps.training.settings import CHECKPOINTS, InitAdapter
 from store import atomic
 
 CARD = "README.md"
@@ -76,13 +75,12 @@ def _local_lock(folder: Path) -> IO[Any]:
 
 @dataclass(frozen=True, slots=True)
 class TrainingRun:
-    """All that one training needs to begin or to go on. `first_stage`: how many of the sets come before the others."""
+    """All that one training needs to begin or to resume. `first_stage`: how many of the sets come before the others."""
 
     stored: store.Store
-    name: str
+    asked: TrainingRequest
     model: ModelIdentity
     init: InitAdapter | None
-    settings: TrainingSettings
     spec: dict[str, Any]
     sets: Sequence[TrainingSet]
     folder: Path
@@ -90,35 +88,51 @@ class TrainingRun:
     progress: Progress
     first_stage: int | None = None
 
-    def train(
-        self, *, device: str, on_error: OnError, batch_tokens: int | None, gradient_checkpointing: bool,
-        keep_optimizer: bool, parents: Mapping[str, str], attrs: dict[str, Any],
-    ) -> None:  # fmt: skip
+    def train(self, *, parents: Mapping[str, str], attrs: dict[str, Any]) -> None:
         """Load, train, seal."""
         from ntkcli.engine.models.limits import refuse_too_long
         from ntkcli.engine.models.loading import load_model, load_tokenizer
         from ntkcli.engine.training.checkpoints import drop_older
-        from ntkcli.engine.training.step_plan import plan_stages
         from ntkcli.engine.training.train import pick_batch_tokens
 
-        encoding = self.spec["encoder"]
-        encoder = Encoder(
-            load_tokenizer(self.model), max_length=encoding["max_length"], thinking=encoding.get("thinking")
-        )
+        asked = self.asked
+        encoder = asked.use.encoder(load_tokenizer(self.model))
         if encoder.form:
             self.progress.note(encoder.form)
-        settings = self.settings
         data = encode_training(
             self.sets,
             encoder,
-            seed=settings.seed,
-            hold_out=settings.hold_out,
-            on_error=on_error,
+            seed=asked.settings.seed,
+            hold_out=asked.settings.hold_out,
+            on_error=asked.reading.on_error,
             first_stage=self.first_stage,
         )
         longest = max(range(len(data.rows)), key=lambda i: len(data.rows[i]))
         refuse_too_long(self.model, len(data.rows[longest]), data.names[longest])
-        steps = plan_stages(
+        steps = self._steps(data)
+        loaded = load_model(self.model, dtype=self.spec["dtype"], device=asked.use.device)
+        plan = {"batch_tokens": asked.use.batch_tokens or pick_batch_tokens(loaded)}
+        artefact = self._artefact(steps, data, plan, parents, attrs)
+        options = asked.settings.options(
+            self.spec,
+            init=self.init,
+            checkpoint_steps=artefact.part_rows,
+            batch_tokens=asked.use.batch_tokens or artefact.plan["batch_tokens"],  # another process may have been first
+            gradient_checkpointing=asked.gradient_checkpointing,
+            keep_optimizer=asked.keep_optimizer,
+        )
+        with alone(self.folder):
+            self._train(artefact, loaded, data, options)
+            self._write_card(artefact)
+            self._seal(artefact)
+            drop_older(self.folder / "checkpoints")
+
+    def _steps(self, data: TrainingData) -> int:
+        """How many steps are planned."""
+        from ntkcli.engine.training.step_plan import plan_stages
+
+        settings = self.asked.settings
+        planned = plan_stages(
             [len(data.rows[i]) for i in data.train],
             data.stages,
             batch_size=settings.batch_size,
@@ -127,35 +141,20 @@ class TrainingRun:
             max_tokens=settings.max_tokens,
             max_steps=settings.max_steps,
         )
-        loaded = load_model(self.model, dtype=self.spec["dtype"], device=device)
-        plan = {"batch_tokens": batch_tokens or pick_batch_tokens(loaded)}
-        artefact = self._artefact(len(steps), data, plan, parents, attrs)
-        options = settings.options(
-            self.spec,
-            init=self.init,
-            checkpoint_steps=artefact.part_rows,
-            batch_tokens=batch_tokens or artefact.plan["batch_tokens"],  # another process may have been first
-            gradient_checkpointing=gradient_checkpointing,
-            keep_optimizer=keep_optimizer,
-        )
-        with alone(self.folder):
-            self._train(artefact, loaded, data, options)
-            self._write_card(artefact)
-            self._seal(artefact)
-            drop_older(self.folder / "checkpoints")
+        return len(planned)
 
     def _artefact(
         self, n: int, data: TrainingData, plan: dict[str, Any], parents: Mapping[str, str], attrs: dict[str, Any]
     ) -> store.Artefact:
         made_from = {key: value for one in self.sets for key, value in one.rows.parents.items()}
         return self.stored.create(
-            f"runs/{self.name}",
+            f"runs/{self.asked.name}",
             kind=store.Kind.RUN,
             spec=self.spec,
             parents={**made_from, **parents},
             n=n,
-            part_rows=self.settings.checkpoint_steps or max(1, math.ceil(n / CHECKPOINTS)),
-            arrays=arrays(held_out=bool(self.settings.hold_out)),
+            part_rows=self.asked.settings.checkpoint_steps or max(1, math.ceil(n / CHECKPOINTS)),
+            arrays=arrays(held_out=bool(self.asked.settings.hold_out)),
             plan=plan,
             attrs={**attrs, **data.counts()},
         )
@@ -211,7 +210,12 @@ class TrainingRun:
             best = f"{np.nanmin(held_out):.4f} after step {int(np.nanargmin(held_out)) + 1}, whose weights these are"
             metrics[f"held-out loss ({artefact.attrs['held_out']} rows)"] = best
         card = model_card(
-            self.name, base_model=self.model.reference, spec=spec, sets=sets, metrics=metrics, command=self.command
+            self.asked.name,
+            base_model=self.model.reference,
+            spec=spec,
+            sets=sets,
+            metrics=metrics,
+            command=self.command,
         )
         store.write_bytes(self.folder / CARD, card.encode())
 

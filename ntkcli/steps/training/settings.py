@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ntkcli.choices import LossPer, Schedule, checked
 from ntkcli.errors import UsageError
 from ntkcli.identity import AdapterIdentity, ModelIdentity, refuse_other_base, resolve_adapter
 from ntkcli.seeds import check_training_seed
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
 VERSION = 3
 """Of the training, in every spec: goes up when the same settings would give other weights."""
 EPOCHS, RANK, TARGET_MODULES = 3, 16, "all-linear"
-SCHEDULES = ("cosine", "linear", "constant")
-LOSSES_PER = ("token", "row")
-"""What a training loss is a mean over: all supervised tokens of a step, or its rows, each by its own mean."""
 AVERAGED_SHARE = 0.25
 """Of the steps, the last ones whose weights --average-weights takes the mean of."""
 CHECKPOINTS = 10
@@ -32,20 +30,20 @@ class TrainingSettings:
     """The options of `ntkcli.steps.training.finetune.finetune` that can change a weight, as given: None is a
     default."""
 
-    epochs: int | None
-    max_tokens: int | None
-    lr: float
-    schedule: str
-    warmup: float
-    rank: int | None
-    alpha: float | None
-    target_modules: str | None
-    batch_size: int
-    seed: int
-    hold_out: float
-    patience: int | None
-    checkpoint_steps: int | None
-    loss_per: str = "token"
+    epochs: int | None = None
+    max_tokens: int | None = None
+    lr: float = 2e-4
+    schedule: Schedule = Schedule.COSINE
+    warmup: float = 0.03
+    rank: int | None = None
+    alpha: float | None = None
+    target_modules: str | None = None
+    batch_size: int = 16
+    seed: int = 0
+    hold_out: float = 0.0
+    patience: int | None = None
+    checkpoint_steps: int | None = None
+    loss_per: LossPer = LossPer.TOKEN
     average_weights: bool = False
     max_steps: int | None = None
 
@@ -66,8 +64,7 @@ class TrainingSettings:
         ends = {"--epochs": self.epochs, "--max-tokens": self.max_tokens, "--max-steps": self.max_steps}
         if len(both := [option for option, value in ends.items() if value is not None]) > 1:
             raise UsageError(f"{both[0]} and {both[1]} both say when to stop.", "Give one of them.")
-        if self.schedule not in SCHEDULES:
-            raise UsageError(f"--schedule {self.schedule}: no such schedule.", f"Give {', '.join(SCHEDULES)}.")
+        checked(Schedule, self.schedule, "--schedule")
         if not 0 <= self.warmup < 1:
             raise UsageError(
                 f"--warmup {self.warmup}: is not a valid share of the steps.", "Give 0 or more and less than 1."
@@ -76,10 +73,7 @@ class TrainingSettings:
             raise UsageError(
                 f"--hold-out {self.hold_out}: is not a valid share of the rows.", "Give 0 or more and less than 1."
             )
-        if self.loss_per not in LOSSES_PER:
-            raise UsageError(
-                f"--loss-per {self.loss_per}: expected one of {', '.join(LOSSES_PER)}.", "Give one of these."
-            )
+        checked(LossPer, self.loss_per, "--loss-per")
         if self.average_weights and self.hold_out:
             raise UsageError(
                 "--average-weights keeps the mean of the last steps' weights; --hold-out keeps the weights of the "
@@ -117,7 +111,7 @@ class TrainingSettings:
             spec["checkpoint_steps"] = self.checkpoint_steps
         if self.max_steps is not None:
             spec["max_steps"] = self.max_steps
-        if self.loss_per != "token":
+        if self.loss_per != LossPer.TOKEN:
             spec["loss_per"] = self.loss_per
         if self.average_weights:
             spec["average_weights"] = AVERAGED_SHARE
@@ -148,7 +142,7 @@ class TrainingSettings:
             patience=self.patience,
             init=None if init is None else init.identity,
             keep_optimizer=keep_optimizer,
-            per_row=self.loss_per == "row",
+            per_row=self.loss_per == LossPer.ROW,
             average_weights=AVERAGED_SHARE if self.average_weights else 0.0,
         )
 

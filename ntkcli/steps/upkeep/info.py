@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +78,7 @@ def info(
         version=stored.version,
         artefacts=tuple(_describe(stored, artefact, there, used_by.get(artefact.name, [])) for artefact in found),
         damaged=tuple(damaged),
-        size_bytes=_size(stored.path),
+        size_bytes=store.folder_bytes(stored.path),
         verified=verified,
     )
 
@@ -93,14 +91,14 @@ def _describe(
         stale = None
     except store.SpecDiffersError as error:
         stale = message(error)
-    rows_done = artefact.rows_done()
+    rows_done, of_run = artefact.rows_done(), artefact.kind == store.Kind.RUN
     return ArtefactInfo(
         name=artefact.name,
         kind=str(artefact.kind),
         rows=artefact.n,
         rows_done=rows_done,
         complete=rows_done == artefact.n,
-        size_bytes=artefact.size_bytes() + (_size(_adapter_of(stored, artefact)) if artefact.kind == "run" else 0),
+        size_bytes=artefact.size_bytes() + (store.folder_bytes(_adapter_of(stored, artefact)) if of_run else 0),
         fingerprint=artefact.fingerprint,
         digest=artefact.digest(),
         parents=tuple(artefact.parents),
@@ -112,13 +110,3 @@ def _describe(
 
 def _adapter_of(stored: store.Store, run: store.Artefact) -> Path:
     return stored.adapter_path(run.name.partition("/")[2])
-
-
-def _size(folder: Path) -> int:
-    """Bytes of all files; those that go meanwhile count nothing."""
-    total = 0
-    for root, _, names in os.walk(folder):
-        for name in names:
-            with contextlib.suppress(FileNotFoundError):
-                total += os.lstat(os.path.join(root, name)).st_size
-    return total

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,23 +72,15 @@ def _children_first(stored: store.Store, names: Sequence[str]) -> list[str]:
 
 def _remove(stored: store.Store, name: str) -> int:
     """Remove one artefact; returns the bytes of its files."""
-    freed = _size(stored.artefact_path(name))
+    freed = store.folder_bytes(stored.artefact_path(name))
     kind, _, run = name.partition("/")
     folder = stored.adapter_path(run) if kind == "runs" else None
     if folder is None or not folder.is_dir():
         stored.remove(name)
         return freed
-    freed += _size(folder)
+    freed += store.folder_bytes(folder)
     with alone(folder):
         atomic.remove_file(folder / BASE_RECORD)  # a kill from here on leaves an unfinished run
         atomic.withdraw_dir(folder, stored.tmp_path())
         stored.remove(name)
     return freed
-
-
-def _size(folder: Path) -> int:
-    total = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):  # somebody else's temporary file
-            total += path.lstat().st_size if path.is_file() else 0
-    return total

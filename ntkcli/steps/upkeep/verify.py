@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 import store
-from ntkcli.data.references import home
 from ntkcli.identity import BASE_RECORD
+from ntkcli.paths import home
 from ntkcli.progress import Progress, Silent
 from ntkcli.steps.shared import commands, seal
 from ntkcli.steps.shared.stores import open_store

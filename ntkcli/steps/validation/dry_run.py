@@ -9,7 +9,6 @@ from itertools import islice
 import numpy as np
 
 import store
-from ntkcli.data import Encoder
 from ntkcli.data.encoding import Encoded
 from ntkcli.steps.evaluation.scorers import encode_item
 from ntkcli.steps.shared.cost import SAMPLE_ROWS, weight_size
@@ -44,7 +43,7 @@ class ValidateEstimate:
     sentences: tuple[str, ...]
 
 
-def estimate_validation(request: Request, *, device: str) -> ValidateEstimate:
+def estimate_validation(request: Request) -> ValidateEstimate:
     """The cost of the runs that are left."""
     from ntkcli.engine.models.loading import load_tokenizer
     from ntkcli.engine.models.speed import operations_per_second
@@ -53,13 +52,11 @@ def estimate_validation(request: Request, *, device: str) -> ValidateEstimate:
     runs = make_runs(pool_without_tokens(request), design, request.scored.names)
     done = 0 if request.known is None else request.known.rows_done()
     left = runs[done:]
-    encoding = spec["encoder"]
-    encoder = Encoder(
-        load_tokenizer(request.identity), max_length=encoding["max_length"], thinking=encoding.get("thinking")
-    )
-    domain = count(islice(request.domain_rows, SAMPLE_ROWS), request.identity, thinking=encoding.get("thinking"))
+    use = request.asked.use
+    encoder = use.encoder(load_tokenizer(request.identity))
+    domain = count(islice(request.domain_rows, SAMPLE_ROWS), request.identity, thinking=use.thinking)
     per_domain = _mean(domain, encoder.max_length) * len(request.domain_rows) * request.domain_repeat
-    per_pool = _mean(_pool_counts(request, encoding.get("thinking")), encoder.max_length) * design.n
+    per_pool = _mean(_pool_counts(request, use.thinking), encoder.max_length) * design.n
     trained = [per_domain + (0 if run.design == DOMAIN else per_pool) for run in left if run.design != BASE]
     each = [spec["max_tokens"] if spec["max_tokens"] else spec["epochs"] * tokens for tokens in trained]
     items = range(len(request.items.rows))
@@ -78,7 +75,7 @@ def estimate_validation(request: Request, *, device: str) -> ValidateEstimate:
         domain_repeat=request.domain_repeat,
         train_tokens=round(sum(each)),
         test_tokens=test,
-        seconds=(OPERATIONS * sum(each) + FORWARD * test) * parameters / operations_per_second(device),
+        seconds=(OPERATIONS * sum(each) + FORWARD * test) * parameters / operations_per_second(use.device),
         disk_bytes=len(left) * (8 * design.n + 5 * len(request.items.rows) + 100),
         power=power,
         sentences=tuple(power_sentences(power)),

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 from ntkcli.errors import UsageError
+from ntkcli.finite import to_json
 from ntkcli.steps.shared.outputs import Inputs, check_output, write_output
 from ntkcli.steps.shared.stores import is_store, open_store
 from ntkcli.steps.validation.measures import Curve
@@ -42,7 +42,7 @@ def check_files(store_path: str | Path, export: Path | None, plot: Path | None, 
 def write_export(path: Path, found: Validation) -> None:
     """The table as .csv, or everything (curves with intervals, LDS by kind of subset, levels) as .json."""
     if path.suffix == ".json":
-        text = json.dumps(_finite(as_document(found)), indent=2, allow_nan=False) + "\n"
+        text = to_json(as_document(found), indent=2) + "\n"
     else:
         lines = io.StringIO()
         writer = csv.writer(lines, lineterminator="\n")
@@ -112,11 +112,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return "" if math.isnan(value) else f"{value:.6g}"
     return str(value)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import store
+from ntkcli.choices import Scorer
 from ntkcli.data import BadRow, DataFile, Encoded, Encoder, Row, RowError
 from ntkcli.data.problems import BAD_KEPT, refusal, unusable
 from ntkcli.data.rows import Content, content_id
@@ -131,7 +132,8 @@ def load_items(
     """The test items: scored by the right choice among the choices, or by the loss of the answer where none are."""
     if not references:
         raise UsageError("--task is missing.", "Give the test items: --task FILE.")
-    items = load_tasks([str(kept_data(stored, one)) for one in references], scorer="loss", columns=columns, split=split)
+    files = [str(kept_data(stored, one)) for one in references]
+    items = load_tasks(files, scorer=Scorer.LOSS, columns=columns, split=split)
     tasks = tuple(
         replace(task, scorer="choices" if all(isinstance(row, Row) and row.choices for row in task.rows) else "loss")
         for task in items.tasks

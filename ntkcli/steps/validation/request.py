@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 import store
+from ntkcli.choices import Design as DesignName
+from ntkcli.choices import LossPer, checked
 from ntkcli.data import Row
 from ntkcli.errors import UsageError
-from ntkcli.identity import ModelIdentity, resolve_model
+from ntkcli.identity import ModelIdentity
+from ntkcli.seeds import check_seeds
 from ntkcli.steps.evaluation.items import Items
-from ntkcli.steps.shared.model_settings import encoder_spec, run_parent, settle_dtype
+from ntkcli.steps.shared.model_settings import run_parent
 from ntkcli.steps.shared.row_sets import RowSet, resolve_rows
+from ntkcli.steps.shared.settings import ModelUse, Reading, refuse_left, take
 from ntkcli.steps.shared.stores import open_store, require_spec
 from ntkcli.steps.training.rows import MOST_TIMES
 from ntkcli.steps.training.settings import InitAdapter, TrainingSettings, resolve_init
@@ -32,7 +36,37 @@ from ntkcli.steps.validation.plan import (
 
 VERSION = 1
 """Of the validation, in every spec: goes up when the same inputs would get other runs or other values."""
-DESIGN_NAMES = ("bins", "subsets", "both")
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationSettings:
+    """The options of `ntksel validate`; `ntkcli.steps.validation.validate.validate` says what they mean."""
+
+    name: str
+    score: Sequence[str]
+    domain: str
+    task: Sequence[str]
+    use: ModelUse
+    reading: Reading
+    training: TrainingSettings
+    design: DesignName = DesignName.BOTH
+    bins: str = "5"
+    subsets: int = 40
+    rows: int | None = None
+    seeds: Sequence[int] = (0, 1, 2)
+    domain_repeat: int | None = None
+    oracle: str | None = None
+    init_adapter: str | None = None
+
+    @classmethod
+    def of(cls, **given: Any) -> Self:
+        """The settings that these options make, each by its own name. The loss is a mean over rows, weights are
+        averaged: both make seeds differ less."""
+        given = {"loss_per": LossPer.ROW, "average_weights": True, **given}
+        parts = {"use": take(ModelUse, given), "reading": take(Reading, given)}
+        settings = take(cls, given, **parts, training=take(TrainingSettings, given))
+        refuse_left(given)
+        return settings
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,9 +77,8 @@ class Request:
     """
 
     stored: store.Store
-    name: str
+    asked: ValidationSettings
     identity: ModelIdentity
-    settings: TrainingSettings
     init: InitAdapter | None
     scored: inputs.Scored
     oracle: inputs.Oracle | None
@@ -59,87 +92,90 @@ class Request:
     parents: dict[str, str]
     known: store.Artefact | None
 
+    @property
+    def name(self) -> str:
+        """The validation's name."""
+        return self.asked.name
 
-def prepare(
-    store_path: str | Path, *, score: Sequence[str], model: str, domain: str, task: Sequence[str], name: str,
-    design: str = "both", bins: str = "5", subsets: int = 40, rows: int | None = None, seeds: Sequence[int] = (0, 1, 2),
-    domain_repeat: int | None = None, oracle: str | None = None, epochs: int | None = None,
-    max_tokens: int | None = None, lr: float = 2e-4, schedule: str = "cosine", warmup: float = 0.03,
-    rank: int | None = None, alpha: float | None = None, target_modules: str | None = None,
-    init_adapter: str | None = None, batch_size: int = 16, max_length: int = 1024, loss_per: str = "row",
-    average_weights: bool = True, dtype: str = "auto", device: str = "auto",
-    columns: Mapping[str, str] | None = None, split: str | None = None, thinking: bool | None = None,
-    trust_remote_code: bool = False,
-) -> Request:  # fmt: skip
+    @property
+    def settings(self) -> TrainingSettings:
+        """How each run is trained."""
+        return self.asked.training
+
+
+def prepare(store_path: str | Path, asked: ValidationSettings) -> Request:
     """Everything looked up and checked as `validate` does it. Reads files, loads no weights, writes nothing.
 
     Raises:
         UsageError, DataError, SpecError: as `validate`.
     """
-    store.check_name(name, "--name")
-    edges, subsets = _check_design(design, bins, subsets, rows, seeds)
-    settings = TrainingSettings(
-        epochs, max_tokens, lr, schedule, warmup, rank, alpha, target_modules, batch_size, 0, 0.0, None, None, loss_per,
-        average_weights,
-    )  # fmt: skip
-    settings.check()
+    store.check_name(asked.name, "--name")
+    edges, subsets = _check_design(asked)
+    asked.training.check()
     stored = open_store(store_path)
-    scored = inputs.find_scores(stored, score)
-    identity = resolve_model(model, trust_remote_code=trust_remote_code)
-    init = resolve_init(init_adapter, settings, adapters=stored.path / "adapters", model=identity)
-    domain_set = resolve_rows(stored, domain, option="--domain", columns=columns, split=split)
+    scored = inputs.find_scores(stored, asked.score)
+    identity = asked.use.resolve()
+    init = resolve_init(asked.init_adapter, asked.training, adapters=stored.path / "adapters", model=identity)
+    how = asked.reading
+    domain_set = resolve_rows(stored, asked.domain, option="--domain", columns=how.columns, split=how.split)
     domain_rows = inputs.read_domain(domain_set)
-    items = inputs.load_items(stored, task, columns=columns, split=split)
+    items = inputs.load_items(stored, asked.task, columns=how.columns, split=how.split)
     inputs.refuse_overlap(items, domain_rows, what="--domain")
-    right = inputs.find_oracle(stored, oracle, scored)
+    right = inputs.find_oracle(stored, asked.oracle, scored)
     pool = inputs.pool_of(scored, *_nothing_known(scored), right)
-    n = rows or default_rows(pool, edges)
-    repeat = _repeat(domain_repeat, n, len(domain_rows))
-    asked = Design(edges, subsets, n, tuple(seeds))
-    make_runs(pool, asked, scored.names)  # refuses what is too small
-    known = stored.find(f"validations/{name}")
-    training = {key: value for key, value in settings.spec(init).items() if key not in ("seed", "version")}
+    n = asked.rows or default_rows(pool, edges)
+    repeat = _repeat(asked.domain_repeat, n, len(domain_rows))
+    design = Design(edges, subsets, n, tuple(asked.seeds))
+    make_runs(pool, design, scored.names)  # refuses what is too small
+    known = stored.find(f"validations/{asked.name}")
     spec = {
-        **training,
-        "version": {"validation": VERSION, "training": settings.spec(init)["version"]},
+        **_spec(asked, init, identity, scored, domain_set, items, right),
+        "bins": list(edges),
+        "subsets": subsets,
+        "rows": n,
+        "domain_repeat": repeat,
+        "dtype": asked.use.settle_dtype(known),
+    }
+    if known is not None:
+        require_spec(known, spec)
+    parents = {**scored.parents, **domain_set.parents, **run_parent(stored, asked.init_adapter)}
+    return Request(
+        stored, asked, identity, init, scored, right, domain_set, domain_rows, items, inputs.shares_of(items),
+        design, repeat, spec, parents, known,
+    )  # fmt: skip
+
+
+def _spec(
+    asked: ValidationSettings, init: InitAdapter | None, identity: ModelIdentity, scored: inputs.Scored,
+    domain_set: RowSet, items: Items, right: inputs.Oracle | None,
+) -> dict[str, Any]:  # fmt: skip
+    """The spec without what the pool's size decides."""
+    training = asked.training.spec(init)
+    return {
+        **{key: value for key, value in training.items() if key not in ("seed", "version")},
+        "version": {"validation": VERSION, "training": training["version"]},
         "model": identity.spec,
-        "encoder": encoder_spec(max_length, thinking),
+        "encoder": asked.use.encoder_spec(),
         "data": scored.dataset.spec["digest"],
         "score": [one.fingerprint for one in scored.artefacts],
         "domain": domain_set.spec,
         "tasks": [one.digest for one in items.tasks],
         "scorers": items.scorers,
-        "bins": list(edges),
-        "subsets": asked.subsets,
-        "rows": n,
-        "seeds": list(seeds),
-        "domain_repeat": repeat,
+        "seeds": list(asked.seeds),
         "oracle": None if right is None else right.spec,
-        "dtype": settle_dtype(dtype, device, known),
     }
-    if known is not None:
-        require_spec(known, spec)
-    return Request(
-        stored, name, identity, settings, init, scored, right, domain_set, domain_rows, items, inputs.shares_of(items),
-        asked, repeat, spec, {**scored.parents, **domain_set.parents, **run_parent(stored, init_adapter)}, known,
-    )  # fmt: skip
 
 
-def _check_design(
-    design: str, bins: str, subsets: int, rows: int | None, seeds: Sequence[int]
-) -> tuple[tuple[float, ...], int]:
+def _check_design(asked: ValidationSettings) -> tuple[tuple[float, ...], int]:
     """The bins' edges and the number of subsets, () and 0 where the design has none."""
-    if design not in DESIGN_NAMES:
-        raise UsageError(f"--design {design}: expected one of {', '.join(DESIGN_NAMES)}.", "Give one of these.")
-    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise UsageError(
-            f"--seeds {','.join(map(str, seeds)) or '(none)'}: give different whole numbers, 0 or more.", "As in 0,1,2."
-        )
-    if rows is not None and rows < 1:
-        raise UsageError(f"--rows {rows}: each run takes rows of the pool.", "Give 1 or more.")
-    if design != "bins":
-        check_subsets(subsets)
-    return parse_bins(bins) if design != "subsets" else (), subsets if design != "bins" else 0
+    design = checked(DesignName, asked.design, "--design")
+    check_seeds(asked.seeds)
+    if asked.rows is not None and asked.rows < 1:
+        raise UsageError(f"--rows {asked.rows}: each run takes rows of the pool.", "Give 1 or more.")
+    if design != DesignName.BINS:
+        check_subsets(asked.subsets)
+    edges = parse_bins(asked.bins) if design != DesignName.SUBSETS else ()
+    return edges, asked.subsets if design != DesignName.BINS else 0
 
 
 def _repeat(given: int | None, n: int, domain_rows: int) -> int:

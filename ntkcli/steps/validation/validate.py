@@ -29,7 +29,7 @@ from ntkcli.steps.validation.plan import (
     Run,
     make_runs,
 )  # fmt: skip
-from ntkcli.steps.validation.request import Request, prepare
+from ntkcli.steps.validation.request import Request, ValidationSettings, prepare
 from ntkcli.steps.validation.result import Validation, summarise
 
 
@@ -41,25 +41,25 @@ class MakeTrainer(Protocol):
 
 
 def validate(
-    store_path: str | Path, *, device: str = "auto", batch_tokens: int | None = None,
-    gradient_checkpointing: bool = False, keep_runs: bool = False, progress: Progress | None = None,
-    trainer: MakeTrainer | None = None, **given: Any,
+    store_path: str | Path, *, gradient_checkpointing: bool = False, keep_runs: bool = False,
+    progress: Progress | None = None, trainer: MakeTrainer | None = None, **given: Any,
 ) -> Validation:  # fmt: skip
     """Write `validations/<name>`, a part for each training run, and report what its runs show.
 
-    Each run trains an adapter on the domain's rows, `domain_repeat` times each, together with `rows` rows of the pool:
-    from a bin of a score's ranks (`bins`), the same number and like tokens from each; at random; from an `oracle`; or
-    random subsets shared by all scores. Then the loss of each test item is measured. `given` are the other arguments of
-    `prepare`; the training options mean what they do in `ntkcli.steps.training.finetune.finetune`. `keep_runs` leaves
-    each run's adapter in the store as `runs/<name>.<what>.s<seed>`. A training that diverges is recorded as such.
-    `trainer` makes what trains (tests give a made-up world).
+    Each run trains an adapter on the domain's rows, `domain_repeat` times each, together with `rows` rows of the
+    pool: from a bin of a score's ranks (`bins`), the same number and like tokens from each; at random; from an
+    `oracle`; or random subsets shared by all scores. Then the loss of each test item is measured. `given` are the
+    fields of `ValidationSettings` and its parts; the training options mean what they do in
+    `ntkcli.steps.training.finetune.finetune`. `keep_runs` leaves each run's adapter in the store as
+    `runs/<name>.<what>.s<seed>`. A training that diverges is recorded as such. `trainer` makes what trains (tests
+    give a made-up world).
 
     Raises:
         UsageError, DataError: an option, a file or a row can't be used; test items are among the rows to train on.
         SpecError: scores are of different pools. store.SpecDiffersError: a validation of this name has other settings.
     """
     progress = progress or Silent()
-    request = prepare(store_path, device=device, **given)
+    request = prepare(store_path, ValidationSettings.of(**given))
     known = request.known
     if known is not None and known.complete:
         progress.note(f"{known.name} is finished already: {known.n} runs")
@@ -68,9 +68,8 @@ def validate(
                 "--keep-runs keeps what is trained from now on: these runs were not kept, or are there already"
             )
         return summarise(measures_of(known, request))
-    max_length, thinking = request.spec["encoder"]["max_length"], request.spec["encoder"].get("thinking")
-    runs, needed = _plan(request, max_length, thinking, progress)
-    encoder = _encoder(request, max_length, thinking)
+    runs, needed = _plan(request, progress)
+    encoder = _encoder(request)
     refuse_unusable(request.items, encoder)
     refuse_long_items(request.items, encoder, request.identity, 0)
     inputs.refuse_overlap(request.items, list(needed.values()), what=request.scored.dataset.name)
@@ -80,7 +79,7 @@ def validate(
     )
     _refuse_long(request, [*domain, *by_row.values()])
     note_conversion(request.identity, progress)
-    make = trainer or _Loading(device, batch_tokens, gradient_checkpointing, encoder, progress)
+    make = trainer or _Loading(gradient_checkpointing, encoder, progress)
     train = make(request, known.plan if known is not None else {})
     plan = make.plan if isinstance(make, _Loading) else {}
     artefact = _create(request, len(runs), plan)
@@ -101,28 +100,24 @@ def validate(
     return summarise(measures_of(artefact, request))
 
 
-def _plan(
-    request: Request, max_length: int, thinking: bool | None, progress: Progress
-) -> tuple[list[Run], dict[int, Row]]:
+def _plan(request: Request, progress: Progress) -> tuple[list[Run], dict[int, Row]]:
     """All runs, and the pool's rows that they need by index."""
-    scored = request.scored
-    counts = counts_of(
-        count_tokens(
-            request.stored, scored.dataset, scored.file, request.identity, thinking=thinking, progress=progress
-        ),
-        None,
+    scored, use = request.scored, request.asked.use
+    counted = count_tokens(
+        request.stored, scored.dataset, scored.file, request.identity, thinking=use.thinking, progress=progress
     )
-    tokens = np.minimum(counts.length.astype(np.int64), max_length)
+    counts = counts_of(counted, None)
+    tokens = np.minimum(counts.length.astype(np.int64), use.max_length)
     pool = inputs.pool_of(scored, tokens, counts.good(), request.oracle)
     runs = make_runs(pool, request.design, scored.names)
     wanted = np.unique(np.concatenate([run.rows for run in runs]))
     return runs, {row.index: row for row in inputs.pool_rows(scored, wanted)}
 
 
-def _encoder(request: Request, max_length: int, thinking: bool | None) -> Encoder:
+def _encoder(request: Request) -> Encoder:
     from ntkcli.engine.models.loading import load_tokenizer
 
-    return Encoder(load_tokenizer(request.identity), max_length=max_length, thinking=thinking)
+    return request.asked.use.encoder(load_tokenizer(request.identity))
 
 
 def _refuse_long(request: Request, encoded: Sequence[Encoded]) -> None:
@@ -232,11 +227,8 @@ def _keeper(request: Request, artefact: store.Artefact, number: int, run: Run) -
 class _Loading:
     """Makes the trainer that trains: loads the base model, once."""
 
-    def __init__(
-        self, device: str, batch_tokens: int | None, gradient_checkpointing: bool, encoder: Encoder, progress: Progress
-    ) -> None:
-        self._device, self._batch_tokens, self._checkpointing = device, batch_tokens, gradient_checkpointing
-        self._encoder, self._progress = encoder, progress
+    def __init__(self, gradient_checkpointing: bool, encoder: Encoder, progress: Progress) -> None:
+        self._checkpointing, self._encoder, self._progress = gradient_checkpointing, encoder, progress
         self.plan: dict[str, Any] = {}
 
     def __call__(self, request: Request, plan: Mapping[str, Any], /) -> Trainer:
@@ -245,8 +237,9 @@ class _Loading:
         from ntkcli.engine.models.loading import load_model
         from ntkcli.engine.training.train import pick_batch_tokens
 
-        loaded = load_model(request.identity, dtype=request.spec["dtype"], device=self._device)
-        budget = self._batch_tokens or plan.get("batch_tokens") or pick_batch_tokens(loaded)
+        use = request.asked.use
+        loaded = load_model(request.identity, dtype=request.spec["dtype"], device=use.device)
+        budget = use.batch_tokens or plan.get("batch_tokens") or pick_batch_tokens(loaded)
         self.plan = {"batch_tokens": budget}
         options = request.settings.options(
             {**request.spec, "seed": 0},

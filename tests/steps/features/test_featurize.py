@@ -126,20 +126,11 @@ def test_non_finite_values_name_row_and_layer(tmp_path: Path, model_dir: Path, w
 
 def test_estimate_loads_no_weights_and_writes_nothing(tmp_path: Path, model_dir: Path, write_jsonl: Writer) -> None:
     from ntkcli.steps.features.dry_run import estimate_featurize
+    from ntkcli.steps.features.request import FeatureRequest
 
     data = write_jsonl("d.jsonl", prompt_rows(50))
-    found = estimate_featurize(
-        tmp_path / "s",
-        data=data,
-        name="d",
-        kind="ntk",
-        model=str(model_dir),
-        rows=None,
-        max_length=1024,
-        dim=8192,
-        device="cpu",
-        on_error="fail",
-    )
+    request = FeatureRequest.of(data=data, name="d", kind="ntk", model=str(model_dir), device="cpu")
+    found = estimate_featurize(tmp_path / "s", request)
     featurized = featurize(tmp_path / "t", **options(model_dir, data))
     assert (found.rows, found.tokens) == (50, featurized.tokens)
     assert found.disk_bytes == 50 * (2 * 8192 + 9)
