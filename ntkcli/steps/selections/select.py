@@ -69,9 +69,7 @@ def select(
     """
     progress = progress or Silent()
     stored = open_store(store_path)
-    scores = stored.get(f"scores/{store.check_name(score, '--score')}")
-    stored.check_parents(scores)
-    refuse_missing(scores.spec, scores.name)
+    scores = _current_score(stored, score)
     limits = constraints or Constraints()
     read = Inputs([str(path) for path in limits.files()])
     path = f"selections/{store.check_name(name, '--name')}"
@@ -134,6 +132,14 @@ def _result(
         removed={option: count for option, count in removed.items() if count},
         listed=request.listed,
     )
+
+
+def _current_score(stored: store.Store, name: str) -> store.Artefact:
+    """The score to select by, if what it was made from has not changed and its plug-in is there."""
+    scores = stored.get(f"scores/{store.check_name(name, '--score')}")
+    stored.check_parents(scores)
+    refuse_missing(scores.spec, scores.name)
+    return scores
 
 
 def _write(request: Request, path: str, rows: Rows, gains: NDArray[np.float64], progress: Progress) -> store.Artefact:

@@ -37,14 +37,17 @@ def kept_data(stored: store.Store | None, reference: str | Path) -> str | Path:
 def read_as_known(
     known: store.Artefact | None, data: str | Path, *, columns: Mapping[str, str] | None, split: str | None
 ) -> tuple[DataFile, bool]:
-    """The file, its columns and split those of the data set where none are given; and whether both are the same."""
+    """The file, columns and split those of the data set where none are given; and whether it is read as before."""
+    if known is not None:
+        refuse_missing(known.spec, known.name)
     reading = {} if known is None else known.attrs
     file = DataFile(
         data,
         columns=reading.get("columns") if columns is None else columns,
         split=reading.get("split") if split is None and not Path(home(data)).is_file() else split,
     )
-    return file, file.columns == (reading.get("columns") or {}) and file.split == reading.get("split")
+    alike = file.columns == (reading.get("columns") or {}) and file.split == reading.get("split")
+    return file, alike and (known is None or file.plugins == known.spec.get(SPEC_KEY, {}))
 
 
 def register_data(
@@ -68,14 +71,11 @@ def register_data(
     """
     artefact_name = f"datasets/{store.check_name(name, '--name')}"
     known = stored.find(artefact_name)
-    if known is not None:
-        refuse_missing(known.spec, artefact_name)
     if str(data) == stdin.STDIN and known is not None and not stdin.has_input():
         data = known.attrs["source"]  # resumed at a terminal
     data = kept_data(stored, data)
     file, alike = read_as_known(known, data, columns=columns, split=split)
     seen = file.watch()
-    alike = alike and (known is None or file.plugins == known.spec.get(SPEC_KEY, {}))
     if known is not None and known.complete and alike and _is_known(seen, known):
         _refuse_bad_rows(known, file, on_error)
         return known, file
