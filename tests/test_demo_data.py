@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 from ntkcli.demo import DemoData, demo_model_path, write_demo_data
-from ntkcli.demo.domain import clean, fits
-from ntkcli.demo.pipeline import N_POOL, N_TEST, N_TRAIN
+from ntkcli.demo.domain import CATEGORIES, HIDDEN_SOURCE, clean, fits
+from ntkcli.demo.pipeline import N_HIDDEN, N_POOL, N_TEST, N_TRAIN
 from ntkcli.demo.text import NearDuplicates, normal_words
 from ntkcli.errors import UsageError
 
@@ -32,7 +32,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> DemoData:
-    sizes = {"n_train": N_TRAIN, "n_test": N_TEST, "n_pool": N_POOL}
+    sizes = {"n_train": N_TRAIN, "n_test": N_TEST, "n_pool": N_POOL, "n_hidden": N_HIDDEN}
     return write_demo_data(tmp_path_factory.mktemp("demo"), **sizes)
 
 
@@ -97,9 +97,23 @@ def test_pool_is_short_and_mixed(made: DemoData) -> None:
     pool = rows(made.pool)
     assert all(len(row["prompt"].split()) <= 50 and len(row["completion"].split()) <= 30 for row in pool)
     sources = Counter(row["source"].split("/")[0] for row in pool)
-    assert 0.2 < sources["reasoning_gym"] / len(pool) < 0.3
-    assert 0.05 < (sources["contracts"] + sources["privacy_policy"]) / len(pool) < 0.1
+    general = len(pool) - sources[HIDDEN_SOURCE]
+    assert 0.2 < sources["reasoning_gym"] / general < 0.3
+    assert 0.05 < (sources["contracts"] + sources["privacy_policy"]) / general < 0.1
     assert len(sources) >= 12
+
+
+@needs_packages
+def test_hidden_rows_are_of_the_domain_in_other_words(made: DemoData) -> None:
+    hidden = [row for row in rows(made.pool) if row["source"] == HIDDEN_SOURCE]
+    assert len(hidden) == made.n_hidden == N_HIDDEN
+    counts = Counter(row["completion"] for row in hidden)
+    assert set(counts) == set(CATEGORIES)
+    assert max(counts.values()) - min(counts.values()) <= 1
+    question = rows(made.train)[0]["prompt"].partition("\n\n")[0]
+    assert not any(question in row["prompt"] for row in hidden)
+    places = [i for i, row in enumerate(rows(made.pool)) if row["source"] == HIDDEN_SOURCE]
+    assert places[-1] - places[0] >= 2 * N_HIDDEN  # spread over the pool
 
 
 @needs_packages
@@ -117,7 +131,9 @@ def test_same_bytes_again_in_a_fresh_process(made: DemoData, tmp_path: Path) -> 
     assert not (folder / "train.jsonl").exists()
     (folder / "pool.jsonl").unlink()
     done = subprocess.run(script, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == f"{folder / 'pool.jsonl'}: {N_POOL} rows"
+    assert done.stdout.splitlines()[-1] == (
+        f"{folder / 'pool.jsonl'}: {N_POOL} rows, {N_HIDDEN} of them about licences"
+    )
     assert sorted(path.name for path in folder.iterdir()) == ["pool.jsonl", "test.jsonl", "train.jsonl"]
     for path in (made.train, made.test, made.pool):
         assert (folder / path.name).read_bytes() == path.read_bytes()

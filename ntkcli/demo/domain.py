@@ -1,6 +1,7 @@
 """The demo's domain: short licence notices, each with the category that ScanCode's licence experts gave it.
 
-Source: PyPI package licensedcode-data (34,872 rules, 2,312 licences; CC-BY-4.0). Knows nothing of the pool.
+Other notices, asked about in other words, are what the demo hides in its pool. Knows nothing of the pool's other rows.
+Source: PyPI package licensedcode-data (34,872 rules, 2,312 licences; CC-BY-4.0).
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from ntkcli.errors import UsageError
 CATEGORIES = ("Permissive", "Copyleft", "Copyleft Limited")
 _NAMES = ", ".join(CATEGORIES[:-1]) + " or " + CATEGORIES[-1]
 QUESTION = f"Is this licence notice {_NAMES}?"  # then a blank line and the notice
+HIDDEN_QUESTION = "What kind of licence?"  # behind the notice and a blank line
+HIDDEN_SOURCE = "licence-notices"
 MIN_WORDS, MAX_WORDS = 10, 28
 MAX_CHARS = 170  # about 40 tokens of SmolLM2: keeps a row under 80 with the template
 MAX_RULE_BYTES = 2_000  # a notice of 28 words and its front matter; longer files are whole licences
@@ -42,27 +45,36 @@ class Notice(NamedTuple):
     text: str
 
 
-def domain_rows(*, seed: int, n_train: int, n_test: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Train and test rows, balanced over CATEGORIES; no two rows near-duplicates, in one file or across.
+class DomainRows(NamedTuple):
+    """Rows to learn from, rows to test on, and related rows for the pool to hide."""
 
-    A licence may have notices on both sides: to know a licence by its name is part of the task. UsageError where
+    train: list[dict[str, Any]]
+    test: list[dict[str, Any]]
+    hidden: list[dict[str, Any]]
+
+
+def domain_rows(*, seed: int, n_train: int, n_test: int, n_hidden: int = 0) -> DomainRows:
+    """The rows of each kind, balanced over CATEGORIES; no two rows near-duplicates, of one kind or across.
+
+    A licence may have notices on all sides: to know a licence by its name is part of the task. UsageError where
     the package holds fewer notices than asked for.
     """
     distinct = _distinct(read_notices(data_folder("licensedcode", "data")), seed=seed)
-    train: list[Notice] = []
-    test: list[Notice] = []
+    parts: tuple[list[Notice], list[Notice], list[Notice]] = ([], [], [])
     for i, category in enumerate(CATEGORIES):
         notices = [notice for notice in distinct if notice.category == category]
-        want_train, want_test = _share(n_train, i), _share(n_test, i)
-        if len(notices) < want_train + want_test:
+        sizes = [_share(n, i) for n in (n_test, n_train, n_hidden)]
+        if len(notices) < sum(sizes):
             raise UsageError(
                 f"licensedcode-data holds {len(notices)} distinct short notices of category {category}, and "
-                f"{n_train} training with {n_test} test rows need {want_train + want_test}.",
+                f"{n_train} training, {n_test} test and {n_hidden} hidden rows need {sum(sizes)}.",
                 "Ask for fewer rows.",
             )
-        test += notices[:want_test]
-        train += notices[want_test : want_test + want_train]
-    return _rows(train, "train", seed), _rows(test, "test", seed)
+        for part, size in zip(parts, sizes, strict=True):
+            part.extend(notices[:size])
+            notices = notices[size:]
+    test, train, hidden = parts
+    return DomainRows(_rows(train, "train", seed), _rows(test, "test", seed), _hidden_rows(hidden, seed))
 
 
 def read_notices(data: Path) -> list[Notice]:
@@ -150,4 +162,16 @@ def _rows(notices: list[Notice], split: str, seed: int) -> list[dict[str, Any]]:
             "answer": CATEGORIES.index(notice.category),
         }
         for i, notice in enumerate(ordered)
+    ]
+
+
+def _hidden_rows(notices: list[Notice], seed: int) -> list[dict[str, Any]]:
+    """Rows for the pool: the same labels, asked for in other words, without choices."""
+    return [
+        {
+            "source": HIDDEN_SOURCE,
+            "prompt": f"{notice.text}\n\n{HIDDEN_QUESTION}",
+            "completion": notice.category,
+        }
+        for notice in sorted(notices, key=lambda n: rank(seed, "hidden", n.rule))
     ]

