@@ -107,6 +107,9 @@ def test_the_example_end_to_end(example: Path, cli: Cli, tmp_path: Path, monkeyp
         assert ran.code == 2
         assert line in ran.error_line
     assert "'spread' of the plug-in ntksel-example 0.1.0, which is not installed" in cli(*select[:-1], "new").error_line
+    random = ("score", path, "--pool", "pool", "--method", "random", "--rows", "varied", "--name", "random")
+    for reads in (("explain", path, "varied", "1-0"), random):
+        assert "selections/varied was made with 'spread' of the plug-in ntksel-example" in cli(*reads).error_line
     assert cli("info", path).code == 0
     assert "'nearest-mean' is not one of 'votes'" in cli("score", tmp_path / "t", *score[2:], "--name", "x").error_line
 

@@ -30,12 +30,6 @@ from ntkcli.engine.models.loading import head_form, head_of
 LOGIT_BLOCK_BYTES = 256 * 2**20
 """Bound on the float32 logits that are held at once; three such blocks may stand at a time, five with a soft cap."""
 
-Upstream = Callable[[Tensor, Batch], Tensor]
-"""(hidden (B, T, D), batch) → gradient of f at the hidden states, (B, T, D) float32.
-
-Divided by the probe's `scale`, so that it is of order one in any dtype.
-"""
-
 
 class LogitProbe:
     """f = sum_t w_t v·logits_t for one direction v. `scale` was left out of the gradient."""
@@ -49,7 +43,7 @@ class LogitProbe:
         self._unit_D = (u_D / length).float()
 
     def __call__(self, hidden_BTD: Tensor, batch: Batch) -> Tensor:
-        """See `Upstream`."""
+        """The gradient of f at the hidden states (B, T, D), float32, less `scale`, so that it is of order one."""
         if self._form.cap is None:
             return batch.weight[..., None] * self._unit_D
 
@@ -66,7 +60,7 @@ class LossProbe:
         self._head, self._form, self.scale = head_of(model), head_form(model), 1.0
 
     def __call__(self, hidden_BTD: Tensor, batch: Batch) -> Tensor:
-        """See `Upstream`. The weight of a row's last position must be 0: nothing follows it."""
+        """The same of f. The weight of a row's last position must be 0: nothing follows it."""
 
         def slope(z_NV: Tensor, target_N: Tensor) -> Tensor:
             logits_NV = self._form.logits(z_NV)

@@ -17,7 +17,7 @@ from ntkcli.selection.top import top
 from ntkcli.steps.selections.selectors import ComparedRows, SelectorFeatures, features_to_compare, rows_with_features
 from ntkcli.steps.selections.why_not import displaced
 from ntkcli.steps.shared.datasets import moved_data
-from ntkcli.steps.shared.stores import open_store
+from ntkcli.steps.shared.stores import open_store, require_current
 
 NEAREST = 3
 Rows = NDArray[np.int64]
@@ -73,7 +73,7 @@ def explain(store_path: str | Path, *, selection: str, row: str, data: Sequence[
     """
     stored = open_store(store_path)
     artefact = stored.get(f"selections/{store.check_name(selection, 'SELECTION')}")
-    stored.check_parents(artefact)
+    require_current(stored, artefact)
     moved_data(stored, data, default=[str(artefact.attrs["data"])])
     ids = stored.get(f"datasets/{artefact.attrs['data']}").read("row_id").tolist()
     if row in ids:

@@ -22,6 +22,7 @@ from ntkcli.steps.selections.leaks import TestFiles, test_files
 from ntkcli.steps.selections.selectors import SelectorFeatures, features_to_compare
 from ntkcli.steps.shared.lengths import SPEC_KEY, Encoding, lengths, settle_encoding
 from ntkcli.steps.shared.sources import BY_SOURCE, rows_of_sources
+from ntkcli.steps.shared.stores import require_current
 
 VERSION = 1
 """Of the selectors, in every spec: goes up when the same scores would give other rows."""
@@ -259,7 +260,7 @@ def _tokens_of_selection(
             f"--match-tokens {name}: it selects rows of {artefact.attrs['data']!r}, not of {pool!r}.",
             "Give a selection of the same pool.",
         )
-    stored.check_parents(artefact)
+    require_current(stored, artefact)
     rows = np.sort(artefact.read("row"))
     return int(lengths(stored, pool, encoding, rows, progress=progress)[rows].sum())
 

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 import store
 from ntkcli.choices import Format, Leaks
-from ntkcli.doors import refuse_missing
 from ntkcli.progress import Progress, Silent
 from ntkcli.selection.registry import SELECTORS
 from ntkcli.steps.selections.explain import write_explanations
@@ -23,7 +22,7 @@ from ntkcli.steps.selections.request import Constraints, Request, Rows, resolve_
 from ntkcli.steps.shared.datasets import moved_data
 from ntkcli.steps.shared.environment import begin, environment
 from ntkcli.steps.shared.outputs import Inputs
-from ntkcli.steps.shared.stores import DATASET_PART_ROWS, open_store, require_spec, write_rows
+from ntkcli.steps.shared.stores import DATASET_PART_ROWS, open_store, require_current, require_spec, write_rows
 
 __all__ = ["Constraints", "SelectResult", "select"]
 
@@ -115,7 +114,7 @@ def _require_same(request: Request, known: store.Artefact) -> None:
         spec = {key: value for key, value in spec.items() if key != "against"}
         spec |= {"against": known.spec["against"]} if "against" in known.spec else {}
     require_spec(known, spec)
-    request.stored.check_parents(known)
+    require_current(request.stored, known)
 
 
 def _result(
@@ -137,8 +136,7 @@ def _result(
 def _current_score(stored: store.Store, name: str) -> store.Artefact:
     """The score to select by, if what it was made from has not changed and its plug-in is there."""
     scores = stored.get(f"scores/{store.check_name(name, '--score')}")
-    stored.check_parents(scores)
-    refuse_missing(scores.spec, scores.name)
+    require_current(stored, scores)
     return scores
 
 

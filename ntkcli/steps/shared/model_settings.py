@@ -9,6 +9,7 @@ from ntkcli.choices import Dtype, checked
 from ntkcli.data.encoding import VERSION as ENCODER_VERSION
 from ntkcli.identity import ModelIdentity, converted_folder, is_converted
 from ntkcli.progress import Progress
+from ntkcli.steps.shared.stores import require_current
 
 
 def encoder_spec(max_length: int, thinking: bool | None = None) -> dict[str, Any]:
@@ -27,7 +28,7 @@ def run_parent(stored: store.Store, reference: str | None) -> dict[str, str]:
     run = stored.find(f"runs/{reference}")
     if run is None:
         return {}
-    stored.check_parents(run)
+    require_current(stored, run)
     return {run.name: run.fingerprint}
 
 
