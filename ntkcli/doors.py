@@ -12,11 +12,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from ntkcli.errors import NtkselError, UsageError
 from ntkcli.notes import note
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 EntryT = TypeVar("EntryT")
 
@@ -156,9 +158,10 @@ def refuse_missing(spec: Mapping[str, Any], what: str) -> None:
 @lru_cache(maxsize=64)
 def _installed(group: str, path: tuple[str, ...]) -> tuple[tuple[Origin, EntryPoint], ...]:  # noqa: ARG001
     """The entry points of a group, sorted, with their packages. Looked up once for each `sys.path`."""
+    from importlib.metadata import entry_points  # email and zipfile with it, which a start need not wait for
+
     found = []
     for point in entry_points(group=group):
-        dist = point.dist
-        package, version = ("unknown", "unknown") if dist is None else (dist.name, dist.version)
+        package, version = ("unknown", "unknown") if point.dist is None else (point.dist.name, point.dist.version)
         found.append((Origin(group, point.name, package, version), point))
     return tuple(sorted(found, key=lambda each: (each[0].name, each[0].package)))

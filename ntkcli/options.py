@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +14,9 @@ from ntkcli.data.formats.registry import READERS
 from ntkcli.doors import SPEC_KEY, Door, refuse_missing
 from ntkcli.errors import UsageError
 from ntkcli.seeds import check_training_seed
+
+FILES = ", ".join(READERS.builtin)
+"""Formats of data files."""
 
 Store = Annotated[
     Path,
@@ -46,8 +49,7 @@ Data = Annotated[
     str,
     typer.Option(
         "--data",
-        help=f"A data file ({', '.join(READERS.names())}), a folder or glob of them, a Hub id, or - for "
-        "standard input.",
+        help=f"A data file ({FILES}), a folder or glob of them, a Hub id, or - for standard input.",
         show_default=False,
     ),
 ]
@@ -113,11 +115,11 @@ DryRun = Annotated[
 def named(door: Door[Any], help: str, **more: Any) -> Any:  # noqa: A002  (as typer's own)
     """An option whose value is a name of a door: checked, listed in the help, and completed by a shell.
 
-    Names of plug-ins are found by their entry points; no code of theirs is imported.
+    Names of plug-ins are found by their entry points when one is needed; no code of theirs is imported.
     """
     return typer.Option(
         help=help,
-        metavar=f"<{'|'.join(door.names())}>",
+        metavar=f"<{'|'.join(door.builtin)}>",
         callback=_checked(door),
         autocompletion=lambda incomplete: [name for name in door.names() if name.startswith(incomplete)],
         **more,
@@ -137,7 +139,17 @@ def _checked(door: Door[Any]) -> Callable[[typer.Context, Any], Any]:
                 raise typer.BadParameter(f"{name!r} is not one of {known}.") from error
         return value
 
+    check.door = door  # type: ignore[attr-defined]  # for `with_plugins`
     return check
+
+
+def with_plugins(options: Iterable[Any]) -> None:
+    """Add the names of plug-ins to what the help shows of these options."""
+    for option in options:
+        if (door := getattr(option.callback, "door", None)) is not None:
+            option.metavar = f"<{'|'.join(door.names())}>"
+        elif option.help and FILES in option.help:
+            option.help = option.help.replace(FILES, ", ".join(READERS.names()))
 
 
 def refuse_missing_name(store_path: Path | None, door: Door[Any], name: str) -> None:
