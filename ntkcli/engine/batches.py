@@ -118,6 +118,13 @@ def pad_rows(
     return found
 
 
+def mask_of(lengths: Sequence[int], *, left: bool = False) -> NDArray[np.int64]:
+    """1 where `pad_rows` puts a row of these lengths, else 0: (B, T) int64."""
+    lengths_B = np.asarray(lengths, dtype=np.int64)[:, None]
+    places_T = np.arange(lengths_B.max())
+    return np.where(places_T >= lengths_B.max() - lengths_B if left else places_T < lengths_B, 1, 0)
+
+
 def pad(rows: Sequence[Encoded], *, positions: str, pad_id: int, device: torch.device, whole: bool = False) -> Batch:
     """The rows as one batch, padded on the right; `positions` as in `position_weights`.
 

@@ -14,7 +14,7 @@ from ntkcli.statistics.comparison import (
     compare_arms,
     holm,
 )
-from ntkcli.statistics.proportions import Accuracy, PairedDifference, accuracy, mcnemar, paired_difference
+from ntkcli.statistics.proportions import Accuracy, accuracy, mcnemar
 from ntkcli.statistics.seed_groups import group_seeds
 from ntkcli.statistics.sentences import sentence
 
@@ -26,7 +26,6 @@ __all__ = [
     "Classification",
     "Comparison",
     "Difference",
-    "PairedDifference",
     "TaskItems",
     "accuracy",
     "classify",
@@ -34,6 +33,5 @@ __all__ = [
     "group_seeds",
     "holm",
     "mcnemar",
-    "paired_difference",
     "sentence",
 ]

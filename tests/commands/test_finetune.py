@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
+from huggingface_hub import ModelCard
 
 import ntkcli.engine.training.loss
 import store
@@ -367,7 +368,8 @@ def test_the_card_tells_all_and_takes_names_as_text(
     store = tmp_path / "s"
     result = ok(cli, "finetune", store, "--model", model_dir, "--train", f"{data}=0.5", "--name", "r", "--epochs", "1")
     card = (store / "adapters/r/README.md").read_text()
-    assert f'base_model: "{model_dir}"' in card
+    head = ModelCard(card).data.to_dict()
+    assert (head["base_model"], head["library_name"], head["tags"]) == (str(model_dir), "peft", ["lora", "ntksel"])
     assert "\\|b `x` <img src=x onerror=alert(1)>.jsonl`` | 5 | 0.5 |" in card  # a span of two backticks
     assert f"ntksel finetune {store} --model {model_dir} --train '{data}=0.5' --name r --epochs 1\n" in card
     assert f"| `tokens` | `{result['tokens']:,}` |" in card

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ntkcli.data.encoding import Encoded
-from ntkcli.engine.batches import pad, pad_rows, plan_batches
+from ntkcli.engine.batches import mask_of, pad, pad_rows, plan_batches
 
 BUDGET = 128
 OVERHEAD = BUDGET // 16
@@ -86,3 +86,4 @@ def test_rows_are_padded_as_torch_pads_them(left: bool) -> None:
     )
     assert np.array_equal(pad_rows(rows, -7, left=left), expected.numpy())
     assert pad_rows(rows, -7, width=8).shape == (4, 8)
+    assert np.array_equal(mask_of([len(row) for row in rows], left=left), expected.numpy() != -7)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ntkcli.data.encoding import Encoded
-from ntkcli.engine.batches import pad_rows
+from ntkcli.engine.batches import mask_of, pad_rows
 from ntkcli.engine.memory import TokenBudget, run_batches
 from ntkcli.engine.models.loading import LoadedModel
 from ntkcli.engine.rope import length_classes
@@ -78,7 +78,7 @@ def _generate(
     longest = max(len(prompt) for prompt in prompts)
     pad_id = loaded.tokenizer.pad_token_id or 0
     ids = pad_rows([prompt.ids for prompt in prompts], pad_id, left=True)
-    mask = pad_rows([np.ones(len(prompt)) for prompt in prompts], 0, left=True)
+    mask = mask_of([len(prompt) for prompt in prompts], left=True)
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,

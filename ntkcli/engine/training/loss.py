@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ntkcli.data.encoding import Encoded
-from ntkcli.engine.batches import pad_rows
+from ntkcli.engine.batches import mask_of, pad_rows
 from ntkcli.engine.memory import LOGIT_BYTES, TokenBudget, run_batches
 from ntkcli.engine.models.loading import decoder_of, head_logits, head_of
 from ntkcli.engine.rope import LengthClasses, length_classes
@@ -221,10 +221,12 @@ def _undone(gradient: Tensor) -> Tensor:
 
 def collate(rows: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
     """`input_ids`, `attention_mask`, `labels` (B, T) int64, padded on the right."""
+    ids = pad_rows([row.ids for row in rows], pad_id)
+    learned = pad_rows([row.supervised for row in rows], 0)
     arrays = {
-        "input_ids": pad_rows([row.ids for row in rows], pad_id),
-        "attention_mask": pad_rows([np.ones(len(row)) for row in rows], 0),
-        "labels": pad_rows([np.where(row.supervised, row.ids, IGNORED) for row in rows], IGNORED),
+        "input_ids": ids,
+        "attention_mask": mask_of([len(row) for row in rows]),
+        "labels": np.where(learned > 0, ids, IGNORED),
     }
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 

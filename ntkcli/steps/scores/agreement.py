@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +58,7 @@ def compare_scores(store_path: str | Path, *, scores: Sequence[str], n: int | No
     """Compare two or more scores of one pool; Kendall is tau-b. `n` defaults to a tenth of the common rows.
 
     Raises:
-        UsageError: fewer than two scores, fewer than two common rows, `n` above them, or scipy is not installed.
+        UsageError: fewer than two scores, fewer than two common rows, or `n` above them.
         SpecError: the scores are of different data sets.
     """
     stored = open_store(store_path)
@@ -89,7 +88,9 @@ def compare_scores(store_path: str | Path, *, scores: Sequence[str], n: int | No
 
 
 def _agree(first: str, second: str, a: NDArray[np.float64], b: NDArray[np.float64], overlap: float) -> PairAgreement:
-    kendall = float(_statistics().kendalltau(a, b).statistic)
+    from scipy import stats
+
+    kendall = float(stats.kendalltau(a, b).statistic)
     return PairAgreement(first, second, len(a), _spearman(a, b), kendall, overlap)
 
 
@@ -121,11 +122,3 @@ def _sources(dataset: store.Artefact, rows: NDArray[np.int64]) -> dict[str, int]
     labels = dataset.attrs["sources"]
     counts = np.bincount(dataset.take("source", rows), minlength=len(labels))
     return {str(labels[code]): int(counts[code]) for code in np.argsort(-counts, kind="stable") if counts[code]}
-
-
-def _statistics() -> Any:
-    try:
-        from scipy import stats
-    except ImportError as error:
-        raise UsageError("--compare needs the package scipy.", "Run `pip install 'ntksel[select]'`.") from error
-    return stats

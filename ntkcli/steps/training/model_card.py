@@ -32,12 +32,7 @@ def model_card(
     rows = [f"| {_cell(one.label)} | {one.rows:,} | {one.times:g} | `{one.digest}` |" for one in sets]
     results = [f"| {_cell(key)} | {_cell(value)} |" for key, value in metrics.items()]
     lines = [
-        "---",
-        f"base_model: {json.dumps(base_model)}",
-        "library_name: peft",
-        "pipeline_tag: text-generation",
-        'tags: ["lora", "ntksel"]',
-        "---",
+        *card_head(base_model=base_model, library_name="peft", tags=["lora", "ntksel"]),
         "",
         f"# {name}",
         "",
@@ -71,6 +66,14 @@ def model_card(
         "",
     ]
     return "\n".join(lines)
+
+
+def card_head(*, base_model: str, library_name: str, tags: list[str]) -> list[str]:
+    """The lines of the YAML head that the Hub reads."""
+    from huggingface_hub import ModelCardData
+
+    data = ModelCardData(base_model=base_model, library_name=library_name, pipeline_tag="text-generation", tags=tags)
+    return ["---", *data.to_yaml().splitlines(), "---"]
 
 
 def command_words(verb: str, given: Mapping[str, Any], signature: inspect.Signature) -> list[str]:
