@@ -54,6 +54,8 @@ FLAGS = {
     "adapter.fresh.seed": "--adapter-seed",
     "encoder.max_length": "--max-length",
     "encoder.thinking": "--thinking",
+    "encoder.text_as": "--text-as",
+    "packed": "--pack",
     "projection.dim": "--dim",
     "projection.seed": "--seed",
     "data": "--data",

@@ -83,6 +83,13 @@ class Thinking(StrEnum):
     OFF = "off"
 
 
+class TextAs(StrEnum):
+    """What rows of schema text are: a user's turn in the chat template, or raw text."""
+
+    CHAT = "chat"
+    RAW = "raw"
+
+
 class OnError(StrEnum):
     """What happens to rows that can't be used: the command stops, or they are left out."""
 

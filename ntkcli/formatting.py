@@ -133,9 +133,10 @@ def finetune_estimate_line(found: FinetuneEstimate) -> str:
 def finetune_line(run: FinetuneResult) -> str:
     """A run in one line."""
     stopped = f" of {run.planned_steps}" if run.steps != run.planned_steps else ""
-    line = (
-        f"{run.artefact}: {run.rows} rows, {run.steps}{stopped} steps, loss {run.first_loss:.3f} to {run.last_loss:.3f}"
-    )
+    of = "" if run.documents is None else f" (pieces of {run.documents} documents)"
+    packed = "" if run.sequences is None else f" in {run.sequences} sequences"
+    rows = f"{run.artefact}: {run.rows} rows{of}{packed}"
+    line = f"{rows}, {run.steps}{stopped} steps, loss {run.first_loss:.3f} to {run.last_loss:.3f}"
     if run.held_out_loss is not None:
         line += f", held out {run.held_out_loss:.3f} after step {run.best_step} on {run.held_out} rows"
     return f"{line}, {run.truncated} truncated, {run.skipped} skipped; adapter {run.adapter}"

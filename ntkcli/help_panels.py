@@ -11,7 +11,8 @@ from ntkcli.options import with_plugins
 LONG: Final = 12
 """Commands with more options than this show them in panels; shorter lists are easier to read in one piece."""
 PANELS: Final = {
-    "Input": "data columns split domain-split pool-split on-error max-length thinking trust-remote-code allow-overlap",
+    "Input": "data columns split domain-split pool-split on-error max-length thinking text-as trust-remote-code "
+    "allow-overlap",
     "Features": "adapter feature rows positions pooling probe probes layers projection dim seed adapter-seed adam "
     "store-dtype",
     "Score": "pool method domain group-by across centre subspace whiten k match-length combine compare preset",
@@ -19,7 +20,7 @@ PANELS: Final = {
     "exclude must-include only against leaks",
     "Training": "then epochs max-tokens match-tokens max-steps match-steps lr schedule warmup warmup-epochs rank alpha "
     "target-modules init-adapter batch-size seeds hold-out patience loss-per average-weights "
-    "checkpoint-steps keep-optimizer",
+    "pack checkpoint-steps keep-optimizer",
     "Evaluation": "baseline retain scorer normalise max-new-tokens answer-pattern num-fewshot limit "
     "apply-chat-template per-class arms draws sizes equalise",
     "Check": "verify repair",

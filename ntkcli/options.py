@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ntkcli.choices import Dtype, OnError, Thinking
+from ntkcli.choices import Dtype, OnError, TextAs, Thinking
 from ntkcli.data.formats.registry import READERS
 from ntkcli.doors import SPEC_KEY, Door, refuse_missing
 from ntkcli.errors import UsageError
@@ -74,6 +74,14 @@ ThinkingOption = Annotated[
         "--thinking",
         help="Switch the chat template's thinking on or off, also where it only opens a thought (DeepSeek R1).",
         show_default="the template's own",
+    ),
+]
+TextAsOption = Annotated[
+    TextAs,
+    typer.Option(
+        "--text-as",
+        help="Rows with one column text: a user's turn in the chat template, or the raw text of a document with an "
+        "end-of-text token, all of it supervised.",
     ),
 ]
 TrustRemoteCode = Annotated[

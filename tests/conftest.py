@@ -154,6 +154,16 @@ def choice_rows(n: int, *, seed: int = 0) -> list[dict[str, Any]]:
     ]
 
 
+def text_rows(n: int, *, seed: int = 0, words: int = 30) -> list[dict[str, Any]]:
+    """Plain texts of one to `words` words."""
+    import random
+
+    draw = random.Random(seed)
+    return [
+        {"id": f"t{seed}-{i}", "text": " ".join(draw.choices(WORDS, k=draw.randint(1, words))) + "."} for i in range(n)
+    ]
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 4 MiB."""

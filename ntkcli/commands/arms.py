@@ -11,7 +11,7 @@ import typer
 
 from ntkcli import options as o
 from ntkcli import training_options as t
-from ntkcli.choices import Dtype, Equalise, LossPer, OnError, Preset, Schedule
+from ntkcli.choices import Dtype, Equalise, LossPer, OnError, Preset, Schedule, TextAs
 from ntkcli.commands import chain
 from ntkcli.console import Output
 from ntkcli.engine.gradients.registry import PROBES
@@ -194,6 +194,7 @@ def arms(
     ] = None,
     on_error: o.OnErrorOption = OnError.FAIL,
     thinking: o.ThinkingOption = None,
+    text_as: o.TextAsOption = TextAs.CHAT,
     trust_remote_code: o.TrustRemoteCode = False,
     allow_overlap: Annotated[
         bool, typer.Option("--allow-overlap", help="Continue although items of a task are rows of the domain.")
@@ -257,6 +258,7 @@ def arms(
         against=step.test_files(task),
         common=_given(max_length=(max_length, 1024), dtype=(dtype, "auto"), device=(device, "auto"))
         | _given(thinking=(thinking, None), trust_remote_code=(trust_remote_code, False)),
+        rows_as=_given(text_as=(text_as, "chat")),
         training=_given(lr=(lr, 2e-4), rank=(rank, None), batch_size=(batch_size, 16), alpha=(alpha, None))
         | _given(schedule=(schedule, "cosine"), warmup=(warmup, 0.03), target_modules=(target_modules, None))
         | _given(gradient_checkpointing=(gradient_checkpointing, False)),
@@ -265,7 +267,8 @@ def arms(
         features=_given(dim=(dim, 8192), probes=(probes, 1)),
         domain_data=_given(split=(domain_split, None), on_error=(on_error, "fail")),
         pool_data=_given(split=(pool_split, None), on_error=(on_error, "fail")),
-        evaluation=_given(retain=(list(retain or ()), []), on_error=(on_error, "fail")),
+        evaluation=_given(retain=(list(retain or ()), []), on_error=(on_error, "fail"))
+        | _given(text_as=(step.text_as_of([*task, *(retain or ())], text_as), "chat")),
     )
     step.check_training(plan)
     step.check_outputs(plan, export=export, recipe=recipe, force=force)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ntkcli import options as o
-from ntkcli.choices import Dtype, Normalise, OnError, Scorer
+from ntkcli.choices import Dtype, Normalise, OnError, Scorer, TextAs
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode
 from ntkcli.formatting import class_tables, comparison_table, estimate_line, measures_table
@@ -57,7 +57,10 @@ def evaluate(
     ] = None,
     scorer: Annotated[
         Scorer,
-        typer.Option(help="How to score items. auto: choices if items have them, else generate; loss: perplexity."),
+        typer.Option(
+            help="How to score items. auto: choices if items have them, loss for raw texts, "
+            "else generate; loss: perplexity."
+        ),
     ] = Scorer.AUTO,
     normalise: Annotated[
         Normalise,
@@ -83,6 +86,7 @@ def evaluate(
     columns: o.Columns = None,
     split: o.Split = None,
     thinking: o.ThinkingOption = None,
+    text_as: o.TextAsOption = TextAs.CHAT,
     num_fewshot: Annotated[
         int | None,
         typer.Option(
@@ -144,6 +148,7 @@ def evaluate(
         "columns": o.parse_columns(columns),
         "split": split,
         "thinking": o.is_on(thinking),
+        "text_as": text_as,
         "trust_remote_code": trust_remote_code,
         "num_fewshot": num_fewshot,
         "limit": limit,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ntkcli import options as o
-from ntkcli.choices import Dtype, Kind, OnError, Pooling, Positions, Projection, StoreDtype
+from ntkcli.choices import Dtype, Kind, OnError, Pooling, Positions, Projection, StoreDtype, TextAs
 from ntkcli.console import Output
 from ntkcli.engine.gradients.registry import PROBES
 from ntkcli.errors import ExitCode
@@ -113,6 +113,7 @@ def featurize(
     columns: o.Columns = None,
     split: o.Split = None,
     thinking: o.ThinkingOption = None,
+    text_as: o.TextAsOption = TextAs.CHAT,
     trust_remote_code: o.TrustRemoteCode = False,
     dry_run: o.DryRun = False,
     json: o.Json = False,
@@ -150,6 +151,7 @@ def featurize(
         "columns": o.parse_columns(columns),
         "split": split,
         "thinking": o.is_on(thinking),
+        "text_as": text_as,
         "trust_remote_code": trust_remote_code,
         "rank": rank,
         "target_modules": target_modules,

@@ -8,7 +8,7 @@ import typer
 
 from ntkcli import options as o
 from ntkcli import training_options as t
-from ntkcli.choices import Dtype, LossPer, OnError, Schedule
+from ntkcli.choices import Dtype, LossPer, OnError, Schedule, TextAs
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode, UsageError
 from ntkcli.formatting import finetune_estimate_line, finetune_line
@@ -100,6 +100,14 @@ def finetune(
     ] = None,
     loss_per: t.LossPerOption = LossPer.TOKEN,
     average_weights: Annotated[bool, typer.Option("--average-weights", help=t.AVERAGE_WEIGHTS)] = False,
+    pack: Annotated[
+        bool,
+        typer.Option(
+            "--pack",
+            help="Pack rows into sequences of up to --max-length tokens, in which none sees another; --batch-size then "
+            "counts sequences.",
+        ),
+    ] = False,
     dtype: o.DtypeOption = Dtype.AUTO,
     device: o.Device = "auto",
     checkpoint_steps: Annotated[
@@ -114,6 +122,7 @@ def finetune(
     split: o.Split = None,
     data: o.Moved = None,
     thinking: o.ThinkingOption = None,
+    text_as: o.TextAsOption = TextAs.CHAT,
     trust_remote_code: o.TrustRemoteCode = False,
     dry_run: o.DryRun = False,
     json: o.Json = False,
@@ -150,6 +159,7 @@ def finetune(
         "patience": patience,
         "loss_per": loss_per,
         "average_weights": average_weights,
+        "pack": pack,
         "dtype": dtype,
         "device": device,
         "checkpoint_steps": checkpoint_steps,
@@ -159,6 +169,7 @@ def finetune(
         "split": split,
         "data": data or [],
         "thinking": o.is_on(thinking),
+        "text_as": text_as,
         "trust_remote_code": trust_remote_code,
     }
     if seed is not None and seeds is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ntkcli import options as o
+from ntkcli.choices import TextAs
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode, UsageError
 from ntkcli.help_panels import Command, examples
@@ -56,6 +57,7 @@ def info(
     columns: o.Columns = None,
     split: o.Split = None,
     thinking: o.ThinkingOption = None,
+    text_as: o.TextAsOption = TextAs.CHAT,
     trust_remote_code: o.TrustRemoteCode = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -81,6 +83,7 @@ def info(
         columns=o.parse_columns(columns),
         split=split,
         thinking=o.is_on(thinking),
+        text_as=text_as,
         trust_remote_code=trust_remote_code,
     )
     _show_rows(output, found)

@@ -10,7 +10,7 @@ import typer
 
 from ntkcli import options as o
 from ntkcli import training_options as t
-from ntkcli.choices import Design, Dtype, LossPer, Schedule
+from ntkcli.choices import Design, Dtype, LossPer, Schedule, TextAs
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode
 from ntkcli.help_panels import Command, examples
@@ -110,6 +110,7 @@ def validate(
     columns: o.Columns = None,
     split: o.Split = None,
     thinking: o.ThinkingOption = None,
+    text_as: o.TextAsOption = TextAs.CHAT,
     trust_remote_code: o.TrustRemoteCode = False,
     keep_runs: Annotated[
         bool, typer.Option("--keep-runs", help="Keep each run's adapter, as runs/NAME.random.s0 and so on.")
@@ -171,6 +172,7 @@ def validate(
         "columns": o.parse_columns(columns),
         "split": split,
         "thinking": o.is_on(thinking),
+        "text_as": text_as,
         "trust_remote_code": trust_remote_code,
     }
     if dry_run:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ntkcli.data.answers import Span, find_answer
+from ntkcli.data.raw_text import CHAT, RAW, Ids, RawText, check_text_as
 from ntkcli.data.rendering import PLAIN, Renderer
 from ntkcli.data.rows import Message, Row, RowError
 from ntkcli.data.turns import shortened
@@ -60,10 +61,13 @@ class Encoder:
     by itself is cut on its right, behind the last token of its prompt.
 
     `thinking` switches templates that know it (`enable_thinking`, as Qwen 3's) on or off; None leaves it to the
-    template. UsageError if the tokenizer or `max_length` can't be used.
+    template. `text_as` raw: `encode` and `encode_pieces` take rows of schema text alone, as plain documents
+    (`ntkcli.data.raw_text`), all tokens supervised that something predicts; a document that is too long keeps its
+    first tokens. UsageError if the tokenizer or an argument can't be used.
     """
 
-    def __init__(self, tokenizer: Any, *, max_length: int, thinking: bool | None = None) -> None:
+    def __init__(self, tokenizer: Any, *, max_length: int, thinking: bool | None = None, text_as: str = CHAT) -> None:
+        check_text_as(text_as, thinking)
         if max_length < _SHORTEST:
             raise UsageError(f"--max-length {max_length} is too short.", f"Give {_SHORTEST} or more.")
         if getattr(tokenizer, "backend_tokenizer", None) is None:
@@ -87,6 +91,8 @@ class Encoder:
         # would.
         adds_bos = self._bos_id is not None and self._backend.encode("a").ids[:1] == [self._bos_id]
         self._prepend_bos = adds_bos and self._renderer.template is None
+        bos_id = self._bos_id if adds_bos else None
+        self._raw = RawText(tokenizer, self._backend, bos_id=bos_id) if text_as == RAW else None
         self.spec: dict[str, Any] = {
             "tokenizer": fingerprint(
                 {"backend": self._backend.to_str(), "bos": tokenizer.bos_token, "eos": tokenizer.eos_token}
@@ -97,12 +103,17 @@ class Encoder:
         }
         if thinking is not None:
             self.spec["thinking"] = thinking
+        if text_as != CHAT:
+            self.spec["text_as"] = text_as
 
     def encode(self, row: Row) -> Encoded:
         """The row's tokens, every assistant turn behind its context, and not marked otherwise, supervised.
 
         A row that comes as tokens is taken as it is. RowError, with reason and status, if the row is refused.
         """
+        if self._raw is not None:
+            ids = self._raw_ids(row)
+            return _document(ids[: self.max_length], truncated=len(ids) > self.max_length)
         if row.tokens:
             return self._fit_given(self._given(row))
         self._renderer.check_content(row.messages, row.tools)
@@ -119,6 +130,12 @@ class Encoder:
             return [self._tokens(messages, heads, row.tools)]
 
         return self._fit(row.messages, learned, encoded)[0]
+
+    def encode_pieces(self, row: Row) -> list[Encoded]:
+        """The row as training examples: itself, or a raw document in pieces, so that nothing of it is cut off."""
+        if self._raw is None:
+            return [self.encode(row)]
+        return [_document(ids) for ids in self._raw.pieces(self._raw_ids(row), self.max_length)]
 
     def encode_choices(self, row: Row) -> list[Encoded]:
         """One for each choice: the row with it as the last assistant turn, which alone is supervised.
@@ -166,7 +183,7 @@ class Encoder:
     @property
     def form(self) -> str:
         """What becomes of a thought that the template opens where an answer begins, in words; mostly ""."""
-        return self._renderer.form
+        return self._renderer.form if self._raw is None else ""
 
     def end_of_turn(self, row: Row) -> int | None:
         """The special token that ends the row's last answer as it is encoded, or None. RowError if it is refused."""
@@ -177,6 +194,15 @@ class Encoder:
         token = int(encoded.ids[last[-1]])
         added = self._backend.get_added_tokens_decoder().get(token)
         return token if added is not None and added.special else None
+
+    def _raw_ids(self, row: Row) -> Ids:
+        """All tokens of a row of schema text. RowError if it is refused."""
+        if self._raw is None:
+            raise ValueError("the encoder reads texts as chats")
+        self._renderer.check_content(row.messages)
+        ids = self._raw.ids(row)
+        self._check(ids)
+        return ids
 
     def _prompt(self, text: str) -> Encoded:
         """The tokens of a text, none of them supervised."""
@@ -322,6 +348,11 @@ def _cut(encoded: Encoded, keep: int, start: int, stop: int) -> Encoded:
     ids = np.concatenate([encoded.ids[:keep], encoded.ids[start:stop]])
     supervised = np.concatenate([encoded.supervised[:keep], encoded.supervised[start:stop]])
     return Encoded(ids, supervised, truncated=len(ids) < len(encoded.ids))
+
+
+def _document(ids: Ids, *, truncated: bool = False) -> Encoded:
+    """A plain text: every token is supervised but the first, which nothing predicts."""
+    return Encoded(ids, np.arange(len(ids)) > 0, truncated)
 
 
 def _letters(text: str) -> str:

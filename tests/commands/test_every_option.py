@@ -37,7 +37,7 @@ from tests.commands.effects import (
     Shown,
     Value,
 )
-from tests.conftest import CHATML, choice_rows, prompt_rows, save_model, write_rows
+from tests.conftest import CHATML, choice_rows, prompt_rows, save_model, text_rows, write_rows
 from tests.steps.evaluation.lm_eval_kit import CHOICES, write_task
 
 VERBS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -63,6 +63,8 @@ class World:
             "test.jsonl": choice_rows(4),
             "more.jsonl": choice_rows(3, seed=1),
             "written.jsonl": prompt_rows(3, seed=3),
+            "texts.jsonl": text_rows(4),
+            "documents.jsonl": text_rows(6, seed=1),
             "folder/train.jsonl": prompt_rows(4, seed=4),
             "folder/test.jsonl": prompt_rows(4, seed=5),
         }.items():

@@ -2,7 +2,8 @@
 
 Per token, the loss is the mean cross-entropy over all supervised tokens of the step's rows, as transformers' Trainer
 has it. Per row, it is the mean over rows of each row's own mean, so that a long answer weighs no more than a short one.
-Both are weighted sums over pieces, with weights that depend on the whole step: how a step is cut changes rounding only.
+Rows may be packed into sequences (`ntkcli.engine.training.packs`): each still counts by itself. Both are weighted sums
+over pieces, with weights that depend on the whole step: how a step is cut changes rounding only.
 
 Legend: B rows, T tokens, N supervised tokens, D hidden size, V vocabulary.
 """
@@ -24,6 +25,7 @@ from ntkcli.engine.batches import mask_of, pad_rows
 from ntkcli.engine.memory import LOGIT_BYTES, TokenBudget, run_batches
 from ntkcli.engine.models.loading import decoder_of, head_logits, head_of
 from ntkcli.engine.rope import LengthClasses, length_classes
+from ntkcli.engine.training.packs import joined, positions_of, segments_of
 from ntkcli.errors import DivergedError, listed
 
 IGNORED = -100
@@ -65,7 +67,7 @@ class StepLoss:
         """The mean loss of each row by itself, without gradients."""
         found = []
         with torch.no_grad():
-            weights = 1 / supervised_counts(batch["labels"]).clamp(min=1)
+            weights = 1 / supervised_counts(batch["labels"]).clamp(min=1)[:, None]
             for i in range(len(batch["input_ids"])):
                 length = int(batch["attention_mask"][i].sum())
                 found.append(float(self._sum(batch, torch.tensor([i], device=weights.device), length, weights)))
@@ -82,8 +84,8 @@ class StepLoss:
             nonlocal total, count
             batch = {name: x.to(device) for name, x in collate([rows[i] for i in where], pad_id).items()}
             everyone = torch.arange(len(where), device=device)
-            weights_B, batch_count = self._weights(batch["labels"])
-            loss = float(self._sum(batch, everyone, batch["input_ids"].shape[1], weights_B))
+            weights, batch_count = self._weights(batch)
+            loss = float(self._sum(batch, everyone, batch["input_ids"].shape[1], weights))
             total, count = total + loss, count + float(batch_count)
 
         with torch.no_grad():
@@ -92,13 +94,12 @@ class StepLoss:
 
     def _backward(self, batch: dict[str, Tensor], backward: Callable[[Tensor], object]) -> Tensor | None:
         """The step's loss by the present budget; None if memory ran out on the way."""
-        labels = batch["labels"]
-        weights_B, count = self._weights(labels)
-        total = torch.zeros((), device=labels.device)
+        weights, count = self._weights(batch)
+        total = torch.zeros((), device=batch["labels"].device)
 
         def piece(group: Tensor, length: int) -> None:
             nonlocal total
-            loss = self._sum(batch, group, length, weights_B) / count.clamp(min=1)
+            loss = self._sum(batch, group, length, weights) / count.clamp(min=1)
             backward(loss)
             total = total + loss.detach()
 
@@ -107,19 +108,32 @@ class StepLoss:
                 return None
         return total
 
-    def _weights(self, labels_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """What a supervised token of each row weighs in the sum (B,) float32, and what the sum is divided by."""
-        counts_B = supervised_counts(labels_BT)
-        if self._per_row:
-            return 1 / counts_B.clamp(min=1), (counts_B > 0).sum()
-        return torch.ones_like(counts_B), counts_B.sum()
+    def _weights(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """What a supervised token weighs in the sum, float32, and what the sum is divided by.
 
-    def _sum(self, batch: dict[str, Tensor], group: Tensor, length: int, weights_B: Tensor) -> Tensor:
-        """Cross-entropy summed over the supervised tokens of some rows, each times its row's weight."""
-        mask, labels = batch["attention_mask"][group, :length], batch["labels"][group, :length]
+        The weights are one for each row of the batch (B, 1); in packs, one for each predicting position (B, T - 1).
+        """
+        labels_BT, segments_BT = batch["labels"], batch.get("segments")
+        counts_B = supervised_counts(labels_BT)
+        if not self._per_row:
+            return torch.ones_like(counts_B)[:, None], counts_B.sum()
+        if segments_BT is None:
+            return 1 / counts_B.clamp(min=1)[:, None], (counts_B > 0).sum()
+        own_BT = segments_BT[:, 1:]
+        counts_BS = torch.zeros(len(own_BT), int(segments_BT.max()) + 1, device=own_BT.device)
+        counts_BS.scatter_add_(1, own_BT, (labels_BT[:, 1:] != IGNORED).float())
+        return (1 / counts_BS.clamp(min=1)).gather(1, own_BT), (counts_BS > 0).sum()
+
+    def _sum(self, batch: dict[str, Tensor], group: Tensor, length: int, weights: Tensor) -> Tensor:
+        """Cross-entropy summed over the supervised tokens of some rows, each times its weight."""
+        labels = batch["labels"][group, :length]
+        if (segments := batch.get("segments")) is None:
+            form = {"attention_mask": batch["attention_mask"][group, :length]}
+        else:
+            form = {"position_ids": positions_of(segments[group, :length])}
         with self._autocast():
-            output = self._decoder(input_ids=batch["input_ids"][group, :length], attention_mask=mask, use_cache=False)
-            return completion_loss(self._model, output.last_hidden_state, labels, weights_B[group])
+            output = self._decoder(input_ids=batch["input_ids"][group, :length], use_cache=False, **form)
+            return completion_loss(self._model, output.last_hidden_state, labels, weights[group, : length - 1])
 
 
 def like_lengths(
@@ -149,14 +163,14 @@ def supervised_counts(labels_BT: Tensor) -> Tensor:
     return (labels_BT[:, 1:] != IGNORED).sum(dim=1).float()
 
 
-def completion_loss(model: Any, hidden_BTD: Tensor, labels_BT: Tensor, weights_B: Tensor) -> Tensor:
-    """Cross-entropy summed over the supervised tokens, each times its row's weight.
+def completion_loss(model: Any, hidden_BTD: Tensor, labels_BT: Tensor, weights: Tensor) -> Tensor:
+    """Cross-entropy summed over the supervised tokens, each times its weight: `weights` (B, 1) or (B, T - 1).
 
     The head is applied to their predictors alone: nothing else has logits. Of more than `LOGIT_BYTES`, block by block.
     """
     wanted_BT = labels_BT[:, 1:] != IGNORED
     hidden_ND, labels_N = hidden_BTD[:, :-1][wanted_BT], labels_BT[:, 1:][wanted_BT]
-    weights_N = weights_B[:, None].expand_as(wanted_BT)[wanted_BT]
+    weights_N = weights.expand_as(wanted_BT)[wanted_BT]
     block = max(1, LOGIT_BYTES // (4 * head_of(model).out_features))
     if len(labels_N) <= block:
         return _cross_entropy(model, hidden_ND, labels_N, weights_N)
@@ -229,6 +243,11 @@ def collate(rows: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
         "labels": np.where(learned > 0, ids, IGNORED),
     }
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def collate_packs(packs: Sequence[Sequence[Encoded]], pad_id: int) -> dict[str, Tensor]:
+    """As `collate`, of sequences that hold several rows each; with `segments` (B, T) int64."""
+    return collate([joined(rows) for rows in packs], pad_id) | {"segments": segments_of(packs)}
 
 
 def not_finite(what: str, loss: float, names: Sequence[str], losses: Sequence[float]) -> DivergedError:

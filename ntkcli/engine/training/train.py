@@ -144,7 +144,7 @@ def train_adapter(
 
 def _plan_steps(data: TrainingRows, options: TrainingOptions) -> list[NDArray[np.int64]]:
     return plan_stages(
-        [len(row) for row in data.rows],
+        data.lengths(),
         data.stages,
         batch_size=options.batch_size,
         seed=options.seed,

@@ -19,7 +19,7 @@ from ntkcli.data.encoding import Encoded
 from ntkcli.engine.memory import DoesNotFitError
 from ntkcli.engine.training import checkpoints
 from ntkcli.engine.training.checkpoints import RunState
-from ntkcli.engine.training.loss import StepLoss, collate, not_finite
+from ntkcli.engine.training.loss import StepLoss, collate, collate_packs, not_finite
 from ntkcli.engine.training.mode import train_without_chance
 from ntkcli.engine.training.weight_average import WeightAverage
 from ntkcli.errors import UsageError
@@ -47,7 +47,8 @@ class Step:
 class TrainingRows:
     """Rows to train on (repeats allowed) and rows held out to judge by, with a name of each for messages.
 
-    `stages`: how many of the rows belong to each stage, in order; empty for one stage.
+    `packs`: which rows share a sequence, empty where none do. `stages`: how many of the rows, or packs, belong to each
+    stage, in order; empty for one stage.
     """
 
     rows: Sequence[Encoded]
@@ -55,6 +56,26 @@ class TrainingRows:
     held_out: Sequence[Encoded] = ()
     held_out_names: Sequence[str] = ()
     stages: Sequence[int] = ()
+    packs: Sequence[Sequence[int]] = ()
+
+    def parts(self, unit: int) -> Sequence[int]:
+        """The rows of what a step is made of: of a pack, or the row itself."""
+        return self.packs[unit] if self.packs else [unit]
+
+    def lengths(self) -> list[int]:
+        """The tokens of each pack, or row."""
+        return [sum(len(self.rows[i]) for i in self.parts(unit)) for unit in range(len(self.packs or self.rows))]
+
+    def batch(self, units: Sequence[int], pad_id: int) -> dict[str, Tensor]:
+        """The rows or packs of a step, collated."""
+        if self.packs:
+            return collate_packs([[self.rows[i] for i in self.packs[unit]] for unit in units], pad_id)
+        return collate([self.rows[i] for i in units], pad_id)
+
+    def name(self, unit: int) -> str:
+        """How a message names a row, or a pack."""
+        first, *others = [self.names[i] for i in self.parts(unit)]
+        return f"{first} and {len(others)} rows packed with it" if others else first
 
 
 class CompletionTrainer(Trainer):  # type: ignore[misc]  # untyped base
@@ -68,7 +89,7 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # untyped base
     ) -> None:  # fmt: skip
         super().__init__(model=model, args=arguments, train_dataset=list(data.rows))
         self.course = state
-        self._data, self._steps, self._pad_id = data, steps, pad_id
+        self._data, self._steps, self._pad_id, self._lengths = data, steps, pad_id, data.lengths()
         self.loss = StepLoss(
             model.get_base_model(),
             budget_tokens=state.budget_tokens,
@@ -81,9 +102,9 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # untyped base
         """The planned steps as batches, each with the places of its rows."""
 
         def load(where: list[int]) -> dict[str, Any]:
-            return {**collate([self._data.rows[i] for i in where], self._pad_id), "where": where}
+            return {**self._data.batch(where, self._pad_id), "where": where}
 
-        numbers: Any = range(len(self._data.rows))
+        numbers: Any = range(len(self._data.packs or self._data.rows))
         order = [step.tolist() for step in self._steps]
         pin = self.args.dataloader_pin_memory
         loader: Any = torch.utils.data.DataLoader(numbers, batch_sampler=order, collate_fn=load, pin_memory=pin)
@@ -94,15 +115,16 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # untyped base
         del num_items_in_batch
         train_without_chance(model)
         where = inputs.pop("where")
-        names = [self._data.names[i] for i in where]
-        batch = self._prepare_inputs(inputs)
-        with _naming(names):
+        data, batch = self._data, self._prepare_inputs(inputs)
+        with _naming([data.name(unit) for unit in where]):
             total: Tensor = self.loss.backward(batch, self.accelerator.backward)
         number, loss = self.state.global_step, float(total)
         if not math.isfinite(loss):
-            raise not_finite(f"The loss of step {number}", loss, names, self.loss.rows(batch))
+            rows = [i for unit in where for i in data.parts(unit)]
+            each = self.loss.rows(self._prepare_inputs(collate([data.rows[i] for i in rows], self._pad_id)))
+            raise not_finite(f"The loss of step {number}", loss, [data.names[i] for i in rows], each)
         rate = float(self.optimizer.param_groups[0]["lr"])
-        self.now = Step(number, loss, rate, sum(len(self._data.rows[i]) for i in where))
+        self.now = Step(number, loss, rate, sum(self._lengths[unit] for unit in where))
         return total
 
     def floating_point_ops(self, inputs: Any) -> int:

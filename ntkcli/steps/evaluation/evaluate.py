@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import store
-from ntkcli.choices import Dtype, Normalise, OnError, Scorer
+from ntkcli.choices import Dtype, Normalise, OnError, Scorer, TextAs
 from ntkcli.data.references import split_name
 from ntkcli.progress import Progress, Silent
 from ntkcli.steps.evaluation.plan import Plan, check_baseline, make_plan
@@ -36,19 +36,19 @@ def evaluate(
     max_new_tokens: int = MAX_NEW_TOKENS, answer_pattern: str | None = None, baseline: str | None = None,
     max_length: int = 1024, dtype: Dtype = Dtype.AUTO, device: str = "auto", batch_tokens: int | None = None,
     on_error: OnError = OnError.FAIL, columns: Mapping[str, str] | None = None, split: str | None = None,
-    thinking: bool | None = None, num_fewshot: int | None = None, limit: int | None = None,
-    apply_chat_template: bool = False, trust_remote_code: bool = False, export: str | Path | None = None,
-    force: bool = False, progress: Progress | None = None,
+    thinking: bool | None = None, text_as: TextAs = TextAs.CHAT, num_fewshot: int | None = None,
+    limit: int | None = None, apply_chat_template: bool = False, trust_remote_code: bool = False,
+    export: str | Path | None = None, force: bool = False, progress: Progress | None = None,
 ) -> EvaluateResult:  # fmt: skip
     """Write `evals/<name>/<run>` for every run: an adapter of the store, a folder with one, `base`, or an arm's seeds.
 
     `scorer`, for a task: `choices` (the choice with the highest log-likelihood given the prompt, end of turn
     included, divided as `normalise` says), `generate` (greedy, compared with the answer) or `loss` (perplexity of the
-    answer); `auto` is `choices` where rows have choices, else `generate`. `retain` are tasks of general ability.
-    Runs `x.s0`, `x.s1` are seeds of the arm `x`; all arms are compared with the `baseline` arm, by default the first.
-    `export` writes every item (.jsonl) or totals (.json), over a file that is not ours only with `force`.
-    `columns`, `split`: `ntkcli.data.DataFile`, for every task; `thinking`: `ntkcli.data.Encoder`. `num_fewshot`,
-    `limit` (items of each task) and `apply_chat_template` are of tasks `lm_eval:NAME`.
+    answer); `auto` is `choices` where rows have choices, `loss` for raw texts, else `generate`. `retain` are tasks of
+    general ability. Runs `x.s0`, `x.s1` are seeds of the arm `x`; all arms are compared with the `baseline` arm, by
+    default the first. `export` writes every item (.jsonl) or totals (.json), over a file that is not ours only with
+    `force`. `columns`, `split`: `ntkcli.data.DataFile`, for every task; `thinking`, `text_as`: `ntkcli.data.Encoder`.
+    `num_fewshot`, `limit` (items of each task) and `apply_chat_template` are of tasks `lm_eval:NAME`.
 
     Raises:
         UsageError, DataError: a run, a task or an item can't be used.

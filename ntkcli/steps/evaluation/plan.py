@@ -84,6 +84,7 @@ def make_plan(store_path: str | Path, asked: EvaluationSettings, *, create: bool
         columns=how.columns,
         split=how.split,
         on_error=how.on_error,
+        text_as=asked.use.text_as,
     )
     adapters, parents = find_runs(stored, asked.run, identity)
     known = {} if stored is None else known_runs(stored, asked.name)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from ntkcli.answers import AnswerPattern
-from ntkcli.choices import Normalise, Scorer, checked
+from ntkcli.choices import Normalise, Scorer, TextAs, checked
 from ntkcli.errors import UsageError
 from ntkcli.steps.evaluation.scorers import ScorerSettings
 from ntkcli.steps.shared.settings import ModelUse, Reading, refuse_left, take
@@ -83,6 +83,8 @@ class EvaluationSettings:
         """UsageError for an option that these tasks do not take."""
         if self.by_harness:
             _refuse_given("Tasks of lm_eval do not take", self.scoring, Scoring())
+            if self.use.text_as != TextAs.CHAT:
+                raise UsageError("Tasks of lm_eval do not take --text-as.", "Leave the option out.")
             how = self.reading
             _refuse_given(
                 "Tasks of lm_eval do not take", Reading(how.columns or None, how.split, how.on_error), Reading()

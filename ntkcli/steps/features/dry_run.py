@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 import store
 from ntkcli.choices import Kind, OnError, Projection
 from ntkcli.data import DataFile, scan
+from ntkcli.data.raw_text import refuse_other_schema
 from ntkcli.data.stdin import readable
 from ntkcli.errors import UsageError
 from ntkcli.identity import ModelIdentity
@@ -18,6 +19,7 @@ from ntkcli.steps.features.request import FeatureRequest
 from ntkcli.steps.shared.cost import Estimate, estimate, hidden_size
 from ntkcli.steps.shared.datasets import read_as_known
 from ntkcli.steps.shared.row_sets import rows_in_order, selected_rows
+from ntkcli.steps.shared.settings import ModelUse
 from ntkcli.steps.shared.stores import is_store, open_store
 from ntkcli.steps.shared.token_counts import Counts, counts_of, find_counts
 
@@ -40,6 +42,7 @@ def estimate_featurize(store_path: str | Path, request: FeatureRequest) -> Estim
     known = stored.find(f"datasets/{store.check_name(request.name, '--name')}") if stored is not None else None
     with readable(str(request.data)) as path:
         file, alike = read_as_known(known, path, columns=how.columns, split=how.split)
+        refuse_other_schema(file.schema.name, use.text_as, f"--data {request.data}")
         status, same = _status(known if alike else None, file, how.on_error)
         chosen = _chosen(stored, known, request.rows)
         n = len(status) if chosen is None else len(chosen)
@@ -54,8 +57,8 @@ def estimate_featurize(store_path: str | Path, request: FeatureRequest) -> Estim
             passes=settings.probes if settings.kind == Kind.NTK else 1,
             disk_bytes=n * row_bytes(arrays),
             device=use.device,
-            thinking=use.thinking,
-            counts=_counted(stored, known if same else None, identity, use.thinking, chosen),
+            **use.counting(),
+            counts=_counted(stored, known if same else None, identity, use, chosen),
         )
 
 
@@ -81,10 +84,10 @@ def _counted(
     stored: store.Store | None,
     known: store.Artefact | None,
     model: ModelIdentity,
-    thinking: bool | None,
+    use: ModelUse,
     chosen: NDArray[np.int64] | None,
 ) -> Counts | None:
     if stored is None or known is None:
         return None
-    found = find_counts(stored, known, model, thinking=thinking)
+    found = find_counts(stored, known, model, **use.counting())
     return None if found is None else counts_of(found, chosen)

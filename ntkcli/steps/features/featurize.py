@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import store
-from ntkcli.choices import Dtype, Kind, OnError, Pooling, Positions, Projection, StoreDtype
+from ntkcli.choices import Dtype, Kind, OnError, Pooling, Positions, Projection, StoreDtype, TextAs
 from ntkcli.data import DataFile, Encoder
+from ntkcli.data.raw_text import refuse_other_schema
 from ntkcli.doors import refuse_missing
 from ntkcli.identity import AdapterIdentity, ModelIdentity, resolve_adapter
 from ntkcli.progress import Progress, Silent
@@ -64,15 +65,16 @@ def featurize(
     batch_tokens: int | None = None, part_rows: int | None = None, shard: tuple[int, int] = (0, 1),
     on_error: OnError = OnError.FAIL, rank: int = 16, target_modules: str = "all-linear", adapter_seed: int = 0,
     columns: Mapping[str, str] | None = None, split: str | None = None, thinking: bool | None = None,
-    trust_remote_code: bool = False, adam: bool = False, progress: Progress | None = None,
+    text_as: TextAs = TextAs.CHAT, trust_remote_code: bool = False, adam: bool = False,
+    progress: Progress | None = None,
 ) -> FeaturizeResult:  # fmt: skip
     """Compute `features/<name>/<feature>` for the rows of `data`, or find it finished.
 
     Without `adapter`, kind ntk takes a fresh one (rank, target_modules, adapter_seed; B = 0) and embed the bare model.
     `rows` names a selection of the same data set. `shard` (i, n): only the parts i, i + n, ... Arrays:
     docs/store-format.md. `adam`, of kind loss: the step that the run's optimiser, kept beside its adapter,
-    would take for the row's gradient (LESS). `columns`, `split`: `ntkcli.data.DataFile`; `thinking`:
-    `ntkcli.data.Encoder`.
+    would take for the row's gradient (LESS). `columns`, `split`: `ntkcli.data.DataFile`; `thinking`,
+    `text_as`: `ntkcli.data.Encoder`.
 
     Raises:
         UsageError, DataError: an option or a row can't be used; with on_error "skip" bad rows are left out, NaN.
@@ -93,6 +95,7 @@ def make_features(store_path: str | Path, request: FeatureRequest, progress: Pro
     dataset, file = register_data(
         stored, name=request.name, data=request.data, columns=how.columns, split=how.split, on_error=how.on_error
     )
+    refuse_other_schema(str(dataset.spec["schema"]), use.text_as, f"--data {request.data}")
     progress.note(f"{dataset.name}: {dataset.n} rows of {file.path}, read as {dataset.spec['schema']}")
     parents = {dataset.name: dataset.fingerprint, **run_parent(stored, request.adapter)}
     chosen, selection = None, None
@@ -217,21 +220,19 @@ def _settle(
     progress: Progress,
 ) -> Counts:
     """Count tokens, and settle what happens to rows that can't be encoded, before the model is loaded."""
-    status, thinking = dataset.read("status"), request.use.thinking
-    kept = find_counts(stored, dataset, model, thinking=thinking)
+    status, how = dataset.read("status"), request.use.counting()
+    kept = find_counts(stored, dataset, model, **how)
     if kept is None and chosen is None:
-        kept = count_tokens(stored, dataset, file, model, thinking=thinking, shard=request.shard, progress=progress)
-    if kept is not None:
-        counts = counts_of(kept, chosen)
-    else:
-        counts = count(rows_in_order(file, chosen, status), model, thinking=thinking)
+        kept = count_tokens(stored, dataset, file, model, **how, shard=request.shard, progress=progress)
+    some = rows_in_order(file, chosen, status)
+    counts = count(some, model, **how) if kept is None else counts_of(kept, chosen)
     settle_problems(
         counts,
         file=file,
         rows=chosen,
         status=status,
         model=model,
-        thinking=thinking,
+        **how,
         on_error=request.reading.on_error,
         progress=progress,
     )

@@ -39,6 +39,7 @@ class FeatureRequest:
     def check(self) -> None:
         """UsageError for a value that can't be used, or two that don't go together."""
         self.settings.check()
+        self.use.encoder_spec()  # checks --text-as
         if self.adam and self.settings.kind != Kind.LOSS:
             raise UsageError(
                 f"--adam means nothing to --kind {self.settings.kind}: it is of training's gradients.",

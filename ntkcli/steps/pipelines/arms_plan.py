@@ -61,7 +61,8 @@ class Budget:
 class Plan:
     """What to compare and how: the words of `ntksel arms`.
 
-    `common` goes to every step that computes with the model, `training` to every fine-tune, `arm_training` to those of
+    `common` goes to every step that computes with the model, `rows_as` to those that read the domain and the pool,
+    `training` to every fine-tune, `arm_training` to those of
     the arms and not to the warm-up, `features` to the kernel's features, `epochs` and `warmup_epochs` to the arms and
     to the warm-up; `against` are the test files to keep out. Every arm holds each domain row `domain_repeat` times
     (None: `fitted` decides). `draws` counts the runs of `random`, None: one per seed. `equalise` None: steps, or tokens
@@ -92,6 +93,7 @@ class Plan:
     prefix: str = ""
     against: tuple[str, ...] = ()
     common: Mapping[str, Any] = field(default_factory=dict)
+    rows_as: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     arm_training: Mapping[str, Any] = field(default_factory=dict)
     features: Mapping[str, Any] = field(default_factory=dict)

@@ -14,6 +14,7 @@ from typing import Final
 
 import store
 from ntkcli.data import DataFile, Row
+from ntkcli.data.raw_text import CHAT, RAW, SCHEMA, check_text_as, refuse_other_schema
 from ntkcli.data.references import is_there, split_name
 from ntkcli.data.stdin import STDIN
 from ntkcli.data.tasks.reference import find_task, names_task
@@ -107,11 +108,17 @@ def check_data(plan: Plan, *, domain_split: str | None, pool_split: str | None) 
     if STDIN in (plan.domain, plan.pool, *plan.tasks):
         raise UsageError("Standard input can be read once, and several steps read these rows.", "Give a file.")
     domain = DataFile(plan.domain, split=domain_split)
+    text_as = str(plan.rows_as.get("text-as", CHAT))
+    check_text_as(text_as, True if "thinking" in plan.common else None)
+    if text_as == RAW:
+        refuse_other_schema(domain.schema.name, text_as, f"--domain {plan.domain}")
     if not plan.needs_pool:
         return plan.repeated(None)
     if not plan.pool:
         raise UsageError("--pool is missing.", "Give the rows to choose from, or only arms that need none.")
     pool = DataFile(plan.pool, split=pool_split)
+    if text_as == RAW:
+        refuse_other_schema(pool.schema.name, text_as, f"--pool {plan.pool}")
     fitted = plan.fitted(_count(plan, "pool", pool), None if plan.domain_repeat else _count(plan, "domain", domain))
     if fitted.oracle is not None and "oracle" in fitted.arms:
         _check_oracle(fitted, pool)
@@ -179,6 +186,16 @@ def check_overlap(plan: Plan, *, domain_split: str | None, allow: bool, progress
                 "Split them (`ntksel split`), or give --allow-overlap.",
             )
     return found
+
+
+def text_as_of(tasks: Sequence[str], text_as: str) -> str:
+    """How the evaluation reads texts: as `text_as` says where a task on this machine has texts, else as usual.
+
+    Rows with choices or written answers are rendered by the chat template, whatever the arms are trained on.
+    """
+    places = [split_name(task)[1] for task in tasks] if text_as == RAW else []
+    has_texts = any(is_local(place) and DataFile(for_evaluation(place)).schema.name == SCHEMA for place in places)
+    return text_as if has_texts else CHAT
 
 
 def is_local(reference: str) -> bool:

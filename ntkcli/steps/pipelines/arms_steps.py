@@ -157,13 +157,15 @@ class _Maker:
     def _finetune(self, name: str, rows: Sequence[str], how: Mapping[str, Any]) -> Step:
         plan = self.plan
         values = {"model": plan.model, "train": list(rows), "name": self._own(name), **how}
-        return Step("finetune", plan.store, {**values, **plan.training, **plan.common, **plan.domain_data})
+        return Step(
+            "finetune", plan.store, {**values, **plan.training, **plan.common, **plan.rows_as, **plan.domain_data}
+        )
 
     def _featurize(self, data: str, how: Mapping[str, Any]) -> Step:
         plan = self.plan
         place, reading = (plan.domain, plan.domain_data) if data == "domain" else (plan.pool, plan.pool_data)
         values = {"data": place, "name": self._own(data), **how, "model": plan.model, "adapter": self._own("warmup")}
-        return Step("featurize", plan.store, {**values, **plan.common, **reading})
+        return Step("featurize", plan.store, {**values, **plan.common, **plan.rows_as, **reading})
 
     def _score(self, name: str, how: Mapping[str, Any], *, domain: bool = True) -> Step:
         plan = self.plan

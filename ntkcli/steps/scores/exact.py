@@ -23,6 +23,7 @@ from ntkcli.steps.features.settings import VERSION as FEATURE_VERSION
 from ntkcli.steps.scores.sorts import ModelInputs, ModelScore, PartScorer
 from ntkcli.steps.shared.datasets import data_file
 from ntkcli.steps.shared.environment import begin, model_environment
+from ntkcli.steps.shared.model_settings import make_encoder
 from ntkcli.steps.shared.non_finite import name_of, settle_non_finite
 from ntkcli.steps.shared.row_sets import rows_in_order
 
@@ -201,9 +202,7 @@ def _load(
         )
     loaded = load_model(model, dtype=dtype, device=device)
     scorer = entry.scorer(ModelInputs(loaded, model, adapter, _settings(spec), batch_tokens))
-    written = spec["encoder"]
-    encoder = Encoder(loaded.tokenizer, max_length=written["max_length"], thinking=written.get("thinking"))
-    return scorer, encoder, model_environment(model, loaded)
+    return scorer, make_encoder(loaded.tokenizer, spec["encoder"]), model_environment(model, loaded)
 
 
 def _settings(spec: dict[str, Any]) -> GradientSettings:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ntkcli.data import BadRow, Row
+from ntkcli.data.raw_text import CHAT
 from ntkcli.identity import ModelIdentity
 from ntkcli.steps.shared.token_counts import Counts, count
 
@@ -55,6 +56,7 @@ def estimate(
     device: str,
     passes: int = 1,
     thinking: bool | None = None,
+    text_as: str = CHAT,
     counts: Counts | None = None,
 ) -> Estimate:
     """The bill for `n` rows with `passes` backwards each; `step` is a key of `OPERATIONS`.
@@ -65,7 +67,7 @@ def estimate(
     from ntkcli.engine.models.speed import operations_per_second
 
     if counts is None:
-        counts = count(islice(rows, SAMPLE_ROWS), model, thinking=thinking)
+        counts = count(islice(rows, SAMPLE_ROWS), model, thinking=thinking, text_as=text_as)
     sampled, good = len(counts.length), counts.good()
     whole = counts.length[good].astype(np.int64)
     lengths = np.minimum(whole, max_length) if len(whole) else np.zeros(1)

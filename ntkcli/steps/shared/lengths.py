@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 import store
 from ntkcli.data.encoding import VERSION as ENCODER_VERSION
+from ntkcli.data.raw_text import CHAT, RAW
 from ntkcli.errors import IncompleteError, NtkselError, UsageError
 from ntkcli.identity import ModelIdentity, resolve_model
 from ntkcli.progress import Progress, Silent
@@ -51,10 +52,16 @@ class Encoding:
         """The length that longer rows are cut to, None for whole rows."""
         return self.encoder.get("max_length")
 
+    @property
+    def text_as(self) -> str:
+        """What rows of schema text are (`ntkcli.data.raw_text`)."""
+        return str(self.encoder.get("text_as", CHAT))
+
     def __str__(self) -> str:
         cut = "whole rows" if self.max_length is None else f"rows cut at {self.max_length} tokens"
         thinking = {None: "", True: ", thinking on", False: ", thinking off"}[self.encoder.get("thinking")]
-        return f"{cut}{thinking}, tokenizer {(self.tokenizer or 'unknown')[:8]}"
+        raw = ", texts raw" if self.text_as == RAW else ""
+        return f"{cut}{thinking}{raw}, tokenizer {(self.tokenizer or 'unknown')[:8]}"
 
 
 def encoding_of(artefact: store.Artefact) -> Encoding:
@@ -118,11 +125,12 @@ def lengths(
         )
     wanted = np.unique(wanted)
     thinking = encoding.encoder.get("thinking")
-    count_tokens(stored, dataset, data_file(stored, dataset), model, thinking=thinking, progress=progress or Silent())
+    how: dict[str, Any] = {"thinking": thinking, "text_as": encoding.text_as}
+    count_tokens(stored, dataset, data_file(stored, dataset), model, **how, progress=progress or Silent())
     length, is_known = _kept(stored, dataset, encoding)
     if len(missing_rows := wanted[~is_known[wanted]]):  # longer than the maximum: how much is left is the encoder's
         stream = rows_in_order(data_file(stored, dataset), missing_rows, dataset.read("status"))
-        counts = count(stream, model, thinking=thinking, max_length=encoding.max_length)
+        counts = count(stream, model, **how, max_length=encoding.max_length)
         length[missing_rows] = counts.length
     return length
 

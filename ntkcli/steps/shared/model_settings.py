@@ -2,20 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import store
 from ntkcli.choices import Dtype, checked
+from ntkcli.data import Encoder
 from ntkcli.data.encoding import VERSION as ENCODER_VERSION
+from ntkcli.data.raw_text import CHAT, check_text_as
 from ntkcli.identity import ModelIdentity, converted_folder, is_converted
 from ntkcli.progress import Progress
 from ntkcli.steps.shared.stores import require_current
 
 
-def encoder_spec(max_length: int, thinking: bool | None = None) -> dict[str, Any]:
-    """What can change a row's tokens beside the tokenizer itself, whose digest stands with the model's."""
+def encoder_spec(max_length: int, thinking: bool | None = None, text_as: str = CHAT) -> dict[str, Any]:
+    """What can change a row's tokens beside the tokenizer itself, whose digest stands with the model's.
+
+    UsageError if `text_as` is not known, or both it and `thinking` are given.
+    """
+    check_text_as(text_as, thinking)
     spec: dict[str, Any] = {"version": ENCODER_VERSION, "max_length": max_length}
-    return spec if thinking is None else {**spec, "thinking": thinking}
+    if thinking is not None:
+        spec["thinking"] = thinking
+    if text_as != CHAT:
+        spec["text_as"] = text_as
+    return spec
+
+
+def make_encoder(tokenizer: Any, spec: Mapping[str, Any]) -> Encoder:
+    """The encoder of a spec that `encoder_spec` made."""
+    return Encoder(
+        tokenizer,
+        max_length=spec["max_length"],
+        thinking=spec.get("thinking"),
+        text_as=spec.get("text_as", CHAT),
+    )
+
+
+def count_settings(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an encoder's spec changes how long whole rows are: arguments of `ntkcli.steps.shared.token_counts`."""
+    return {"thinking": spec.get("thinking"), "text_as": spec.get("text_as", CHAT)}
 
 
 def run_parent(stored: store.Store, reference: str | None) -> dict[str, str]:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 import store
-from ntkcli.choices import Dtype, OnError
+from ntkcli.choices import Dtype, OnError, TextAs
 from ntkcli.data import Encoder
 from ntkcli.identity import ModelIdentity, resolve_model
-from ntkcli.steps.shared.model_settings import encoder_spec, settle_dtype
+from ntkcli.steps.shared.model_settings import count_settings, encoder_spec, make_encoder, settle_dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,7 @@ class ModelUse:
     model: str
     max_length: int = 1024
     thinking: bool | None = None
+    text_as: TextAs = TextAs.CHAT
     dtype: Dtype = Dtype.AUTO
     device: str = "auto"
     batch_tokens: int | None = None
@@ -31,11 +32,15 @@ class ModelUse:
 
     def encoder_spec(self) -> dict[str, Any]:
         """The part of a spec that decides a row's tokens, besides the tokenizer."""
-        return encoder_spec(self.max_length, self.thinking)
+        return encoder_spec(self.max_length, self.thinking, self.text_as)
 
     def encoder(self, tokenizer: Any) -> Encoder:
         """Rows as tokens of this tokenizer."""
-        return Encoder(tokenizer, max_length=self.max_length, thinking=self.thinking)
+        return make_encoder(tokenizer, self.encoder_spec())
+
+    def counting(self) -> dict[str, Any]:
+        """What changes how long whole rows are: arguments of `ntkcli.steps.shared.token_counts`."""
+        return count_settings(self.encoder_spec())
 
     def settle_dtype(self, known: store.Artefact | None) -> str:
         """The number format to compute in; `auto` takes that of `known`, the artefact that was begun before."""

@@ -20,6 +20,7 @@ from ntkcli.choices import OnError
 from ntkcli.data import BadRow, DataFile, Encoder, Row, RowError
 from ntkcli.data.encoding import VERSION as ENCODER_VERSION
 from ntkcli.data.problems import BAD_KEPT, each, refusal, unusable
+from ntkcli.data.raw_text import CHAT
 from ntkcli.identity import ModelIdentity, embedding_rows
 from ntkcli.progress import Progress, Silent
 from ntkcli.steps.shared.environment import begin, environment
@@ -47,10 +48,10 @@ class Counts:
 
 
 def find_counts(
-    stored: store.Store, dataset: store.Artefact, model: ModelIdentity, *, thinking: bool | None
+    stored: store.Store, dataset: store.Artefact, model: ModelIdentity, *, thinking: bool | None, text_as: str = CHAT
 ) -> store.Artefact | None:
     """The finished counts of a data set by this tokenizer, if there are any."""
-    spec = _spec(dataset, model, thinking)
+    spec = _spec(dataset, model, thinking, text_as)
     known = stored.find(_name(dataset, spec))
     return known if known is not None and known.spec == spec and known.complete else None
 
@@ -62,12 +63,13 @@ def count_tokens(
     model: ModelIdentity,
     *,
     thinking: bool | None = None,
+    text_as: str = CHAT,
     shard: tuple[int, int] = (0, 1),
     progress: Progress | None = None,
 ) -> store.Artefact:
     """`tokens/<data>/<digest of tokenizer and template>`, finished: by this process and the other shards together."""
     progress = progress or Silent()
-    spec = _spec(dataset, model, thinking)
+    spec = _spec(dataset, model, thinking, text_as)
     artefact = stored.create(
         _name(dataset, spec),
         kind=store.Kind.TOKENS,
@@ -83,7 +85,7 @@ def count_tokens(
     )
     if not artefact.complete:
         begin(artefact, environment("transformers", "tokenizers"), progress)
-        status, encoder = dataset.read("status"), _encoder(model, thinking)
+        status, encoder = dataset.read("status"), _encoder(model, thinking, text_as)
         progress.start(f"tokens of {dataset.name}", total=artefact.n, unit="rows", done=artefact.rows_done())
         for whose in (shard, (0, 1)):  # own parts first, then what is left of the others'
             _fill(artefact, artefact.pending(whose), file, status, encoder, progress)
@@ -98,10 +100,11 @@ def counts_of(artefact: store.Artefact, rows: Rows | None) -> Counts:
 
 
 def count(
-    rows: Iterable[Row | BadRow], model: ModelIdentity, *, thinking: bool | None, max_length: int | None = None
-) -> Counts:
+    rows: Iterable[Row | BadRow], model: ModelIdentity, *, thinking: bool | None, text_as: str = CHAT,
+    max_length: int | None = None,
+) -> Counts:  # fmt: skip
     """The counts of these rows, not kept; before any cut, or cut at `max_length`."""
-    encoder = _encoder(model, thinking, max_length or _NO_LIMIT)
+    encoder = _encoder(model, thinking, text_as, max_length or _NO_LIMIT)
     return _counts([_count(row, encoder) for row in rows])
 
 
@@ -115,13 +118,14 @@ def settle_problems(
     thinking: bool | None,
     on_error: OnError,
     progress: Progress,
+    text_as: str = CHAT,
 ) -> None:
     """Rows that can't be used: refused with the reasons of the first ones, or told and left out, by `on_error`."""
     bad = np.flatnonzero(~counts.good())
     if not len(bad):
         return
     first = (bad if rows is None else rows[bad])[:BAD_KEPT].astype(np.int64)
-    told = list(_reasons(rows_in_order(file, first, status), _encoder(model, thinking)))
+    told = list(_reasons(rows_in_order(file, first, status), _encoder(model, thinking, text_as)))
     if on_error == OnError.FAIL:
         raise refusal(told, len(bad))
     for line in each(told, len(bad)) or [f"{told[0].place}: {told[0].reason}"]:
@@ -140,13 +144,15 @@ def refuse_long_rows(
         refuse_too_long(model, min(longest, max_length), f"{file.path}: row {at + 1}")
 
 
-def _spec(dataset: store.Artefact, model: ModelIdentity, thinking: bool | None) -> dict[str, Any]:
+def _spec(dataset: store.Artefact, model: ModelIdentity, thinking: bool | None, text_as: str) -> dict[str, Any]:
     """All that a length depends on; the maximum length is applied later."""
     encoder: dict[str, Any] = {"version": ENCODER_VERSION}
     if (rows := embedding_rows(model)) is not None:
         encoder["embedding_rows"] = rows  # rows with other tokens can't be used
     if thinking is not None:
         encoder["thinking"] = thinking
+    if text_as != CHAT:
+        encoder["text_as"] = text_as
     return {"data": dataset.spec["digest"], "tokenizer": model.spec["tokenizer"], "encoder": encoder}
 
 
@@ -155,10 +161,10 @@ def _name(dataset: store.Artefact, spec: dict[str, Any]) -> str:
     return f"tokens/{dataset.name.partition('/')[2]}/{store.fingerprint(spec)[:_DIGITS]}"
 
 
-def _encoder(model: ModelIdentity, thinking: bool | None, max_length: int = _NO_LIMIT) -> Encoder:
+def _encoder(model: ModelIdentity, thinking: bool | None, text_as: str, max_length: int = _NO_LIMIT) -> Encoder:
     from ntkcli.engine.models.loading import load_tokenizer
 
-    return Encoder(load_tokenizer(model), max_length=max_length, thinking=thinking)
+    return Encoder(load_tokenizer(model), max_length=max_length, thinking=thinking, text_as=text_as)
 
 
 def _fill(

@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ntkcli.data import BadRow, Encoder, RowError, stdin
+from ntkcli.data.packing import pack_rows
 from ntkcli.errors import DataError, UsageError
 from ntkcli.identity import ModelIdentity
 from ntkcli.paths import home
 from ntkcli.steps.shared.cost import SAMPLE_ROWS, weight_size
 from ntkcli.steps.shared.stores import is_store, open_store
 from ntkcli.steps.training.request import TrainingRequest
-from ntkcli.steps.training.rows import TrainingSet, parse_train
+from ntkcli.steps.training.rows import TrainingSet, no_answers, parse_train
 from ntkcli.steps.training.settings import CHECKPOINTS, InitAdapter, TrainingSettings, resolve_init
 
 if TYPE_CHECKING:
@@ -73,7 +75,7 @@ def estimate_finetune(store_path: str | Path, request: TrainingRequest) -> Finet
     encoder = request.use.encoder(load_tokenizer(identity))
     lengths = [_sample(one, encoder, settings.seed, SAMPLE_ROWS // len(sets)) for one in sets]
     if not sum(one.rows for one in lengths):
-        raise DataError(f"--train {', '.join(train)}: no row has an answer to learn.", "Give rows with completions.")
+        raise DataError(f"--train {', '.join(train)}: no row has an answer to learn.", no_answers(sets))
     refuse_too_long(identity, max(one.longest for one in lengths), "The longest row")
     return _cost(request, identity, init, lengths)
 
@@ -100,7 +102,8 @@ def _cost(
     mean = sum(one.rows * one.mean for one in lengths) / every
     held_out = max(1, round(settings.hold_out * every)) if settings.hold_out else 0
     rows = round(every - held_out)
-    steps, tokens = _duration(settings, spec["epochs"], rows, mean)
+    sequences = rows * _sequences_per_row(lengths, use.max_length) if settings.pack else rows
+    steps, tokens = _duration(settings, spec["epochs"], rows, mean, sequences)
     evaluations = math.ceil(steps / settings.checkpoint_steps) if settings.checkpoint_steps else CHECKPOINTS
     parameters, _ = weight_size(identity)
     at_once = use.batch_tokens or size.batch_tokens
@@ -127,9 +130,9 @@ def _cost(
     )
 
 
-def _duration(settings: TrainingSettings, epochs: Any, rows: int, mean: float) -> tuple[int, int]:
-    """Steps and tokens of the training on `rows` rows of `mean` tokens."""
-    an_epoch = max(1, math.ceil(rows / settings.batch_size))
+def _duration(settings: TrainingSettings, epochs: Any, rows: int, mean: float, sequences: float) -> tuple[int, int]:
+    """Steps and tokens of the training on `rows` rows of `mean` tokens, in so many `sequences`."""
+    an_epoch = max(1, math.ceil(sequences / settings.batch_size))
     passes = settings.max_steps / an_epoch if settings.max_steps else epochs
     tokens = settings.max_tokens or round(passes * mean * rows)
     steps = max(1, round(tokens / mean / rows * an_epoch)) if settings.max_tokens else round(passes * an_epoch)
@@ -138,41 +141,56 @@ def _duration(settings: TrainingSettings, epochs: Any, rows: int, mean: float) -
 
 @dataclass(frozen=True, slots=True)
 class _Lengths:
-    """Of one set: its usable rows (repeats counted, extrapolated), and what the rows looked at showed."""
+    """Of one set: its usable rows (repeats counted, pieces of documents, extrapolated), and what the rows looked at
+    showed: `tokens` of each row or piece."""
 
     rows: float
-    mean: float
-    longest: int
+    tokens: NDArray[np.int64]
     seen: int
     unusable: int
     truncated: int
+
+    @property
+    def mean(self) -> float:
+        """Tokens of a row."""
+        return float(self.tokens.mean()) if len(self.tokens) else 0.0
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return int(self.tokens.max(initial=0))
 
 
 def _sample(one: TrainingSet, encoder: Encoder, seed: int, most: int) -> _Lengths:
     drawn, times = one.drawn(seed)
     lengths: list[int] = []
-    seen = truncated = 0
+    seen = truncated = unusable = 0
     for row in drawn:
         if seen == most:
             break
         seen += 1
         try:
-            encoded = None if isinstance(row, BadRow) else encoder.encode(row)
+            encoded = [] if isinstance(row, BadRow) else encoder.encode_pieces(row)
         except RowError:
-            continue
-        if encoded is not None and encoded.supervised.any():
-            lengths.append(len(encoded))
-            truncated += encoded.truncated
-    share = len(lengths) / max(1, seen)
-    counts = np.array(lengths or [0])
+            encoded = []
+        if any(each.supervised.any() for each in encoded):
+            lengths += map(len, encoded)
+            truncated += any(each.truncated for each in encoded)
+        else:
+            unusable += 1
     return _Lengths(
-        rows=float(times.sum()) * share,
-        mean=float(counts.mean()),
-        longest=int(counts.max()),
+        rows=float(times.sum()) * len(lengths) / max(1, seen),
+        tokens=np.array(lengths, dtype=np.int64),
         seen=seen,
-        unusable=seen - len(lengths),
+        unusable=unusable,
         truncated=truncated,
     )
+
+
+def _sequences_per_row(lengths: Sequence[_Lengths], max_length: int) -> float:
+    """How many packed sequences a row comes to, as the rows looked at pack."""
+    tokens = np.concatenate([one.tokens for one in lengths])
+    return len(pack_rows(tokens.tolist(), max_length, seed=0)) / max(1, len(tokens))
 
 
 def _memory(size: TrainingSize, parameters: int, batch_tokens: int, *, gradient_checkpointing: bool) -> int:

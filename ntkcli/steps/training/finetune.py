@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import store
-from ntkcli.choices import Dtype, LossPer, OnError, Schedule
+from ntkcli.choices import Dtype, LossPer, OnError, Schedule, TextAs
 from ntkcli.progress import Progress, Silent
 from ntkcli.seeds import check_seeds
 from ntkcli.steps.shared import seal
@@ -28,6 +28,8 @@ class FinetuneResult:
     """The artefact and the adapter's folder; rows trained on, steps taken, mean loss of the first and last tenth.
 
     `held_out_loss` is the lowest, after `best_step` steps, whose adapter is kept; None where no rows are held out.
+    `documents`: rows of files, where some raw texts were cut into several rows to train on; `sequences`: what rows were
+    packed into; None where this is not so.
     """
 
     artefact: str
@@ -44,6 +46,8 @@ class FinetuneResult:
     held_out: int
     held_out_loss: float | None
     best_step: int | None
+    documents: int | None = None
+    sequences: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +65,11 @@ def finetune(
     target_modules: str | None = None, init_adapter: str | None = None, batch_size: int = 16,
     batch_tokens: int | None = None, gradient_checkpointing: bool = False, max_length: int = 1024, seed: int = 0,
     hold_out: float = 0.0, patience: int | None = None, loss_per: LossPer = LossPer.TOKEN,
-    average_weights: bool = False, dtype: Dtype = Dtype.AUTO, device: str = "auto",
+    average_weights: bool = False, pack: bool = False, dtype: Dtype = Dtype.AUTO, device: str = "auto",
     checkpoint_steps: int | None = None, keep_optimizer: bool = False, on_error: OnError = OnError.FAIL,
     columns: Mapping[str, str] | None = None, split: str | None = None, data: Sequence[str] = (),
-    thinking: bool | None = None, group: str | None = None, trust_remote_code: bool = False,
-    progress: Progress | None = None,
+    thinking: bool | None = None, text_as: TextAs = TextAs.CHAT, group: str | None = None,
+    trust_remote_code: bool = False, progress: Progress | None = None,
 ) -> FinetuneResult:  # fmt: skip
     """Train `adapters/<name>` on the rows of all `train` references together; the log of its steps is `runs/<name>`.
 
@@ -75,8 +79,10 @@ def finetune(
     files: `ntkcli.data.DataFile`. `data` says where files of data sets are now, if they have moved. `match_tokens`
     names a run of the store: as many tokens as it was trained on, `match_steps` one: as many steps as it took.
     `then`: more references, trained on for as many epochs after the rows of `train`, under the one schedule.
-    `keep_optimizer` keeps Adam's moments next to the adapter, also for a run that is finished already. `group` is
-    kept as an attribute, which runs that differ only in the seed share.
+    `text_as`: `ntkcli.data.Encoder`; raw texts longer than `max_length` are trained on in pieces. `pack`: rows are
+    packed into sequences of up to `max_length` tokens, in which they do not see each other; a step has `batch_size`
+    sequences. `keep_optimizer` keeps Adam's moments next to the adapter, also for a run that is finished already.
+    `group` is kept as an attribute, which runs that differ only in the seed share.
 
     Raises:
         UsageError, DataError: a reference, an option or a row can't be used.
@@ -176,4 +182,6 @@ def _result(artefact: store.Artefact, folder: Path) -> FinetuneResult:
         held_out=attrs.get("held_out", 0),
         held_out_loss=None if best is None else float(held_out[best]),
         best_step=None if best is None else best + 1,
+        documents=attrs.get("documents"),
+        sequences=attrs.get("sequences"),
     )

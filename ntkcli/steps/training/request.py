@@ -60,6 +60,7 @@ class TrainingRequest:
             steps = steps_of_run(open_store(store_path), self.match_steps)
             request = replace(self, settings=replace(asked, max_steps=steps))
         request.settings.check()
+        request.use.encoder_spec()  # checks --text-as
         if self.then and (request.settings.max_tokens, request.settings.max_steps) != (None, None):
             raise UsageError(
                 "--then makes two stages of --epochs each, which a budget of tokens or steps can't end.",
@@ -69,13 +70,14 @@ class TrainingRequest:
 
     def resolve_sets(self, stored: store.Store | None) -> tuple[list[TrainingSet], list[TrainingSet]]:
         """The rows of `--train` and of `--then`."""
-        how = self.reading
-        first = resolve_train(
-            stored, self.train, columns=how.columns, split=how.split, on_error=how.on_error, data=self.data
-        )
-        second = resolve_train(
-            stored, self.then, columns=how.columns, split=how.split, on_error=how.on_error, option="--then"
-        )
+        how: dict[str, Any] = {
+            "columns": self.reading.columns,
+            "split": self.reading.split,
+            "on_error": self.reading.on_error,
+            "text_as": self.use.text_as,
+        }
+        first = resolve_train(stored, self.train, **how, data=self.data)
+        second = resolve_train(stored, self.then, **how, option="--then")
         return first, second
 
 

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from numpy.typing import NDArray
 import store
 from ntkcli.choices import OnError
 from ntkcli.data import BadRow, Encoded, Encoder, Row, RowError
+from ntkcli.data.packing import pack_rows
 from ntkcli.data.problems import BAD_KEPT, refusal, unusable
+from ntkcli.data.raw_text import CHAT, SCHEMA, refuse_other_schema
 from ntkcli.data.references import split_weight
 from ntkcli.errors import DataError, UsageError
 from ntkcli.steps.shared.datasets import data_sets_of, moved_data
@@ -59,8 +62,10 @@ class TrainingSet:
 class TrainingData:
     """Encoded rows and how to use them: `train` (n,) int64, positions in `rows`, repeats allowed; `held_out` the same.
 
-    `names` say where each row stands; `sets` count rows, with repeats, set by set, and `stages` count those of `train`
-    stage by stage.
+    A row is an example to train on: a row of a file, or a piece of a raw document; `documents` are the rows of files.
+    `names` say where each row stands; `sets` count rows, with repeats, set by set. `packs` has the sequences that rows
+    are packed into, as places in `train`, empty without packing. `stages` count stage by stage what steps are made of:
+    rows of `train`, or packs.
     """
 
     rows: Sequence[Encoded]
@@ -70,6 +75,8 @@ class TrainingData:
     sets: Sequence[int]
     skipped: int
     stages: Sequence[int] = ()
+    documents: int = 0
+    packs: Sequence[Sequence[int]] = ()
 
     def counts(self) -> dict[str, Any]:
         """Numbers for the run's attributes and its result."""
@@ -79,7 +86,14 @@ class TrainingData:
             "skipped": self.skipped,
             "held_out": len(self.held_out),
             "set_rows": list(self.sets),
+            **({"documents": self.documents} if self.documents < len(self.rows) else {}),
+            **({"sequences": len(self.packs)} if self.packs else {}),
         }
+
+    def lengths(self) -> list[int]:
+        """The tokens of what steps are made of, one by one: rows to train on, or packs."""
+        lengths = [len(self.rows[i]) for i in self.train]
+        return [sum(lengths[i] for i in pack) for pack in self.packs] if self.packs else lengths
 
 
 def parse_train(text: str, option: str = "--train") -> tuple[str, float]:
@@ -113,10 +127,11 @@ def resolve_train(
     on_error: OnError,
     data: Sequence[str] = (),
     option: str = "--train",
+    text_as: str = CHAT,
 ) -> list[TrainingSet]:
     """What the values of `--train` (or another `option`) stand for; without a store, files alone.
 
-    `data`: as `moved_data` takes it.
+    `data`: as `moved_data` takes it. DataError if texts are to be raw (`text_as`) and rows are of another schema.
     """
     sets = []
     if stored is not None and data:
@@ -125,26 +140,26 @@ def resolve_train(
     for text in train:
         reference, times = parse_train(text, option)
         rows = resolve_rows(stored, reference, option=option, columns=columns, split=split, on_error=on_error)
+        refuse_other_schema(rows.file.schema.name, text_as, f"{option} {reference}")
         sets.append(TrainingSet(rows, times))
     return sets
 
 
 def encode_training(
     sets: Sequence[TrainingSet], encoder: Encoder, *, seed: int, hold_out: float, on_error: OnError,
-    first_stage: int | None = None,
+    first_stage: int | None = None, pack: bool = False,
 ) -> TrainingData:  # fmt: skip
     """The rows of all sets that have an answer to learn, encoded; a share of them held out.
 
     The first `first_stage` sets are a stage of their own, before the others. Rows are held out by what they hold, so
-    that copies of one are never on both sides.
+    that copies of one, and pieces of one document, are never on both sides. `pack`: those to train on are packed into
+    sequences of at most the encoder's length, each stage by itself.
 
     Raises:
         DataError: a row can't be encoded (`on_error` "fail"), or too few are left to train on or to hold out.
     """
-    rows: list[Encoded] = []
-    names: list[str] = []
+    found = _Encoding([], [], [], [])
     uses: list[NDArray[np.int64]] = []
-    bad: list[BadRow] = []
     skipped = 0
     for one in sets:
         drawn, times = one.drawn(seed)
@@ -154,50 +169,90 @@ def encode_training(
             )
         positions: list[int] = []
         for row, count in zip(drawn, times.tolist(), strict=True):
-            encoded = None if isinstance(row, BadRow) else _encode(encoder, row, bad)
-            if encoded is None:  # a bad row was scanned before: only left in where these may be skipped
-                skipped += 1
-                continue
-            positions += [len(rows)] * count
-            rows.append(encoded)
-            names.append(f"{row.place} (id {row.row_id})")  # type: ignore[union-attr]  # no BadRow, by the line above
+            pieces = range(0) if isinstance(row, BadRow) else found.add(row, encoder)
+            skipped += not pieces  # a bad row was scanned before: only left in where these may be skipped
+            positions += list(pieces) * count
         uses.append(np.array(positions, dtype=np.int64))
-    if bad and on_error == OnError.FAIL:
-        raise refusal(bad[:BAD_KEPT], len(bad))
+    if found.bad and on_error == OnError.FAIL:
+        raise refusal(found.bad[:BAD_KEPT], len(found.bad))
     labels = ", ".join(one.rows.label for one in sets)
+    rows = found.rows
     if not rows:
-        raise DataError(
-            f"--train {labels}: no row has an answer to learn.", "Give rows with completions, or more of them."
-        )
-    held = _held_out(rows, hold_out, seed, labels)
+        raise DataError(f"--train {labels}: no row has an answer to learn.", no_answers(sets))
+    held = _held_out(found, hold_out, seed, labels)
     kept = [use[~np.isin(use, held)] for use in uses]
     counts = [len(use) for use in kept]
-    stages = () if first_stage is None else (sum(counts[:first_stage]), sum(counts[first_stage:]))
-    return TrainingData(rows, names, np.concatenate(kept), held, counts, skipped, stages)
+    train = np.concatenate(kept)
+    stages: Sequence[int] = () if first_stage is None else (sum(counts[:first_stage]), sum(counts[first_stage:]))
+    packs: list[list[int]] = []
+    if pack:
+        packs, stages = _packed([len(rows[i]) for i in train], stages, encoder.max_length, seed)
+    return TrainingData(rows, found.names, train, held, counts, skipped, stages, len(found.documents), packs)
 
 
-def _encode(encoder: Encoder, row: Row, bad: list[BadRow]) -> Encoded | None:
-    """The row's tokens; None if it has nothing to learn, or can't be encoded and so goes to the `bad` ones."""
+def no_answers(sets: Sequence[TrainingSet]) -> str:
+    """What helps where no row of the sets has an answer to learn."""
+    texts = all(one.rows.file.schema.name == SCHEMA for one in sets)
+    return "To train on the texts themselves, give --text-as raw." if texts else "Give rows with completions."
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoding:
+    """Rows to train on with their names; of each document, or row of a file, which they are; and rows that are bad."""
+
+    rows: list[Encoded]
+    names: list[str]
+    documents: list[range]
+    bad: list[BadRow]
+
+    def add(self, row: Row, encoder: Encoder) -> range:
+        """The places of what is trained on of the row: one, several for a long raw document, none if it is useless."""
+        encoded = _encode(encoder, row, self.bad)
+        pieces = range(len(self.rows), len(self.rows) + len(encoded))
+        name = f"{row.place} (id {row.row_id})"
+        self.names.extend([name] if len(encoded) == 1 else [f"{name}, piece {i + 1}" for i in range(len(encoded))])
+        self.rows.extend(encoded)
+        if encoded:
+            self.documents.append(pieces)
+        return pieces
+
+    def content(self, document: range) -> bytes:
+        """All that is trained on of a document."""
+        return b"".join(self.rows[i].ids.tobytes() + self.rows[i].supervised.tobytes() for i in document)
+
+
+def _packed(
+    lengths: Sequence[int], stages: Sequence[int], room: int, seed: int
+) -> tuple[list[list[int]], tuple[int, ...]]:
+    """The packs of rows of these lengths, each stage by itself, and how many are of each stage."""
+    bounds = np.cumsum([0, *(stages or [len(lengths)])]).tolist()
+    staged = [pack_rows(lengths[start:stop], room, seed=seed, first=start) for start, stop in pairwise(bounds)]
+    return [each for packs in staged for each in packs], tuple(map(len, staged)) if stages else ()
+
+
+def _encode(encoder: Encoder, row: Row, bad: list[BadRow]) -> list[Encoded]:
+    """The row's tokens, a raw document's in pieces; none if it has nothing to learn or goes to the `bad` ones."""
     try:
-        encoded = encoder.encode(row)
+        encoded = encoder.encode_pieces(row)
     except RowError as error:
         bad.append(unusable(row, error))
-        return None
-    return encoded if encoded.supervised.any() else None
+        return []
+    return encoded if any(one.supervised.any() for one in encoded) else []
 
 
-def _held_out(rows: Sequence[Encoded], share: float, seed: int, labels: str) -> NDArray[np.int64]:
-    """Positions of the rows held out: the first by a hash of seed and content, until the share is reached."""
+def _held_out(found: _Encoding, share: float, seed: int, labels: str) -> NDArray[np.int64]:
+    """Places of the rows held out: the first by a hash of seed and document, until the share is reached."""
     if not share:
         return np.zeros(0, dtype=np.int64)
     draws = np.array(
-        [_draw(f"{seed}|".encode() + row.ids.tobytes() + row.supervised.tobytes()) for row in rows], np.uint64
+        [_draw(f"{seed}|".encode() + found.content(document)) for document in found.documents for _ in document],
+        np.uint64,
     )
-    threshold = np.sort(draws)[max(1, _round(share * len(rows))) - 1]
+    threshold = np.sort(draws)[max(1, _round(share * len(draws))) - 1]
     held = np.flatnonzero(draws <= threshold)
-    if len(held) == len(rows):
+    if len(held) == len(draws):
         raise DataError(
-            f"--hold-out {share}: of the {len(rows)} rows of --train {labels} none are left to train on.",
+            f"--hold-out {share}: of the {len(draws)} rows of --train {labels} none are left to train on.",
             "Give more rows, or a smaller share.",
         )
     return held

@@ -93,6 +93,7 @@ class TrainingRun:
         from ntkcli.engine.models.limits import refuse_too_long
         from ntkcli.engine.models.loading import load_model, load_tokenizer
         from ntkcli.engine.training.checkpoints import drop_older
+        from ntkcli.engine.training.packs import require_packing
         from ntkcli.engine.training.train import pick_batch_tokens
 
         asked = self.asked
@@ -106,11 +107,14 @@ class TrainingRun:
             hold_out=asked.settings.hold_out,
             on_error=asked.reading.on_error,
             first_stage=self.first_stage,
+            pack=asked.settings.pack,
         )
         longest = max(range(len(data.rows)), key=lambda i: len(data.rows[i]))
         refuse_too_long(self.model, len(data.rows[longest]), data.names[longest])
         steps = self._steps(data)
         loaded = load_model(self.model, dtype=self.spec["dtype"], device=asked.use.device)
+        if asked.settings.pack:
+            require_packing(loaded)
         plan = {"batch_tokens": asked.use.batch_tokens or pick_batch_tokens(loaded)}
         artefact = self._artefact(steps, data, plan, parents, attrs)
         options = asked.settings.options(
@@ -133,7 +137,7 @@ class TrainingRun:
 
         settings = self.asked.settings
         planned = plan_stages(
-            [len(data.rows[i]) for i in data.train],
+            data.lengths(),
             data.stages,
             batch_size=settings.batch_size,
             seed=settings.seed,
@@ -177,6 +181,7 @@ class TrainingRun:
             [data.rows[i] for i in data.held_out],
             [data.names[i] for i in data.held_out],
             data.stages,
+            data.packs,
         )
         course = Course(artefact)
         taken = train_adapter(

@@ -21,6 +21,8 @@ VERSION = 3
 EPOCHS, RANK, TARGET_MODULES = 3, 16, "all-linear"
 AVERAGED_SHARE = 0.25
 """Of the steps, the last ones whose weights --average-weights takes the mean of."""
+PACKING = 1
+"""Of the packing, in the spec of packed runs: goes up when the same rows would be packed in another way."""
 CHECKPOINTS = 10
 """Checkpoints a run makes by default: a kill loses a tenth of it at most."""
 
@@ -46,6 +48,7 @@ class TrainingSettings:
     loss_per: LossPer = LossPer.TOKEN
     average_weights: bool = False
     max_steps: int | None = None
+    pack: bool = False
 
     def check(self) -> None:
         """UsageError for a value that can't be used, or two that exclude each other."""
@@ -115,6 +118,8 @@ class TrainingSettings:
             spec["loss_per"] = self.loss_per
         if self.average_weights:
             spec["average_weights"] = AVERAGED_SHARE
+        if self.pack:
+            spec["packed"] = PACKING
         return spec
 
     def options(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ntkcli.data import BadRow, DataFile, Encoded, Encoder, RowError
+from ntkcli.data.raw_text import CHAT, refuse_other_schema
 from ntkcli.data.stdin import readable
 from ntkcli.errors import UsageError
 from ntkcli.identity import resolve_model
@@ -61,6 +62,7 @@ def preview(
     columns: Mapping[str, str] | None = None,
     split: str | None = None,
     thinking: bool | None = None,
+    text_as: str = CHAT,
     trust_remote_code: bool = False,
 ) -> Preview:
     """The first `rows` rows as featurize, finetune and eval would encode them. Loads no weights, writes nothing.
@@ -73,9 +75,10 @@ def preview(
     if rows < 1:
         raise UsageError(f"--rows {rows} shows nothing.", "Give 1 or more.")
     tokenizer = load_tokenizer(resolve_model(model, trust_remote_code=trust_remote_code))
-    encoder = Encoder(tokenizer, max_length=max_length, thinking=thinking)
+    encoder = Encoder(tokenizer, max_length=max_length, thinking=thinking, text_as=text_as)
     with readable(str(data)) as path:
         file = DataFile(path, columns=columns, split=split)
+        refuse_other_schema(file.schema.name, text_as, f"--data {data}")
         shown = _shown(file, rows, encoder, tokenizer)
         return Preview(
             data=str(data),

@@ -54,9 +54,9 @@ def estimate_validation(request: Request) -> ValidateEstimate:
     left = runs[done:]
     use = request.asked.use
     encoder = use.encoder(load_tokenizer(request.identity))
-    domain = count(islice(request.domain_rows, SAMPLE_ROWS), request.identity, thinking=use.thinking)
+    domain = count(islice(request.domain_rows, SAMPLE_ROWS), request.identity, **use.counting())
     per_domain = _mean(domain, encoder.max_length) * len(request.domain_rows) * request.domain_repeat
-    per_pool = _mean(_pool_counts(request, use.thinking), encoder.max_length) * design.n
+    per_pool = _mean(_pool_counts(request), encoder.max_length) * design.n
     trained = [per_domain + (0 if run.design == DOMAIN else per_pool) for run in left if run.design != BASE]
     each = [spec["max_tokens"] if spec["max_tokens"] else spec["epochs"] * tokens for tokens in trained]
     items = range(len(request.items.rows))
@@ -92,14 +92,14 @@ def _known_spread(request: Request) -> float:
     return float(np.sqrt(np.mean(np.square(spreads)))) if spreads else math.nan
 
 
-def _pool_counts(request: Request, thinking: bool | None) -> Counts:
+def _pool_counts(request: Request) -> Counts:
     """Exact where the rows were counted before, else of the first rows of the pool."""
-    scored = request.scored
-    found = find_counts(request.stored, scored.dataset, request.identity, thinking=thinking)
+    scored, how = request.scored, request.asked.use.counting()
+    found = find_counts(request.stored, scored.dataset, request.identity, **how)
     if found is not None:
         return counts_of(found, None)
     rows = rows_in_order(scored.file, None, scored.dataset.read("status"))
-    return count(islice(rows, SAMPLE_ROWS), request.identity, thinking=thinking)
+    return count(islice(rows, SAMPLE_ROWS), request.identity, **how)
 
 
 def _mean(counts: Counts, max_length: int) -> float:

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 import store
 from ntkcli.choices import Design as DesignName
-from ntkcli.choices import LossPer, checked
+from ntkcli.choices import LossPer, Scorer, checked
 from ntkcli.data import Row
+from ntkcli.data.raw_text import refuse_other_schema
 from ntkcli.errors import UsageError
 from ntkcli.identity import ModelIdentity
 from ntkcli.seeds import check_seeds
@@ -112,6 +113,7 @@ def prepare(store_path: str | Path, asked: ValidationSettings) -> Request:
     store.check_name(asked.name, "--name")
     edges, subsets = _check_design(asked)
     asked.training.check()
+    asked.use.encoder_spec()  # checks --text-as
     stored = open_store(store_path)
     scored = inputs.find_scores(stored, asked.score)
     identity = asked.use.resolve()
@@ -120,6 +122,7 @@ def prepare(store_path: str | Path, asked: ValidationSettings) -> Request:
     domain_set = resolve_rows(stored, asked.domain, option="--domain", columns=how.columns, split=how.split)
     domain_rows = inputs.read_domain(domain_set)
     items = inputs.load_items(stored, asked.task, columns=how.columns, split=how.split)
+    _refuse_other_schemas(asked, scored, domain_set, items)
     inputs.refuse_overlap(items, domain_rows, what="--domain")
     right = inputs.find_oracle(stored, asked.oracle, scored)
     pool = inputs.pool_of(scored, *_nothing_known(scored), right)
@@ -143,6 +146,16 @@ def prepare(store_path: str | Path, asked: ValidationSettings) -> Request:
         stored, asked, identity, init, scored, right, domain_set, domain_rows, items, inputs.shares_of(items),
         design, repeat, spec, parents, known,
     )  # fmt: skip
+
+
+def _refuse_other_schemas(asked: ValidationSettings, scored: inputs.Scored, domain: RowSet, items: Items) -> None:
+    """DataError if texts are to be raw, and the domain, the pool or a task scored by its loss has other rows."""
+    text_as = asked.use.text_as
+    refuse_other_schema(domain.file.schema.name, text_as, f"--domain {asked.domain}")
+    refuse_other_schema(str(scored.dataset.spec["schema"]), text_as, f"the pool {scored.dataset.name}")
+    for one in items.tasks:
+        if one.scorer == Scorer.LOSS:
+            refuse_other_schema(one.schema, text_as, f"--task {one.name}")
 
 
 def _spec(

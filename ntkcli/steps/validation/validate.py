@@ -104,7 +104,7 @@ def _plan(request: Request, progress: Progress) -> tuple[list[Run], dict[int, Ro
     """All runs, and the pool's rows that they need by index."""
     scored, use = request.scored, request.asked.use
     counted = count_tokens(
-        request.stored, scored.dataset, scored.file, request.identity, thinking=use.thinking, progress=progress
+        request.stored, scored.dataset, scored.file, request.identity, **use.counting(), progress=progress
     )
     counts = counts_of(counted, None)
     tokens = np.minimum(counts.length.astype(np.int64), use.max_length)

@@ -31,7 +31,7 @@ def test_loss_and_gradient_are_the_models_own(name: str) -> None:
     expected = loaded.model(**batch).loss
     expected_grads = torch.autograd.grad(expected, weights)
     hidden = decoder_of(loaded.model)(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-    total = completion_loss(loaded.model, hidden.last_hidden_state, batch["labels"], torch.ones(3))
+    total = completion_loss(loaded.model, hidden.last_hidden_state, batch["labels"], torch.ones(3, 1))
     found = total / (batch["labels"][:, 1:] != -100).sum()
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     for a, b in zip(torch.autograd.grad(found, weights), expected_grads, strict=True):
@@ -51,7 +51,7 @@ def test_blocks_of_logits_give_the_same_loss_and_gradients(
     torch.manual_seed(0)
     hidden = torch.randn(*labels.shape, head.in_features, dtype=dtype, requires_grad=True)
     wanted = [hidden, *([head.weight] if trained_head else [])]
-    weights = torch.linspace(0.5, 2, len(labels))
+    weights = torch.linspace(0.5, 2, len(labels))[:, None]
     count = int((labels[:, 1:] != -100).sum())
     whole = completion_loss(loaded.model, hidden, labels, weights)
     expected = torch.autograd.grad(whole / 5000, wanted)
