@@ -43,6 +43,7 @@ from ntkcli.choices import (
     Schedule,
     Scorer,
     StoreDtype,
+    TextAs,
     Thinking,
 )
 from ntkcli.errors import DataError, NtkselError, SpecError, UsageError
@@ -87,6 +88,7 @@ __all__ = [
     "Store",
     "StoreDtype",
     "StorePath",
+    "TextAs",
     "Thinking",
     "Trained",
     "UsageError",

@@ -21,6 +21,7 @@ from ntkcli.choices import (
     Positions,
     Projection,
     StoreDtype,
+    TextAs,
     Thinking,
 )
 from ntkcli.options import is_on
@@ -36,7 +37,8 @@ def featurize(
     store_dtype: StoreDtype = StoreDtype.FLOAT16, dtype: Dtype = Dtype.AUTO, device: str = "auto",
     batch_tokens: int | None = None, part_rows: int | None = None, shard: tuple[int, int] | None = None,
     on_error: OnError = OnError.FAIL, columns: Mapping[str, str] | None = None, split: str | None = None,
-    thinking: Thinking | None = None, trust_remote_code: bool = False, progress: Progress | None = None,
+    thinking: Thinking | None = None, text_as: TextAs = TextAs.CHAT,
+    trust_remote_code: bool = False, progress: Progress | None = None,
 ) -> Features:  # fmt: skip
     """Compute features of every row, or find them finished: sketched per-example gradients, or embeddings.
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 from ntkcli.api.names import ProbeName, ScoreName
 from ntkcli.api.opening import StorePath, path_of
 from ntkcli.api.results import Compared, Split, Validated
-from ntkcli.choices import Design, Dtype, Equalise, LossPer, OnError, Preset, Schedule, Thinking
+from ntkcli.choices import Design, Dtype, Equalise, LossPer, OnError, Preset, Schedule, TextAs, Thinking
 from ntkcli.console import Output
 from ntkcli.progress import Progress
 
@@ -33,6 +33,7 @@ def arms(
     hold_out: float = 0.0, patience: int | None = None, gradient_checkpointing: bool = False, max_length: int = 1024,
     dtype: Dtype = Dtype.AUTO, device: str = "auto", domain_split: str | None = None, pool_split: str | None = None,
     retain: Sequence[str] | None = None, on_error: OnError = OnError.FAIL, thinking: Thinking | None = None,
+    text_as: TextAs = TextAs.CHAT,
     trust_remote_code: bool = False, allow_overlap: bool = False, name: str = "arms", prefix: str = "",
     export: str | Path | None = None, force: bool = False, quiet: bool = True,
 ) -> Compared:  # fmt: skip
@@ -60,6 +61,7 @@ def validate(
     batch_tokens: int | None = None, gradient_checkpointing: bool = False, max_length: int = 1024,
     loss_per: LossPer = LossPer.ROW, average_weights: bool = True, dtype: Dtype = Dtype.AUTO, device: str = "auto",
     columns: Mapping[str, str] | None = None, split: str | None = None, thinking: Thinking | None = None,
+    text_as: TextAs = TextAs.CHAT,
     trust_remote_code: bool = False, keep_runs: bool = False, plot: str | Path | None = None,
     export: str | Path | None = None, force: bool = False, quiet: bool = True,
 ) -> Validated:  # fmt: skip

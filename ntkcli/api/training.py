@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ntkcli.api.opening import StorePath, path_of
 from ntkcli.api.results import Evaluated, Trained
-from ntkcli.choices import Dtype, LossPer, Normalise, OnError, Schedule, Scorer, Thinking
+from ntkcli.choices import Dtype, LossPer, Normalise, OnError, Schedule, Scorer, TextAs, Thinking
 from ntkcli.options import is_on
 from ntkcli.progress import Progress
 
@@ -20,10 +20,11 @@ def finetune(
     target_modules: str | None = None, init_adapter: str | None = None, batch_size: int = 16,
     batch_tokens: int | None = None, gradient_checkpointing: bool = False, max_length: int = 1024,
     seed: int | None = None, hold_out: float = 0.0, patience: int | None = None, loss_per: LossPer = LossPer.TOKEN,
-    average_weights: bool = False, dtype: Dtype = Dtype.AUTO, device: str = "auto",
+    average_weights: bool = False, pack: bool = False, dtype: Dtype = Dtype.AUTO, device: str = "auto",
     checkpoint_steps: int | None = None, keep_optimizer: bool = False, on_error: OnError = OnError.FAIL,
     columns: Mapping[str, str] | None = None, split: str | None = None, data: Sequence[str] | None = None,
-    thinking: Thinking | None = None, trust_remote_code: bool = False, progress: Progress | None = None,
+    thinking: Thinking | None = None, text_as: TextAs = TextAs.CHAT,
+    trust_remote_code: bool = False, progress: Progress | None = None,
 ) -> Trained:  # fmt: skip
     """Fine-tune a LoRA adapter; resumes from its last checkpoint. Like `ntksel finetune` with one seed.
 
@@ -43,7 +44,8 @@ def evaluate(
     normalise: Normalise = Normalise.SUM, max_new_tokens: int = 128, answer_pattern: str | None = None,
     max_length: int = 1024, dtype: Dtype = Dtype.AUTO, device: str = "auto", batch_tokens: int | None = None,
     on_error: OnError = OnError.FAIL, columns: Mapping[str, str] | None = None, split: str | None = None,
-    thinking: Thinking | None = None, num_fewshot: int | None = None, limit: int | None = None,
+    thinking: Thinking | None = None, text_as: TextAs = TextAs.CHAT,
+    num_fewshot: int | None = None, limit: int | None = None,
     apply_chat_template: bool = False, trust_remote_code: bool = False, export: str | Path | None = None,
     force: bool = False, progress: Progress | None = None,
 ) -> Evaluated:  # fmt: skip
