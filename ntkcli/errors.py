@@ -20,7 +20,7 @@ class ExitCode(IntEnum):
 
 
 class NtkselError(Exception):
-    """A failure that the user can mend: `what` was found and what it means, and the `mend`.
+    """A failure that the user can fix: `what` was found and what it means, and how to `fix` it.
 
     Shown as one line below its `details`, a line each, without a traceback (unless `-v`). Subclasses set the exit
     code.
@@ -28,10 +28,10 @@ class NtkselError(Exception):
 
     code = ExitCode.FAILURE
 
-    def __init__(self, what: str, mend: str = "", *, details: Sequence[str] = ()) -> None:
-        super().__init__(what if not mend else f"{what} {mend}")
+    def __init__(self, what: str, fix: str = "", *, details: Sequence[str] = ()) -> None:
+        super().__init__(what if not fix else f"{what} {fix}")
         self.what = what
-        self.mend = mend
+        self.fix = fix
         self.details = tuple(details)
 
 

@@ -57,7 +57,7 @@ def _part(artefact: Artefact, i: int, *, repair: bool) -> Finding | None:
         if repair:
             artefact.forget_part(i)
         how = fix("run ", making(store_of(artefact.path), artefact.name), " again: it redoes this part")
-        return Finding(artefact.name, i, error.rows, error.what, how if repair else error.mend, repair)
+        return Finding(artefact.name, i, error.rows, error.what, how if repair else error.fix, repair)
     return None
 
 

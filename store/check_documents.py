@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One damage: where it is (`rows` [start, stop) of the artefact), `what` it is, the `mend`, and whether it is done.
+    """One damage: where it is (`rows` [start, stop) of the artefact), `what` it is, the fix (`mend` is its key in JSON), and if that is done.
 
     `artefact` is "" for what belongs to none. `repaired`: the damaged part is forgotten, or the file is made again.
     """
@@ -118,7 +118,7 @@ def _header_copy(store: Store, *, repair: bool) -> Iterator[Finding]:
 
 
 def _finding(name: str, error: DamagedError, *, repaired: bool = False) -> Finding:
-    return Finding(name, None, None, error.what, "nothing else to do" if repaired else error.mend, repaired)
+    return Finding(name, None, None, error.what, "nothing else to do" if repaired else error.fix, repaired)
 
 
 def _again(store: Store, repaired: bool) -> str | Fix:

@@ -9,15 +9,15 @@ from store.spec import Difference
 
 
 class StoreError(Exception):
-    """Base of all errors of this package: `what` was found, and the `mend`: how to fix it."""
+    """Base of all errors of this package: `what` was found, and how to `fix` it."""
 
-    def __init__(self, what: str, mend: str | Fix) -> None:
-        super().__init__(what, mend)  # both in args, so that the error survives pickling between processes
+    def __init__(self, what: str, fix: str | Fix) -> None:
+        super().__init__(what, fix)  # both in args, so that the error survives pickling between processes
         self.what = what
-        self.mend = mend
+        self.fix = fix
 
     def __str__(self) -> str:
-        return f"{self.what}; {self.mend}"
+        return f"{self.what}; {self.fix}"
 
 
 class NoStoreError(StoreError):
@@ -46,13 +46,13 @@ class DamagedError(StoreError):
     def __init__(
         self,
         what: str,
-        mend: str | Fix,
+        fix: str | Fix,
         *,
         artefact: str = "",
         part: int | None = None,
         rows: tuple[int, int] | None = None,
     ) -> None:
-        super().__init__(what, mend)
+        super().__init__(what, fix)
         self.artefact = artefact
         self.part = part
         self.rows = rows
@@ -61,6 +61,6 @@ class DamagedError(StoreError):
 class SpecDiffersError(StoreError):
     """The artefact exists with another spec; `differences` lists each field."""
 
-    def __init__(self, what: str, mend: str | Fix, *, differences: Sequence[Difference] = ()) -> None:
-        super().__init__(what, mend)
+    def __init__(self, what: str, fix: str | Fix, *, differences: Sequence[Difference] = ()) -> None:
+        super().__init__(what, fix)
         self.differences = tuple(differences)

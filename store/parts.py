@@ -123,7 +123,7 @@ class Parts:
         return len(parts) * sum(-(-size // block) * block for size in [*chunk_bytes, block])  # and the record
 
     def forget_part(self, i: int) -> None:
-        """Part `i` is not done: the mend for a damaged one."""
+        """Part `i` is not done: the fix for a damaged one."""
         self._records.forget(i)
 
     def stray_records(self) -> list[tuple[Path, str]]:

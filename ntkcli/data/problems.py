@@ -20,8 +20,8 @@ def unusable(row: Row, error: RowError) -> BadRow:
 
 def refusal(bad: Sequence[BadRow], n_bad: int) -> DataError:
     """What `--on-error fail` ends with; `bad` are the first of `n_bad`."""
-    mend = "Fix the row, or give --on-error skip to leave such rows out."
-    return DataError(f"{_tell(bad, n_bad)}.", mend, details=each(bad, n_bad))
+    fix = "Fix the row, or give --on-error skip to leave such rows out."
+    return DataError(f"{_tell(bad, n_bad)}.", fix, details=each(bad, n_bad))
 
 
 def none_usable(bad: Sequence[BadRow], n_bad: int) -> DataError:

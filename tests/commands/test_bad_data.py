@@ -1,4 +1,4 @@
-"""Every kind of broken file and row through the command line: one line with file, reason and mend, and the exit."""
+"""Every kind of broken file and row through the command line: one line with file, reason and fix, and the exit."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_bad_data(case: str, cli: Cli, tmp_path: Path, model_dir: Path) -> None:
     line = ran.error_line
     assert line.startswith(f"error: {data}")
     assert " ".join(reason.split()) in line
-    assert line.count(". ") >= 1, "no mend"
+    assert line.count(". ") >= 1, "no fix"
     assert line.isprintable()
     assert ran.out == ""
     assert not (tmp_path / "s").exists()

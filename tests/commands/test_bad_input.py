@@ -1,4 +1,4 @@
-"""Every mistake: one clear line with what, where and the mend; its exit code; nothing written or lost."""
+"""Every mistake: one clear line with what, where and the fix; its exit code; nothing written or lost."""
 
 from __future__ import annotations
 

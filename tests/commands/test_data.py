@@ -168,13 +168,13 @@ def test_info_shows_rows_as_the_model_sees_them(cli: Cli, tmp_path: Path, model_
 
 
 @pytest.mark.parametrize(
-    ("words", "mend"),
+    ("words", "fix"),
     [((), "Give a STORE"), (("s", "--data", "d.jsonl"), "Give a STORE"), (("--data", "d"), "--model")],
 )
-def test_info_shows_one_thing(words: tuple[str, ...], mend: str, cli: Cli) -> None:
+def test_info_shows_one_thing(words: tuple[str, ...], fix: str, cli: Cli) -> None:
     ran = cli("info", *words)
     assert ran.code == 2
-    assert mend in ran.error_line
+    assert fix in ran.error_line
 
 
 def test_named_files_are_scored_by_words_without_a_model(cli: Cli, write_jsonl: Writer, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What can't be scored or selected: one line with what, where and the mend, and nothing is left in the store."""
+"""What can't be scored or selected: one line with what, where and the fix, and nothing is left in the store."""
 
 from __future__ import annotations
 

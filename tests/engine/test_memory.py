@@ -47,7 +47,7 @@ def test_a_row_that_does_not_fit_alone_is_told_by_place_and_length(error: Except
     assert (refused.value.row, refused.value.tokens) == (2, 30)
     named = refused.value.named("d.jsonl line 3 (id x)")
     assert str(named).startswith("d.jsonl line 3 (id x) does not fit in memory, even alone: it has 30 tokens.")
-    assert "--max-length" in named.mend
+    assert "--max-length" in named.fix
 
 
 @pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError("no")])

@@ -20,20 +20,20 @@ def refuse_other_weights(model: nn.Module, found: dict[str, Any], identity: Mode
     """
     head = next((name for name, module in model.named_modules() if module is model.get_output_embeddings()), "")  # type: ignore[operator]
     missing = [name for name in found["missing_keys"] if with_head or name.rpartition(".")[0] != head]
-    mend = "Download config.json and the weights again, both of one version."
+    fix = "Download config.json and the weights again, both of one version."
     if shapes := sorted(found["mismatched_keys"], key=str):
         name, in_file, in_config = shapes[0]
         raise UsageError(
             f"{identity.label}: {name} is {tuple(in_file)} in the files and {tuple(in_config)} by config.json"
             f"{_more(shapes)}.",
-            mend,
+            fix,
         )
     if missing:
-        raise UsageError(f"{identity.label}: its files lack {min(missing)}{_more(missing)}.", mend)
+        raise UsageError(f"{identity.label}: its files lack {min(missing)}{_more(missing)}.", fix)
     if dropped := _dropped(model, found["unexpected_keys"]):
         raise UsageError(
             f"{identity.label}: its files have {dropped[0]}{_more(dropped)}, which its config.json has no place for.",
-            mend,
+            fix,
         )
 
 

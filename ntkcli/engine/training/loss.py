@@ -255,8 +255,8 @@ def not_finite(what: str, loss: float, names: Sequence[str], losses: Sequence[fl
     bad = [name for name, own in zip(names, losses, strict=True) if not np.isfinite(own)]
     if 0 < len(bad) < len(names):
         why = f"only {len(bad)} of its {len(names)} rows make it so: {listed(bad)}."
-        mend = "Take them out, or give --dtype float32 or a lower --lr; then give the run another --name."
+        fix = "Take them out, or give --dtype float32 or a lower --lr; then give the run another --name."
     else:
         why = f"training has diverged; all of its rows make it so: {listed(bad or names)}."
-        mend = "Lower --lr, or give --dtype float32; then give the run another --name."
-    return DivergedError(f"{what} is {loss}: {why}", mend)
+        fix = "Lower --lr, or give --dtype float32; then give the run another --name."
+    return DivergedError(f"{what} is {loss}: {why}", fix)

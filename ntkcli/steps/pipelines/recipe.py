@@ -270,8 +270,8 @@ def _unknown(
 ) -> UsageError:
     names = list(known)
     near = get_close_matches(_key(key).lower(), names, n=1, cutoff=0.5)
-    mend = f"Do you mean {near[0]!r}?" if near else f"Known are: {', '.join(sorted(names))}."
-    return UsageError(f"{where}: the {what} {key!r} is not known.", mend)
+    fix = f"Do you mean {near[0]!r}?" if near else f"Known are: {', '.join(sorted(names))}."
+    return UsageError(f"{where}: the {what} {key!r} is not known.", fix)
 
 
 def write_recipe(path: str | Path, steps: Sequence[Step], *, comment: str = "") -> None:

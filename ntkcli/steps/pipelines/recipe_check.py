@@ -82,7 +82,7 @@ def _check_files(recipe: Recipe, number: int, exported: set[str], known: set[str
             try:
                 find_source(for_evaluation(path) if step.verb == "eval" and not split else path, split=split)
             except UsageError as error:
-                raise UsageError(f"{recipe.where(number, key)}: {error.what}", error.mend) from error
+                raise UsageError(f"{recipe.where(number, key)}: {error.what}", error.fix) from error
 
 
 def _path_of(item: str, key: str) -> str:

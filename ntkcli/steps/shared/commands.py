@@ -23,7 +23,7 @@ _VERBS: Final[dict[Kind, tuple[str, tuple[str, ...]]]] = {  # kind -> verb, the 
 
 def message(error: store.StoreError) -> str:
     """What a store's error says, with its fix as commands. Without a full stop."""
-    return f"{error.what}; {worded(error.mend)}"
+    return f"{error.what}; {worded(error.fix)}"
 
 
 def worded(fix: str | store.Fix) -> str:

@@ -154,7 +154,7 @@ def _named(stored: store.Store, data: str, reference: str) -> Encoding:
     try:
         model = resolve_model(reference)
     except UsageError as error:
-        raise UsageError(error.what.replace("--model", "--tokens-of", 1), error.mend) from error
+        raise UsageError(error.what.replace("--model", "--tokens-of", 1), error.fix) from error
     return Encoding(model.spec["tokenizer"], {"version": ENCODER_VERSION}, model)
 
 

@@ -174,7 +174,7 @@ def resolve_init(
     try:
         identity = resolve_adapter(reference, adapters=adapters)
     except UsageError as error:
-        raise UsageError(error.what.replace("--adapter", "--init-adapter", 1), error.mend) from error
+        raise UsageError(error.what.replace("--adapter", "--init-adapter", 1), error.fix) from error
     refuse_other_base(identity, model)
     config = json.loads((identity.folder / "adapter_config.json").read_text(encoding="utf-8"))
     if config.get("peft_type") != "LORA":

@@ -328,7 +328,7 @@ def test_bad_file(tmp_path, name, content, reason):
     assert message.startswith(str(path))
     assert reason in message
     assert message.isprintable()
-    assert caught.value.mend
+    assert caught.value.fix
 
 
 def test_bad_rows_of_a_table_can_be_skipped(tmp_path):

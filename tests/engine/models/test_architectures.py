@@ -137,7 +137,7 @@ def test_a_model_that_does_something_else_is_refused_by_name(change: str, monkey
 def test_fused_experts_are_refused_by_name_with_the_mend(name: str) -> None:
     with pytest.raises(UsageError, match=r"experts") as refused:
         fresh_adapter(zoo.build(name), rank=2, target_modules="all-linear", seed=0)
-    assert zoo.ATTENTION in str(refused.value.mend)
+    assert zoo.ATTENTION in str(refused.value.fix)
 
 
 def test_a_layer_that_sees_tokens_without_their_rows_is_refused_by_name() -> None:

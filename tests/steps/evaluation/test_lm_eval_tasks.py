@@ -138,7 +138,7 @@ def test_a_function_of_lm_evals_own_is_trusted(folder: Path) -> None:
 def refused(message: str, *references: str | Path, **options: Any) -> None:
     with pytest.raises(NtkselError, match=message) as found:
         load_harness_tasks([str(each) for each in references], [], TaskOptions(**options), trust=False)
-    assert found.value.mend
+    assert found.value.fix
 
 
 def test_refused_by_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
