@@ -45,5 +45,6 @@ site: $(STAMP)  ## the documentation as a web site in site/
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 
 .PHONY: docs
-docs: $(STAMP)  ## write docs/cli.md again from the commands
+docs: $(STAMP)  ## write docs/cli.md and docs/api.md again from the code
 	$(VENV)/bin/typer ntkcli.app utils docs --name ntksel --output docs/cli.md
+	$(VENV)/bin/python tools/api_reference.py > docs/api.md

@@ -74,6 +74,7 @@ FLAGS = {
     "pool": "--pool or --feature",
     "domain": "--domain or --feature",
     "average_weights": "--average-weights",
+    "plugins": "the version of the plug-in",
 }
 """Field of a spec → the option that sets it, where it isn't `--<field>`; a prefix stands for what is below it."""
 

@@ -47,6 +47,7 @@ class Output:
     """Where one command's result and notes go. `progress` shows its course."""
 
     _hints: ClassVar[bool] = True
+    _collector: ClassVar[list[Any] | None] = None  # of the next one that is made
 
     def __init__(self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
         self.as_json, self.quiet, self.verbose = as_json, quiet, verbose
@@ -55,10 +56,13 @@ class Output:
             self._out.width = FILE_WIDTH
         self._err = Console(stderr=True, highlight=False, soft_wrap=True)
         self.progress = Reporter(self._err, quiet=quiet)
+        self._collected, Output._collector = Output._collector, None
 
     def result(self, value: Any, *, line: str) -> None:
         """The result: `line` for people, or the dataclass `value` as one JSON object."""
-        if self.as_json:
+        if self._collected is not None:
+            self._collected.append(value)
+        elif self.as_json:
             self._out.file.write(to_json(value) + "\n")
         else:
             self._out.print(escape(visible(line)))
@@ -154,6 +158,17 @@ class Output:
             yield
         finally:
             cls._hints = before
+
+    @classmethod
+    @contextmanager
+    def collecting(cls) -> Iterator[list[Any]]:
+        """The results of the one command that runs within, as objects; nothing of them is written to stdout."""
+        found: list[Any] = []
+        cls._collector = found
+        try:
+            yield found
+        finally:
+            cls._collector = None
 
     def error(self, text: str) -> None:
         """One line on stderr that begins with `error:`."""

@@ -6,6 +6,8 @@ from typing import Any, Final
 
 from typer.core import TyperCommand, TyperOption
 
+from ntkcli.options import with_plugins
+
 LONG: Final = 12
 """Commands with more options than this show them in panels; shorter lists are easier to read in one piece."""
 PANELS: Final = {
@@ -75,6 +77,11 @@ class Command(TyperCommand):
         if len(options) > LONG:
             for option in options:
                 option.rich_help_panel = panel_of(self.name or "", option)
+
+    def format_help(self, *arguments: Any) -> None:
+        """The help, with the names of plug-ins where an option takes one."""
+        with_plugins(self.params)
+        super().format_help(*arguments)
 
 
 def panel_of(command: str, option: TyperOption) -> str | None:

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from enum import StrEnum
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ntkcli.choices import Dtype, OnError, TextAs, Thinking
+from ntkcli.data.formats.registry import READERS
+from ntkcli.doors import SPEC_KEY, Door, refuse_missing
 from ntkcli.errors import UsageError
 from ntkcli.seeds import check_training_seed
 
-
-class Probe(StrEnum):
-    """Directions in logit space."""
-
-    SUM = "sum"
-    RADEMACHER = "rademacher"
-    CENTRED = "centred"
-
+FILES = ", ".join(READERS.builtin)
+"""Formats of data files."""
 
 Store = Annotated[
     Path,
-    typer.Argument(help="Folder of the store; the first command that writes to it creates it.", show_default=False),
+    typer.Argument(
+        help="Folder of the store; the first command that writes to it creates it.",
+        show_default=False,
+        is_eager=True,  # parsed first: a name that is not known may be that of a plug-in which it was made with
+    ),
 ]
 Model = Annotated[
     str, typer.Option(help="Base model: a folder, a GGUF file or a Hub id (org/name[@revision]).", show_default=False)
@@ -50,8 +49,7 @@ Data = Annotated[
     str,
     typer.Option(
         "--data",
-        help="A data file (JSONL, JSON, CSV, TSV, parquet, arrow), a folder or glob of them, a Hub id, or - for "
-        "standard input.",
+        help=f"A data file ({FILES}), a folder or glob of them, a Hub id, or - for standard input.",
         show_default=False,
     ),
 ]
@@ -150,6 +148,62 @@ Public = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Only show what the command would need: rows, tokens, disk, memory and time.")
 ]
+
+
+def named(door: Door[Any], help: str, *, suffix: str = "", **more: Any) -> Any:  # noqa: A002  (as typer's own)
+    """An option whose value is a name of a door: checked, listed in the help, and completed by a shell.
+
+    Names of plug-ins are found by their entry points when one is needed; no code of theirs is imported. `suffix` is for
+    the help, of an option in which a `=` and more may follow the name.
+    """
+    return typer.Option(
+        help=help,
+        metavar=_metavar(door.builtin, suffix),
+        callback=_checked(door, suffix),
+        autocompletion=lambda incomplete: [name for name in door.names() if name.startswith(incomplete)],
+        **more,
+    )
+
+
+def _metavar(names: Iterable[str], suffix: str) -> str:
+    return f"<{'|'.join(names)}>{suffix}"
+
+
+def _checked(door: Door[Any], suffix: str) -> Callable[[typer.Context, Any], Any]:
+    def check(context: typer.Context, value: str | list[str] | None) -> str | list[str] | None:
+        for each in [value] if isinstance(value, str) else value or []:
+            name = each.partition("=")[0] if suffix else each
+            try:
+                door.require(name)
+            except UsageError as error:
+                refuse_missing_name(context.params.get("store"), door, name)
+                if name in door.names():  # brought twice
+                    raise
+                known = ", ".join(map(repr, door.names()))
+                raise typer.BadParameter(f"{name!r} is not one of {known}.") from error
+        return value
+
+    check.door, check.suffix = door, suffix  # type: ignore[attr-defined]  # for `with_plugins`
+    return check
+
+
+def with_plugins(options: Iterable[Any]) -> None:
+    """Add the names of plug-ins to what the help shows of these options."""
+    for option in options:
+        if (door := getattr(option.callback, "door", None)) is not None:
+            option.metavar = _metavar(door.names(), option.callback.suffix)
+        elif option.help and FILES in option.help:
+            option.help = option.help.replace(FILES, ", ".join(READERS.names()))
+
+
+def refuse_missing_name(store_path: Path | None, door: Door[Any], name: str) -> None:
+    """UsageError naming the package, if the store holds something made with this entry of a plug-in that is gone."""
+    from ntkcli.steps.shared.stores import is_store, open_store
+
+    if store_path is not None and is_store(store_path):
+        for artefact in open_store(store_path).artefacts(on_damage=lambda _: None):
+            if artefact.spec.get(SPEC_KEY, {}).get(name, {}).get("door") == door.group:
+                refuse_missing(artefact.spec, artefact.name)
 
 
 _RANKS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))

@@ -20,7 +20,7 @@ def test_the_contracts_hold() -> None:
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["featurize", "--help"], ["info", "STORE"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["featurize", "--help"], ["score", "--help"], ["info", "STORE"]])
 def test_fast_commands_import_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
     import store
 

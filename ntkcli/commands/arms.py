@@ -13,12 +13,13 @@ from ntkcli import options as o
 from ntkcli import training_options as t
 from ntkcli.choices import Dtype, Equalise, LossPer, OnError, Preset, Schedule, TextAs
 from ntkcli.commands import chain
-from ntkcli.commands.score import Method
 from ntkcli.console import Output
+from ntkcli.engine.gradients.registry import PROBES
 from ntkcli.errors import ExitCode
 from ntkcli.formatting import arms_estimate_lines, arms_table, curve_table, rounds_table
 from ntkcli.help_panels import Command, examples
 from ntkcli.kernel_presets import PRESETS
+from ntkcli.steps.scores.registry import SCORES
 
 if TYPE_CHECKING:
     from ntkcli.steps.pipelines.arms_cost import ArmsEstimate
@@ -144,16 +145,16 @@ def arms(
         Preset, typer.Option(help="Settings of the kernel: those that measured best, or those of the paper.")
     ] = Preset.DEFAULT,
     probe: Annotated[
-        list[o.Probe] | None,
-        typer.Option(
-            help="Direction in logit space, one kernel arm per probe; repeatable.", show_default="the preset's"
-        ),
+        list[str] | None,
+        o.named(PROBES, "Direction in logit space, one kernel arm per probe; repeatable.", show_default="the preset's"),
     ] = None,
     probes: Annotated[int, typer.Option(min=1, help="rademacher, centred: how many directions are averaged.")] = 1,
     method: Annotated[
-        Method | None,
-        typer.Option(
-            help="How the kernel scores, with --centre if that is given: mean, cosine, ...", show_default="the preset's"
+        str | None,
+        o.named(
+            SCORES,
+            "How the kernel scores, with --centre if that is given: mean, cosine, ...",
+            show_default="the preset's",
         ),
     ] = None,
     centre: Annotated[
@@ -278,8 +279,8 @@ def arms(
         oracle=oracle,
         rounds=rounds,
         sizes=() if sizes is None else tuple(o.parse_whole_numbers(sizes, "--sizes", "100,300,1000")),
-        probes=tuple(each.value for each in probe) if probe else (kernel.probe,),
-        method=kernel.method if method is None else method.value,
+        probes=tuple(probe) if probe else (kernel.probe,),
+        method=kernel.method if method is None else method,
         centre=(method is None and kernel.centre) if centre is None else centre,
         epochs=epochs,
         warmup_epochs=warmup_epochs,

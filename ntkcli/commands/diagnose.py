@@ -11,6 +11,7 @@ import typer
 from ntkcli import options as o
 from ntkcli.choices import Dtype, OnError
 from ntkcli.console import Output
+from ntkcli.engine.gradients.registry import PROBES
 from ntkcli.errors import ExitCode, UsageError
 from ntkcli.help_panels import Command, examples
 
@@ -130,8 +131,8 @@ def diagnose(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the rows drawn.", show_default="0")] = None,
     probe: Annotated[
-        o.Probe | None,
-        typer.Option(help="Direction in logit space of the features.", show_default="centred"),
+        str | None,
+        o.named(PROBES, "Direction in logit space of the features.", show_default="centred"),
     ] = None,
     layers: Annotated[
         str | None,
@@ -199,7 +200,7 @@ def diagnose(
         "n": n,
         "near": near,
         "seed": seed,
-        "probe": probe and probe.value,
+        "probe": probe,
         "layers": layers,
         "dim": dim,
         "dims": None if dims is None else _dims(dims),

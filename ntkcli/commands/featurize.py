@@ -9,12 +9,14 @@ import typer
 from ntkcli import options as o
 from ntkcli.choices import Dtype, Kind, OnError, Pooling, Positions, Projection, StoreDtype, TextAs
 from ntkcli.console import Output
+from ntkcli.engine.gradients.registry import PROBES
 from ntkcli.errors import ExitCode
 from ntkcli.formatting import estimate_line
 from ntkcli.help_panels import Command, examples
 
 EXAMPLE = "ntksel featurize med --data pool.jsonl --name pool --kind ntk --model ./Llama-3-8B --adapter warmup"
 SECOND = "ntksel featurize med --data pool.jsonl --name pool --kind embed --model ./Llama-3-8B --dry-run"
+PROBE_HELP = "; ".join(f"{name}: {each.summary}" for name, each in PROBES.builtin.items())
 
 
 def add_to(app: typer.Typer) -> None:
@@ -59,9 +61,7 @@ def featurize(
         Pooling,
         typer.Option(help="embed: how hidden states are pooled: mean, weighted by position, or the last token only."),
     ] = Pooling.MEAN,
-    probe: Annotated[
-        o.Probe, typer.Option(help="ntk: direction in logit space; sum is the one in the paper.")
-    ] = o.Probe.SUM,
+    probe: Annotated[str, o.named(PROBES, f"ntk: direction in logit space. {PROBE_HELP}.")] = "sum",
     probes: Annotated[
         int,
         typer.Option(
@@ -143,7 +143,7 @@ def featurize(
         "max_length": max_length,
         "positions": positions,
         "pooling": pooling,
-        "probe": probe.value,
+        "probe": probe,
         "probes": probes,
         "layers": layers,
         "projection": projection,

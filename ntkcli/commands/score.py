@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -13,45 +12,19 @@ from ntkcli.choices import Across, Dtype, GroupBy, OnError
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode, UsageError
 from ntkcli.help_panels import Command, examples
+from ntkcli.steps.scores.registry import SCORES
 
 EXAMPLE = "ntksel score med --pool pool --domain domain --method cosine --centre --feature ntk --name stage2"
 SECOND = "ntksel score med --pool pool --domain domain --method votes --feature embed --name stage1"
 THIRD = "ntksel score med --pool pool --domain domain --method mean=paper --method cosine=plain --method gist=inside"
 
 
-class Method(StrEnum):
-    """Ways to score."""
-
-    VOTES = "votes"
-    MEAN = "mean"
-    COSINE = "cosine"
-    EXACT = "exact"
-    MAX = "max"
-    LESS = "less"
-    RDS = "rds"
-    BM25 = "bm25"
-    DSIR = "dsir"
-    GIST = "gist"
-    DROP = "drop"
-    RANDOM = "random"
-
-
 METHOD_HELP = (
-    "Score of a pool row. votes: how many domain rows have it among their k nearest; mean: mean kernel value, as in "
-    "the paper; cosine: mean cosine; exact: the mean without a projection; max: highest cosine; less: loss gradients "
-    "of the domain against Adam steps; rds: round-robin over the domain's nearest rows; gist: cosine in the subspace "
-    "of the domain's features; drop: share of a row's loss that the warm-up took away; bm25, dsir: similarity of words;"
-    " random: a random number. Required, unless --combine or --compare is given. Repeatable as METHOD=NAME, with a "
-    "name for each score: methods that compare features read them once together, and an option goes to the methods "
-    "that know it."
+    "Score of a pool row. "
+    + "; ".join(f"{name}: {each.summary}" for name, each in SCORES.builtin.items())
+    + ". Required, unless --combine or --compare is given. Repeatable as METHOD=NAME, with a name for each score: "
+    "methods that compare features read them once together, and an option goes to the methods that know it."
 )
-
-
-def known_method(text: str) -> str:
-    """METHOD or METHOD=NAME as it was given, with a METHOD that there is."""
-    if text.partition("=")[0] not in list(Method):
-        raise typer.BadParameter(f"{text!r} is not one of {', '.join(Method)}, alone or as METHOD=NAME.")
-    return text
 
 
 def add_to(app: typer.Typer) -> None:
@@ -74,10 +47,7 @@ def score(
             show_default=False,
         ),
     ] = None,
-    method: Annotated[
-        list[str] | None,
-        typer.Option(help=METHOD_HELP, parser=known_method, metavar="METHOD[=NAME]", show_default=False),
-    ] = None,
+    method: Annotated[list[str] | None, o.named(SCORES, METHOD_HELP, suffix="[=NAME]", show_default=False)] = None,
     domain: Annotated[
         list[str] | None,
         typer.Option(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,6 +12,7 @@ from ntkcli.choices import Format, Leaks
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode, UsageError
 from ntkcli.help_panels import Command, examples
+from ntkcli.selection.registry import SELECTORS
 
 if TYPE_CHECKING:
     from ntkcli.steps.selections.select import SelectResult
@@ -22,19 +22,8 @@ SECOND = "ntksel select med --score stage2 --token-budget 2000000 --max-per-sour
 SOURCES_SHOWN = 5
 
 
-class Method(StrEnum):
-    """Ways to select."""
-
-    TOP = "top"
-    ROUND_ROBIN = "round-robin"
-    HERDING = "herding"
-    COVERAGE = "coverage"
-    OT = "ot"
-
-
 METHOD_HELP = (
-    "How rows are selected. top: the highest scores; round-robin: domain rows take turns; herding: match the mean "
-    "feature of the domain; coverage: serve all domain rows; ot: optimal transport."
+    "How rows are selected. " + "; ".join(f"{name}: {each.summary}" for name, each in SELECTORS.builtin.items()) + "."
 )
 QUOTA_HELP = "rows per source: a count, a share (20%), or LABEL=COUNT; repeatable."
 
@@ -57,7 +46,7 @@ def select(
             show_default="what --token-budget allows",
         ),
     ] = None,
-    method: Annotated[Method, typer.Option(help=METHOD_HELP)] = Method.TOP,
+    method: Annotated[str, o.named(SELECTORS, METHOD_HELP)] = "top",
     exponent: Annotated[float, typer.Option(help="coverage: 1 is the mean cosine's top; less spreads more.")] = 0.5,
     max_per_source: Annotated[
         list[str] | None, typer.Option(help=f"Take at most this many {QUOTA_HELP}", show_default="no limit")
@@ -166,7 +155,7 @@ def select(
         score=score,
         n=_rows(n),
         name=name,
-        method=method.value,
+        method=method,
         exponent=exponent,
         constraints=step.Constraints(
             max_per_source=tuple(max_per_source or ()),

@@ -17,6 +17,7 @@ from ntkcli.data.places import Source
 from ntkcli.data.problems import BAD_KEPT, none_usable
 from ntkcli.data.rows import RAW, BadRow, Row, RowError, column_names
 from ntkcli.data.schemas import Schema, detect, known_columns, known_schemas, read_row
+from ntkcli.doors import Made
 from ntkcli.errors import DataError, UsageError
 from ntkcli.paths import home
 
@@ -55,6 +56,11 @@ class DataFile:
     def state(self) -> list[Any]:
         """JSON values that are equal at two times if the rows are: path, size, time and inode of a file."""
         return self._source.state()
+
+    @property
+    def plugins(self) -> Made:
+        """The readers of other packages that read it, as they stand in a spec."""
+        return self._source.plugins
 
     def watch(self) -> list[Any]:
         """The `state` now, which `require_unchanged` compares with from here on."""

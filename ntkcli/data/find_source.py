@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 from pathlib import Path
 
+from ntkcli.data.formats.registry import name_of_url_reader
 from ntkcli.data.hub import is_hub_id, local_config
 from ntkcli.data.llamafactory import is_entry
 from ntkcli.data.places import Source, find_place
@@ -27,6 +28,11 @@ def find_source(reference: str, *, split: str | None = None) -> Source:
 def names_data(reference: str) -> bool:
     """Whether it can name rows: a file, -, a glob, a Hub id, a task, or an entry of LLaMA-Factory's."""
     reference = home(reference)
-    named = reference == STDIN or glob.has_magic(reference) or is_hub_id(reference)
+    named = (
+        reference == STDIN
+        or name_of_url_reader(reference) is not None
+        or glob.has_magic(reference)
+        or is_hub_id(reference)
+    )
     named = named or local_config(reference) is not None or is_entry(reference) or names_task(reference)
     return named or Path(reference).exists()

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from ntkcli.data.formats.columnar import table_records
 from ntkcli.data.formats.records import Record
+from ntkcli.doors import Made
 from ntkcli.errors import UsageError
 from ntkcli.notes import note
 
@@ -65,6 +66,11 @@ class HubSource:
         if self._is_local:
             return [self.reference, self._split, _digest_of_folder(Path(self._name))]
         return [self.reference, self._split, self._commit or self._dataset._fingerprint]
+
+    @property
+    def plugins(self) -> Made:
+        """None: `datasets` reads it."""
+        return {}
 
     @cached_property
     def _commit(self) -> str | None:

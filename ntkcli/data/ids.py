@@ -15,7 +15,6 @@ from typing import Any, Final
 from ntkcli.data.columns import renamed
 from ntkcli.data.find_source import find_source
 from ntkcli.data.formats.compression import COMPRESSED, Place, first_bytes, opened, packing_of, without_bom
-from ntkcli.data.formats.delimited import read_csv, read_tsv
 from ntkcli.data.formats.records import Record
 from ntkcli.data.places import reader_of
 from ntkcli.data.problems import BAD_KEPT
@@ -116,11 +115,13 @@ def _of_row(record: Record, raw: RAW, columns: Mapping[str, str]) -> ListedId:
 def _is_one_column(path: Path) -> bool:
     """Whether it is a delimited file of one column that holds no rows' content: a list of ids, a line each."""
     reader = reader_of(path)
-    if reader not in (read_csv, read_tsv):
+    if reader is None or reader.name not in ("CSV", "TSV"):
         return False
     packing = path.suffix.lower() if path.suffix.lower() in COMPRESSED else ""
     head = first_bytes(path, packing, _HEAD_BYTES).decode("utf-8-sig", "replace").lstrip("\r\n")
-    header = next(csv.reader([head.splitlines()[0]], delimiter="," if reader is read_csv else "\t"), []) if head else []
+    header = (
+        next(csv.reader([head.splitlines()[0]], delimiter="," if reader.name == "CSV" else "\t"), []) if head else []
+    )
     return len(header) == 1 and header[0].strip() not in known_columns() - set(ID_COLUMNS)
 
 

@@ -11,26 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from ntkcli.data.formats.columnar import read_arrow, read_parquet
-from ntkcli.data.formats.compression import COMPRESSED
-from ntkcli.data.formats.delimited import read_csv, read_tsv
-from ntkcli.data.formats.json_array import read_json
-from ntkcli.data.formats.jsonl import read_lines
-from ntkcli.data.formats.records import Reader, Record
+from ntkcli.data.formats.records import ReadFile, Record
+from ntkcli.data.formats.registry import (
+    READERS,
+    NamedReader,
+    known_endings,
+    name_of_reader,
+    name_of_url_reader,
+    url_records,
+    url_state,
+)
 from ntkcli.data.hub import HubSource, configs_of, is_hub_id, local_config
+from ntkcli.doors import Made
 from ntkcli.errors import DataError, UsageError
-
-TEXT_READERS: Final[dict[str, Reader]] = {
-    ".jsonl": read_lines,
-    ".ndjson": read_lines,
-    ".json": read_json,
-    ".csv": read_csv,
-    ".tsv": read_tsv,
-}
-"""By suffix; .gz, .bz2 or .zst may stand behind it."""
-TABLE_READERS: Final[dict[str, Reader]] = {".parquet": read_parquet, ".arrow": read_arrow}
-"""By suffix; these formats pack by themselves."""
-KNOWN: Final = f"{', '.join(TEXT_READERS)} (also with {', '.join(COMPRESSED)}), {', '.join(TABLE_READERS)}"
 
 _SPLITS: Final = {
     "train": "train",
@@ -57,13 +50,18 @@ class Source(Protocol):
         """JSON values that are equal at two times if the rows are (not the other way round)."""
         ...
 
+    @property
+    def plugins(self) -> Made:
+        """The readers of other packages that read it, as they stand in a spec."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class FileSource:
     """Files, one after the other."""
 
     reference: str
-    files: tuple[tuple[Path, Reader], ...]
+    files: tuple[tuple[Path, ReadFile], ...]
 
     def records(self) -> Iterator[Record]:
         """Every row of every file."""
@@ -77,9 +75,41 @@ class FileSource:
             return states[0]
         return [self.reference, len(states), hashlib.sha256(json.dumps(states).encode()).hexdigest()]
 
+    @property
+    def plugins(self) -> Made:
+        """Each once."""
+        origins = {reader.origin for _, reader in self.files if isinstance(reader, NamedReader)}
+        return {name: made for origin in origins if origin is not None for name, made in origin.spec().items()}
+
+
+@dataclass(frozen=True, slots=True)
+class UrlSource:
+    """Rows at a URL, by the reader `name`."""
+
+    reference: str
+    name: str
+
+    def records(self) -> Iterator[Record]:
+        """Every row, as the reader gives them."""
+        return url_records(self.name, self.reference)
+
+    def state(self) -> list[Any]:
+        """The URL and what the reader knows of its state."""
+        return [self.reference, url_state(self.name, self.reference)]
+
+    @property
+    def plugins(self) -> Made:
+        """The reader's own."""
+        origin = READERS.origin(self.name)
+        return {} if origin is None else origin.spec()
+
 
 def find_place(reference: str, *, split: str | None = None) -> Source:
     """The rows at a place. UsageError if there are none, or if `split` is needed or makes no sense."""
+    if (name := name_of_url_reader(reference)) is not None:
+        if split is not None:
+            raise UsageError(f"--split {split}: {reference} is a URL, which has no splits.", "Leave the option out.")
+        return UrlSource(reference, name)
     path = Path(reference)
     if (local := local_config(reference)) is not None:
         return HubSource(local, split=split)
@@ -96,19 +126,16 @@ def find_place(reference: str, *, split: str | None = None) -> Source:
     return FileSource(str(path.resolve()), ((path, reader),))
 
 
-def reader_of(path: Path) -> Reader | None:
+def reader_of(path: Path) -> NamedReader | None:
     """The reader for a file's suffix, if it is known."""
-    name = path.name.lower()
-    for packed in COMPRESSED:
-        if name.endswith(packed):
-            return TEXT_READERS.get(Path(name.removesuffix(packed)).suffix)
-    return (TEXT_READERS | TABLE_READERS).get(Path(name).suffix)
+    name = name_of_reader(path)
+    return None if name is None else NamedReader(name)
 
 
-def checked_reader(path: Path) -> Reader:
+def checked_reader(path: Path) -> ReadFile:
     """The reader for a file that is there. UsageError if it isn't, or is of no known kind."""
     if not path.exists():
-        raise UsageError(f"{path} does not exist.", f"Give a file ({KNOWN}), a folder of them or a Hub id.")
+        raise UsageError(f"{path} does not exist.", f"Give a file ({known_endings()}), a folder of them or a Hub id.")
     if not path.is_file():
         raise UsageError(
             f"{path} is not a regular file, and rows are read more than once.",
@@ -116,7 +143,7 @@ def checked_reader(path: Path) -> Reader:
         )
     reader = reader_of(path)
     if reader is None:
-        raise UsageError(f"{path} is of no kind that can be read.", f"Give a file: {KNOWN}.")
+        raise UsageError(f"{path} is of no kind that can be read.", f"Give a file: {known_endings()}.")
     return reader
 
 
@@ -130,7 +157,7 @@ def _refuse_configs(folder: Path) -> None:
         )
 
 
-def _folder(folder: Path, split: str | None) -> tuple[tuple[Path, Reader], ...]:
+def _folder(folder: Path, split: str | None) -> tuple[tuple[Path, ReadFile], ...]:
     if (folder / "dataset_dict.json").is_file():
         return _saved(folder / _pick_split(folder, _json(folder / "dataset_dict.json").get("splits"), split))
     if (folder / "state.json").is_file():
@@ -141,7 +168,7 @@ def _folder(folder: Path, split: str | None) -> tuple[tuple[Path, Reader], ...]:
     return _of_split(str(folder), [(p, p.relative_to(folder)) for p in paths], split)
 
 
-def _glob(pattern: str, split: str | None) -> tuple[tuple[Path, Reader], ...]:
+def _glob(pattern: str, split: str | None) -> tuple[tuple[Path, ReadFile], ...]:
     """Files of a glob that was chosen by hand: taken whole, whatever splits the names speak of."""
     paths = [Path(p) for p in sorted(glob.glob(pattern, recursive=True)) if Path(p).is_file() and _is_data(Path(p))]
     if split is not None:
@@ -154,7 +181,7 @@ def _is_data(path: Path) -> bool:
     return not hidden and path.name not in _NO_DATA and reader_of(path) is not None
 
 
-def _of_split(label: str, paths: list[tuple[Path, Path]], split: str | None) -> tuple[tuple[Path, Reader], ...]:
+def _of_split(label: str, paths: list[tuple[Path, Path]], split: str | None) -> tuple[tuple[Path, ReadFile], ...]:
     """The files of one split, each with the reader of its suffix."""
     return _readers(label, paths_of_split(label, paths, split))
 
@@ -181,13 +208,13 @@ def _split_of(name: Path, wanted: str | None) -> str | None:
     return next((_SPLITS[word] for word in words if word in _SPLITS), None)
 
 
-def _readers(label: str, paths: list[Path]) -> tuple[tuple[Path, Reader], ...]:
+def _readers(label: str, paths: list[Path]) -> tuple[tuple[Path, ReadFile], ...]:
     if not paths:
-        raise UsageError(f"{label} has no data file in it.", f"Give files: {KNOWN}.")
+        raise UsageError(f"{label} has no data file in it.", f"Give files: {known_endings()}.")
     return tuple((path, checked_reader(path)) for path in paths)
 
 
-def _saved(folder: Path) -> tuple[tuple[Path, Reader], ...]:
+def _saved(folder: Path) -> tuple[tuple[Path, ReadFile], ...]:
     """The arrow files of a folder made by `Dataset.save_to_disk`, as its record orders them."""
     entries = _json(folder / "state.json").get("_data_files")
     names = [entry.get("filename") for entry in entries or [] if isinstance(entry, dict)]

@@ -78,8 +78,10 @@ class Chooser:
     def take(self, row: int, gain: float) -> bool:
         """Take an open row, worth `gain`. False, and the row is closed, if it is too like one that was taken.
 
-        With `-n auto` a gain below AUTO_SHARE of the first one ends the choosing instead.
+        With `-n auto` a gain below AUTO_SHARE of the first one ends the choosing instead. ValueError for a closed row.
         """
+        if not self.open[row]:
+            raise ValueError(f"candidate {row} is closed: it was taken, or breaks a constraint")
         if self._limits.auto and self._first_gain is not None and gain < AUTO_SHARE * self._first_gain:
             self._spent = True
             return False

@@ -55,7 +55,7 @@ class ParsedRecord(Record):
         return json.dumps(self._value, ensure_ascii=True, default=str).encode()
 
 
-Reader = Callable[[Path], Iterator[Record]]
+ReadFile = Callable[[Path], Iterator[Record]]
 
 
 def checked(value: Any) -> RAW:

@@ -7,11 +7,12 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from ntkcli.data.formats.records import Reader, Record
+from ntkcli.data.formats.records import ReadFile, Record
 from ntkcli.data.places import FileSource, Source, checked_reader, find_place, paths_of_split
 from ntkcli.data.rows import RAW, RowError, column_names
 from ntkcli.data.tasks.readers import READERS
 from ntkcli.data.tasks.reference import Task, TaskReference, find_task, names_task
+from ntkcli.doors import Made
 from ntkcli.errors import UsageError
 
 
@@ -72,6 +73,11 @@ class TaskSource:
         """The sources' states and the task's digest."""
         return [self.reference, self._task.digest, *(inner.state() for inner in self._inner)]
 
+    @property
+    def plugins(self) -> Made:
+        """Those of the sources."""
+        return {name: made for inner in self._inner for name, made in inner.plugins.items()}
+
     def _own(self, path: str, split: str | None) -> FileSource | None:
         """The files that the task has a pattern or a reader for; None if it has none for what lies there."""
         place = Path(path)
@@ -89,7 +95,7 @@ class TaskSource:
         paths = paths_of_split(path, [(p, p.relative_to(place)) for p in found], split)
         return FileSource(str(place.resolve()), tuple((p, self._reader(p) or checked_reader(p)) for p in paths))
 
-    def _reader(self, path: Path) -> Reader | None:
+    def _reader(self, path: Path) -> ReadFile | None:
         return next((READERS[f.reader] for f in self._task.files if f.reader and fnmatch(path.name, f.names)), None)
 
 

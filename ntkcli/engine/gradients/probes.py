@@ -18,22 +18,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ntkcli.engine.batches import Batch
-from ntkcli.engine.hashing import signs
+from ntkcli.engine.gradients.registry import PROBES
 from ntkcli.engine.models.heads import HeadForm
 from ntkcli.engine.models.loading import head_form, head_of
 
 LOGIT_BLOCK_BYTES = 256 * 2**20
 """Bound on the float32 logits that are held at once; three such blocks may stand at a time, five with a soft cap."""
-
-Probe = Callable[[Tensor, Batch], Tensor]
-"""(hidden (B, T, D), batch) → gradient of f at the hidden states, (B, T, D) float32.
-
-Divided by the probe's `scale`, so that it is of order one in any dtype.
-"""
 
 
 class AnyProbe(Protocol):
@@ -59,7 +54,7 @@ class LogitProbe:
         self._unit_D = (u_D / length).float()
 
     def __call__(self, hidden_BTD: Tensor, batch: Batch) -> Tensor:
-        """See `Probe`."""
+        """The gradient of f at the hidden states (B, T, D), float32, less `scale`, so that it is of order one."""
         if self._form.cap is None:
             return batch.weight[..., None] * self._unit_D
 
@@ -76,7 +71,7 @@ class LossProbe:
         self._head, self._form, self.scale = head_of(model), head_form(model), 1.0
 
     def __call__(self, hidden_BTD: Tensor, batch: Batch) -> Tensor:
-        """See `Probe`. The weight of a row's last position must be 0: nothing follows it."""
+        """The same of f. The weight of a row's last position must be 0: nothing follows it."""
 
         def slope(z_NV: Tensor, target_N: Tensor) -> Tensor:
             logits_NV = self._form.logits(z_NV)
@@ -90,10 +85,12 @@ class LossProbe:
 
 def direction(name: str, size: int, *, seed: int, number: int) -> Tensor:
     """v (V,) float32: a pure function of (name, seed, number, index)."""
-    if name == "sum":
-        return torch.ones(size)
-    v_V = torch.from_numpy(signs(seed, f"probe|{number}", size))
-    return v_V - v_V.mean() if name == "centred" else v_V
+    probe = PROBES.get(name)
+    with PROBES.blaming(name):
+        v_V = np.asarray(probe.direction(size, seed=seed, number=number))
+        if v_V.shape != (size,) or v_V.dtype != np.float32 or not np.isfinite(v_V).all():
+            raise ValueError(f"its direction is {v_V.dtype} {v_V.shape}, expected {size} finite float32 numbers")
+    return torch.from_numpy(v_V)
 
 
 def _combine(weight_VD: Tensor, v_V: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import store
 from ntkcli.choices import Dtype, Kind, OnError, Pooling, Positions, Projection, StoreDtype, TextAs
 from ntkcli.data import DataFile, Encoder
 from ntkcli.data.raw_text import refuse_other_schema
+from ntkcli.doors import refuse_missing
 from ntkcli.identity import AdapterIdentity, ModelIdentity, resolve_adapter
 from ntkcli.progress import Progress, Silent
 from ntkcli.steps.features.adam_moments import AdamState, adam_state
@@ -106,6 +107,8 @@ def make_features(store_path: str | Path, request: FeatureRequest, progress: Pro
         parents[selection.name] = selection.fingerprint
     place = f"features/{request.name}/{store.check_name(request.feature or settings.kind, '--feature')}"
     known = stored.find(place)
+    if known is not None:
+        refuse_missing(known.spec, place)
     adam = adam_state(adapter) if request.adam else None
     dtype = use.settle_dtype(known)
     spec = settings.spec(use, dtype, identity, adapter, adam)

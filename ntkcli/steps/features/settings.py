@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ntkcli.choices import Kind, Pooling, Positions, Projection, StoreDtype, checked
+from ntkcli.engine.gradients.registry import PROBES
 from ntkcli.errors import UsageError
 from ntkcli.identity import AdapterIdentity, ModelIdentity
 from ntkcli.seeds import check_seed
@@ -20,7 +21,6 @@ VERSION = 2
 SOME_LAYERS_VERSION = 3
 """The same, of gradients by an adapter in some blocks alone: where its updates are not merged into the weights (half
 precision, quantised), version 2 left out those of the other blocks."""
-PROBES = ("sum", "rademacher", "centred")
 LOSSES_VERSION = 1
 """Of the rows' losses, in the specs of features that hold them: goes up when the same model gives other losses."""
 PROJECTION_VERSION = 1
@@ -59,16 +59,15 @@ class FeatureSettings:
         if self.positions is not None:
             checked(Positions, self.positions, "--positions")
         checked(Pooling, self.pooling, "--pooling")
-        if self.probe not in PROBES:
-            raise UsageError(f"--probe {self.probe} is not known.", f"Give one of: {', '.join(PROBES)}.")
+        PROBES.require(self.probe)
         checked(Projection, self.projection, "--projection")
         checked(StoreDtype, self.store_dtype, "--store-dtype")
         if self.probes < 1:
             raise UsageError(f"--probes {self.probes} is too few.", "Give 1 or more.")
-        if self.kind == Kind.NTK and self.probe == "sum" and self.probes > 1:
+        if self.kind == Kind.NTK and self.probes > 1 and not PROBES.get(self.probe).seeded:
             raise UsageError(
-                f"--probes {self.probes}: the sum of the logits is one direction, and {self.probes} of it say no more "
-                "than one.",
+                f"--probes {self.probes}: {self.probe} is one direction in logit space, and {self.probes} of it say no "
+                "more than one.",
                 "Give --probe rademacher or --probe centred, or leave --probes out.",
             )
         if self.kind == Kind.LOSS and self.tokens_used != Positions.COMPLETION:
@@ -103,8 +102,9 @@ class FeatureSettings:
             spec["adam"] = adam.spec
         if self.kind == Kind.NTK:
             spec |= {"probe": self.probe, "probes": self.probes}
-            if self.probe != "sum":
+            if PROBES.get(self.probe).seeded:
                 spec["probe_seed"] = self.seed
+            spec |= PROBES.spec(self.probe)
         spec |= {"layers": self.layers, "projection": {"name": self.projection, "version": PROJECTION_VERSION}}
         if self.projection != Projection.NONE:
             spec["projection"] |= {"dim": self.dim, "seed": self.seed}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from ntkcli.engine.gradients.registry import PROBES
 from ntkcli.steps.pipelines.arms_plan import MATCHED, PER_SEED, Plan, probe_suffix
 from ntkcli.steps.pipelines.recipe import Step
 
@@ -139,9 +140,9 @@ class _Maker:
         """Features by the kernel of the domain and of some rows of the pool, and their score `stage`."""
         plan, suffix = self.plan, probe_suffix(probe)
         how: dict[str, Any] = {"kind": "ntk", **plan.features}
-        if probe == "sum":
+        if not PROBES.get(probe).seeded:
             how.pop("probes", None)  # several directions are of the random ones
-        else:
+        if probe != "sum":  # the default of featurize
             how["probe"] = probe
         feature = f"ntk{suffix}{of}"
         how |= {"feature": self._own(feature)} if feature != "ntk" or plan.prefix else {}

@@ -14,7 +14,7 @@ from ntkcli.progress import Progress, Silent
 from ntkcli.scoring.groups import combine_by_rank
 from ntkcli.steps.scores.score import VERSION, ScoreResult, create_score, one_score, result_of, write_score
 from ntkcli.steps.shared.environment import begin, environment
-from ntkcli.steps.shared.stores import open_store
+from ntkcli.steps.shared.stores import open_store, require_current
 
 
 def combine(
@@ -53,7 +53,7 @@ def scores_of_one_pool(stored: store.Store, names: Sequence[str], *, option: str
         raise UsageError(f"{option} needs two different scores.", f"Give {option} SCORE twice.")
     found = [stored.get(f"scores/{store.check_name(name, option)}") for name in names]
     for artefact in found:
-        stored.check_parents(artefact)
+        require_current(stored, artefact)
         if artefact.spec["data"] != found[0].spec["data"]:
             raise SpecError(
                 f"{artefact.name} scores the data set {artefact.attrs['data']!r}, "

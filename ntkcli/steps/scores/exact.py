@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +18,11 @@ from ntkcli.errors import NtkselError, UsageError
 from ntkcli.progress import Progress
 from ntkcli.scoring.features import Rows
 from ntkcli.steps.scores.remake import gradient_settings, refuse_adam, remake
+from ntkcli.steps.scores.sorts import ModelInputs, ModelScore, PartScorer
 from ntkcli.steps.shared.datasets import data_file
 from ntkcli.steps.shared.environment import begin, model_environment
 from ntkcli.steps.shared.non_finite import name_of, settle_non_finite
 from ntkcli.steps.shared.row_sets import rows_in_order
-
-if TYPE_CHECKING:
-    from ntkcli.engine.features.exact_scores import ExactScorer
 
 VERSION = 1
 """Of this score, in its spec: goes up when the same features' settings would give other scores."""
@@ -49,6 +47,7 @@ def skipped_rows(score: store.Artefact) -> int:
 def fill_exact(
     stored: store.Store,
     score: store.Artefact,
+    entry: ModelScore,
     *,
     features: store.Artefact,
     pool: store.Artefact,
@@ -67,7 +66,7 @@ def fill_exact(
         SpecError: the model or the adapter is no longer where the features were made from, or has changed.
         NtkselError: a row does not fit in memory or, with on_error "fail", has values that are not finite; names it.
     """
-    scorer, encoder, now = _load(features, dtype=score.spec["dtype"], device=device, batch_tokens=batch_tokens)
+    scorer, encoder, now = _load(features, entry, dtype=score.spec["dtype"], device=device, batch_tokens=batch_tokens)
     begin(score, now, progress)
     planned = scorer.budget.tokens
     wanted = np.ones(pool.n, dtype=np.bool_) if only is None else np.isin(np.arange(pool.n), only)
@@ -97,7 +96,7 @@ def fill_exact(
 
 
 def _learn(
-    scorer: ExactScorer,
+    scorer: PartScorer,
     encoder: Encoder,
     chunks: Iterator[list[Row | BadRow]],
     domain: store.Artefact,
@@ -160,18 +159,19 @@ class _Chunk:
 
 
 def _load(
-    features: store.Artefact, *, dtype: str, device: str, batch_tokens: int | None
-) -> tuple[ExactScorer, Encoder, dict[str, Any]]:
-    from ntkcli.engine.features.exact_scores import ExactScorer
-
+    features: store.Artefact,
+    entry: ModelScore,
+    *,
+    dtype: str,
+    device: str,
+    batch_tokens: int | None,
+) -> tuple[PartScorer, Encoder, dict[str, Any]]:
     if features.spec["kind"] == "embed":
         raise UsageError(f"{features.name} are embeddings; exact is a score of gradients.", "Give --feature ntk.")
     refuse_adam(features, what="exact is a score of gradients")
     made = remake(features, dtype=dtype, device=device)
     settings = replace(gradient_settings(features.spec), projection="none")
-    scorer = ExactScorer(
-        made.loaded, model=made.model, adapter=made.adapter, settings=settings, batch_tokens=batch_tokens
-    )
+    scorer = entry.scorer(ModelInputs(made.loaded, made.model, made.adapter, settings, batch_tokens))
     return scorer, made.encoder, model_environment(made.model, made.loaded)
 
 

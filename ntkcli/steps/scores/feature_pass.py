@@ -13,12 +13,11 @@ from ntkcli.scoring.passes import ByBlock, one_pass
 from ntkcli.scoring.similarity import MeanCosine, MeanKernel
 from ntkcli.scoring.subspace import SubspaceCosine
 from ntkcli.scoring.whitening import WhitenedReader, whitener
+from ntkcli.steps.scores.sorts import ScoresAndTies
 
 SHARE_A_PASS = ("votes", "mean", "cosine", "max", "rds", "gist")
 """What one pass can compute together."""
 BY_LISTS = ("votes", "rds")
-ScoresAndTies = tuple[Wide, Wide | None]
-"""Scores (n,) or, before groups are joined, (n, groups); and what breaks ties (n,), if anything."""
 
 
 class FeaturePass:

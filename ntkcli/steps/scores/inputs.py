@@ -14,6 +14,7 @@ from ntkcli.scoring.features import FeatureReader, Rows
 from ntkcli.steps.shared.datasets import data_file
 from ntkcli.steps.shared.pool_rows import text_of
 from ntkcli.steps.shared.row_sets import rows_in_order
+from ntkcli.steps.shared.stores import require_current
 
 _MAY_DIFFER = frozenset({"data", "rows", "store_dtype", "losses"})
 """Fields of a features spec in which pool and domain may differ and still compare."""
@@ -100,7 +101,7 @@ def covering_reader(
 
 def _current(stored: store.Store, data: str, option: str, feature: str) -> store.Artefact:
     side = stored.get(f"features/{store.check_name(data, option)}/{store.check_name(feature, '--feature')}")
-    stored.check_parents(side)
+    require_current(stored, side)
     return side
 
 

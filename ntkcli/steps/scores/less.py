@@ -18,12 +18,10 @@ from numpy.typing import NDArray
 
 import store
 from ntkcli.errors import UsageError
-from ntkcli.progress import Progress
 from ntkcli.scoring.features import FeatureReader, Rows
 from ntkcli.scoring.similarity import cosine_scores
-from ntkcli.steps.scores.feature_pass import ScoresAndTies
 from ntkcli.steps.scores.inputs import covering_reader, domain_groups, features_of, group_readers
-from ntkcli.steps.scores.methods import ScorePlan
+from ntkcli.steps.scores.sorts import Request, ScorePlan, ScoresAndTies
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +34,7 @@ class _Checkpoint:
     rate: float | None
 
 
-def plan_less(
-    stored: store.Store,
-    dataset: store.Artefact,
-    only: Rows | None,
-    *,
-    domains: Sequence[str],
-    group_by: str | None,
-    features: Sequence[str],
-    centre: bool,
-    progress: Progress,
-) -> ScorePlan:
+def plan_less(request: Request) -> ScorePlan:
     """Of the method less over one or more features.
 
     Raises:
@@ -54,11 +42,13 @@ def plan_less(
             steps are to be centred.
         SpecError: a pool's and a domain's side were not made alike.
     """
+    stored, dataset, features = request.stored, request.dataset, request.features
+    domains, group_by, centre, progress = request.domains, request.group_by, request.centre, request.progress
     if len(set(features)) < len(features):
         raise UsageError("A --feature is given twice.", "Give each checkpoint's feature once.")
     groups = domain_groups(stored, domains, group_by=group_by)
     found = [
-        _checkpoint(stored, dataset, only, domains=domains, feature=feature, on_block=progress.advance)
+        _checkpoint(stored, dataset, request.only, domains=domains, feature=feature, on_block=progress.advance)
         for feature in features
     ]
     weights = _weights(found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -12,32 +11,28 @@ import store
 from ntkcli.errors import UsageError
 from ntkcli.scoring.features import FeatureReader, Floats, Rows
 from ntkcli.scoring.losses import drops, weighted
-from ntkcli.steps.scores.feature_pass import ScoresAndTies
 from ntkcli.steps.scores.inputs import covering_reader
-from ntkcli.steps.scores.methods import ScorePlan
+from ntkcli.steps.scores.sorts import Request, ScorePlan, ScoresAndTies
 
 VERSION = 1
 """Of these scores, in their specs: goes up when the same losses would give other scores."""
-WEIGHTED = ("mean", "cosine", "max", "gist")
-"""The methods whose scores are kernel values, which a residual can weigh."""
 
 
-def plan_drop(
-    stored: store.Store, dataset: store.Artefact, only: Rows | None, *, feature: str, on_block: Callable[[int], None]
-) -> ScorePlan:
+def plan_drop(request: Request) -> ScorePlan:
     """Of the method drop: the domain is in the adapter that the pool's features were made with.
 
     Raises:
         UsageError: the features hold no losses, or were made without an adapter.
         SpecError: they do not cover the rows.
     """
-    side = _with_losses(stored, dataset, feature, option="--method drop")
+    dataset, on_block = request.dataset, request.progress.advance
+    side = _with_losses(request, option="--method drop")
     if "loss_before" not in side.arrays:
         raise UsageError(
             f"--method drop compares losses before and after a warm-up, and {side.name} was made without an adapter.",
             "Run `ntksel featurize ... --losses --adapter RUN` under another --feature.",
         )
-    reader = covering_reader(side, dataset=dataset, only=only, on_block=on_block)
+    reader = covering_reader(side, dataset=dataset, only=request.only, on_block=on_block)
 
     def compute() -> ScoresAndTies:
         found = np.full(dataset.n, np.nan)
@@ -51,22 +46,21 @@ def plan_drop(
     return ScorePlan(spec, {side.name: side.fingerprint}, compute, total=lambda: side.n, measured=reader.measured)
 
 
-def weigh_by_residual(
-    stored: store.Store, dataset: store.Artefact, only: Rows | None, plan: ScorePlan, *, method: str, feature: str
-) -> ScorePlan:
-    """The plan of a method of `WEIGHTED` with each pool row's score times its residual.
+def weigh_by_residual(request: Request, plan: ScorePlan) -> ScorePlan:
+    """The plan of a method whose scores are kernel values, with each pool row's score times its residual.
 
     Raises:
         UsageError: the pool's features hold no losses; or the residual is in them already.
     """
-    side = _with_losses(stored, dataset, feature, option="--residual")
-    if side.spec["kind"] == "loss" and method == "mean":
+    dataset = request.dataset
+    side = _with_losses(request, option="--residual")
+    if side.spec["kind"] == "loss" and request.method == "mean":
         raise UsageError(
             f"--residual: {side.name} are gradients of the loss, which the residual is in already; --method mean would "
             "count it twice.",
             "Leave --residual out, or give --method cosine or features of --kind ntk.",
         )
-    reader = covering_reader(side, dataset=dataset, only=only, on_block=lambda _: None)
+    reader = covering_reader(side, dataset=dataset, only=request.only, on_block=lambda _: None)
 
     def compute() -> ScoresAndTies:
         scores, ties = plan.compute()
@@ -78,11 +72,11 @@ def weigh_by_residual(
     return replace(plan, spec=plan.spec | {"residual": VERSION}, compute=compute)
 
 
-def _with_losses(stored: store.Store, dataset: store.Artefact, feature: str, *, option: str) -> store.Artefact:
+def _with_losses(request: Request, *, option: str) -> store.Artefact:
     """The pool's features. UsageError if they hold no losses."""
-    pool = dataset.name.partition("/")[2]
-    side = stored.get(f"features/{pool}/{store.check_name(feature, '--feature')}")
-    stored.check_parents(side)
+    pool = request.dataset.name.partition("/")[2]
+    side = request.stored.get(f"features/{pool}/{store.check_name(request.features[0], '--feature')}")
+    request.stored.check_parents(side)
     if "residual" not in side.arrays:
         raise UsageError(
             f"{option} needs the rows' losses, and {side.name} holds none.",

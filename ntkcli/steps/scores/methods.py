@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 import store
 from ntkcli.errors import DataError, UsageError
 from ntkcli.scoring.features import FeatureReader, Rows
 from ntkcli.scoring.random import random_scores
-from ntkcli.scoring.text import bm25_scores, dsir_scores, match_length_scores
-from ntkcli.scoring.whitening import MAX_BYTES, whitening_bytes
-from ntkcli.steps.scores.feature_pass import BY_LISTS, SHARE_A_PASS, FeaturePass, ScoresAndTies
-from ntkcli.steps.scores.inputs import (
-    covering_reader,
-    domain_groups,
-    features_of,
-    group_readers,
-    texts_of,
+from ntkcli.scoring.text import match_length_scores
+from ntkcli.scoring.whitening import MAX_BYTES, WhitenedReader, whitener, whitening_bytes
+from ntkcli.steps.scores.feature_pass import SHARE_A_PASS, FeaturePass
+from ntkcli.steps.scores.inputs import covering_reader, domain_groups, features_of, group_readers, texts_of
+from ntkcli.steps.scores.sorts import (
+    FeatureInputs,
+    FeatureScore,
+    Request,
+    ScorePlan,
+    ScoresAndTies,
+    TextInputs,
+    TextScore,
 )
 from ntkcli.steps.shared.lengths import SPEC_KEY, Encoding, lengths, settle_encoding
 
@@ -32,71 +34,91 @@ VOTE_SHARE = 0.005
 MIN_VOTES = 10
 
 
-@dataclass(slots=True)
-class ScorePlan:
-    """What a method needs: its part of the spec, its parents, the work and how many rows `compute` will read.
+@dataclass(frozen=True, slots=True)
+class _Sides:
+    """A plan without its work; the pool's features, and those of each group of domain rows."""
 
-    `measured` gives the rows that have features and so must get a finite score, (n,); none for other methods. `skip`
-    says that `compute` will not be called.
-    """
-
-    spec: dict[str, Any]
-    parents: dict[str, str]
-    compute: Callable[[], ScoresAndTies]
-    total: Callable[[], int] = int
-    measured: Callable[[], NDArray[np.bool_] | np.bool_] = np.bool_
-    skip: Callable[[], None] = lambda: None
+    plan: ScorePlan
+    pool: FeatureReader
+    groups: Callable[[], list[FeatureReader]]
 
 
-def plan_by_features(
-    stored: store.Store,
-    dataset: store.Artefact,
-    only: Rows | None,
-    *,
-    methods: Sequence[str],
-    domains: Sequence[str],
-    group_by: str | None,
-    feature: str,
-    centre: bool,
-    k: int | None,
-    subspace: float,
-    whiten: float | None,
-    on_block: Callable[[int], None],
-) -> list[ScorePlan]:
-    """Of methods that compare features of one kind, in their order; those that can share a pass over the pool."""
-    pool = dataset.name.partition("/")[2]
-    pool_features, domain_features = features_of(stored, pool=pool, domains=domains, feature=feature)
-    groups = domain_groups(stored, domains, group_by=group_by)
-    reader = covering_reader(pool_features, dataset=dataset, only=only, on_block=on_block)
+def _sides(request: Request) -> _Sides:
+    """Pool and domain by features of one name."""
+    stored, dataset, domains = request.stored, request.dataset, request.domains
+    pool_features, domain_features = features_of(
+        stored, pool=dataset.name.partition("/")[2], domains=domains, feature=request.features[0]
+    )
+    groups = domain_groups(stored, domains, group_by=request.group_by)
+    reader = covering_reader(pool_features, dataset=dataset, only=request.only, on_block=request.progress.advance)
     fingerprints = [domain_features[domain].fingerprint for domain in domains]
-    spec: dict[str, Any] = {"pool": pool_features.fingerprint, "domain": fingerprints[0], "centre": centre}
-    if len(domains) > 1 or group_by:
-        spec |= {"domain": fingerprints, "groups": {"by": group_by or "domain"}}
-    if any(method in BY_LISTS for method in methods):
-        k = _nearest_count(k, pool_features, reader)
+    spec: dict[str, Any] = {"pool": pool_features.fingerprint, "domain": fingerprints[0], "centre": request.centre}
+    if len(domains) > 1 or request.group_by:
+        spec |= {"domain": fingerprints, "groups": {"by": request.group_by or "domain"}}
+    parents = {artefact.name: artefact.fingerprint for artefact in (pool_features, *domain_features.values())}
+    plan = ScorePlan(spec, parents, _nothing, total=lambda: pool_features.n, measured=reader.measured)
+    return _Sides(plan, reader, lambda: group_readers(stored, domain_features, groups))
+
+
+def plan_by_model(request: Request) -> ScorePlan:
+    """Of a score that runs the model on the rows; `ntkcli.steps.scores.exact` does the work, part by part."""
+    return _sides(request).plan
+
+
+def _nothing() -> ScoresAndTies:
+    raise NotImplementedError("a model computes it, part by part")
+
+
+def plan_by_features(request: Request, entries: Mapping[str, FeatureScore]) -> list[ScorePlan]:
+    """Of methods that compare features of one name, in their order; those of `SHARE_A_PASS` share one over the pool.
+
+    `request` has the options of all of them; each plan has those that the method knows.
+    """
+    sides = _sides(request)
+    reader, whiten = sides.pool, request.whiten
+    k = _nearest_count(request.k, reader) if any("k" in entry.options for entry in entries.values()) else 0
     if whiten is not None:
         _check_whitening(reader.dim)
-        spec["whiten"] = whiten
-    parents = {artefact.name: artefact.fingerprint for artefact in (pool_features, *domain_features.values())}
-    readers = group_readers(stored, domain_features, groups)
-    shared = FeaturePass(reader, readers, centre=centre, whiten=whiten, k=k, subspace=subspace)
+    readers = sides.groups()
+    shared = FeaturePass(reader, readers, centre=request.centre, whiten=whiten, k=k or None, subspace=request.subspace)
     plans = []
-    for method in methods:
-        own: dict[str, Any] = {"k": k} if method in BY_LISTS else {"subspace": subspace} if method == "gist" else {}
-        compute, skip = partial(shared.scores, method), partial(shared.skip, method)
+    for method, entry in entries.items():
+        known = {"k": k, "subspace": request.subspace, "seed": request.seed}
+        own: dict[str, Any] = {key: value for key, value in known.items() if key in entry.options}
+        own["centre"] = request.centre and "centre" in entry.options
+        if whiten is not None:
+            own["whiten"] = whiten
+        plan = replace(sides.plan, spec=copy.deepcopy(sides.plan.spec) | own, parents=dict(sides.plan.parents))
         if method in SHARE_A_PASS:
             shared.ask(method)
-        rows = partial(getattr, shared, "rows")
-        plans.append(ScorePlan(copy.deepcopy(spec) | own, dict(parents), compute, rows, reader.measured, skip))
+            plan.compute, plan.skip = partial(shared.scores, method), partial(shared.skip, method)
+            plan.total = partial(getattr, shared, "rows")
+        else:
+            inputs = FeatureInputs(reader, readers, own["centre"], own.get("k", 0), request.subspace, request.seed)
+            passes = 1 if entry.passes is None else entry.passes * len(readers)
+            passes += inputs.centre + (whiten is not None)
+            plan.compute = partial(_by_itself, entry, inputs, whiten)
+            plan.total = partial(int, reader.artefact.n * passes)
+        plans.append(plan)
     return plans
 
 
-def _nearest_count(k: int | None, pool_features: store.Artefact, reader: FeatureReader) -> int:
+def _by_itself(entry: FeatureScore, inputs: FeatureInputs, whiten: float | None) -> ScoresAndTies:
+    """What a method's own function gives."""
+    if whiten is not None:
+        matrix = whitener(inputs.pool, damping=whiten)
+        pool, *groups = (WhitenedReader.of(each, matrix) for each in (inputs.pool, *inputs.groups))
+        inputs = replace(inputs, pool=pool, groups=groups)
+    return _checked(entry.compute(inputs), n=inputs.pool.n, groups=len(inputs.groups))
+
+
+def _nearest_count(k: int | None, reader: FeatureReader) -> int:
     """How many nearest pool rows count for each domain row."""
     covered = len(reader.covered)
     if k is not None and k > reader.usable:
         raise UsageError(
-            f"-k {k}: {pool_features.name} has {reader.usable} rows to choose from.", f"Give -k up to {reader.usable}."
+            f"-k {k}: {reader.artefact.name} has {reader.usable} rows to choose from.",
+            f"Give -k up to {reader.usable}.",
         )
     return k or min(max(MIN_VOTES, round(VOTE_SHARE * covered)), covered)
 
@@ -110,46 +132,40 @@ def _check_whitening(dim: int) -> None:
         )
 
 
-def plan_by_words(
-    stored: store.Store,
-    dataset: store.Artefact,
-    only: Rows | None,
-    *,
-    method: str,
-    domains: Sequence[str],
-    group_by: str | None,
-    seed: int,
-) -> ScorePlan:
-    """bm25 and dsir."""
-    groups = domain_groups(stored, domains, group_by=group_by)
+def plan_by_texts(request: Request, entry: TextScore) -> ScorePlan:
+    """Of a score that compares texts."""
+    stored, dataset, domains = request.stored, request.dataset, request.domains
+    groups = domain_groups(stored, domains, group_by=request.group_by)
     sets = [stored.get(f"datasets/{domain}") for domain in domains]
     spec: dict[str, Any] = {"domain": [each.spec["digest"] for each in sets]}
-    if len(domains) > 1 or group_by:
-        spec["groups"] = {"by": group_by or "domain"}
-    if method == "dsir":
-        spec["seed"] = seed
+    if len(domains) > 1 or request.group_by:
+        spec["groups"] = {"by": request.group_by or "domain"}
+    if "seed" in entry.options:
+        spec["seed"] = request.seed
 
     def compute() -> ScoresAndTies:
         texts = [[text for _, text in texts_of(stored, group.domain, group.rows)()] for group in groups]
-        pool = texts_of(stored, dataset.name.partition("/")[2], only)
-        if method == "bm25":
-            return bm25_scores(pool, texts, n=dataset.n), None
-        return dsir_scores(pool, texts, dataset.read("row_id").tolist(), seed=seed), None
+        pool = texts_of(stored, dataset.name.partition("/")[2], request.only)
+        inputs = TextInputs(pool, texts, dataset.n, dataset.read("row_id").tolist(), request.seed)
+        return _checked(entry.compute(inputs), n=dataset.n, groups=len(groups))
 
     return ScorePlan(spec, {each.name: each.fingerprint for each in sets}, compute)
 
 
-def plan_random(
-    stored: store.Store,
-    dataset: store.Artefact,
-    only: Rows | None,
-    *,
-    seed: int,
-    match_length: str | None,
-    tokens_of: str | None,
-    known: store.Artefact | None,
-) -> ScorePlan:
-    """random, of any length or of another set's lengths; `known` is the score of this name that is there already."""
+def _checked(found: ScoresAndTies, *, n: int, groups: int) -> ScoresAndTies:
+    """What a score gave, if it has the shape of one. ValueError if not."""
+    scores, ties = found
+    if scores.shape not in ((n,), (n, groups)):
+        raise ValueError(f"its scores have the shape {scores.shape}, expected ({n},) or ({n}, {groups})")
+    if ties is not None and ties.shape != (n,):
+        raise ValueError(f"its ties have the shape {ties.shape}, expected ({n},)")
+    return scores, ties
+
+
+def plan_random(request: Request) -> ScorePlan:
+    """random, of any length or of another set's lengths."""
+    stored, dataset, only, seed = request.stored, request.dataset, request.only, request.seed
+    match_length, known = request.match_length, request.known
     wanted = np.arange(dataset.n) if only is None else only
     wanted = wanted[dataset.read("status")[wanted] < store.RowStatus.UNREADABLE]
     ids = dataset.read("row_id").tolist()
@@ -167,7 +183,7 @@ def plan_random(
         stored,
         pool,
         option="--match-length",
-        tokens_of=tokens_of,
+        tokens_of=request.tokens_of,
         made_from=[parent],
         others=[data],
         known=known,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,16 +14,26 @@ from numpy.typing import NDArray
 import store
 from ntkcli.choices import Across, Dtype, GroupBy, OnError, checked
 from ntkcli.data.references import split_name
+from ntkcli.doors import refuse_missing
 from ntkcli.errors import UsageError
 from ntkcli.progress import Progress, Silent
 from ntkcli.scoring.features import Rows, Wide
 from ntkcli.scoring.groups import across_groups
 from ntkcli.seeds import check_seed
 from ntkcli.steps.scores import exact
-from ntkcli.steps.scores.feature_pass import SHARE_A_PASS
-from ntkcli.steps.scores.less import plan_less
-from ntkcli.steps.scores.losses import WEIGHTED, plan_drop, weigh_by_residual
-from ntkcli.steps.scores.methods import ScorePlan, plan_by_features, plan_by_words, plan_random
+from ntkcli.steps.scores.losses import weigh_by_residual
+from ntkcli.steps.scores.methods import plan_by_features, plan_by_model, plan_by_texts
+from ntkcli.steps.scores.registry import SCORES
+from ntkcli.steps.scores.sorts import (
+    FeatureScore,
+    ModelScore,
+    PlannedScore,
+    Request,
+    Score,
+    ScorePlan,
+    TextScore,
+    options_of,
+)
 from ntkcli.steps.shared.datasets import data_file, data_name, moved_data
 from ntkcli.steps.shared.disk_room import refuse_without_room
 from ntkcli.steps.shared.environment import begin, environment
@@ -32,14 +43,9 @@ from ntkcli.steps.shared.stores import DATASET_PART_ROWS, open_store, write_rows
 
 VERSION = 2
 """Of the scores, in every spec: goes up when the same features would give other scores."""
-BY_FEATURES = ("votes", "mean", "cosine", "max", "rds", "less", "gist")
-BY_WORDS = ("bm25", "dsir")
 SUBSPACE = 0.9
 """The share of the domain's energy that gist keeps by default."""
-PACKAGES = {"bm25": ("bm25s",)}
-"""Optional packages that a method computes with, by name."""
 FIX = "Score by --method cosine, which leaves lengths out, or give --on-error skip to leave these rows out."
-METHODS = (*BY_FEATURES, "exact", "drop", *BY_WORDS, "random")
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,44 +200,66 @@ def scores(
     if rows is not None:
         only, selection = selected_rows(stored, rows, dataset=dataset)
         parents[selection.name] = spec["rows"] = selection.fingerprint
-    how = _How(domains, group_by, features, centre, k, subspace, whiten, residual, seed, match_length, tokens_of)
-    plans = _plans(stored, dataset, only, methods, how, progress)
+    request = Request(
+        stored=stored,
+        dataset=dataset,
+        only=only,
+        method="",
+        domains=domains,
+        group_by=group_by,
+        features=features,
+        centre=centre,
+        k=k,
+        subspace=SUBSPACE if subspace is None else subspace,
+        whiten=whiten,
+        residual=residual,
+        seed=seed,
+        match_length=match_length,
+        tokens_of=tokens_of,
+        known=None,
+        progress=progress,
+    )
+    requests = {name: _request_of(request, name, method) for name, method in methods.items()}
+    plans = _plans(request, requests)
     artefacts = {}
     # Those that are there first: one that another spec has the name of is refused before anything is made.
-    for name in sorted(names, key=lambda each: stored.find(f"scores/{each}") is None):
+    for name in sorted(names, key=lambda each: requests[each].known is None):
         plan, method = plans[name], methods[name]
         if "groups" in plan.spec:
             plan.spec["groups"]["across"] = across
-        if method == "exact":
-            known = stored.find(f"scores/{name}")
-            plan.spec |= exact.exact_spec(stored.get(f"features/{pool}/{how.feature}"), known, dtype=dtype)
-        whole = spec | {"method": method} | plan.spec
-        artefact = create_score(stored, name, whole, parents | plan.parents, dataset, exact_ones=method == "exact")
+        by_model = isinstance(SCORES.get(method), ModelScore)
+        if by_model:
+            plan.spec |= exact.exact_spec(_pool_features(requests[name]), requests[name].known, dtype=dtype)
+        whole = spec | {"method": method} | SCORES.spec(method) | plan.spec
+        artefact = create_score(stored, name, whole, parents | plan.parents, dataset, by_model=by_model)
         refuse_without_room(artefact, artefact.pending(), instead="")
         artefacts[name] = artefact
         if artefact.complete:
             progress.note(f"{artefact.name} is finished already")
             plan.skip()
     for name, method in methods.items():
-        artefact = artefacts[name]
+        artefact, entry = artefacts[name], SCORES.get(method)
         if artefact.complete:
             continue
-        if method == "exact":
-            exact.fill_exact(
-                stored,
-                artefact,
-                features=stored.get(f"features/{pool}/{how.feature}"),
-                pool=dataset,
-                domain=stored.get(f"datasets/{domains[0]}"),
-                only=only,
-                device=device,
-                batch_tokens=batch_tokens,
-                on_error=on_error,
-                progress=progress,
-            )
+        if isinstance(entry, ModelScore):
+            with SCORES.blaming(method):
+                exact.fill_exact(
+                    stored,
+                    artefact,
+                    entry,
+                    features=_pool_features(requests[name]),
+                    pool=dataset,
+                    domain=stored.get(f"datasets/{domains[0]}"),
+                    only=only,
+                    device=device,
+                    batch_tokens=batch_tokens,
+                    on_error=on_error,
+                    progress=progress,
+                )
         else:
-            begin(artefact, environment(*PACKAGES.get(method, ())), progress)
-            _fill(stored, artefact, dataset, plans[name], across=across, on_error=on_error, progress=progress)
+            begin(artefact, environment(*entry.packages, *SCORES.packages(method)), progress)
+            with SCORES.blaming(method):
+                _fill(stored, artefact, dataset, plans[name], across=across, on_error=on_error, progress=progress)
     progress.stop()
     unusable = sum(_unusable(stored.get(f"datasets/{each}")) for each in files)
     return [
@@ -240,87 +268,74 @@ def scores(
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class _How:
-    """The options of all methods, as `scores` takes them."""
+def _request_of(request: Request, name: str, method: str) -> Request:
+    """What was asked for, for one score: with the options that its method knows.
 
-    domains: list[str]
-    group_by: GroupBy | None
-    features: list[str]
-    centre: bool
-    k: int | None
-    subspace: float | None
-    whiten: float | None
-    residual: bool
-    seed: int
-    match_length: str | None
-    tokens_of: str | None
+    Raises:
+        UsageError: there is a score of this name, made with a plug-in that is not installed.
+    """
+    known = request.stored.find(f"scores/{name}")
+    if known is not None:
+        refuse_missing(known.spec, known.name)
+    entry = SCORES.get(method)
+    words = options_of(entry)
+    return replace(
+        request,
+        method=method,
+        known=known,
+        features=request.features or [entry.feature],
+        group_by=request.group_by if "group-by" in words else None,
+        centre=request.centre and "centre" in words,
+        k=request.k if "k" in words else None,
+        subspace=request.subspace if "subspace" in words else SUBSPACE,
+        whiten=request.whiten if "whiten" in words else None,
+        residual=request.residual and "residual" in words,
+        match_length=request.match_length if "match-length" in words else None,
+        tokens_of=request.tokens_of if "match-length" in words else None,
+    )
 
-    @property
-    def feature(self) -> str:
-        """What methods compare that take one feature."""
-        return self.features[0] if self.features else "ntk"
+
+def _pool_features(request: Request) -> store.Artefact:
+    """Of a method that takes one feature."""
+    pool = request.dataset.name.partition("/")[2]
+    return request.stored.get(f"features/{pool}/{request.features[0]}")
 
 
-def _plans(
-    stored: store.Store,
-    dataset: store.Artefact,
-    only: Rows | None,
-    methods: Mapping[str, str],
-    how: _How,
-    progress: Progress,
-) -> dict[str, ScorePlan]:
-    """What each score (name -> method) needs; those that can share a pass over the pool's features do."""
-    plans = {}
-    for name, method in methods.items():
-        if method == "random":
-            plans[name] = plan_random(
-                stored,
-                dataset,
-                only,
-                seed=how.seed,
-                match_length=how.match_length,
-                tokens_of=how.tokens_of,
-                known=stored.find(f"scores/{name}"),
-            )
-        elif method == "less":
-            plans[name] = plan_less(
-                stored,
-                dataset,
-                only,
-                domains=how.domains,
-                group_by=how.group_by,
-                features=how.features or ["loss"],
-                centre=how.centre,
-                progress=progress,
-            )
-        elif method == "drop":
-            plans[name] = plan_drop(stored, dataset, only, feature=how.feature, on_block=progress.advance)
-        elif method in BY_WORDS:
-            plans[name] = plan_by_words(
-                stored, dataset, only, method=method, domains=how.domains, group_by=how.group_by, seed=how.seed
-            )
-    others = {name: method for name, method in methods.items() if name not in plans}
-    if others:
-        found = plan_by_features(
-            stored,
-            dataset,
-            only,
-            methods=list(others.values()),
-            domains=how.domains,
-            group_by=how.group_by,
-            feature=how.feature,
-            centre=how.centre,
-            k=how.k,
-            subspace=SUBSPACE if how.subspace is None else how.subspace,
-            whiten=how.whiten,
-            on_block=progress.advance,
-        )
-        plans |= dict(zip(others, found, strict=True))
-    for name, method in others.items():
-        if how.residual and method in WEIGHTED:
-            plans[name] = weigh_by_residual(stored, dataset, only, plans[name], method=method, feature=how.feature)
+def _plans(every: Request, requests: Mapping[str, Request]) -> dict[str, ScorePlan]:
+    """What each score (by name) needs; those that can share a pass over the pool's features do.
+
+    `every` has the options of all.
+    """
+    plans, comparing = {}, defaultdict[str, list[str]](list)
+    for name, request in requests.items():
+        entry = SCORES.get(request.method)
+        if isinstance(entry, FeatureScore):
+            comparing[request.features[0]].append(name)
+        else:
+            plans[name] = _plan(entry, request)
+    for feature, names in comparing.items():
+        methods = [requests[name].method for name in names]
+        entries = {method: entry for method in methods if isinstance(entry := SCORES.get(method), FeatureScore)}
+        plans |= dict(zip(names, plan_by_features(replace(every, features=[feature]), entries), strict=True))
+    for name, request in requests.items():
+        if request.residual:
+            plans[name] = weigh_by_residual(request, plans[name])
     return plans
+
+
+def _plan(entry: Score, request: Request) -> ScorePlan:
+    """The plan of a method that compares no features, by the sort of score that it is."""
+    if isinstance(entry, TextScore):
+        return plan_by_texts(request, entry)
+    if isinstance(entry, ModelScore):
+        return plan_by_model(request)
+    if isinstance(entry, PlannedScore):
+        with SCORES.blaming(request.method):
+            return entry.plan(request)
+    raise UsageError(
+        f"--method {request.method}: a {type(entry).__name__} is none of the four sorts of scores.",
+        "Report it to the author of its package.",
+    )
 
 
 def _fill(
@@ -372,30 +387,33 @@ def _check_options(
     features: int,
     computes: bool,
 ) -> None:
+    entries = {method: SCORES.get(method) for method in methods}
     for method in methods:
-        if method not in METHODS:
-            raise UsageError(f"--method {method} is not known.", f"Give one of: {', '.join(METHODS)}.")
         if methods.count(method) > 1:
             raise UsageError(f"--method {method} is given twice.", "Give each method once.")
     checked(Across, across, "--across")
-    for option, given, known in (
-        ("--centre", centre, BY_FEATURES),
-        ("--group-by", group_by is not None, (*BY_FEATURES, *BY_WORDS)),
-        ("a second --domain", domains > 1, (*BY_FEATURES, *BY_WORDS)),
-        ("a second --feature", features > 1, ("less",)),
-        ("-k", k is not None, ("votes", "rds")),
-        ("--subspace", subspace is not None, ("gist",)),
-        ("--whiten", whiten is not None, tuple(each for each in BY_FEATURES if each != "less")),
-        ("--residual", residual, WEIGHTED),
-        ("--match-length", match_length is not None, ("random",)),
-        ("--dtype, --device or --batch-tokens", computes, ("exact",)),
+    for option, word, given in (
+        ("--centre", "centre", centre),
+        ("--group-by", "group-by", group_by is not None),
+        ("a second --domain", "domains", domains > 1),
+        ("a second --feature", "features", features > 1),
+        ("-k", "k", k is not None),
+        ("--subspace", "subspace", subspace is not None),
+        ("--whiten", "whiten", whiten is not None),
+        ("--residual", "residual", residual),
+        ("--match-length", "match-length", match_length is not None),
+        ("--dtype, --device or --batch-tokens", "computes", computes),
     ):
-        if given and not set(methods) & set(known):
+        if given and not any(word in options_of(entry) for entry in entries.values()):
+            known = [name for name, each in SCORES.builtin.items() if word in options_of(each)]
             raise UsageError(
                 f"{option} means nothing to --method {', '.join(methods)}.", f"It is for {', '.join(known)}."
             )
-    if features > 1 and (others := [method for method in methods if method in (*SHARE_A_PASS, "exact", "drop")]):
+    one = [method for method, entry in entries.items() if "features" not in options_of(entry)]
+    if features > 1 and (others := [method for method in one if _reads_features(method)]):
         raise UsageError(f"--method {others[0]} takes one --feature.", "Score by less in a command of its own.")
+    if domains > 1 and (others := [method for method in methods if isinstance(entries[method], ModelScore)]):
+        raise UsageError(f"--method {others[0]} takes one --domain.", "Score by it in a command of its own.")
     if set(methods) == {"drop"} and domains:
         raise UsageError(
             "--domain means nothing to --method drop: the domain is what the features' adapter was trained on.",
@@ -412,6 +430,10 @@ def _check_options(
         raise UsageError("--tokens-of says how lengths are counted, and nothing here has one.", "Give --match-length.")
 
 
+def _reads_features(method: str) -> bool:
+    return method != "random" and not isinstance(SCORES.get(method), TextScore)
+
+
 def create_score(
     stored: store.Store,
     name: str,
@@ -419,11 +441,11 @@ def create_score(
     parents: dict[str, str],
     dataset: store.Artefact,
     *,
-    exact_ones: bool = False,
+    by_model: bool = False,
 ) -> store.Artefact:
-    """The artefact `scores/<name>`, new or resumed; exact scores have a status, and smaller parts."""
+    """The artefact `scores/<name>`, new or resumed; scores `by_model` have a status, and smaller parts."""
     arrays = {"score": store.ArraySpec("float32"), "similarity": store.ArraySpec("float32")}
-    if exact_ones:
+    if by_model:
         arrays["status"] = store.ArraySpec("uint8", attrs=store.status_attrs())
     return stored.create(
         f"scores/{store.check_name(name, '--name')}",
@@ -431,7 +453,7 @@ def create_score(
         spec=spec,
         parents=parents,
         n=dataset.n,
-        part_rows=exact.PART_ROWS if exact_ones else DATASET_PART_ROWS,
+        part_rows=exact.PART_ROWS if by_model else DATASET_PART_ROWS,
         arrays=arrays,
         attrs={"data": dataset.name.partition("/")[2]},
     )

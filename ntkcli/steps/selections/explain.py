@@ -15,11 +15,11 @@ import store
 from ntkcli.errors import UsageError
 from ntkcli.scoring.features import FeatureReader
 from ntkcli.selection.top import top
-from ntkcli.steps.selections.selectors import Candidates, SelectorFeatures, features_to_compare, rows_with_features
+from ntkcli.steps.selections.selectors import ComparedRows, SelectorFeatures, features_to_compare, rows_with_features
 from ntkcli.steps.selections.why_not import displaced
 from ntkcli.steps.shared.datasets import moved_data
 from ntkcli.steps.shared.pool_rows import PoolRow, pool_rows
-from ntkcli.steps.shared.stores import open_store
+from ntkcli.steps.shared.stores import open_store, require_current
 
 NEAREST = 3
 Rows = NDArray[np.int64]
@@ -82,7 +82,7 @@ def explain(
     """
     stored = open_store(store_path)
     artefact = stored.get(f"selections/{store.check_name(selection, 'SELECTION')}")
-    stored.check_parents(artefact)
+    require_current(stored, artefact)
     moved_data(stored, data, default=[str(artefact.attrs["data"])])
     asked = np.array([row_number(stored.get(f"datasets/{artefact.attrs['data']}"), row)])
     found = next(_explanations(stored, artefact, asked))
@@ -178,7 +178,7 @@ def _nearest(
     if not len(asked):
         return {}
     scored = np.flatnonzero(~np.isnan(score.read("score")))
-    similar = Candidates(features, n=n, rows=asked, mean_over=scored).similar()
+    similar = ComparedRows(features, n=n, rows=asked, mean_over=scored).similar()
     names = list(_domain_rows(stored, features))
     best = np.argsort(similar if farthest else -similar, axis=1, kind="stable")[:, :NEAREST]
     return {

@@ -14,7 +14,7 @@ from ntkcli.selection.top import top
 from ntkcli.steps.selections.filters import Eligible, keep_first_of_repeats, keep_lengths
 from ntkcli.steps.selections.leaks import find_leaks, write_report
 from ntkcli.steps.selections.request import Request, Rows
-from ntkcli.steps.selections.selectors import Candidates, choose, rows_with_features
+from ntkcli.steps.selections.selectors import ComparedRows, choose, rows_with_features
 from ntkcli.steps.shared.lengths import lengths
 
 
@@ -35,16 +35,16 @@ def choose_rows(request: Request, name: str, progress: Progress) -> tuple[Rows, 
         raise UsageError(f"Nothing is left to select: {eligible.binding() or 'no row is scored'}.", "Loosen it.")
     limits = _limits(request, eligible.rows, progress)
     progress.note(f"selecting from {len(eligible.rows)} rows by {request.method}")
-    candidates = None
+    compared = None
     if request.features is not None:
-        candidates = Candidates(request.features, n=request.dataset.n, rows=eligible.rows, mean_over=scored)
+        compared = ComparedRows(request.features, n=request.dataset.n, rows=eligible.rows, mean_over=scored)
     chooser = choose(
         request.method,
         limits,
         score=score[eligible.rows],
         similarity=similarity[eligible.rows],
         first=np.searchsorted(eligible.rows, request.first).tolist(),
-        candidates=candidates,
+        compared=compared,
         exponent=request.exponent,
     )
     _refuse_too_few(request, chooser, len(eligible.rows))

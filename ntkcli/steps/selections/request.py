@@ -13,13 +13,16 @@ from numpy.typing import NDArray
 
 import store
 from ntkcli.choices import Leaks
+from ntkcli.doors import refuse_missing
 from ntkcli.errors import UsageError
 from ntkcli.progress import Progress
+from ntkcli.selection.registry import SELECTORS
 from ntkcli.steps.selections.filters import Listed, listed_rows
 from ntkcli.steps.selections.leaks import TestFiles, test_files
-from ntkcli.steps.selections.selectors import METHODS, SelectorFeatures, features_to_compare
+from ntkcli.steps.selections.selectors import SelectorFeatures, features_to_compare
 from ntkcli.steps.shared.lengths import SPEC_KEY, Encoding, lengths, settle_encoding
 from ntkcli.steps.shared.sources import BY_SOURCE, rows_of_sources
+from ntkcli.steps.shared.stores import require_current
 
 VERSION = 1
 """Of the selectors, in every spec: goes up when the same scores would give other rows."""
@@ -101,7 +104,7 @@ class Request:
     def spec(self) -> dict[str, Any]:
         """A plain `top` says no more than version 0.1 did, so that its selections are found."""
         said = {
-            "exponent": self.exponent if self.method == "coverage" else None,
+            "exponent": self.exponent if "exponent" in SELECTORS.get(self.method).options else None,
             "features": sorted(self.features.parents.values()) if self.features else None,
             "centre": (self.features.centre or None) if self.features else None,
             "max_per_source": list(self.limits.max_per_source),
@@ -118,6 +121,7 @@ class Request:
         }
         base = {"version": VERSION, "score": self.scores.fingerprint, "method": self.method}
         base["n"] = "auto" if self.auto else self.n
+        base |= SELECTORS.spec(self.method)
         return base | {key: value for key, value in said.items() if value not in (None, [])}
 
 
@@ -140,8 +144,9 @@ def resolve_request(
     Raises:
         UsageError: an option is out of range, contradicts another, or names a file or row that there is not.
     """
-    if method not in METHODS:
-        raise UsageError(f"--method {method} is not known.", f"Give one of: {', '.join(METHODS)}.")
+    if known is not None:
+        refuse_missing(known.spec, known.name)
+    selector = SELECTORS.get(method)
     if not 0 < exponent <= 1:
         raise UsageError(f"--exponent {exponent:g} is not above 0 and at most 1.", "Give 1 for top, less for spread.")
     _check_amount(n, limits)
@@ -154,7 +159,7 @@ def resolve_request(
             "--tokens-of says how tokens are counted, and nothing here counts any.",
             "Give --token-budget, --min-tokens or --max-tokens, or leave it out.",
         )
-    needs_features = method != "top" or limits.tau is not None
+    needs_features = selector.needs_features or limits.tau is not None
     compared = features_to_compare(stored, scores, **how) if needs_features else None
     encoding = _encoding(stored, scores, limits, compared, known)
     if limits.match_tokens is not None and encoding is not None:
@@ -255,7 +260,7 @@ def _tokens_of_selection(
             f"--match-tokens {name}: it selects rows of {artefact.attrs['data']!r}, not of {pool!r}.",
             "Give a selection of the same pool.",
         )
-    stored.check_parents(artefact)
+    require_current(stored, artefact)
     rows = np.sort(artefact.read("row"))
     return int(lengths(stored, pool, encoding, rows, progress=progress)[rows].sum())
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 import store
 from ntkcli.choices import Format, Leaks
 from ntkcli.progress import Progress, Silent
+from ntkcli.selection.registry import SELECTORS
 from ntkcli.steps.selections.explain import write_explanations
 from ntkcli.steps.selections.export import check_exports, export_rows, export_scores, is_exported
 from ntkcli.steps.selections.filter_and_choose import choose_rows
@@ -23,12 +24,9 @@ from ntkcli.steps.shared.datasets import moved_data
 from ntkcli.steps.shared.environment import begin, environment
 from ntkcli.steps.shared.hub_push import check_push
 from ntkcli.steps.shared.outputs import Inputs
-from ntkcli.steps.shared.stores import DATASET_PART_ROWS, open_store, require_spec, write_rows
+from ntkcli.steps.shared.stores import DATASET_PART_ROWS, open_store, require_current, require_spec, write_rows
 
 __all__ = ["Constraints", "SelectResult", "select"]
-
-PACKAGES = {"ot": ("POT", "scipy")}
-"""Optional packages that a method computes with, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +75,7 @@ def select(
     progress = progress or Silent()
     check_push(push_to_hub, public=public)
     stored = open_store(store_path)
-    scores = stored.get(f"scores/{store.check_name(score, '--score')}")
-    stored.check_parents(scores)
+    scores = _current_score(stored, score)
     limits = constraints or Constraints()
     read = Inputs([path for path in map(str, limits.files()) if not names_selection(stored, path)])
     path = f"selections/{store.check_name(name, '--name')}"
@@ -128,7 +125,7 @@ def _require_same(request: Request, known: store.Artefact) -> None:
         spec = {key: value for key, value in spec.items() if key != "against"}
         spec |= {"against": known.spec["against"]} if "against" in known.spec else {}
     require_spec(known, spec)
-    request.stored.check_parents(known)
+    require_current(request.stored, known)
 
 
 def _result(
@@ -151,10 +148,18 @@ def _result(
     )
 
 
+def _current_score(stored: store.Store, name: str) -> store.Artefact:
+    """The score to select by, if what it was made from has not changed and its plug-in is there."""
+    scores = stored.get(f"scores/{store.check_name(name, '--score')}")
+    require_current(stored, scores)
+    return scores
+
+
 def _write(request: Request, path: str, rows: Rows, gains: NDArray[np.float64], progress: Progress) -> store.Artefact:
     arrays = {"row": store.ArraySpec("int64"), "score": store.ArraySpec("float32")}
     values = {"row": rows, "score": request.scores.read("score")[rows]}
-    if request.method != "top":
+    selector = SELECTORS.get(request.method)
+    if selector.keeps_gains:
         arrays["gain"] = store.ArraySpec("float32")
         values["gain"] = gains.astype(np.float32)
     parents = {request.scores.name: request.scores.fingerprint} | (request.features.parents if request.features else {})
@@ -168,6 +173,6 @@ def _write(request: Request, path: str, rows: Rows, gains: NDArray[np.float64], 
         arrays=arrays,
         attrs={"data": request.data},
     )
-    begin(artefact, environment(*PACKAGES.get(request.method, ())), progress)
+    begin(artefact, environment(*selector.packages, *SELECTORS.packages(request.method)), progress)
     write_rows(artefact, values)
     return artefact

@@ -14,14 +14,9 @@ from ntkcli.scoring.features import FeatureReader, Floats, Rows
 from ntkcli.scoring.nearest import Nearest, nearest_rows
 from ntkcli.scoring.similarity import CosineTarget
 from ntkcli.selection.chooser import Bools, Chooser, Limits
-from ntkcli.selection.coverage import choose_by_coverage
-from ntkcli.selection.herding import choose_by_herding
-from ntkcli.selection.round_robin import choose_by_turns
-from ntkcli.selection.top import choose_top
-from ntkcli.selection.transport import choose_by_mass, transported_mass
+from ntkcli.selection.registry import SELECTORS
 from ntkcli.steps.scores.inputs import features_of
 
-METHODS = ("top", "round-robin", "herding", "coverage", "ot")
 MAX_BYTES = 8 << 30
 """Of features or similarities in memory: what a workstation has to spare. Beyond it, pre-select first."""
 
@@ -73,8 +68,8 @@ def features_to_compare(
     return SelectorFeatures(pool_side, tuple(domain_sides.values()), centre)
 
 
-class Candidates:
-    """The rows that may be chosen (ascending) and their features, compared as the score compares them.
+class ComparedRows:
+    """Rows that may be chosen (ascending) and their features, compared as the score compares them.
 
     `mean_over` are the rows whose mean is taken out when centred: all that are scored.
     """
@@ -127,6 +122,36 @@ def rows_with_features(features: SelectorFeatures, *, n: int) -> Rows:
     return reader.covered[np.isfinite(features.pool.read("norm"))]
 
 
+@dataclass(frozen=True, slots=True)
+class _Arrays:
+    """The `ntkcli.selection.registry.Candidates` of a selection; `vectors` are their unit features, once read."""
+
+    score: Floats
+    similarity: Floats
+    exponent: float
+    compared: ComparedRows | None
+    vectors: Floats | None
+
+    @property
+    def domain(self) -> Floats:
+        return self._compared.target.domain
+
+    def unit(self) -> Floats:
+        return self._compared.unit() if self.vectors is None else self.vectors
+
+    def similar(self) -> Floats:
+        return self._compared.similar()
+
+    def nearest(self, is_open: Bools, k: int) -> Nearest:
+        return self._compared.nearest(is_open, k)
+
+    @property
+    def _compared(self) -> ComparedRows:
+        if self.compared is None:
+            raise ValueError("a selector that looks at features must say so: needs_features=True")
+        return self.compared
+
+
 def choose(
     method: str,
     limits: Limits,
@@ -134,15 +159,15 @@ def choose(
     score: NDArray[np.float32],
     similarity: NDArray[np.float32],
     first: Sequence[int],
-    candidates: Candidates | None,
+    compared: ComparedRows | None,
     exponent: float,
 ) -> Chooser:
     """Take the rows `first`, then fill up by `method`. All positions count the candidates, in ascending rows.
 
-    `score` and `similarity` (n,) are the candidates'; `candidates` holds their features, for all methods but top.
+    `score` and `similarity` (n,) are the candidates'; `compared` holds their features, for selectors that need some.
     """
-    if limits.tau is not None and candidates is not None:
-        limits = replace(limits, vectors=candidates.unit())
+    if limits.tau is not None and compared is not None:
+        limits = replace(limits, vectors=compared.unit())
     chooser = Chooser(limits)
     for row in first:
         if not (chooser.open[row] and chooser.take(row, np.nan)):
@@ -150,18 +175,8 @@ def choose(
                 "The rows of --must-include break a quota, the token budget or --dedup among themselves.",
                 "Take some out of the file, or loosen the constraint.",
             )
-    if chooser.done:
-        return chooser
-    if method == "top" or candidates is None:
-        choose_top(chooser, score, similarity)
-    elif method == "round-robin":
-        choose_by_turns(chooser, candidates.nearest, n_domain=len(candidates.target.domain))
-    elif method == "coverage":
-        choose_by_coverage(chooser, candidates.similar(), exponent=exponent)
-    elif method == "herding":
-        unit = candidates.unit() if limits.vectors is None else limits.vectors
-        choose_by_herding(chooser, unit, candidates.target.domain.mean(axis=0, dtype=np.float64))
-    else:
-        unit = candidates.unit() if limits.vectors is None else limits.vectors
-        choose_by_mass(chooser, transported_mass(candidates.similar(), unit))
+    if not chooser.done:
+        selector = SELECTORS.get(method)
+        with SELECTORS.blaming(method):
+            selector.choose(chooser, _Arrays(score, similarity, exponent, compared, limits.vectors))
     return chooser

@@ -11,7 +11,7 @@ import store
 from ntkcli.selection.duplicates import first_of_each
 from ntkcli.selection.quotas import parse_quotas
 from ntkcli.steps.scores.inputs import texts_of
-from ntkcli.steps.selections.selectors import Candidates, SelectorFeatures, rows_with_features
+from ntkcli.steps.selections.selectors import ComparedRows, SelectorFeatures, rows_with_features
 from ntkcli.steps.shared.lengths import SPEC_KEY, Encoding, kept_lengths
 
 Rows = NDArray[np.int64]
@@ -81,7 +81,7 @@ def _like(
         return None
     scored = np.flatnonzero(~np.isnan(score.read("score")))
     rows = np.sort(np.append(chosen, row))
-    unit = Candidates(features, n=score.n, rows=rows, mean_over=scored).unit()
+    unit = ComparedRows(features, n=score.n, rows=rows, mean_over=scored).unit()
     similar = unit @ unit[np.searchsorted(rows, row)]
     similar[np.searchsorted(rows, row)] = -np.inf
     nearest = int(np.argmax(similar))

@@ -15,6 +15,7 @@ from ntkcli.choices import OnError
 from ntkcli.data import DataFile, Scan, scan, stdin
 from ntkcli.data.find_source import names_data
 from ntkcli.data.references import is_there, split_name
+from ntkcli.doors import SPEC_KEY, refuse_missing
 from ntkcli.errors import SpecError, UsageError
 from ntkcli.identity import EXACT
 from ntkcli.paths import home
@@ -36,14 +37,17 @@ def kept_data(stored: store.Store | None, reference: str | Path) -> str | Path:
 def read_as_known(
     known: store.Artefact | None, data: str | Path, *, columns: Mapping[str, str] | None, split: str | None
 ) -> tuple[DataFile, bool]:
-    """The file, its columns and split those of the data set where none are given; and whether both are the same."""
+    """The file, columns and split those of the data set where none are given; and whether it is read as before."""
+    if known is not None:
+        refuse_missing(known.spec, known.name)
     reading = {} if known is None else known.attrs
     file = DataFile(
         data,
         columns=reading.get("columns") if columns is None else columns,
         split=reading.get("split") if split is None and not Path(home(data)).is_file() else split,
     )
-    return file, file.columns == (reading.get("columns") or {}) and file.split == reading.get("split")
+    alike = file.columns == (reading.get("columns") or {}) and file.split == reading.get("split")
+    return file, alike and (known is None or file.plugins == known.spec.get(SPEC_KEY, {}))
 
 
 def register_data(
@@ -77,7 +81,9 @@ def register_data(
         return known, file
     found = scan(file, on_error=on_error, folder=stored.tmp_path().parent)
     file.require_unchanged()
-    spec = {"digest": found.digest, "schema": found.schema, "n": found.n}
+    spec: dict[str, Any] = {"digest": found.digest, "schema": found.schema, "n": found.n}
+    if file.plugins:
+        spec[SPEC_KEY] = file.plugins
     if known is not None and known.spec != spec:
         raise SpecError(
             f"The data set {name!r} in {stored.path} holds other rows than {data} has now: "
@@ -128,9 +134,10 @@ def data_name(stored: store.Store, reference: str, *, option: str, on_error: OnE
 def data_file(stored: store.Store, dataset: store.Artefact) -> DataFile:
     """The file of a data set, checked to hold the same rows still."""
     name = dataset.name.partition("/")[2]
+    refuse_missing(dataset.spec, dataset.name)
     source = _source_now(stored, dataset)
     file = DataFile(source, columns=dataset.attrs.get("columns"), split=dataset.attrs.get("split"))
-    if not _is_known(file.watch(), dataset):
+    if not _is_known(file.watch(), dataset) or file.plugins != dataset.spec.get(SPEC_KEY, {}):
         register_data(stored, name=name, data=file.reference, on_error=OnError.SKIP)
     return file
 

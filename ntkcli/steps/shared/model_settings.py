@@ -12,6 +12,7 @@ from ntkcli.data.encoding import VERSION as ENCODER_VERSION
 from ntkcli.data.raw_text import CHAT, check_text_as
 from ntkcli.identity import ModelIdentity, converted_folder, is_converted
 from ntkcli.progress import Progress
+from ntkcli.steps.shared.stores import require_current
 
 
 def encoder_spec(max_length: int, thinking: bool | None = None, text_as: str = CHAT) -> dict[str, Any]:
@@ -53,7 +54,7 @@ def run_parent(stored: store.Store, reference: str | None) -> dict[str, str]:
     run = stored.find(f"runs/{reference}")
     if run is None:
         return {}
-    stored.check_parents(run)
+    require_current(stored, run)
     return {run.name: run.fingerprint}
 
 

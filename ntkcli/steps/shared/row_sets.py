@@ -16,6 +16,7 @@ from ntkcli.data import BadRow, DataFile, Row, scan
 from ntkcli.data.find_source import names_data
 from ntkcli.errors import SpecError, UsageError
 from ntkcli.steps.shared.datasets import data_file, kept_data
+from ntkcli.steps.shared.stores import require_current
 from store import layout
 
 _CHECKED_ROWS = 256
@@ -90,13 +91,13 @@ def selected_rows(
             f"--rows {selection} selects rows of the data set {artefact.attrs['data']!r}, not of {dataset.name!r}.",
             "Give a selection of the same data set.",
         )
-    stored.check_parents(artefact)
+    require_current(stored, artefact)
     return np.sort(artefact.read("row")), artefact
 
 
 def _selection(stored: store.Store, name: str) -> RowSet:
     artefact = stored.get(f"selections/{name}")
-    stored.check_parents(artefact)
+    require_current(stored, artefact)
     dataset = stored.get(f"datasets/{artefact.attrs['data']}")
     spec = {"selection": artefact.fingerprint, "data": dataset.spec["digest"]}
     parents = {artefact.name: artefact.fingerprint}

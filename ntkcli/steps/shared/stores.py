@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 import store
 from ntkcli import __version__
+from ntkcli.doors import refuse_missing
 from ntkcli.paths import home
 from store import layout
 
@@ -39,6 +40,17 @@ def require_spec(known: store.Artefact, spec: dict[str, Any]) -> None:
             "use those settings or another name",
             differences=changed,
         )
+
+
+def require_current(stored: store.Store, artefact: store.Artefact) -> None:
+    """Refuse to go on from an artefact whose sources have changed, or whose plug-in is not installed.
+
+    Raises:
+        store.SpecDiffersError: what it was made from has changed.
+        UsageError: it was made with a plug-in that is not installed; names it.
+    """
+    stored.check_parents(artefact)
+    refuse_missing(artefact.spec, artefact.name)
 
 
 def is_store(path: str | Path) -> bool:

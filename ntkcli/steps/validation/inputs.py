@@ -23,6 +23,7 @@ from ntkcli.steps.shared.non_finite import name_of
 from ntkcli.steps.shared.pool_rows import text_of
 from ntkcli.steps.shared.row_sets import RowSet, resolve_rows, rows_in_order
 from ntkcli.steps.shared.sources import BY_SOURCE, rows_of_sources
+from ntkcli.steps.shared.stores import require_current
 from ntkcli.steps.validation.plan import Pool, Rows
 
 
@@ -60,7 +61,7 @@ def find_scores(stored: store.Store, names: Sequence[str]) -> Scored:
         raise UsageError(f"--score: {', '.join(names) or 'nothing'}.", "Give each score once, at least one.")
     artefacts = [stored.get(f"scores/{store.check_name(name, '--score')}") for name in names]
     for name, artefact in zip(names, artefacts, strict=True):
-        stored.check_parents(artefact)
+        require_current(stored, artefact)
         if (artefact.attrs["data"], artefact.spec["data"]) != (artefacts[0].attrs["data"], artefacts[0].spec["data"]):
             raise SpecError(
                 f"--score {name} is of the data set {artefact.attrs['data']!r}, --score {names[0]} of "
