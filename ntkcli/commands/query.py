@@ -13,7 +13,7 @@ from ntkcli.help_panels import Command, examples
 
 EXAMPLES = (
     'ntksel query med --pool pool --prompt "May I sell copies?" --completion "Yes, under clause 2."',
-    "head -n 1 domain.jsonl | ntksel query med --pool pool --feature embed --row - -n 5 --bottom",
+    "ntksel query med --pool pool --feature embed --row row.jsonl -n 5 --bottom",
 )
 
 
