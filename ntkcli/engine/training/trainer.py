@@ -183,15 +183,9 @@ def method_of(config: Any) -> str:
 
 
 def checkpoint_callback(
-    trainer: Any,
-    *,
-    on_step: Callable[[Step], None],
-    progress: Progress,
-    save_best: Callable[[Path], None] | None,
-    patience: int | None,
-    average: WeightAverage | None = None,
-    keep_step: Callable[[int], None] | None = None,
-) -> Any:
+    trainer: Any, *, on_step: Callable[[Step], None], progress: Progress, save_best: Callable[[Path], None] | None,
+    patience: int | None, average: WeightAverage | None = None, keep_step: Callable[[int], None] | None = None,
+) -> Any:  # fmt: skip
     """A callback that reports each step, evaluates on the rows held out, and marks each checkpoint whole.
 
     `save_best` writes the adapter into a folder; None if no rows are held out. `patience`: evaluations without a lower

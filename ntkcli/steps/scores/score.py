@@ -133,30 +133,13 @@ def score(
 
 
 def scores(
-    store_path: str | Path,
-    *,
-    pool: str,
-    methods: Mapping[str, str],
-    domain: str | Sequence[str] | None = None,
-    group_by: GroupBy | None = None,
-    across: Across = Across.MAX,
-    feature: str | Sequence[str] | None = None,
-    rows: str | None = None,
-    centre: bool = False,
-    k: int | None = None,
-    subspace: float | None = None,
-    whiten: float | None = None,
-    residual: bool = False,
-    seed: int = 0,
-    match_length: str | None = None,
-    tokens_of: str | None = None,
-    dtype: Dtype = Dtype.AUTO,
-    device: str = "auto",
-    batch_tokens: int | None = None,
-    on_error: OnError = OnError.FAIL,
-    data: Sequence[str] = (),
-    progress: Progress | None = None,
-) -> list[ScoreResult]:
+    store_path: str | Path, *, pool: str, methods: Mapping[str, str], domain: str | Sequence[str] | None = None,
+    group_by: GroupBy | None = None, across: Across = Across.MAX, feature: str | Sequence[str] | None = None,
+    rows: str | None = None, centre: bool = False, k: int | None = None, subspace: float | None = None,
+    whiten: float | None = None, residual: bool = False, seed: int = 0, match_length: str | None = None,
+    tokens_of: str | None = None, dtype: Dtype = Dtype.AUTO, device: str = "auto", batch_tokens: int | None = None,
+    on_error: OnError = OnError.FAIL, data: Sequence[str] = (), progress: Progress | None = None,
+) -> list[ScoreResult]:  # fmt: skip
     """Write several scores of one pool: `methods` is name -> method. Each is what `score` alone would write.
 
     Methods of `SHARE_A_PASS` read the pool's features once together; others are computed one after the other. An option
@@ -165,28 +148,16 @@ def scores(
     progress = progress or Silent()
     domains = [domain] if isinstance(domain, str) else list(domain or ())
     features = [feature] if isinstance(feature, str) else list(feature or ())
-    _check_options(
-        list(methods.values()),
-        centre=centre,
-        k=k,
-        subspace=subspace,
-        whiten=whiten,
-        residual=residual,
-        match_length=match_length,
-        tokens_of=tokens_of,
-        across=across,
-        group_by=group_by,
-        domains=len(domains),
-        features=len(features),
-        computes=dtype != Dtype.AUTO or device != "auto" or batch_tokens is not None,
-    )
+    how = _How(domains, group_by, features, centre, k, subspace, whiten, residual, seed, match_length, tokens_of)
+    computes = dtype != Dtype.AUTO or device != "auto" or batch_tokens is not None
+    _check_options(list(methods.values()), how, across=across, computes=computes)
     check_seed("--seed", seed)
     names = [store.check_name(name, "--name") for name in methods]
     files = [name for name, _ in map(split_name, (pool, *domains)) if name is not None]
     stored = open_store(store_path, create=bool(files))
     moved_data(stored, data, default=[pool])
     pool = data_name(stored, pool, option="--pool", on_error=on_error)
-    domains = [data_name(stored, each, option="--domain", on_error=on_error) for each in domains]
+    how = replace(how, domains=[data_name(stored, each, option="--domain", on_error=on_error) for each in domains])
     dataset = stored.get(f"datasets/{pool}")
     parents = {dataset.name: dataset.fingerprint}
     spec: dict[str, Any] = {"version": VERSION, "data": dataset.spec["digest"], "rows": None}
@@ -194,41 +165,24 @@ def scores(
     if rows is not None:
         only, selection = selected_rows(stored, rows, dataset=dataset)
         parents[selection.name] = spec["rows"] = selection.fingerprint
-    how = _How(domains, group_by, features, centre, k, subspace, whiten, residual, seed, match_length, tokens_of)
     plans = _plans(stored, dataset, only, methods, how, progress)
-    artefacts = {}
-    # Those that are there first: one that another spec has the name of is refused before anything is made.
-    for name in sorted(names, key=lambda each: stored.find(f"scores/{each}") is None):
-        plan, method = plans[name], methods[name]
+    for name, plan in plans.items():
         if "groups" in plan.spec:
             plan.spec["groups"]["across"] = across
-        if method == "exact":
+        if methods[name] == "exact":
             known = stored.find(f"scores/{name}")
             plan.spec |= exact.exact_spec(stored.get(f"features/{pool}/{how.feature}"), known, dtype=dtype)
-        whole = spec | {"method": method} | plan.spec
-        artefact = create_score(stored, name, whole, parents | plan.parents, dataset, exact_ones=method == "exact")
-        refuse_without_room(artefact, artefact.pending(), instead="")
-        artefacts[name] = artefact
-        if artefact.complete:
-            progress.note(f"{artefact.name} is finished already")
-            plan.skip()
+    artefacts = _create_all(stored, dataset, methods, plans, spec, parents, progress)
     for name, method in methods.items():
         artefact = artefacts[name]
         if artefact.complete:
             continue
         if method == "exact":
             exact.fill_exact(
-                stored,
-                artefact,
-                features=stored.get(f"features/{pool}/{how.feature}"),
-                pool=dataset,
-                domain=stored.get(f"datasets/{domains[0]}"),
-                only=only,
-                device=device,
-                batch_tokens=batch_tokens,
-                on_error=on_error,
-                progress=progress,
-            )
+                stored, artefact, features=stored.get(f"features/{pool}/{how.feature}"), pool=dataset,
+                domain=stored.get(f"datasets/{how.domains[0]}"), only=only, device=device, batch_tokens=batch_tokens,
+                on_error=on_error, progress=progress,
+            )  # fmt: skip
         else:
             begin(artefact, environment(*PACKAGES.get(method, ())), progress)
             _fill(stored, artefact, dataset, plans[name], across=across, on_error=on_error, progress=progress)
@@ -238,6 +192,25 @@ def scores(
         replace(result_of(artefacts[name], methods[name]), skipped=_left_out(artefacts[name], plans[name]) + unusable)
         for name in names
     ]
+
+
+def _create_all(
+    stored: store.Store, dataset: store.Artefact, methods: Mapping[str, str], plans: Mapping[str, ScorePlan],
+    spec: dict[str, Any], parents: dict[str, str], progress: Progress,
+) -> dict[str, store.Artefact]:  # fmt: skip
+    """The scores in the store, new or known. Plans of those that are finished are skipped."""
+    artefacts = {}
+    # Those that are there first: one that another spec has the name of is refused before anything is made.
+    for name in sorted(methods, key=lambda each: stored.find(f"scores/{each}") is None):
+        plan, method = plans[name], methods[name]
+        whole = spec | {"method": method} | plan.spec
+        artefact = create_score(stored, name, whole, parents | plan.parents, dataset, exact_ones=method == "exact")
+        refuse_without_room(artefact, artefact.pending(), instead="")
+        artefacts[name] = artefact
+        if artefact.complete:
+            progress.note(f"{artefact.name} is finished already")
+            plan.skip()
+    return artefacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,22 +329,7 @@ def _unusable(dataset: store.Artefact) -> int:
     return int((dataset.read("status") >= store.RowStatus.UNREADABLE).sum())
 
 
-def _check_options(
-    methods: Sequence[str],
-    *,
-    centre: bool,
-    k: int | None,
-    subspace: float | None,
-    whiten: float | None,
-    residual: bool,
-    match_length: str | None,
-    tokens_of: str | None,
-    across: Across,
-    group_by: GroupBy | None,
-    domains: int,
-    features: int,
-    computes: bool,
-) -> None:
+def _check_options(methods: Sequence[str], how: _How, *, across: Across, computes: bool) -> None:
     for method in methods:
         if method not in METHODS:
             raise UsageError(f"--method {method} is not known.", f"Give one of: {', '.join(METHODS)}.")
@@ -379,36 +337,40 @@ def _check_options(
             raise UsageError(f"--method {method} is given twice.", "Give each method once.")
     checked(Across, across, "--across")
     for option, given, known in (
-        ("--centre", centre, BY_FEATURES),
-        ("--group-by", group_by is not None, (*BY_FEATURES, *BY_WORDS)),
-        ("a second --domain", domains > 1, (*BY_FEATURES, *BY_WORDS)),
-        ("a second --feature", features > 1, ("less",)),
-        ("-k", k is not None, ("votes", "rds")),
-        ("--subspace", subspace is not None, ("gist",)),
-        ("--whiten", whiten is not None, tuple(each for each in BY_FEATURES if each != "less")),
-        ("--residual", residual, WEIGHTED),
-        ("--match-length", match_length is not None, ("random",)),
+        ("--centre", how.centre, BY_FEATURES),
+        ("--group-by", how.group_by is not None, (*BY_FEATURES, *BY_WORDS)),
+        ("a second --domain", len(how.domains) > 1, (*BY_FEATURES, *BY_WORDS)),
+        ("a second --feature", len(how.features) > 1, ("less",)),
+        ("-k", how.k is not None, ("votes", "rds")),
+        ("--subspace", how.subspace is not None, ("gist",)),
+        ("--whiten", how.whiten is not None, tuple(each for each in BY_FEATURES if each != "less")),
+        ("--residual", how.residual, WEIGHTED),
+        ("--match-length", how.match_length is not None, ("random",)),
         ("--dtype, --device or --batch-tokens", computes, ("exact",)),
     ):
         if given and not set(methods) & set(known):
             raise UsageError(
                 f"{option} means nothing to --method {', '.join(methods)}.", f"It is for {', '.join(known)}."
             )
-    if features > 1 and (others := [method for method in methods if method in (*SHARE_A_PASS, "exact", "drop")]):
+    if len(how.features) > 1 and (
+        others := [method for method in methods if method in (*SHARE_A_PASS, "exact", "drop")]
+    ):
         raise UsageError(f"--method {others[0]} takes one --feature.", "Score by less in a command of its own.")
-    if set(methods) == {"drop"} and domains:
+    if set(methods) == {"drop"} and how.domains:
         raise UsageError(
             "--domain means nothing to --method drop: the domain is what the features' adapter was trained on.",
             "Leave --domain out.",
         )
-    if subspace is not None and not (0 < subspace < 1 or (subspace >= 1 and subspace == subspace // 1)):
+    if how.subspace is not None and not (
+        0 < how.subspace < 1 or (how.subspace >= 1 and how.subspace == how.subspace // 1)
+    ):
         raise UsageError(
-            f"--subspace {subspace:g} is neither a share of energy nor a number of directions.",
+            f"--subspace {how.subspace:g} is neither a share of energy nor a number of directions.",
             "Give a share between 0 and 1, or a whole number from 1.",
         )
-    if whiten is not None and not 0 < whiten < float("inf"):
-        raise UsageError(f"--whiten {whiten:g} is not above 0.", "Give a damping such as 0.1.")
-    if tokens_of is not None and match_length is None:
+    if how.whiten is not None and not 0 < how.whiten < float("inf"):
+        raise UsageError(f"--whiten {how.whiten:g} is not above 0.", "Give a damping such as 0.1.")
+    if how.tokens_of is not None and how.match_length is None:
         raise UsageError("--tokens-of says how lengths are counted, and nothing here has one.", "Give --match-length.")
 
 
