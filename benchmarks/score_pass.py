@@ -23,7 +23,8 @@ from environment import describe
 import store
 from ntkcli import feature_encoding
 from ntkcli.scoring.features import FeatureReader
-from ntkcli.scoring.similarity import cosine_scores, mean_scores
+from ntkcli.scoring.passes import one_pass
+from ntkcli.scoring.similarity import MeanKernel, cosine_scores
 from ntkcli.steps.features.arrays import default_part_rows
 
 
@@ -80,11 +81,15 @@ def main() -> None:
         def sides() -> tuple[FeatureReader, list[FeatureReader]]:
             return FeatureReader(pool, n=pool.n), [FeatureReader(domain, n=domain.n)]
 
+        def mean(*, centre: bool) -> None:
+            both = sides()
+            one_pass(both[0], by_piece=[MeanKernel(*both, centre=centre)])
+
         runs: dict[str, tuple[int, Callable[[], object]]] = {
             "read by the store": (1, lambda: read_store(pool)),
-            "mean": (1, lambda: mean_scores(*sides(), centre=False)),
+            "mean": (1, lambda: mean(centre=False)),
             "cosine": (1, lambda: cosine_scores(*sides(), centre=False)),
-            "mean --centre": (2, lambda: mean_scores(*sides(), centre=True)),
+            "mean --centre": (2, lambda: mean(centre=True)),
             "cosine --centre": (2, lambda: cosine_scores(*sides(), centre=True)),
         }
         best = {name: np.full(2, np.inf) for name in runs}

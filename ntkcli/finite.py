@@ -14,7 +14,12 @@ def _null(_: float) -> None:
 
 
 def finite(value: Any, instead: Callable[[float], Any] = _null) -> Any:
-    """The value with None, or what `instead` gives, for every float in it that is not finite; tuples become lists."""
+    """The value with None, or what `instead` gives, for every float in it that is not finite.
+
+    Tuples become lists, and dataclasses dictionaries.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return finite(dataclasses.asdict(value), instead)
     if isinstance(value, float):
         return value if math.isfinite(value) else instead(value)
     if isinstance(value, Mapping):
@@ -25,6 +30,5 @@ def finite(value: Any, instead: Callable[[float], Any] = _null) -> Any:
 
 
 def to_json(value: Any, *, indent: int | None = None) -> str:
-    """The value, or the fields of a dataclass, as JSON; null for every number that is not finite."""
-    plain = dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
-    return json.dumps(finite(plain), indent=indent, allow_nan=False)
+    """The value as JSON: null for every number that is not finite, dataclasses by their fields."""
+    return json.dumps(finite(value), indent=indent, allow_nan=False)

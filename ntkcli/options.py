@@ -297,14 +297,6 @@ def parse_columns(text: str | None) -> dict[str, str] | None:
     return columns
 
 
-def parse_sizes(text: str) -> tuple[int, ...]:
-    """The numbers of rows in `100,300,1000`. UsageError for anything that is not a whole number."""
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() for part in parts):
-        raise UsageError(f"--sizes {text}: expected whole numbers.", "As in --sizes 100,300,1000.")
-    return tuple(map(int, parts))
-
-
 def parse_seeds(text: str) -> list[int]:
     """The seeds of trainings in `0,1,2`. UsageError for anything that is not a whole number of 0 to 2^32 - 1."""
     seeds = parse_whole_numbers(text, "--seeds", "0,1,2")

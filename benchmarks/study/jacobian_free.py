@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ntkcli.data import DataFile, Encoded, Encoder, Row
-from ntkcli.engine.features.trace_kernels import HiddenProbe, KernelEngine, trace_kernels
+from ntkcli.engine.features.trace_kernels import AnyProbe, HiddenProbe, KernelEngine, TraceProbes, read_head
 from ntkcli.engine.gradients.probes import LogitProbe
 from ntkcli.engine.models.adapters import AdaptedLayer, fresh_adapter, load_adapter, only_layers
 from ntkcli.engine.models.loading import LoadedModel, head_of, load_model
@@ -25,6 +25,18 @@ from ntkcli.statistics.kernels import FORMS, Agreement, Floats, agreement, cosin
 
 GROUP = 4
 """Probes averaged in the tables, beside single ones."""
+
+
+def trace_kernels(
+    loaded: LoadedModel, layers: list[AdaptedLayer], rows: Sequence[Encoded], others: Sequence[AnyProbe] = ()
+) -> tuple[Floats, Floats, Floats, list[Floats]]:
+    """Exact: the trace, the centred trace, the kernel of the probe `sum`; and that of every other probe given."""
+    head = read_head(loaded)
+    probes = TraceProbes(loaded, head, [LogitProbe(loaded.model, "sum"), *others])
+    found = list(KernelEngine(loaded, layers).kernels(rows, probes.some(0, len(probes))))
+    columns = len(probes) - 1 - len(others)
+    centred, total = np.sum(found[:columns], axis=0), found[columns]
+    return centred + total / head.outputs, centred, total, found[columns + 1 :]
 
 
 def output_cosines(

@@ -25,13 +25,6 @@ from ntkcli.scoring.features import FeatureReader, Floats, Piece, Rows, Side, Wi
 from ntkcli.scoring.passes import one_pass
 
 
-def mean_scores(pool: FeatureReader, groups: Sequence[Side], *, centre: bool) -> Wide:
-    """The mean kernel value with each group's rows (n, groups), in units of |x|·|a|."""
-    kernel = MeanKernel(pool, groups, centre=centre)
-    one_pass(pool, by_piece=[kernel])
-    return kernel.scores
-
-
 def cosine_scores(pool: FeatureReader, groups: Sequence[Side], *, centre: bool) -> Wide:
     """The mean cosine with each group's rows (n, groups), in [-1, 1] up to the sketch's error."""
     cosine = MeanCosine(pool, groups, centre=centre)

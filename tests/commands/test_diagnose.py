@@ -17,6 +17,7 @@ from ntkcli.errors import UsageError
 from ntkcli.steps.diagnosis import supply
 from ntkcli.steps.diagnosis.diagnose import STEPS, costs, diagnose
 from ntkcli.steps.diagnosis.request import NEEDS, USES, Request, check_request
+from ntkcli.steps.diagnosis.vectors import feature_spec
 from ntkcli.steps.shared.stores import open_store
 from tests.commands.conftest import Cli
 from tests.conftest import CHATML, prompt_rows, write_rows
@@ -177,8 +178,10 @@ def test_what_changes_a_value_is_in_the_name_of_what_is_kept(
     class Caught(Exception):  # noqa: N818
         pass
 
-    def catch(_: Any, check: str, sides: Any, *, setup: Any, adapter: Any, settings: Any, **__: Any) -> Any:
-        spec = {**settings.spec(setup.model, adapter), "sides": [side.spec for side in sides]}
+    def catch(
+        _: Any, check: str, sides: Any, *, request: Any, setup: Any, adapter: Any, settings: Any, **__: Any
+    ) -> Any:
+        spec = {**feature_spec(request, setup, settings, adapter), "sides": [side.spec for side in sides]}
         raise Caught(check, json.dumps(spec, sort_keys=True))
 
     monkeypatch.setattr(supply, "vectors", catch)

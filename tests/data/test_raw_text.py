@@ -99,7 +99,7 @@ def test_what_can_not_be_raw_is_refused() -> None:
     tokenizer.embedding_rows = 60
     with pytest.raises(RowError, match="has embeddings for 60"):
         Encoder(tokenizer, max_length=50, text_as="raw").encode_pieces(text_row("red"))
-    with pytest.raises(UsageError, match="--text-as words: expected one of chat, raw"):
+    with pytest.raises(UsageError, match=r"--text-as words is not known\. Give one of: chat, raw"):
         Encoder(tokenizer, max_length=50, text_as="words")
     with pytest.raises(UsageError, match="--thinking is a setting of the chat template"):
         Encoder(tokenizer, max_length=50, text_as="raw", thinking=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from ntkcli.data.encoding import Encoded
+from ntkcli.engine.features.trace_kernels import AnyProbe, KernelEngine, TraceProbes, read_head
 from ntkcli.engine.gradients.adam import FactorMoments
 from ntkcli.engine.gradients.probes import LogitProbe, LossProbe
 from ntkcli.engine.gradients.projections import make_projection
@@ -188,3 +190,15 @@ def assert_equal(found: Features, expected: list[dict[str, Any]], *, tolerance: 
         assert norm > 0
         np.testing.assert_allclose(float(found.norm[i]), norm, rtol=2e-4 * tolerance)
         np.testing.assert_allclose(found.sketch[i].numpy(), dense_sketch(gradients) / norm, atol=2e-5 * tolerance)
+
+
+def trace_kernels(
+    loaded: LoadedModel, layers: list[AdaptedLayer], rows: Sequence[Encoded], others: Sequence[AnyProbe] = ()
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[np.ndarray]]:
+    """Exact: the trace, the centred trace, the kernel of the probe `sum`; and that of every other probe given."""
+    head = read_head(loaded)
+    probes = TraceProbes(loaded, head, [LogitProbe(loaded.model, "sum"), *others])
+    found = list(KernelEngine(loaded, layers).kernels(rows, probes.some(0, len(probes))))
+    columns = len(probes) - 1 - len(others)
+    centred, total = np.sum(found[:columns], axis=0), found[columns]
+    return centred + total / head.outputs, centred, total, found[columns + 1 :]

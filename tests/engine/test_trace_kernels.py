@@ -7,11 +7,11 @@ import torch
 
 from ntkcli.data.encoding import Encoded
 from ntkcli.engine.features.sketched_kernels import SketchedKernels
-from ntkcli.engine.features.trace_kernels import read_head, trace_kernels
+from ntkcli.engine.features.trace_kernels import read_head
 from ntkcli.engine.models.adapters import AdaptedLayer
 from ntkcli.engine.models.loading import head_of
 from tests.engine import zoo
-from tests.engine.kit import PlainLora, adapter_layers, load, make_rows, one_row_loop
+from tests.engine.kit import PlainLora, adapter_layers, load, make_rows, one_row_loop, trace_kernels
 
 
 def test_trace_kernels_are_the_sum_over_all_outputs() -> None:

@@ -12,7 +12,8 @@ import store
 from ntkcli import feature_encoding
 from ntkcli.errors import UsageError
 from ntkcli.scoring.features import FeatureReader
-from ntkcli.scoring.similarity import cosine_scores, mean_scores
+from ntkcli.scoring.passes import one_pass
+from ntkcli.scoring.similarity import MeanKernel, cosine_scores
 from ntkcli.steps.scores.score import score, scores
 from ntkcli.steps.shared.stores import open_store, write_rows
 from tests.scoring.kit import make_store
@@ -124,7 +125,9 @@ def test_stored_formats_against_dense_products(
     raw, of_domain = norm[:, None].astype(np.float64) * x, norm[8:48, None].astype(np.float64) * a
     shift = raw[there].mean(axis=0)
     expected = (raw - shift) @ (of_domain.mean(axis=0) - shift)
-    np.testing.assert_allclose(mean_scores(*sides, centre=True)[:, 0], expected, rtol=2e-5, atol=2e-5)
+    kernel = MeanKernel(*sides, centre=True)
+    one_pass(sides[0], by_piece=[kernel])
+    np.testing.assert_allclose(kernel.scores[:, 0], expected, rtol=2e-5, atol=2e-5)
     shift = x[there].mean(axis=0)
     u, v = ((side - shift) / np.linalg.norm(side - shift, axis=1, keepdims=True) for side in (x, a))
     expected = np.where(there, u @ v.mean(axis=0), np.nan)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ntkcli.data.encoding import Encoded
 from ntkcli.engine.batches import Batch
-from ntkcli.engine.gradients.probes import AnyProbe, LogitProbe
+from ntkcli.engine.gradients.probes import AnyProbe
 from ntkcli.engine.gradients.row_gradients import GradientEngine
 from ntkcli.engine.gradients.sketch import FactorSketch
 from ntkcli.engine.models.adapters import AdaptedLayer
@@ -146,15 +146,3 @@ class KernelEngine:
         each = self._engine.each_probe(rows, positions=positions, probes=probes)
         for probe, (gram_BB, _) in zip(probes, each, strict=True):
             yield gram_BB.cpu().numpy() * probe.scale  # the engine has scaled one side
-
-
-def trace_kernels(
-    loaded: LoadedModel, layers: list[AdaptedLayer], rows: Sequence[Encoded], others: Sequence[AnyProbe] = ()
-) -> tuple[Wide, Wide, Wide, list[Wide]]:
-    """Exact: the trace, the centred trace, the kernel of the probe `sum`; and that of every other probe given."""
-    head = read_head(loaded)
-    probes = TraceProbes(loaded, head, [LogitProbe(loaded.model, "sum"), *others])
-    found = list(KernelEngine(loaded, layers).kernels(rows, probes.some(0, len(probes))))
-    columns = len(probes) - 1 - len(others)
-    centred, total = np.sum(found[:columns], axis=0), found[columns]
-    return centred + total / head.outputs, centred, total, found[columns + 1 :]

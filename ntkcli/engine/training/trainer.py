@@ -182,16 +182,17 @@ def method_of(config: Any) -> str:
     return str(getattr(method, "value", method))
 
 
+def _report_held_out(trainer: Any, loss: float, control: Any) -> None:
+    """Report it to the services that the steps are reported to."""
+    wanted = control.should_log
+    trainer.log({"eval_loss": loss})  # which takes the step's own log as done
+    control.should_log = wanted
+
+
 def checkpoint_callback(
-    trainer: Any,
-    *,
-    on_step: Callable[[Step], None],
-    progress: Progress,
-    save_best: Callable[[Path], None] | None,
-    patience: int | None,
-    average: WeightAverage | None = None,
-    keep_step: Callable[[int], None] | None = None,
-) -> Any:
+    trainer: Any, *, on_step: Callable[[Step], None], progress: Progress, save_best: Callable[[Path], None] | None,
+    patience: int | None, average: WeightAverage | None = None, keep_step: Callable[[int], None] | None = None,
+) -> Any:  # fmt: skip
     """A callback that reports each step, evaluates on the rows held out, and marks each checkpoint whole.
 
     `save_best` writes the adapter into a folder; None if no rows are held out. `patience`: evaluations without a lower
@@ -220,9 +221,7 @@ def checkpoint_callback(
                 self._judge(step, Path(args.output_dir), control)
                 note += f", held out {step.held_out_loss:.3f}"
                 if args.report_to:
-                    wanted = control.should_log
-                    trainer.log({"eval_loss": step.held_out_loss})  # which takes the step's own log as done
-                    control.should_log = wanted
+                    _report_held_out(trainer, step.held_out_loss, control)
             if average is not None:
                 average.add(trainer_state.global_step)
             on_step(step)

@@ -225,13 +225,14 @@ class _Counted:
 
 def _items(plan: Plan, folds: Sequence[Plan], domain_split: str | None) -> tuple[Items | None, tuple[str, ...]]:
     """The items of the tasks that are on this machine, of folds the domain's rows; and the tasks that are not."""
+    how: dict[str, Any] = {"on_error": OnError.SKIP, "text_as": plan.items_as}
     if folds:
-        return load_tasks([f"domain={plan.domain}"], split=domain_split, on_error=OnError.SKIP), ()
+        return load_tasks([f"domain={plan.domain}"], split=domain_split, **how), ()
     retained = [str(task) for task in plan.evaluation.get("retain", ())]
     there = [task for task in plan.tasks if is_local(split_name(task)[1])]
     lacking = tuple(task for task in (*plan.tasks, *retained) if not is_local(split_name(task)[1]))
     kept = [task for task in retained if task not in lacking]
-    return (load_tasks(there, retain=kept, on_error=OnError.SKIP) if there else None), lacking
+    return (load_tasks(there, retain=kept, **how) if there else None), lacking
 
 
 def _test_tokens(items: Items | None, encoder: Encoder) -> float:

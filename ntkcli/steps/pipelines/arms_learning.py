@@ -172,6 +172,7 @@ def _items(plan: Plan) -> Items:
         list(plan.tasks),
         retain=list(retain) if isinstance(retain, list) else [],
         on_error=on_error,
+        text_as=plan.items_as,
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from ntkcli import kernel_presets
-from ntkcli.choices import Equalise, checked
+from ntkcli.choices import Equalise, TextAs, checked
 from ntkcli.errors import UsageError
 from ntkcli.seeds import check_training_seed
 from ntkcli.steps.training.rows import MOST_TIMES
@@ -179,6 +179,11 @@ class Plan:
     def equal(self) -> Equalise:
         """What all arms have in common."""
         return self.equalise or (Equalise.STEPS if self.budget.tokens is None else Equalise.TOKENS)
+
+    @property
+    def items_as(self) -> str:
+        """How the evaluation reads texts: `text_as` of `ntkcli.data.Encoder`."""
+        return str(self.evaluation.get("text-as", TextAs.CHAT))
 
     @property
     def rows(self) -> int | None:

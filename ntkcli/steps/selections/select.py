@@ -55,8 +55,7 @@ def select(
     exponent: float = 0.5, constraints: Constraints | None = None, feature: str | None = None,
     domain: Sequence[str] = (), centre: bool = False, export: str | Path | None = None, schema: Format = Format.OWN,
     scores_export: str | Path | None = None, force: bool = False, data: Sequence[str] = (), explain: bool = False,
-    push_to_hub: str | None = None, public: bool = False,
-    progress: Progress | None = None,
+    push_to_hub: str | None = None, public: bool = False, progress: Progress | None = None,
 ) -> SelectResult:  # fmt: skip
     """Write `selections/<name>`: `n` rows of the pool of `scores/<score>` in rank order, and export them.
 
@@ -83,16 +82,9 @@ def select(
     exported = export is not None and is_exported(export, known, schema)
     check_exports(stored, None if exported else export, scores_export, read, force=force)
     moved_data(stored, data, default=[str(scores.attrs["data"])])
+    how = {"feature": feature, "domains": domain, "centre": centre}
     request = resolve_request(
-        stored,
-        scores,
-        method=method,
-        n=n,
-        exponent=exponent,
-        limits=limits,
-        progress=progress,
-        how={"feature": feature, "domains": domain, "centre": centre},
-        known=known,
+        stored, scores, method=method, n=n, exponent=exponent, limits=limits, progress=progress, how=how, known=known
     )
     removed: dict[str, int] = {}
     if known is not None and known.complete:

@@ -79,7 +79,7 @@ def estimate_finetune(store_path: str | Path, request: TrainingRequest) -> Finet
     if not sum(one.rows for one in lengths):
         raise DataError(f"--train {', '.join(train)}: no row has an answer to learn.", no_answers(sets))
     refuse_too_long(identity, max(one.longest for one in lengths), "The longest row")
-    position = settings.hold_out_of
+    position = request.set_held_out_of()
     return _cost(request, identity, init, lengths, 1.0 if position is None else sets[position].times)
 
 
@@ -107,7 +107,7 @@ def _cost(
     )
     every = sum(one.rows for one in lengths)
     mean = sum(one.rows * one.mean for one in lengths) / every
-    position = settings.hold_out_of
+    position = request.set_held_out_of()
     among = every if position is None else lengths[position].rows / times
     held_out = max(1, round(settings.hold_out * among)) if settings.hold_out else 0
     rows = round(every - held_out * times)

@@ -114,6 +114,7 @@ def train_run(
     known = stored.find(f"runs/{request.name}")
     spec = {
         **request.settings.spec(init),
+        **({} if (position := request.set_held_out_of()) is None else {"hold_out_of": position}),
         "model": identity.spec,
         "encoder": request.use.encoder_spec(),
         "train": [one.spec for one in first],

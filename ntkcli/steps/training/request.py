@@ -43,8 +43,7 @@ class TrainingRequest:
     @classmethod
     def of(cls, **given: Any) -> Self:
         """The request that these options make, each by its own name."""
-        parts: dict[str, Any] = {"use": take(ModelUse, given), "reading": take(Reading, given)}
-        parts["hold_out_of"] = given.pop("hold_out_of", None)  # here a reference, in the settings its position
+        parts = {"use": take(ModelUse, given), "reading": take(Reading, given)}
         request = take(cls, given, **parts, settings=take(TrainingSettings, given))
         refuse_left(given)
         return request
@@ -67,8 +66,7 @@ class TrainingRequest:
                 )
             steps = steps_of_run(open_store(store_path), self.match_steps)
             request = replace(self, settings=replace(asked, max_steps=steps))
-        held_out_of = set_held_out_of(self.hold_out_of, self.train, self.settings.hold_out)
-        request = replace(request, settings=replace(request.settings, hold_out_of=held_out_of))
+        self.set_held_out_of()  # checks it
         request.settings.check()
         request.use.encoder_spec()  # checks --text-as
         if self.then and (request.settings.max_tokens, request.settings.max_steps) != (None, None):
@@ -79,6 +77,19 @@ class TrainingRequest:
         check_reporters(self.report_to)
         check_push(self.push_to_hub, public=self.public)
         return request
+
+    def set_held_out_of(self) -> int | None:
+        """The position in `--train` of the set that rows are held out of; None for all. UsageError if it is none."""
+        if self.hold_out_of is None:
+            return None
+        if not self.settings.hold_out:
+            raise UsageError(f"--hold-out-of {self.hold_out_of}: no rows are held out.", "Give --hold-out 0.1 too.")
+        names = [parse_train(text)[0] for text in self.train]
+        if self.hold_out_of not in names:
+            raise UsageError(
+                f"--hold-out-of {self.hold_out_of} is none of --train.", f"Give one of: {', '.join(names)}."
+            )
+        return names.index(self.hold_out_of)
 
     def resolve_sets(self, stored: store.Store | None) -> tuple[list[TrainingSet], list[TrainingSet]]:
         """The rows of `--train` and of `--then`."""
@@ -91,18 +102,6 @@ class TrainingRequest:
         first = resolve_train(stored, self.train, **how, data=self.data)
         second = resolve_train(stored, self.then, **how, option="--then")
         return first, second
-
-
-def set_held_out_of(reference: str | None, train: Sequence[str], hold_out: float) -> int | None:
-    """The position in `train` of the set that rows are held out of; None for all. UsageError if it is none of them."""
-    if reference is None:
-        return None
-    if not hold_out:
-        raise UsageError(f"--hold-out-of {reference}: no rows are held out.", "Give --hold-out 0.1 too.")
-    names = [parse_train(text)[0] for text in train]
-    if reference not in names:
-        raise UsageError(f"--hold-out-of {reference} is none of --train.", f"Give one of: {', '.join(names)}.")
-    return names.index(reference)
 
 
 def tokens_of_run(stored: store.Store, name: str) -> int:

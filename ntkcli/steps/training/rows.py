@@ -184,15 +184,7 @@ def encode_training(
     if hold_out_of is None:
         held = left_out = held_out(contents, hold_out, seed, labels)
     else:
-        own = np.unique(uses[hold_out_of])
-        if not len(own):
-            raise DataError(
-                f"--train {sets[hold_out_of].rows.label}: no row has an answer to learn.",
-                "Give rows with completions first.",
-            )
-        held = own[held_out([contents[i] for i in own.tolist()], hold_out, 0, sets[hold_out_of].rows.label)]
-        known = {contents[i] for i in held.tolist()}
-        left_out = np.array([i for i, content in enumerate(contents) if content in known], dtype=np.int64)
+        held, left_out = _held_out_of(uses[hold_out_of], contents, hold_out, sets[hold_out_of].rows.label)
     kept = [use[~np.isin(use, left_out)] for use in uses]
     if not any(map(len, kept)):
         raise DataError(
@@ -206,6 +198,18 @@ def encode_training(
     if pack:
         packs, stages = _packed([len(rows[i]) for i in train], stages, encoder.max_length, seed)
     return TrainingData(rows, found.names, train, held, counts, skipped, stages, len(found.documents), packs)
+
+
+def _held_out_of(
+    use: NDArray[np.int64], contents: Sequence[bytes], hold_out: float, label: str
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The rows of one set's `use` that are held out, and with them those of all sets that hold the same."""
+    own = np.unique(use)
+    if not len(own):
+        raise DataError(f"--train {label}: no row has an answer to learn.", "Give rows with completions first.")
+    held = own[held_out([contents[i] for i in own.tolist()], hold_out, 0, label)]
+    known = {contents[i] for i in held.tolist()}
+    return held, np.array([i for i, content in enumerate(contents) if content in known], dtype=np.int64)
 
 
 def no_answers(sets: Sequence[TrainingSet]) -> str:

@@ -109,7 +109,7 @@ class TrainingRun:
             on_error=asked.reading.on_error,
             first_stage=self.first_stage,
             pack=asked.settings.pack,
-            hold_out_of=asked.settings.hold_out_of,
+            hold_out_of=self.spec.get("hold_out_of"),
         )
         longest = max(range(len(data.rows)), key=lambda i: len(data.rows[i]))
         refuse_too_long(self.model, len(data.rows[longest]), data.names[longest])

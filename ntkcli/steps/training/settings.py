@@ -30,7 +30,7 @@ CHECKPOINTS = 10
 @dataclass(frozen=True, slots=True)
 class TrainingSettings:
     """The options of `ntkcli.steps.training.finetune.finetune` that can change a weight, as given: None is a
-    default. `hold_out_of`: the position of the set that rows are held out of, None for all."""
+    default."""
 
     epochs: int | None = None
     max_tokens: int | None = None
@@ -49,7 +49,6 @@ class TrainingSettings:
     average_weights: bool = False
     max_steps: int | None = None
     pack: bool = False
-    hold_out_of: int | None = None
 
     def check(self) -> None:
         """UsageError for a value that can't be used, or two that exclude each other."""
@@ -113,8 +112,6 @@ class TrainingSettings:
         }
         if self.hold_out:  # there a checkpoint is an evaluation, and decides which adapter is kept
             spec["checkpoint_steps"] = self.checkpoint_steps
-        if self.hold_out_of is not None:
-            spec["hold_out_of"] = self.hold_out_of
         if self.max_steps is not None:
             spec["max_steps"] = self.max_steps
         if self.loss_per != LossPer.TOKEN:

@@ -68,10 +68,8 @@ class ValidationSettings:
         """The settings that these options make, each by its own name. The loss is a mean over rows, weights are
         averaged where no rows are held out: both make seeds differ less. Held out are rows of the domain."""
         given = {"loss_per": LossPer.ROW, **given}
-        held_out = bool(given.get("hold_out"))
         if given.get("average_weights") is None:
-            given["average_weights"] = not held_out
-        given["hold_out_of"] = 0 if held_out else None
+            given["average_weights"] = not given.get("hold_out")
         parts = {"use": take(ModelUse, given), "reading": take(Reading, given)}
         settings = take(cls, given, **parts, training=take(TrainingSettings, given))
         refuse_left(given)
@@ -186,7 +184,7 @@ def _spec(
     domain_set: RowSet, items: Items, right: inputs.Oracle | None,
 ) -> dict[str, Any]:  # fmt: skip
     """The spec without what the pool's size decides."""
-    training = asked.training.spec(init)
+    training = training_spec(asked.training, init)
     return {
         **{key: value for key, value in training.items() if key not in ("seed", "version")},
         "version": {"validation": VERSION, "training": training["version"]},
@@ -200,6 +198,11 @@ def _spec(
         "seeds": list(asked.seeds),
         "oracle": None if right is None else right.spec,
     }
+
+
+def training_spec(settings: TrainingSettings, init: InitAdapter | None) -> dict[str, Any]:
+    """The spec of a run's training: rows are held out of the domain's, the first of its sets."""
+    return settings.spec(init) | ({"hold_out_of": 0} if settings.hold_out else {})
 
 
 def _check_design(asked: ValidationSettings) -> tuple[tuple[float, ...], int]:

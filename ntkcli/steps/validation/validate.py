@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,7 +31,7 @@ from ntkcli.steps.validation.plan import (
     Run,
     make_runs,
 )  # fmt: skip
-from ntkcli.steps.validation.request import Request, ValidationSettings, prepare
+from ntkcli.steps.validation.request import Request, ValidationSettings, prepare, training_spec
 from ntkcli.steps.validation.result import Validation, summarise
 
 
@@ -86,13 +87,32 @@ def validate(
     plan = make.plan if isinstance(make, _Loading) else {}
     artefact = _create(request, len(runs) * request.n_folds, plan)
     refuse_without_room(artefact, artefact.pending(), instead="")
+    examples = _Examples(domain, by_row, needed)
+    _train_all(request, artefact, runs, examples, train, keep_runs=keep_runs, progress=progress)
+    return summarise(measures_of(artefact, request))
+
+
+@dataclass(frozen=True, slots=True)
+class _Examples:
+    """What is trained on, encoded: the domain's rows, and the pool's rows that runs need, by index."""
+
+    domain: Sequence[Encoded]
+    by_row: Mapping[int, Encoded]
+    needed: Mapping[int, Row]
+
+
+def _train_all(
+    request: Request, artefact: store.Artefact, runs: Sequence[Run], examples: _Examples, train: Trainer, *,
+    keep_runs: bool, progress: Progress,
+) -> None:  # fmt: skip
+    """All trainings that are not done yet, one after the other."""
     progress.start(artefact.name, total=artefact.n, unit="runs", done=artefact.rows_done())
     gc.freeze()  # what stands by now stays: every trainer collects garbage, which else walks over all of it
     try:
         while pending := artefact.pending():
             number, fold = divmod(pending[0], request.n_folds)
             run = runs[number]
-            rows, names, judge = _rows_of(request, run, fold, domain, by_row, needed)
+            rows, names, judge = _rows_of(request, run, fold, examples)
             keep = _keeper(request, artefact, number, run, fold, len(rows), len(judge)) if keep_runs else None
             only = None if request.folds is None else np.flatnonzero(request.folds == fold)
             found = train(rows, names, seed=run.seed, keep=keep, only=only, held_out=judge)
@@ -102,7 +122,6 @@ def validate(
     finally:
         gc.unfreeze()
         progress.stop()
-    return summarise(measures_of(artefact, request))
 
 
 def _plan(request: Request, progress: Progress) -> tuple[list[Run], dict[int, Row]]:
@@ -164,14 +183,12 @@ def _create(request: Request, n: int, plan: Mapping[str, Any]) -> store.Artefact
     )
 
 
-def _rows_of(
-    request: Request, run: Run, fold: int, domain: Sequence[Encoded], by_row: Mapping[int, Encoded],
-    needed: Mapping[int, Row],
-) -> tuple[list[Encoded], list[str], Judge]:  # fmt: skip
+def _rows_of(request: Request, run: Run, fold: int, examples: _Examples) -> tuple[list[Encoded], list[str], Judge]:
     """What a run is trained on, and how messages name it: the domain's rows out of the fold, repeated, and its own.
 
     And the rows to judge by: a share of the domain's, the same for every run of the fold.
     """
+    domain, by_row, needed = examples.domain, examples.by_row, examples.needed
     if run.design == BASE:
         return [], [], ()
     trained = _trained(request, fold)
@@ -247,7 +264,10 @@ def _keeper(
         label = f"{request.scored.names[run.score]}.bin{run.bin + 1}{of_fold}.s{run.seed}"
     elif run.design not in ("domain", "random", "oracle"):
         label = f"{run.design}{number}{of_fold}"
-    spec = {**{key: request.spec[key] for key in ("model", "encoder", "dtype")}, **request.settings.spec(request.init)}
+    spec = {
+        **{key: request.spec[key] for key in ("model", "encoder", "dtype")},
+        **training_spec(request.settings, request.init),
+    }
     spec |= {"seed": run.seed, "train": [{"validation": artefact.fingerprint, "run": number * request.n_folds + fold}]}
 
     def keep(folder: Path, found: Measured) -> None:

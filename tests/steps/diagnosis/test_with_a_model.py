@@ -11,7 +11,6 @@ import pytest
 import safetensors.torch
 
 from ntkcli.data import DataFile, Encoder, Row
-from ntkcli.engine.features.trace_kernels import trace_kernels
 from ntkcli.engine.gradients.probes import LogitProbe
 from ntkcli.engine.models import loading
 from ntkcli.engine.models.adapters import fresh_adapter
@@ -29,6 +28,7 @@ from ntkcli.steps.features.featurize import featurize
 from ntkcli.steps.shared.stores import open_store
 from ntkcli.steps.training.finetune import finetune, finetune_seeds
 from tests.conftest import prompt_rows, write_rows
+from tests.engine.kit import trace_kernels
 
 DOMAIN, POOL = 4, 8
 

@@ -10,6 +10,7 @@ import pytest
 
 from ntkcli.steps.features.dry_run import estimate_featurize
 from ntkcli.steps.features.featurize import featurize
+from ntkcli.steps.features.request import FeatureRequest
 from ntkcli.steps.shared.stores import open_store
 from ntkcli.steps.training.finetune import finetune
 from tests.conftest import Writer, prompt_rows
@@ -66,10 +67,8 @@ def test_the_estimate_counts_the_forward_without_the_adapter(
     data = write_jsonl("d.jsonl", prompt_rows(30))
 
     def estimated(**changes: Any) -> Any:
-        return estimate_featurize(
-            tmp_path / "s", data=data, name="d", kind="embed", model=str(model_dir), rows=None, max_length=1024, dim=64,
-            device="cpu", on_error="fail", **changes,
-        )  # fmt: skip
+        request = FeatureRequest.of(data=data, name="d", kind="embed", model=str(model_dir), dim=64, **changes)
+        return estimate_featurize(tmp_path / "s", request)
 
     plain, fresh, adapted = estimated(), estimated(losses=True), estimated(losses=True, adapter="w")
     assert fresh.disk_bytes - plain.disk_bytes == 30 * 8

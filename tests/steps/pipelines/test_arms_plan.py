@@ -192,7 +192,7 @@ def test_a_token_budget_is_every_selections() -> None:
         ({"oracle": None}, "oracle takes rows known to be right. Give --oracle FILE"),
         ({"sizes": (10, 20)}, "The budget is missing or given twice"),
         ({"budget": Budget(None, None, None), "sizes": (10, 10)}, "--sizes 10,10: expected different whole numbers"),
-        ({"equalise": "words"}, "--equalise words: no such choice. Give steps, tokens, rows"),
+        ({"equalise": "words"}, "--equalise words is not known. Give one of: steps, tokens, rows"),
         ({"equalise": "steps", "budget": Budget(None, 9, 360)}, "under --token-budget arms differ in rows"),
         ({"seeds": ()}, "--seeds: nothing"),
     ],

@@ -16,7 +16,7 @@ from ntkcli.steps.shared.stores import open_store
 from ntkcli.steps.splits.split import folds_of, split
 from ntkcli.steps.validation.dry_run import estimate_validation
 from ntkcli.steps.validation.measures import joined
-from ntkcli.steps.validation.request import prepare
+from ntkcli.steps.validation.request import ValidationSettings, prepare
 from ntkcli.steps.validation.validate import validate
 from tests.steps.validation.kit import MadeUp, make_world
 
@@ -32,7 +32,7 @@ def asked(world: dict[str, Any], model_dir: Path, **changes: Any) -> dict[str, A
 def test_every_row_is_an_item_once_of_trainings_without_its_fold(tmp_path: Path, model_dir: Path) -> None:
     world = make_world(tmp_path)
     given, trainer = asked(world, model_dir, oracle="source=a"), MadeUp(world)
-    estimate = estimate_validation(prepare(world["store"], **given), device="cpu")
+    estimate = estimate_validation(prepare(world["store"], ValidationSettings.of(**given)))
     found = validate(world["store"], **given, trainer=trainer)
     runs = 1 + 3 * 3 + 3 * 3 * 5 + 30
     assert found.result.runs == runs
