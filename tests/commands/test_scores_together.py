@@ -40,7 +40,7 @@ def test_a_list_of_several_and_an_object_of_one(cli: Cli, tmp_path: Path) -> Non
         (["--method", "mean=a", "--name", "b"], "Leave --name out"),
         (["--method", "mean=a", "--method", "cosine=a"], "the name a is given twice"),
         (["--method", "mean"], "--name is missing"),
-        (["--method", "median=a"], "'median=a' is not one of votes, mean"),
+        (["--method", "median=a"], "'median' is not one of 'votes', 'mean'"),
         (["--method", "mean=a/b", "--method", "cosine=c"], "'a/b'"),
     ],
 )

@@ -201,42 +201,13 @@ def scores(
         only, selection = selected_rows(stored, rows, dataset=dataset)
         parents[selection.name] = spec["rows"] = selection.fingerprint
     request = Request(
-        stored=stored,
-        dataset=dataset,
-        only=only,
-        method="",
-        domains=domains,
-        group_by=group_by,
-        features=features,
-        centre=centre,
-        k=k,
-        subspace=SUBSPACE if subspace is None else subspace,
-        whiten=whiten,
-        residual=residual,
-        seed=seed,
-        match_length=match_length,
-        tokens_of=tokens_of,
-        known=None,
-        progress=progress,
-    )
+        stored=stored, dataset=dataset, only=only, method="", domains=domains, group_by=group_by, features=features,
+        centre=centre, k=k, subspace=SUBSPACE if subspace is None else subspace, whiten=whiten, residual=residual,
+        seed=seed, match_length=match_length, tokens_of=tokens_of, known=None, progress=progress,
+    )  # fmt: skip
     requests = {name: _request_of(request, name, method) for name, method in methods.items()}
     plans = _plans(request, requests)
-    artefacts = {}
-    # Those that are there first: one that another spec has the name of is refused before anything is made.
-    for name in sorted(names, key=lambda each: requests[each].known is None):
-        plan, method = plans[name], methods[name]
-        if "groups" in plan.spec:
-            plan.spec["groups"]["across"] = across
-        by_model = isinstance(SCORES.get(method), ModelScore)
-        if by_model:
-            plan.spec |= exact.exact_spec(_pool_features(requests[name]), requests[name].known, dtype=dtype)
-        whole = spec | {"method": method} | SCORES.spec(method) | plan.spec
-        artefact = create_score(stored, name, whole, parents | plan.parents, dataset, by_model=by_model)
-        refuse_without_room(artefact, artefact.pending(), instead="")
-        artefacts[name] = artefact
-        if artefact.complete:
-            progress.note(f"{artefact.name} is finished already")
-            plan.skip()
+    artefacts = _create_all(requests, plans, spec, parents, across=across, dtype=dtype)
     for name, method in methods.items():
         artefact, entry = artefacts[name], SCORES.get(method)
         if artefact.complete:
@@ -244,18 +215,10 @@ def scores(
         if isinstance(entry, ModelScore):
             with SCORES.blaming(method):
                 exact.fill_exact(
-                    stored,
-                    artefact,
-                    entry,
-                    features=_pool_features(requests[name]),
-                    pool=dataset,
-                    domain=stored.get(f"datasets/{domains[0]}"),
-                    only=only,
-                    device=device,
-                    batch_tokens=batch_tokens,
-                    on_error=on_error,
-                    progress=progress,
-                )
+                    stored, artefact, entry, features=_pool_features(requests[name]), pool=dataset,
+                    domain=stored.get(f"datasets/{domains[0]}"), only=only, device=device, batch_tokens=batch_tokens,
+                    on_error=on_error, progress=progress,
+                )  # fmt: skip
         else:
             begin(artefact, environment(*entry.packages, *SCORES.packages(method)), progress)
             with SCORES.blaming(method):
@@ -266,6 +229,30 @@ def scores(
         replace(result_of(artefacts[name], methods[name]), skipped=_left_out(artefacts[name], plans[name]) + unusable)
         for name in names
     ]
+
+
+def _create_all(
+    requests: Mapping[str, Request], plans: Mapping[str, ScorePlan], spec: dict[str, Any], parents: dict[str, str], *,
+    across: Across, dtype: Dtype,
+) -> dict[str, store.Artefact]:  # fmt: skip
+    """The scores in the store by name, new or known. Plans of those that are finished are skipped."""
+    artefacts = {}
+    # Those that are there first: one that another spec has the name of is refused before anything is made.
+    for name in sorted(requests, key=lambda each: requests[each].known is None):
+        plan, request = plans[name], requests[name]
+        if "groups" in plan.spec:
+            plan.spec["groups"]["across"] = across
+        by_model = isinstance(SCORES.get(request.method), ModelScore)
+        if by_model:
+            plan.spec |= exact.exact_spec(_pool_features(request), request.known, dtype=dtype)
+        whole = spec | {"method": request.method} | SCORES.spec(request.method) | plan.spec
+        artefact = create_score(request.stored, name, whole, parents | plan.parents, request.dataset, by_model=by_model)
+        refuse_without_room(artefact, artefact.pending(), instead="")
+        artefacts[name] = artefact
+        if artefact.complete:
+            request.progress.note(f"{artefact.name} is finished already")
+            plan.skip()
+    return artefacts
 
 
 def _request_of(request: Request, name: str, method: str) -> Request:
