@@ -139,30 +139,13 @@ def score(
 
 
 def scores(
-    store_path: str | Path,
-    *,
-    pool: str,
-    methods: Mapping[str, str],
-    domain: str | Sequence[str] | None = None,
-    group_by: GroupBy | None = None,
-    across: Across = Across.MAX,
-    feature: str | Sequence[str] | None = None,
-    rows: str | None = None,
-    centre: bool = False,
-    k: int | None = None,
-    subspace: float | None = None,
-    whiten: float | None = None,
-    residual: bool = False,
-    seed: int = 0,
-    match_length: str | None = None,
-    tokens_of: str | None = None,
-    dtype: Dtype = Dtype.AUTO,
-    device: str = "auto",
-    batch_tokens: int | None = None,
-    on_error: OnError = OnError.FAIL,
-    data: Sequence[str] = (),
-    progress: Progress | None = None,
-) -> list[ScoreResult]:
+    store_path: str | Path, *, pool: str, methods: Mapping[str, str], domain: str | Sequence[str] | None = None,
+    group_by: GroupBy | None = None, across: Across = Across.MAX, feature: str | Sequence[str] | None = None,
+    rows: str | None = None, centre: bool = False, k: int | None = None, subspace: float | None = None,
+    whiten: float | None = None, residual: bool = False, seed: int = 0, match_length: str | None = None,
+    tokens_of: str | None = None, dtype: Dtype = Dtype.AUTO, device: str = "auto", batch_tokens: int | None = None,
+    on_error: OnError = OnError.FAIL, data: Sequence[str] = (), progress: Progress | None = None,
+) -> list[ScoreResult]:  # fmt: skip
     """Write several scores of one pool: `methods` is name -> method. Each is what `score` alone would write.
 
     Methods of `SHARE_A_PASS` read the pool's features once together; others are computed one after the other. An option
@@ -172,20 +155,10 @@ def scores(
     domains = [domain] if isinstance(domain, str) else list(domain or ())
     features = [feature] if isinstance(feature, str) else list(feature or ())
     _check_options(
-        list(methods.values()),
-        centre=centre,
-        k=k,
-        subspace=subspace,
-        whiten=whiten,
-        residual=residual,
-        match_length=match_length,
-        tokens_of=tokens_of,
-        across=across,
-        group_by=group_by,
-        domains=len(domains),
-        features=len(features),
-        computes=dtype != Dtype.AUTO or device != "auto" or batch_tokens is not None,
-    )
+        list(methods.values()), centre=centre, k=k, subspace=subspace, whiten=whiten, residual=residual,
+        match_length=match_length, tokens_of=tokens_of, across=across, group_by=group_by, domains=len(domains),
+        features=len(features), computes=dtype != Dtype.AUTO or device != "auto" or batch_tokens is not None,
+    )  # fmt: skip
     check_seed("--seed", seed)
     names = [store.check_name(name, "--name") for name in methods]
     files = [name for name, _ in map(split_name, (pool, *domains)) if name is not None]
@@ -207,22 +180,14 @@ def scores(
     )  # fmt: skip
     requests = {name: _request_of(request, name, method) for name, method in methods.items()}
     plans = _plans(request, requests)
-    artefacts = _create_all(requests, plans, spec, parents, across=across, dtype=dtype)
-    for name, method in methods.items():
-        artefact, entry = artefacts[name], SCORES.get(method)
-        if artefact.complete:
-            continue
-        if isinstance(entry, ModelScore):
-            with SCORES.blaming(method):
-                exact.fill_exact(
-                    stored, artefact, entry, features=_pool_features(requests[name]), pool=dataset,
-                    domain=stored.get(f"datasets/{domains[0]}"), only=only, device=device, batch_tokens=batch_tokens,
-                    on_error=on_error, progress=progress,
-                )  # fmt: skip
-        else:
-            begin(artefact, environment(*entry.packages, *SCORES.packages(method)), progress)
-            with SCORES.blaming(method):
-                _fill(stored, artefact, dataset, plans[name], across=across, on_error=on_error, progress=progress)
+    created = _create_all(requests, plans, spec, parents, across=across, dtype=dtype)
+    artefacts = {name: created[name] for name in names}
+    for name, artefact in artefacts.items():
+        if not artefact.complete:
+            _compute(
+                artefact, plans[name], requests[name], across=across, device=device, batch_tokens=batch_tokens,
+                on_error=on_error,
+            )  # fmt: skip
     progress.stop()
     unusable = sum(_unusable(stored.get(f"datasets/{each}")) for each in files)
     return [
@@ -253,6 +218,25 @@ def _create_all(
             request.progress.note(f"{artefact.name} is finished already")
             plan.skip()
     return artefacts
+
+
+def _compute(
+    artefact: store.Artefact, plan: ScorePlan, request: Request, *, across: Across, device: str,
+    batch_tokens: int | None, on_error: OnError,
+) -> None:  # fmt: skip
+    """Compute one score and write it."""
+    entry, stored, dataset = SCORES.get(request.method), request.stored, request.dataset
+    if isinstance(entry, ModelScore):
+        with SCORES.blaming(request.method):
+            exact.fill_exact(
+                stored, artefact, entry, features=_pool_features(request), pool=dataset,
+                domain=stored.get(f"datasets/{request.domains[0]}"), only=request.only, device=device,
+                batch_tokens=batch_tokens, on_error=on_error, progress=request.progress,
+            )  # fmt: skip
+        return
+    begin(artefact, environment(*entry.packages, *SCORES.packages(request.method)), request.progress)
+    with SCORES.blaming(request.method):
+        _fill(stored, artefact, dataset, plan, across=across, on_error=on_error, progress=request.progress)
 
 
 def _request_of(request: Request, name: str, method: str) -> Request:
