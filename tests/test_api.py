@@ -16,7 +16,6 @@ import typer
 
 from ntkcli import api
 from ntkcli.app import app, run
-from ntkcli.commands.merge import MergedDtype
 from ntkcli.engine.gradients.registry import PROBES
 from ntkcli.errors import UsageError
 from ntkcli.selection.registry import SELECTORS
@@ -83,7 +82,6 @@ def test_names_are_those_of_the_tables() -> None:
         assert set(get_args(get_args(names)[0])) == set(door.builtin)
     assert set(get_args(api.ArmName)) == set(ARMS)
     assert set(get_args(api.CheckName)) == set(CHECKS)
-    assert set(get_args(api.MergedDtype)) == set(MergedDtype)
 
 
 @pytest.mark.parametrize(

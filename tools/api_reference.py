@@ -100,7 +100,7 @@ def _row(name: str, kind: type[StrEnum]) -> str:
 
 def _names() -> str:
     rows = []
-    for name in ("ScoreName", "SelectorName", "ProbeName", "ArmName", "CheckName", "MergedDtype"):
+    for name in ("ScoreName", "SelectorName", "ProbeName", "ArmName", "CheckName"):
         literal = next(
             (e for e in getattr(getattr(api, name), "__args__", ()) if hasattr(e, "__args__")), getattr(api, name)
         )

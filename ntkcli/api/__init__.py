@@ -28,7 +28,7 @@ from ntkcli.api.results import (
     Trained,
     Validated,
 )
-from ntkcli.api.training import MergedDtype, evaluate, find_learning_rate, finetune, merge
+from ntkcli.api.training import evaluate, find_learning_rate, finetune, merge
 from ntkcli.choices import (
     Across,
     Design,
@@ -74,7 +74,6 @@ __all__ = [
     "Leaks",
     "LossPer",
     "Merged",
-    "MergedDtype",
     "Normalise",
     "NtkselError",
     "OnError",

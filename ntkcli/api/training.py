@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 from ntkcli.api.opening import StorePath, path_of
 from ntkcli.api.results import Evaluated, Merged, RatesFound, Trained
 from ntkcli.choices import Dtype, LossPer, Normalise, OnError, Schedule, Scorer, TextAs, Thinking
 from ntkcli.options import is_on
 from ntkcli.progress import Progress
-
-MergedDtype: TypeAlias = Literal["auto", "bfloat16", "float16", "float32"]
-"""A number format of a merged model, as `merge --dtype` names it; auto is that of the base model's files."""
 
 
 def finetune(
@@ -110,7 +106,7 @@ def evaluate(
 
 
 def merge(
-    store: StorePath, *, run: str, out: str | Path, dtype: MergedDtype = "auto", gguf: str | Path | None = None,
+    store: StorePath, *, run: str, out: str | Path, dtype: Dtype = Dtype.AUTO, gguf: str | Path | None = None,
     model: str | None = None, trust_remote_code: bool = False, force: bool = False, progress: Progress | None = None,
 ) -> Merged:  # fmt: skip
     """Merge a run's adapter into its base model, for transformers, vLLM and llama.cpp. Like `ntksel merge`.

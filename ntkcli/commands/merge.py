@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ntkcli import options as o
+from ntkcli.choices import Dtype
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode
 from ntkcli.help_panels import Command, examples
@@ -18,15 +18,6 @@ EXAMPLES = (
     "ntksel merge med --run mixed --out ./llama-med",
     "ntksel merge med --run mixed --out ./llama-med --dtype bfloat16 --gguf llama-med.gguf",
 )
-
-
-class MergedDtype(StrEnum):
-    """Number formats of a merged model."""
-
-    AUTO = "auto"
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
-    FLOAT32 = "float32"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -39,9 +30,9 @@ def merge(
     run: Annotated[str, typer.Option(help="Run of the store whose adapter is merged.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder to write the model to.", metavar="DIR", show_default=False)],
     dtype: Annotated[
-        MergedDtype,
+        Dtype,
         typer.Option(help="Number format of the merged weights; auto: that of the base model's files."),
-    ] = MergedDtype.AUTO,
+    ] = Dtype.AUTO,
     gguf: Annotated[
         Path | None,
         typer.Option(
@@ -71,7 +62,7 @@ def merge(
     given: dict[str, Any] = {
         "run": run,
         "out": out,
-        "dtype": dtype.value,
+        "dtype": dtype,
         "gguf": gguf,
         "model": model,
         "trust_remote_code": trust_remote_code,

@@ -109,7 +109,7 @@ def test_exact_without_any_finite_domain_row(cli: Cli, tmp_path: Path, poisoned:
     scored = ("score", tmp_path / "s", "--pool", "p", "--domain", "d", "--method", "exact", "--name", "x")
     ran = cli(*scored, "--on-error", "skip")
     assert ran.code == 1
-    assert "features/d/ntk has no row with features in the group 'd'" in short(ran, tmp_path)
+    assert "No row of datasets/d has a gradient to compare with: 3 are not finite." in short(ran, tmp_path)
 
 
 def test_scores_of_features_that_float32_cannot_hold(cli: Cli, tmp_path: Path) -> None:
