@@ -21,7 +21,7 @@ from ntkcli.statistics.kernels import Rows, forms, pearson_interval, pool_scores
 from ntkcli.statistics.resampling import Floats, interval, item_counts
 from ntkcli.steps.diagnosis.findings import Check, Cost, Finding, Points
 from ntkcli.steps.diagnosis.request import Request
-from ntkcli.steps.diagnosis.sample import Setup, Side, cost_of, draw_side, last_layers, set_up
+from ntkcli.steps.diagnosis.sample import Setup, Side, cost_of, draw_sides, last_layers
 from ntkcli.steps.diagnosis.vectors import VERSION, feature_settings, feature_spec, model_use, name_for
 from ntkcli.steps.shared.cost import hidden_size
 from ntkcli.steps.shared.environment import begin, model_environment
@@ -61,7 +61,7 @@ def kernel(request: Request, *, progress: Progress) -> Finding:
     Raises:
         UsageError: the model's logits are not linear in its hidden states. NtkselError: a value is not finite.
     """
-    setup, sides = _sides(request.stored(), request)
+    setup, sides = draw_sides(request.stored(), request, rows=ROWS, domain_rows=DOMAIN_ROWS, max_length=MAX_LENGTH)
     artefact = _artefact(open_store(request.store_path, create=True), request, setup, sides, progress)
     found = _kernels(artefact, sum(len(side.rows) for side in sides))
     domain = np.arange(len(sides[0].rows))
@@ -83,7 +83,7 @@ def kernel(request: Request, *, progress: Progress) -> Finding:
 
 def kernel_cost(request: Request) -> Cost:
     """What it would take."""
-    setup, sides = _sides(request.stored(), request)
+    setup, sides = draw_sides(request.stored(), request, rows=ROWS, domain_rows=DOMAIN_ROWS, max_length=MAX_LENGTH)
     return _cost(request, setup, sides)
 
 
@@ -95,16 +95,6 @@ def _cost(request: Request, setup: Setup, sides: tuple[Side, ...]) -> Cost:
 def _n_probes(setup: Setup) -> int:
     """Columns of the head, the sum, the draws, the loss."""
     return hidden_size(setup.model) + 1 + len(DRAWN) * DRAWS + 1
-
-
-def _sides(stored: store.Store | None, request: Request) -> tuple[Setup, tuple[Side, Side]]:
-    setup = set_up(request, model=str(request.model), max_length=MAX_LENGTH)
-    counts = {"--domain": request.domain_rows or DOMAIN_ROWS, "--pool": request.rows or ROWS}
-    domain, pool = (
-        draw_side(stored, request, option=option, reference=str(reference), count=counts[option], encoder=setup.encoder)
-        for option, reference in (("--domain", request.domain), ("--pool", request.pool))
-    )
-    return setup, (domain, pool)
 
 
 def _artefact(

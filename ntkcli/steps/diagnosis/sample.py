@@ -148,3 +148,18 @@ def cost_of(
     backward *= passes * _share_below(setup, layers)
     seconds = tokens * parameters * (forward + backward) / operations_per_second(device)
     return Cost(name, times * sum(len(side.rows) for side in sides), tokens, passes, seconds)
+
+
+def draw_sides(
+    stored: store.Store | None, request: Request, *, rows: int, domain_rows: int, max_length: int
+) -> tuple[Setup, tuple[Side, Side]]:
+    """The model's setup; and rows drawn from the domain and the pool, as many as asked for or else by default."""
+    setup = set_up(request, model=str(request.model), max_length=max_length)
+    domain = draw_side(
+        stored, request, option="--domain", reference=str(request.domain), count=request.domain_rows or domain_rows,
+        encoder=setup.encoder,
+    )  # fmt: skip
+    pool = draw_side(
+        stored, request, option="--pool", reference=str(request.pool), count=request.rows or rows, encoder=setup.encoder
+    )
+    return setup, (domain, pool)

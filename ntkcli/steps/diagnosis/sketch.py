@@ -7,7 +7,6 @@ from typing import Final
 
 import numpy as np
 
-import store
 from ntkcli.choices import Kind
 from ntkcli.errors import NtkselError
 from ntkcli.progress import Progress
@@ -15,7 +14,7 @@ from ntkcli.statistics.correlation import resampled_spearmans, spearman
 from ntkcli.statistics.resampling import Floats, interval, item_counts
 from ntkcli.steps.diagnosis.findings import Check, Cost, Finding, Line, Lines
 from ntkcli.steps.diagnosis.request import Request
-from ntkcli.steps.diagnosis.sample import Setup, Side, cost_of, draw_side, last_layers, set_up
+from ntkcli.steps.diagnosis.sample import Setup, Side, cost_of, draw_sides, last_layers
 from ntkcli.steps.diagnosis.vectors import feature_settings, model_use
 from ntkcli.steps.shared.model_settings import note_conversion
 
@@ -28,7 +27,7 @@ GOOD: Final = 0.95
 
 def sketch(request: Request, *, progress: Progress) -> Finding:
     """Compare sketches of each size, three seeds each, with exact kernel values. A pass over some dozen rows."""
-    setup, sides = _sides(request.stored(), request)
+    setup, sides = draw_sides(request.stored(), request, rows=ROWS, domain_rows=DOMAIN_ROWS, max_length=MAX_LENGTH)
     progress.note(str(_cost(request, setup, sides)))
     exact, sketched = _kernels(request, setup, sides, progress)
     checks = [_check(p, exact, sketched[p]) for p in request.dims]
@@ -65,25 +64,13 @@ def sketch(request: Request, *, progress: Progress) -> Finding:
 
 def sketch_cost(request: Request) -> Cost:
     """What it would take."""
-    setup, sides = _sides(request.stored(), request)
+    setup, sides = draw_sides(request.stored(), request, rows=ROWS, domain_rows=DOMAIN_ROWS, max_length=MAX_LENGTH)
     return _cost(request, setup, sides)
 
 
 def _cost(request: Request, setup: Setup, sides: tuple[Side, ...]) -> Cost:
     layers = request.layers or last_layers(setup)
     return cost_of("sketch", setup, sides, device=request.device, passes=1, layers=layers)
-
-
-def _sides(stored: store.Store | None, request: Request) -> tuple[Setup, tuple[Side, Side]]:
-    setup = set_up(request, model=str(request.model), max_length=MAX_LENGTH)
-    domain = draw_side(
-        stored, request, option="--domain", reference=str(request.domain), count=request.domain_rows or DOMAIN_ROWS,
-        encoder=setup.encoder,
-    )  # fmt: skip
-    pool = draw_side(
-        stored, request, option="--pool", reference=str(request.pool), count=request.rows or ROWS, encoder=setup.encoder
-    )
-    return setup, (domain, pool)
 
 
 def _kernels(

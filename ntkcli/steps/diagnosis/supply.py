@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-import store
 from ntkcli.choices import Kind
 from ntkcli.errors import DataError, UsageError
 from ntkcli.progress import Progress
@@ -16,7 +15,7 @@ from ntkcli.statistics.supply import FEWEST_DOMAIN, Supply, nearness, own_nearne
 from ntkcli.statistics.supply import supply as estimate
 from ntkcli.steps.diagnosis.findings import Check, Cost, Distributions, Finding
 from ntkcli.steps.diagnosis.request import Request
-from ntkcli.steps.diagnosis.sample import Setup, Side, cost_of, draw_side, drawn, set_up
+from ntkcli.steps.diagnosis.sample import cost_of, draw_sides, drawn
 from ntkcli.steps.diagnosis.vectors import feature_settings, vectors
 from ntkcli.steps.scores.inputs import features_of
 from ntkcli.steps.shared.stores import open_store
@@ -78,7 +77,7 @@ def supply_cost(request: Request) -> Cost:
     """What it would take."""
     if request.feature:
         return Cost("supply", 0, 0, 0, 0.0)
-    setup, sides = _sides(request.stored(), request)
+    setup, sides = draw_sides(request.stored(), request, rows=ROWS, domain_rows=DOMAIN_ROWS, max_length=MAX_LENGTH)
     return cost_of("supply", setup, sides, device=request.device, passes=0)
 
 
@@ -122,21 +121,9 @@ def _verdict(enough: str, n: int, found: Supply) -> str:
     return f"Whether {n:,} near rows are there is open: give more --rows or --domain-rows, or a smaller -n."
 
 
-def _sides(stored: store.Store | None, request: Request) -> tuple[Setup, tuple[Side, Side]]:
-    setup = set_up(request, model=str(request.model), max_length=MAX_LENGTH)
-    domain = draw_side(
-        stored, request, option="--domain", reference=str(request.domain), count=request.domain_rows or DOMAIN_ROWS,
-        encoder=setup.encoder,
-    )  # fmt: skip
-    pool = draw_side(
-        stored, request, option="--pool", reference=str(request.pool), count=request.rows or ROWS, encoder=setup.encoder
-    )
-    return setup, (domain, pool)
-
-
 def _computed(request: Request, progress: Progress) -> _Features:
     """Embeddings of rows drawn now."""
-    setup, sides = _sides(request.stored(), request)
+    setup, sides = draw_sides(request.stored(), request, rows=ROWS, domain_rows=DOMAIN_ROWS, max_length=MAX_LENGTH)
     domain, pool = sides
     settings = feature_settings(request, kind=Kind.EMBED)
     stored = open_store(request.store_path, create=True)
