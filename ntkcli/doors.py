@@ -156,7 +156,7 @@ def refuse_missing(spec: Mapping[str, Any], what: str) -> None:
 
 
 @lru_cache(maxsize=64)
-def _installed(group: str, path: tuple[str, ...]) -> tuple[tuple[Origin, EntryPoint], ...]:  # noqa: ARG001
+def _installed(group: str, path: tuple[str, ...]) -> tuple[tuple[Origin, EntryPoint], ...]:  # noqa: ARG001  # path: the cache's key
     """The entry points of a group, sorted, with their packages. Looked up once for each `sys.path`."""
     from importlib.metadata import entry_points  # email and zipfile with it, which a start need not wait for
 

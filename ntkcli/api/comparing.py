@@ -87,7 +87,7 @@ def validate(
 def diagnose(
     store: StorePath, *, check: CheckName, score: Sequence[str] | None = None, tokens_of: str | None = None,
     pool: str | None = None, domain: str | None = None, model: str | None = None, adapter: str | None = None,
-    feature: str | None = None, run: Sequence[str] | None = None, eval: str | None = None,  # noqa: A002
+    feature: str | None = None, run: Sequence[str] | None = None, eval: str | None = None,  # noqa: A002  # as the option
     rows: int | None = None, domain_rows: int | None = None, n: int | None = None, near: float | None = None,
     seed: int | None = None, probe: ProbeName | None = None, layers: str | None = None, dim: int | None = None,
     dims: Sequence[int] | None = None, max_length: int | None = None, columns: Mapping[str, str] | None = None,

@@ -39,7 +39,7 @@ class Probe:
     seeded: bool = True
 
 
-def _sum(size: int, *, seed: int, number: int) -> NDArray[np.float32]:  # noqa: ARG001
+def _sum(size: int, *, seed: int, number: int) -> NDArray[np.float32]:  # noqa: ARG001  # as all probes
     import numpy as np
 
     return np.ones(size, dtype=np.float32)
