@@ -35,6 +35,7 @@ from ntkcli.steps.shared.token_counts import (
     count_tokens,
     counts_of,
     find_counts,
+    kept_tokens,
     refuse_long_rows,
     settle_problems,
 )
@@ -166,7 +167,8 @@ class _Work:
         if pending:
             begin(artefact, now, progress)
         status, on_error = self.dataset.read("status"), self.request.reading.on_error
-        loop = FeatureLoop(artefact, self.file, self.chosen, status, encoder, extractor, on_error, progress, vectors)
+        kept = kept_tokens(self.stored, self.dataset, self.identity, encoder)
+        loop = FeatureLoop(artefact, self.file, self.chosen, status, kept, extractor, on_error, progress, vectors)
         planned = extractor.budget.tokens
         computed, tokens = loop.run(pending)
         if extractor.budget.tokens < planned:

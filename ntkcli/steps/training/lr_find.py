@@ -22,6 +22,7 @@ from ntkcli.steps.shared.disk_room import refuse_without_room
 from ntkcli.steps.shared.environment import begin, model_environment
 from ntkcli.steps.shared.model_settings import note_conversion
 from ntkcli.steps.shared.stores import require_spec
+from ntkcli.steps.shared.token_counts import kept_tokens
 from ntkcli.steps.training.lr_request import HELD_OUT, HELD_OUT_ROWS, RATES, TRIAL_STEPS, Sweep, prepare
 from ntkcli.steps.training.lr_result import LrFindResult, result_of
 from ntkcli.steps.training.one_base import OneBase, last_loss
@@ -150,6 +151,7 @@ def _encode(sweep: Sweep, progress: Progress) -> tuple[Encoder, TrainingData]:
         on_error=sweep.asked.reading.on_error,
         hold_out_of=0,
         pack=sweep.settings.pack,
+        tokens_of=lambda rows: kept_tokens(sweep.stored, rows.dataset, sweep.identity, encoder),
     )
     longest = max(range(len(data.rows)), key=lambda i: len(data.rows[i]))
     refuse_too_long(sweep.identity, len(data.rows[longest]), data.names[longest])

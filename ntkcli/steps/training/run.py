@@ -24,6 +24,7 @@ from ntkcli.notes import note
 from ntkcli.progress import Progress
 from ntkcli.steps.shared import seal
 from ntkcli.steps.shared.environment import begin, model_environment
+from ntkcli.steps.shared.token_counts import kept_tokens
 from ntkcli.steps.training.log import Course, arrays
 from ntkcli.steps.training.model_card import CardSet, model_card
 from ntkcli.steps.training.request import TrainingRequest
@@ -110,6 +111,7 @@ class TrainingRun:
             first_stage=self.first_stage,
             pack=asked.settings.pack,
             hold_out_of=self.spec.get("hold_out_of"),
+            tokens_of=lambda rows: kept_tokens(self.stored, rows.dataset, self.model, encoder),
         )
         longest = max(range(len(data.rows)), key=lambda i: len(data.rows[i]))
         refuse_too_long(self.model, len(data.rows[longest]), data.names[longest])

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 import store
 from ntkcli.data import Encoded, Encoder, Row
 from ntkcli.progress import Progress, Silent
-from ntkcli.steps.evaluation.scorers import refuse_long_items, refuse_unusable
+from ntkcli.steps.evaluation.item_tokens import ItemTokens, refuse_long_items, refuse_unusable
 from ntkcli.steps.shared.disk_room import refuse_without_room
+from ntkcli.steps.shared.kept_tokens import KeptTokens
 from ntkcli.steps.shared.model_settings import note_conversion
 from ntkcli.steps.shared.non_finite import name_of
-from ntkcli.steps.shared.token_counts import count_tokens, counts_of
+from ntkcli.steps.shared.token_counts import count_tokens, counts_of, kept_tokens
 from ntkcli.steps.training.rows import content_of, held_out
 from ntkcli.steps.validation import inputs
 from ntkcli.steps.validation.bench import Bench, Judge, Keep, Measured, Trainer
@@ -73,13 +74,14 @@ def validate(
         return summarise(measures_of(known, request))
     runs, needed = _plan(request, progress)
     encoder = _encoder(request)
-    refuse_unusable(request.items, encoder)
-    refuse_long_items(request.items, encoder, request.identity, 0)
+    items = ItemTokens(request.items, encoder)
+    refuse_unusable(items)
+    refuse_long_items(items, request.identity, 0)
     inputs.refuse_overlap(request.items, list(needed.values()), what=request.scored.dataset.name)
-    domain = inputs.encode_all(request.domain_rows, encoder, what="--domain")
-    by_row = dict(
-        zip(needed, inputs.encode_all(list(needed.values()), encoder, what=request.scored.dataset.name), strict=True)
-    )
+    pool = request.scored.dataset
+    domain = inputs.encode_all(request.domain_rows, KeptTokens(None, encoder), what="--domain")
+    tokens = kept_tokens(request.stored, pool, request.identity, encoder)
+    by_row = dict(zip(needed, inputs.encode_all(list(needed.values()), tokens, what=pool.name), strict=True))
     _refuse_long(request, [*domain, *by_row.values()])
     note_conversion(request.identity, progress)
     make = trainer or _Loading(gradient_checkpointing, encoder, progress)
