@@ -11,10 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkcli.data.encoding import Encoded
-from ntkcli.engine.features.extract import GradientSettings, adapted_layers, default_batch_tokens, make_probes
+from ntkcli.engine.features.extract import (
+    GradientSettings,
+    adapted_layers,
+    gradient_footprint,
+    make_probes,
+    token_budget,
+)
 from ntkcli.engine.gradients.projections import AgainstMean
 from ntkcli.engine.gradients.row_gradients import GradientEngine
-from ntkcli.engine.memory import TokenBudget, run_batches
+from ntkcli.engine.memory import run_batches
 from ntkcli.engine.models.loading import LoadedModel
 from ntkcli.engine.rope import length_classes
 from ntkcli.identity import AdapterIdentity, ModelIdentity
@@ -39,7 +45,7 @@ class ExactScorer:
         self._probes = make_probes(loaded, settings)
         self._engine = GradientEngine(loaded, layers, projection=self._mean, probes=self._probes)
         self._positions = "targets" if settings.kind == "loss" else settings.positions
-        self.budget = TokenBudget(batch_tokens or default_batch_tokens(loaded, backward=True))
+        self.budget = token_budget(loaded, gradient_footprint(loaded, layers, self._mean.dim), batch_tokens)
         self._classes = length_classes(loaded.model.config)
         self._learned = 0
 

@@ -16,11 +16,12 @@ FORWARD_OPERATIONS = 2.0
 
 def estimate_evaluation(plan: Plan) -> Estimate:
     """The bill of the items that are not done yet, over all runs; generated answers count at their longest."""
+    from ntkcli.engine.models.footprint import planned_tokens
     from ntkcli.engine.models.loading import load_tokenizer
     from ntkcli.engine.models.speed import operations_per_second
 
-    items = plan.items
-    item_tokens = ItemTokens(items, plan.asked.use.encoder(load_tokenizer(plan.identity)))
+    items, use = plan.items, plan.asked.use
+    item_tokens = ItemTokens(items, use.encoder(load_tokenizer(plan.identity)))
     some = np.unique(np.linspace(0, len(items.rows) - 1, min(SAMPLE_ROWS, len(items.rows))).astype(np.int64))
     lengths, unusable, truncated = [], 0, 0
     for index in some.tolist():
@@ -47,7 +48,11 @@ def estimate_evaluation(plan: Plan) -> Estimate:
         truncated=truncated,
         disk_bytes=rows * 8 * (items.n_choices + 3),
         weight_bytes=weight_bytes,
-        seconds=tokens * parameters * FORWARD_OPERATIONS / operations_per_second(plan.asked.use.device),
+        batch_tokens=use.batch_tokens
+        or planned_tokens(
+            plan.identity, backward=False, dtype=str(plan.spec["dtype"]), device=use.device, weights=parameters
+        ),
+        seconds=tokens * parameters * FORWARD_OPERATIONS / operations_per_second(use.device),
     )
 
 

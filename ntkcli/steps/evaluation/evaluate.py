@@ -22,6 +22,7 @@ from ntkcli.steps.shared.environment import begin, model_environment
 from ntkcli.steps.shared.model_settings import note_conversion
 from ntkcli.steps.shared.non_finite import settle_non_finite
 from ntkcli.steps.shared.outputs import Inputs
+from ntkcli.steps.shared.release import frees_memory
 from ntkcli.steps.shared.stores import is_store, open_store
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def evaluate(
     return evaluate_runs(store_path, asked, progress)
 
 
+@frees_memory
 def evaluate_runs(store_path: str | Path, asked: EvaluationSettings, progress: Progress) -> EvaluateResult:
     """The runs on tasks of our own, as the settings ask for them."""
     from ntkcli.steps.evaluation.export import check_export, write_export

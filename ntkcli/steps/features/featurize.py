@@ -26,6 +26,7 @@ from ntkcli.steps.shared.datasets import register_data
 from ntkcli.steps.shared.disk_room import refuse_without_room
 from ntkcli.steps.shared.environment import begin, model_environment
 from ntkcli.steps.shared.model_settings import note_conversion, run_parent
+from ntkcli.steps.shared.release import frees_memory
 from ntkcli.steps.shared.row_sets import rows_in_order, selected_rows
 from ntkcli.steps.shared.settings import ModelUse
 from ntkcli.steps.shared.stores import open_store, require_spec
@@ -89,6 +90,7 @@ def featurize(
     return make_features(store_path, FeatureRequest.of(**given), progress or Silent())
 
 
+@frees_memory
 def make_features(store_path: str | Path, request: FeatureRequest, progress: Progress) -> FeaturizeResult:
     """Compute the features that the request asks for, or find them finished."""
     request.check()

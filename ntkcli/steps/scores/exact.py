@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import store
-from ntkcli.choices import OnError
+from ntkcli.choices import Dtype, OnError
 from ntkcli.data import BadRow, Encoded, Row
 from ntkcli.errors import NtkselError, UsageError
 from ntkcli.progress import Progress
@@ -23,11 +23,13 @@ from ntkcli.steps.shared.datasets import data_file
 from ntkcli.steps.shared.environment import begin, model_environment
 from ntkcli.steps.shared.kept_tokens import KeptTokens
 from ntkcli.steps.shared.non_finite import name_of, settle_non_finite
+from ntkcli.steps.shared.release import frees_memory
 from ntkcli.steps.shared.row_sets import rows_in_order
 from ntkcli.steps.shared.token_counts import kept_tokens
 
-VERSION = 1
-"""Of this score, in its spec: goes up when the same features' settings would give other scores."""
+VERSION, FLOAT16_VERSION = 1, 2
+"""Of this score, in its spec: goes up when the same features' settings would give other scores. In float16 it went up
+alone: gradients began so small that they lost digits."""
 TOO_LONG = "Give --dtype bfloat16 or --device cpu, or score by features that were made with a shorter --max-length."
 """What helps where a row does not fit in memory: how long rows may be stands in the features' spec."""
 PART_ROWS = 256
@@ -37,7 +39,8 @@ PART_ROWS = 256
 def exact_spec(features: store.Artefact, known: store.Artefact | None, *, dtype: str) -> dict[str, Any]:
     """What only this score's spec has. `dtype` auto: as the score was begun, else as the features were computed."""
     begun = features.spec["dtype"] if known is None else known.spec.get("dtype", features.spec["dtype"])
-    return {"exact": VERSION, "dtype": begun if dtype == "auto" else dtype}
+    settled = begun if dtype == Dtype.AUTO else dtype
+    return {"exact": FLOAT16_VERSION if settled == Dtype.FLOAT16 else VERSION, "dtype": settled}
 
 
 def skipped_rows(score: store.Artefact) -> int:
@@ -46,6 +49,7 @@ def skipped_rows(score: store.Artefact) -> int:
     return of_pool + int(score.attrs.get("domain_left_out", 0))
 
 
+@frees_memory
 def fill_exact(
     stored: store.Store,
     score: store.Artefact,

@@ -19,6 +19,7 @@ from ntkcli.steps.shared.disk_room import refuse_without_room
 from ntkcli.steps.shared.kept_tokens import KeptTokens
 from ntkcli.steps.shared.model_settings import note_conversion
 from ntkcli.steps.shared.non_finite import name_of
+from ntkcli.steps.shared.release import frees_memory
 from ntkcli.steps.shared.token_counts import count_tokens, counts_of, kept_tokens
 from ntkcli.steps.training.rows import content_of, held_out
 from ntkcli.steps.validation import inputs
@@ -43,6 +44,7 @@ class MakeTrainer(Protocol):
         """The trainer of these runs."""
 
 
+@frees_memory
 def validate(
     store_path: str | Path, *, gradient_checkpointing: bool = False, keep_runs: bool = False,
     progress: Progress | None = None, trainer: MakeTrainer | None = None, **given: Any,
@@ -292,11 +294,11 @@ class _Loading:
         """The bench, with the base model."""
         from ntkcli.engine.evaluation.evaluator import Evaluator
         from ntkcli.engine.models.loading import load_model
-        from ntkcli.engine.training.train import pick_batch_tokens
 
         use = request.asked.use
         loaded = load_model(request.identity, dtype=request.spec["dtype"], device=use.device)
-        budget = use.batch_tokens or plan.get("batch_tokens") or pick_batch_tokens(loaded)
+        picked = request.settings.pick_batch_tokens(loaded, init=request.init, checkpointed=self._checkpointing)
+        budget = use.batch_tokens or plan.get("batch_tokens") or picked
         self.plan = {"batch_tokens": budget}
         options = request.settings.options(
             {**request.spec, "seed": 0},
