@@ -9,6 +9,7 @@ from ntkcli.choices import Dtype, Kind, Pooling, Positions, Projection, StoreDty
 from ntkcli.engine.gradients.registry import PROBES
 from ntkcli.errors import UsageError
 from ntkcli.identity import AdapterIdentity, ModelIdentity
+from ntkcli.kernel_presets import DEFAULT
 from ntkcli.seeds import check_seed
 from ntkcli.steps.features.adam_moments import AdamState
 from ntkcli.steps.shared.settings import ModelUse
@@ -38,7 +39,7 @@ class FeatureSettings:
     kind: Kind
     positions: Positions | None = None
     pooling: Pooling = Pooling.MEAN
-    probe: str = "sum"
+    probe: str = DEFAULT.probe
     probes: int = 1
     layers: str = "all"
     projection: Projection = Projection.SJLT
