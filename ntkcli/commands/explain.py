@@ -27,7 +27,8 @@ def explain(
     bottom: Annotated[
         bool,
         typer.Option(
-            "--bottom", help="Also show what would harm: the domain rows it is least like, the pool's lowest rows."
+            "--bottom",
+            help="Also show the other end: the domain rows that it is least like, and the pool's lowest rows.",
         ),
     ] = False,
     tokens: Annotated[

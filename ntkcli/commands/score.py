@@ -24,7 +24,7 @@ METHOD_HELP = (
     "Score of a pool row. "
     + "; ".join(f"{name}: {each.summary}" for name, each in SCORES.builtin.items())
     + ". Required, unless --combine or --compare is given. Repeatable as METHOD=NAME, with a name for each score: "
-    "methods that compare features read them once together, and an option goes to the methods that know it."
+    "methods that compare features read them once, together, and each option applies to the methods that have it."
 )
 
 
@@ -38,7 +38,7 @@ def score(
     pool: Annotated[
         str | None,
         typer.Option(
-            help="Data set to score: its name in the store, or NAME=FILE. Required, as --method is.", show_default=False
+            help="Data set to score: its name in the store, or NAME=FILE. Required with --method.", show_default=False
         ),
     ] = None,
     name: Annotated[
@@ -52,7 +52,7 @@ def score(
     domain: Annotated[
         list[str] | None,
         typer.Option(
-            help="Data set to help: its name, or NAME=FILE; repeatable, one group each.",
+            help="Data set of the domain: its name, or NAME=FILE; repeatable, one group each.",
             show_default="none, for random",
         ),
     ] = None,
@@ -105,7 +105,9 @@ def score(
     residual: Annotated[
         bool,
         typer.Option(
-            "--residual", help="mean, cosine, max, gist: times how wrong the model is on the row (featurize --losses)."
+            "--residual",
+            help="mean, cosine, max, gist: multiply each row's score by how wrong the model is on it (needs "
+            "`featurize --losses`).",
         ),
     ] = False,
     seed: Annotated[int, typer.Option(help="random, dsir: seed of the random numbers.")] = 0,
