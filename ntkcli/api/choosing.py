@@ -68,7 +68,7 @@ def score(
     """Score every row of the pool against the domain, streaming over the pool. Like `ntksel score`.
 
     Raises:
-        UsageError: an option means nothing to the method, or can't be used.
+        UsageError: an option does not apply to the method, or can't be used.
         SpecError: pool and domain were not featurized alike.
     """
     given = locals()
@@ -89,7 +89,7 @@ def scores(
     Methods that compare features read them once together. An option goes to the methods that know it.
 
     Raises:
-        UsageError: an option means nothing to any of the methods, or can't be used.
+        UsageError: an option does not apply to any of the methods, or can't be used.
         SpecError: pool and domain were not featurized alike.
     """
     from ntkcli.steps.scores.score import scores as step

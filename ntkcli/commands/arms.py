@@ -117,7 +117,7 @@ def arms(
             min=1,
             max=100,
             help="How many times each arm uses each domain row per epoch.",
-            show_default="as often as the pool's rows",
+            show_default="until domain and pool rows are about equally many",
         ),
     ] = None,
     oracle: Annotated[
@@ -133,7 +133,7 @@ def arms(
         int | None,
         typer.Option(
             min=2,
-            help="Add an arm that chooses its -n rows in this many rounds: after each round the model is trained on the "
+            help="Add an arm that chooses its -n rows in this many rounds: after each one the model is trained on the "
             "new rows, and its new features choose among what is left of the pre-selection.",
             show_default="none",
         ),

@@ -81,7 +81,7 @@ def finetune(
         ),
     ] = None,
     lr_steps: Annotated[
-        int | None, typer.Option(min=1, help="With --lr-find: how many steps a trial takes at most.", show_default="100")
+        int | None, typer.Option(min=1, help="With --lr-find: the most steps that a trial takes.", show_default="100")
     ] = None,
     schedule: t.ScheduleOption = Schedule.COSINE,
     warmup: t.Warmup = 0.03,

@@ -167,7 +167,7 @@ def score(
         if method or domain or rows or pool or name or combine:
             raise UsageError(
                 "--compare takes scores that exist and writes nothing, so --name, --pool, --domain, --rows, --method "
-                "and --combine mean nothing to it.",
+                "and --combine do not apply.",
                 "Leave them out.",
             )
         _compare(store, compare, n, output, plot=plot, force=force)
@@ -175,11 +175,11 @@ def score(
     if plot is not None:
         raise UsageError("--plot is for --compare.", "`ntksel report` draws one score.")
     if n is not None:
-        raise UsageError("-n is for --compare.", "Say how many rows to take at `ntksel select`.")
+        raise UsageError("-n is for --compare.", "Give -n to `ntksel select` to take that many rows.")
     if combine:
         if method or domain or rows or pool:
             raise UsageError(
-                "--combine takes scores that exist, so --method, --domain, --rows and --pool mean nothing to it.",
+                "--combine takes scores that exist, so --method, --domain, --rows and --pool do not apply.",
                 "Leave them out.",
             )
         from ntkcli.steps.scores.combine import combine as combine_scores

@@ -120,7 +120,7 @@ def test_length_of_every_score_and_all_without_a_model(cli: Cli, tmp_path: Path)
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (["length", "--near", "5"], "--near means nothing to diagnose length. It is for supply."),
+        (["length", "--near", "5"], "--near does not apply to diagnose length. It is for supply."),
         (["supply", "--pool", "pool"], "--domain and --model or --feature is missing"),
         (["length", "--plot", "x.gif"], "Give a name in .png or .svg."),
         (["sketch", "--dims", "0,5"], "--dims 0,5: expected whole numbers"),

@@ -123,16 +123,16 @@ def _with_end_of_text(
 
 
 def check_baseline(plan: Plan, baseline: str | None) -> None:
-    """UsageError, before anything is computed, if the baseline is none of the arms."""
+    """UsageError, before anything is computed, if the baseline is not one of the arms."""
     require_baseline(list(plan.adapters), baseline)
 
 
 def require_baseline(runs: Sequence[str], baseline: str | None) -> None:
-    """UsageError if the baseline is none of the arms that these runs make."""
+    """UsageError if the baseline is not one of the arms that these runs make."""
     arms = group_seeds(runs)
     if baseline is not None and baseline not in arms:
         raise UsageError(
-            f"--baseline {baseline} is none of the runs evaluated here.", f"Give one of: {', '.join(arms)}."
+            f"--baseline {baseline} is not one of the runs evaluated here.", f"Give one of: {', '.join(arms)}."
         )
 
 

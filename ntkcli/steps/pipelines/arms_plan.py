@@ -237,7 +237,7 @@ class Plan:
         if given is not None and given not in names and f"{given}{self.label}" in names:
             given = f"{given}{self.label}"
         if given is not None and given not in names:
-            raise UsageError(f"--baseline {given} is none of the arms.", f"Give one of: {', '.join(names)}.")
+            raise UsageError(f"--baseline {given} is not one of the arms.", f"Give one of: {', '.join(names)}.")
         usual = (self.name_of("random"), self.name_of("domain"), "base", names[0])
         return given or next(name for name in usual if name in names)
 

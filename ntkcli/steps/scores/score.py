@@ -78,7 +78,7 @@ def scores(
     `data` says where files of data sets are now (NAME=FILE), if they have moved.
 
     Raises:
-        UsageError: an option means nothing to the methods.
+        UsageError: an option does not apply to the methods.
         store.MissingArtefactError, store.IncompleteError: features are missing or not finished.
         SpecError: the sides' features were not made alike, or don't cover the rows.
         NtkselError: rows' values are not finite, with on_error "fail"; names them.
@@ -234,7 +234,7 @@ def _plan(entry: Score, request: Request) -> ScorePlan:
         with SCORES.blaming(request.method):
             return entry.plan(request)
     raise UsageError(
-        f"--method {request.method}: a {type(entry).__name__} is none of the four sorts of scores.",
+        f"--method {request.method}: a {type(entry).__name__} is not one of the four sorts of scores.",
         "Report it to the author of its package.",
     )
 

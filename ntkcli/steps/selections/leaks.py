@@ -57,7 +57,7 @@ def test_files(stored: store.Store, against: Sequence[str | Path], progress: Pro
     for path in named:
         if path == STDIN or not (_is_there(path) or names_data(path)):
             raise UsageError(f"--against {path}: no such file.", "Give a data file, or TASK:PATH.")
-        DataFile(for_evaluation(path))  # refused now if it is of no kind that can be read
+        DataFile(for_evaluation(path))  # refused now if it is not of a type that can be read
     if named:
         return TestFiles(tuple(map(for_evaluation, named)), given=True)
     evals = stored.artefacts(store.Kind.EVAL)
