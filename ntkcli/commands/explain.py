@@ -40,7 +40,7 @@ def explain(
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
 ) -> int:
-    """Show why a row was chosen, or why not: its nearest domain rows, its ranks, what it added."""
+    """Show why a row was chosen, or why not: its nearest domain rows, its ranks, and what it added."""
     from ntkcli.steps.selections import explain as step
 
     output = Output(as_json=json, quiet=quiet, verbose=verbose)

@@ -46,7 +46,7 @@ def run_recipe(
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
 ) -> int:
-    """Run the whole pipeline from a recipe; finished steps are skipped, so the same command goes on after a kill."""
+    """Run the whole pipeline from a recipe; finished steps are skipped, so the same command continues after a kill."""
     from ntkcli.steps.pipelines.merging import merge_scores
     from ntkcli.steps.pipelines.recipe import EXAMPLE, as_shell, read_recipe
     from ntkcli.steps.pipelines.recipe_check import check_names

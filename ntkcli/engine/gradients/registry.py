@@ -31,7 +31,7 @@ class Probe:
     """A direction in logit space.
 
     `summary` goes into the help. `seeded`: it is random, so that several directions say more than one, and the seed
-    stands in the spec.
+    is in the spec.
     """
 
     direction: Direction

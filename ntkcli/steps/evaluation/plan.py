@@ -161,7 +161,7 @@ def find_runs(
 
 
 def _seeds_of(stored: store.Store | None, reference: str) -> list[str]:
-    """The run itself; for the name of an arm that is no run, its seeds `NAME.s0`, `NAME.s1`, ... in order."""
+    """The run itself; for the name of an arm that is not a run, its seeds `NAME.s0`, `NAME.s1`, ... in order."""
     if stored is None or "/" in reference or reference == BASE or (stored.path / "adapters" / reference).is_dir():
         return [reference]
     seed = re.compile(rf"{re.escape(reference)}\.s(\d+)")

@@ -115,7 +115,7 @@ def _lengths(measures: Measures) -> Iterator[str]:
         if tokens and max(tokens) > UNLIKE_TOKENS * min(tokens):
             yield (
                 f"The bins of {name} differ in tokens by {100 * (max(tokens) / min(tokens) - 1):.0f}%: it follows the "
-                "rows' length, and too few rows of like length are left. Give fewer --rows or wider --bins."
+                "rows' length, and too few rows of similar length are left. Give fewer --rows or wider --bins."
             )
 
 
