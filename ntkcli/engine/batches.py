@@ -5,7 +5,8 @@ Legend: B rows of a batch, T its longest row.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from ntkcli.data.encoding import Encoded
 from ntkcli.engine.rope import LengthClasses
+from ntkcli.engine.transfers import to_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +141,7 @@ def pad(rows: Sequence[Encoded], *, positions: str, pad_id: int, device: torch.d
     weighted = np.argwhere(weight)
     used = longest if whole else int(weighted[:, 1].max()) + 1
     arrays = (ids[:, :used], weight[:, :used], weighted, ids[weighted[:, 0], weighted[:, 1] + 1])
-    return Batch(*(torch.from_numpy(np.ascontiguousarray(x)).to(device, non_blocking=True) for x in arrays))
+    return Batch(*(to_device(x, device) for x in arrays))
 
 
 def final_hidden(decoder: Any, batch: Batch) -> Tensor:
@@ -148,5 +150,29 @@ def final_hidden(decoder: Any, batch: Batch) -> Tensor:
     Without an attention mask: no position of a causal model looks to its right, where the padding is, and what comes
     out at the padding has weight 0. The kernels for plain causal attention are faster than those that take a mask.
     """
-    hidden: Tensor = decoder(input_ids=batch.ids, use_cache=False).last_hidden_state
+    with _one_text_a_row():
+        hidden: Tensor = decoder(input_ids=batch.ids, use_cache=False).last_hidden_state
     return hidden
+
+
+@contextmanager
+def _one_text_a_row() -> Iterator[None]:
+    """Within, transformers is not to look for several texts in a row: it would wait for the device in every forward.
+
+    Without a mask it reads from the positions whether a row is one text, as ours always are
+    (`masking_utils.find_packed_sequence_indices`, transformers 4.53 to 5.24 at least).
+    """
+    from transformers import masking_utils
+
+    own = getattr(masking_utils, _FINDS_TEXTS, None)
+    if own is None:
+        yield
+        return
+    setattr(masking_utils, _FINDS_TEXTS, lambda *_, **__: None)
+    try:
+        yield
+    finally:
+        setattr(masking_utils, _FINDS_TEXTS, own)
+
+
+_FINDS_TEXTS = "find_packed_sequence_indices"

@@ -155,5 +155,18 @@ class GradientEngine:
             tap.begin(total)
         torch.autograd.backward(hidden_BTD, upstream_BTD, retain_graph=keep_graph)
         self._inputs.finish()
-        squares_BL = torch.stack([tap.end() for tap in self._taps], dim=1)
-        return self._projection.finish(total), squares_BL
+        return self._projection.finish(total), _squares([tap.end() for tap in self._taps], like=total)
+
+
+def _squares(norms: Sequence[Sequence[Tensor]], *, like: Tensor) -> Tensor:
+    """Each layer's squared norms (B, L) from those of its factors, in three operations however many there are.
+
+    Zeros where gradients were not contracted (`token_products`); `like` has B rows.
+    """
+    factors = len(norms[0])
+    if not factors:
+        return torch.zeros(len(like), len(norms), device=like.device)
+    if any(len(layer) != factors for layer in norms):
+        return torch.stack([torch.stack(list(layer)).square().sum(dim=0) for layer in norms], dim=1)
+    every = torch.stack([one for layer in norms for one in layer]).square()
+    return every.view(len(norms), factors, -1).sum(dim=1).T

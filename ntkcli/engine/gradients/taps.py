@@ -29,10 +29,10 @@ from ntkcli.errors import UsageError
 
 @dataclass(slots=True)
 class _Total:
-    """What one layer adds to during a backward: the projections of all layers, and its own squared norms (B,)."""
+    """What one layer adds to during a backward: the projections of all layers, and its own factors' norms (B,)."""
 
     sketch: Tensor
-    squares: Tensor
+    norms: list[Tensor]
     collected: bool = False
 
 
@@ -195,17 +195,17 @@ class LayerTap:
 
     def begin(self, total: Tensor) -> None:
         """Collect the next backward into the accumulator `total`."""
-        self._total = _Total(total, torch.zeros(len(total), device=total.device))
+        self._total = _Total(total, [])
 
-    def end(self) -> Tensor:
-        """The squared gradient norm of each row in this layer, (B,) float32."""
+    def end(self) -> list[Tensor]:
+        """The gradient norm of each row in this layer's factors, (B,) float32 each: B's and, where B is not 0, A's."""
         total, self._total = self._total, None
         if total is None or not total.collected:
             raise UsageError(
                 f"{self.layer.name} took no part in the computation: the model uses its weight in another way.",
                 "Leave it out by --target-modules.",
             )
-        return total.squares
+        return total.norms
 
     def collect(self, found: _Input, x: Tensor, g: Tensor, ax: Tensor | None = None, bg: Tensor | None = None) -> None:
         """One backward's input and output gradient, and A x and B^T g where they are known."""
@@ -233,7 +233,7 @@ class LayerTap:
         if self._total is not None:
             if self.moments:
                 gradient_Brd = self.moments[f"{self.layer.name}.{name}"].direction(gradient_Brd, factor.alpha)
-            self._total.squares += torch.linalg.vector_norm(gradient_Brd, dim=(1, 2)).square()
+            self._total.norms.append(torch.linalg.vector_norm(gradient_Brd, dim=(1, 2)))
             self._projection.add(self._total.sketch, gradient_Brd, factor)
 
 

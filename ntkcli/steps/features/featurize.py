@@ -16,6 +16,7 @@ from ntkcli.data import DataFile, Encoder
 from ntkcli.data.raw_text import refuse_other_schema
 from ntkcli.doors import refuse_missing
 from ntkcli.identity import AdapterIdentity, ModelIdentity, resolve_adapter
+from ntkcli.kernel_presets import DEFAULT
 from ntkcli.progress import Progress, Silent
 from ntkcli.steps.features.adam_moments import AdamState, adam_state
 from ntkcli.steps.features.arrays import default_part_rows, feature_arrays, row_bytes
@@ -61,7 +62,7 @@ class FeaturizeResult:
 def featurize(
     store_path: str | Path, *, data: str | Path, name: str, kind: Kind, model: str, adapter: str | None = None,
     feature: str | None = None, rows: str | None = None, max_length: int = 1024, positions: Positions | None = None,
-    pooling: Pooling = Pooling.MEAN, probe: str = "sum", probes: int = 1, layers: str = "all",
+    pooling: Pooling = Pooling.MEAN, probe: str = DEFAULT.probe, probes: int = 1, layers: str = "all",
     projection: Projection = Projection.SJLT, dim: int = 8192, seed: int = 0,
     store_dtype: StoreDtype = StoreDtype.FLOAT16, dtype: Dtype = Dtype.AUTO, device: str = "auto",
     batch_tokens: int | None = None, part_rows: int | None = None, shard: tuple[int, int] = (0, 1),

@@ -9,6 +9,7 @@ from ntkcli.choices import Kind, Pooling, Positions, Projection, StoreDtype, che
 from ntkcli.engine.gradients.registry import PROBES
 from ntkcli.errors import UsageError
 from ntkcli.identity import AdapterIdentity, ModelIdentity
+from ntkcli.kernel_presets import DEFAULT
 from ntkcli.seeds import check_seed
 from ntkcli.steps.features.adam_moments import AdamState
 from ntkcli.steps.shared.settings import ModelUse
@@ -36,7 +37,7 @@ class FeatureSettings:
     kind: Kind
     positions: Positions | None = None
     pooling: Pooling = Pooling.MEAN
-    probe: str = "sum"
+    probe: str = DEFAULT.probe
     probes: int = 1
     layers: str = "all"
     projection: Projection = Projection.SJLT
