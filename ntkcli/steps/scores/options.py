@@ -49,7 +49,7 @@ DEFAULTS: Final = ScoreOptions()
 
 
 def check_options(methods: Sequence[str], options: ScoreOptions) -> None:
-    """UsageError for an option that no method has a use for, that contradicts another, or that can't be."""
+    """UsageError for an option that no method uses, that contradicts another, or whose value can't be used."""
     entries = {method: SCORES.get(method) for method in methods}
     for method in methods:
         if methods.count(method) > 1:
@@ -60,7 +60,7 @@ def check_options(methods: Sequence[str], options: ScoreOptions) -> None:
 
 
 def _check_meaning(entries: Mapping[str, Score], options: ScoreOptions) -> None:
-    """Every option that is given means something to one of the methods."""
+    """UsageError for an option that applies to none of the methods."""
     computes = options.dtype != Dtype.AUTO or options.device != "auto" or options.batch_tokens is not None
     for option, word, given in (
         ("--centre", "centre", options.centre),

@@ -73,7 +73,8 @@ def scores(
 
     A row without a score has NaN. `pool` and the domains are data sets of the store, or NAME=FILE, which names a file's
     rows there first (bad ones as `on_error` says). Methods that compare features read the pool's once together, others
-    are computed one after the other; each score is what it would be alone. An option goes to the methods that know it.
+    are computed one after the other; each score is what it would be alone. Each option applies to the methods that
+    have it.
     Scores that are finished are left as they are. With on_error "skip" rows whose values are not finite get no score.
     `data` says where files of data sets are now (NAME=FILE), if they have moved.
 
@@ -170,7 +171,7 @@ def _compute(
 
 
 def _request_of(request: Request, name: str, method: str) -> Request:
-    """What was asked for, for one score: with the options that its method knows.
+    """What was asked for, for one score: with the options that its method has.
 
     Raises:
         UsageError: there is a score of this name, made with a plug-in that is not installed.
@@ -197,7 +198,7 @@ def _request_of(request: Request, name: str, method: str) -> Request:
 
 
 def _pool_features(request: Request) -> store.Artefact:
-    """Of a method that takes one feature."""
+    """The pool's features, for a method that takes one feature."""
     pool = request.dataset.name.partition("/")[2]
     return request.stored.get(f"features/{pool}/{request.features[0]}")
 

@@ -77,7 +77,7 @@ def _is_there(reference: str) -> bool:
 
 
 def _digest(reference: str) -> str:
-    """Of a file its bytes', of all else its items'."""
+    """The digest of a file's bytes; for anything else that of its items."""
     if names_task(reference) or not Path(home(reference)).is_file():
         return scan(DataFile(reference), on_error=OnError.SKIP).digest
     return digest_file(Path(home(reference)))

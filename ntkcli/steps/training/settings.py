@@ -172,7 +172,7 @@ def usual_rate(width: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class InitAdapter:
-    """An adapter to go on from, and its rank, alpha and modules."""
+    """An adapter to continue from, and its rank, alpha and modules."""
 
     identity: AdapterIdentity
     shape: dict[str, Any]
