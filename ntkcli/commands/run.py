@@ -18,7 +18,7 @@ from ntkcli.help_panels import Command, examples
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """The recipe, the commands that it stands for, and what each made; no steps after a dry run."""
+    """The recipe, the commands that it runs, and what each made; no steps after a dry run."""
 
     recipe: str
     commands: tuple[str, ...]

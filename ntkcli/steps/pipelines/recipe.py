@@ -1,4 +1,4 @@
-"""A recipe: a TOML file of steps, each a command with its options, and the commands that it stands for.
+"""A recipe: a TOML file of steps, each a command with its options, and the commands that it runs.
 
 Pure reading and checking. Must not know the commands themselves: their words come in as a `Vocabulary`.
 """

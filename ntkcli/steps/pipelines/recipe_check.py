@@ -1,4 +1,4 @@
-"""Whether names and files in a recipe stand for something: what an earlier step makes, or what is there already.
+"""Whether names and files in a recipe exist: made by an earlier step, or there already.
 
 So that a slip in the last step is found before the first one has run for hours.
 """
