@@ -42,7 +42,7 @@ def sentences(
     yield from power_sentences(power)
     if n := int(measures.diverged.sum()):
         yield (
-            f"{n} of {len(measures.design)} runs diverged and count as the worst there is. Lower --lr, or give --dtype "
+            f"{n} of {len(measures.design)} runs diverged and count as the worst. Lower --lr, or give --dtype "
             "float32, and another --name."
         )
     yield from _lengths(measures)

@@ -100,7 +100,7 @@ def test_whether_the_rows_asked_for_are_there(tmp_path: Path) -> None:
     enough = {n: diagnose(store_path, n=n, **given)[0].checks[0].details["enough"] for n in (50, 300)}
     assert enough == {50: "yes", 300: "no"}
     sentence = diagnose(store_path, n=300, **given)[0].checks[0].sentence
-    assert "300 near rows are not there: give -n" in sentence
+    assert "fewer than 300 near rows: give -n" in sentence
 
 
 def test_a_pool_that_is_all_domain_is_called_so(tmp_path: Path) -> None:
