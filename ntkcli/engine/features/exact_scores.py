@@ -15,10 +15,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ntkcli.data.encoding import Encoded
-from ntkcli.engine.features.extract import GradientSettings, adapted_layers, default_batch_tokens, make_probes
+from ntkcli.engine.features.extract import (
+    GradientSettings,
+    adapted_layers,
+    gradient_footprint,
+    make_probes,
+    token_budget,
+)
 from ntkcli.engine.gradients.projections import AgainstMean
 from ntkcli.engine.gradients.row_gradients import GradientEngine
-from ntkcli.engine.memory import TokenBudget, run_batches
+from ntkcli.engine.memory import run_batches
 from ntkcli.engine.models.loading import LoadedModel
 from ntkcli.engine.rope import length_classes
 from ntkcli.engine.transfers import Outbox, Parcel
@@ -42,7 +48,7 @@ class ExactScorer:
         self._probes = make_probes(loaded, settings)
         self._engine = GradientEngine(loaded, layers, projection=self._mean, probes=self._probes)
         self._positions = "targets" if settings.kind == "loss" else settings.positions
-        self.budget = TokenBudget(batch_tokens or default_batch_tokens(loaded, backward=True))
+        self.budget = token_budget(loaded, gradient_footprint(loaded, layers, self._mean.dim), batch_tokens)
         self._classes = length_classes(loaded.model.config)
         self._device, self._outbox = loaded.device, Outbox(loaded.device)
         self._learned = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,21 +17,20 @@ from ntkcli.data.encoding import Encoded
 from ntkcli.engine.features.embeddings import EmbeddingEngine
 from ntkcli.engine.features.row_losses import LossMeter
 from ntkcli.engine.gradients.adam import load_moments
-from ntkcli.engine.gradients.probes import LogitProbe, LossProbe
+from ntkcli.engine.gradients.probes import AnyProbe, LogitProbe, LossProbe, with_room
 from ntkcli.engine.gradients.projections import make_projection
 from ntkcli.engine.gradients.row_gradients import GradientEngine
-from ntkcli.engine.memory import DoesNotFitError, TokenBudget, run_batches
+from ntkcli.engine.memory import DoesNotFitError, Footprint, TokenBudget, measured_tokens, run_batches
 from ntkcli.engine.models.adapters import AdaptedLayer, apply_adapter, fresh_adapter, load_adapter, only_layers
+from ntkcli.engine.models.footprint import counted_tokens, feature_footprint, forward_footprint
 from ntkcli.engine.models.loading import LoadedModel
 from ntkcli.engine.models.switch import AdapterSwitch, BareModel
 from ntkcli.engine.rope import LengthClasses, length_classes
 from ntkcli.engine.transfers import Outbox, Parcel
 from ntkcli.identity import AdapterIdentity, ModelIdentity
 
-CPU_BATCH_TOKENS = 1024
-"""Enough for matrix products to run at full speed on a CPU: 2,048 take twice the memory and are no faster."""
-_CUDA_SHARE = 0.6
-"""Of the free CUDA memory, what activations may take; the rest is for attention and fragmentation."""
+_TRIAL_ROW = 256
+"""Tokens of a row of the trial batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +106,14 @@ class Extractor:
         *,
         dim: int,
         layer_names: Sequence[str],
-        budget_tokens: int,
+        budget: TokenBudget,
         device: torch.device,
         classes: LengthClasses | None = None,
         loss_names: Sequence[str] = (),
     ) -> None:
         self._classes, self.loss_names = classes, tuple(loss_names)
         self._compute, self.dim, self._layer_names = compute, dim, list(layer_names)
-        self.budget = TokenBudget(budget_tokens)
+        self.budget = budget
         self._outbox = Outbox(device)
         self._in_flight: deque[_InFlight] = deque()
 
@@ -237,12 +237,14 @@ def gradient_extractor(
         found = engine.features(rows, positions=positions)
         return found.sketch, found.norm, found.layer_norms, meter.take(rows) if meter else None
 
-    budget = batch_tokens or default_batch_tokens(loaded, backward=True)
+    budget = token_budget(
+        loaded, gradient_footprint(loaded, layers, engine.dim), batch_tokens, trial=partial(_try, loaded, compute)
+    )
     return Extractor(
         compute,
         dim=engine.dim,
         layer_names=engine.layer_names,
-        budget_tokens=budget,
+        budget=budget,
         device=loaded.device,
         classes=length_classes(loaded.model.config),
         loss_names=meter.names if meter else (),
@@ -298,11 +300,12 @@ def _meter(
     return LossMeter(loaded, AdapterSwitch(loaded, bare, layers, adapter))
 
 
-def make_probes(loaded: LoadedModel, settings: GradientSettings) -> list[LogitProbe | LossProbe]:
+def make_probes(loaded: LoadedModel, settings: GradientSettings) -> list[AnyProbe]:
     """The loss, or the K directions of the probe."""
     if settings.kind == "loss":
-        return [LossProbe(loaded.model)]
-    return [LogitProbe(loaded.model, settings.probe, seed=settings.seed, number=k) for k in range(settings.probes)]
+        return [with_room(LossProbe(loaded.model), loaded.dtype)]
+    probes = [LogitProbe(loaded.model, settings.probe, seed=settings.seed, number=k) for k in range(settings.probes)]
+    return [with_room(probe, loaded.dtype) for probe in probes]
 
 
 def embedding_extractor(
@@ -325,31 +328,46 @@ def embedding_extractor(
         return *engine.features(rows, positions=positions), None, meter.take(rows) if meter else None
 
     dim = int(loaded.model.config.get_text_config().hidden_size)
-    budget = batch_tokens or default_batch_tokens(loaded, backward=False)
+    footprint = forward_footprint(loaded.model.config, loaded.dtype)
+    budget = token_budget(loaded, footprint, batch_tokens, trial=partial(_try, loaded, compute))
     classes = length_classes(loaded.model.config)
     names = meter.names if meter else ()
     return Extractor(
         compute,
         dim=dim,
         layer_names=[],
-        budget_tokens=budget,
+        budget=budget,
         device=loaded.device,
         classes=classes,
         loss_names=names,
     )
 
 
-def default_batch_tokens(loaded: LoadedModel, *, backward: bool) -> int:
-    """Tokens a batch that fit: fixed on a CPU, from the free memory on CUDA.
+def gradient_footprint(loaded: LoadedModel, layers: Sequence[AdaptedLayer], dim: int) -> Footprint:
+    """What batches of per-row gradients with respect to these layers hold."""
+    factors = [(len(layer.a), layer.shape[1], layer.shape[0]) for layer in layers]
+    return feature_footprint(loaded.model.config, loaded.dtype, factors=factors, dim=dim)
 
-    Activations kept for a backward: about 10 hidden-sized and 4 MLP-sized tensors a layer and token (Llama's block:
-    norms, q/k/v/o, rotary copies; gate, up, their product, silu). A forward alone keeps one layer's.
-    """
-    if loaded.device.type != "cuda":
-        return CPU_BATCH_TOKENS
-    config = loaded.model.config.get_text_config()
-    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    layers = config.num_hidden_layers if backward else 2
-    token_bytes = layers * (10 * config.hidden_size + 4 * inner) * loaded.dtype.itemsize
-    free_bytes, _ = torch.cuda.mem_get_info(loaded.device)
-    return int(min(max(_CUDA_SHARE * free_bytes / token_bytes, 512), 65_536))
+
+def token_budget(
+    loaded: LoadedModel,
+    footprint: Footprint,
+    batch_tokens: int | None,
+    *,
+    trial: Callable[[TokenBudget, int], int] | None = None,
+) -> TokenBudget:
+    """How much is computed at a time: `batch_tokens` if given; on CUDA counted, and measured by a `trial` batch."""
+    on_cuda = loaded.device.type == "cuda"
+    budget = TokenBudget(batch_tokens or counted_tokens(footprint, loaded.device), footprint if on_cuda else None)
+    if on_cuda and batch_tokens is None and trial is not None:
+        budget.tokens = measured_tokens(budget, loaded.device, partial(trial, budget))
+    return budget
+
+
+def _try(loaded: LoadedModel, compute: Callable[[Sequence[Encoded]], _Result], budget: TokenBudget, tokens: int) -> int:
+    """Compute made rows of about so many tokens as the budget counts them; returns how many they are."""
+    row = np.full(_TRIAL_ROW, loaded.tokenizer.pad_token_id or 0, dtype=np.int32)
+    counted = budget.row(_TRIAL_ROW)
+    rows = max(1, tokens // counted)
+    compute([Encoded(row, np.arange(_TRIAL_ROW) > 0, truncated=False)] * rows)
+    return rows * counted

@@ -115,8 +115,8 @@ def _verdict(enough: str, n: int, found: Supply) -> str:
     if enough == "no":
         fewer = f"give -n {found.low:,} or less, or" if found.low else "give"
         return (
-            f"So there are fewer than {n:,} near rows: {fewer} a larger pool. If the domain's rows share a template that "
-            "the pool lacks, try without it."
+            f"So there are fewer than {n:,} near rows: {fewer} a larger pool. If the domain's rows share a template "
+            "that the pool lacks, try without it."
         )
     return f"It is not clear if there are {n:,} near rows: give more --rows or --domain-rows, or a smaller -n."
 

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 import store
 from ntkcli import feature_encoding
 from ntkcli.choices import OnError
-from ntkcli.data import BadRow, DataFile, Encoded, Encoder, Row, RowError
+from ntkcli.data import BadRow, DataFile, Encoded, Row, RowError
 from ntkcli.errors import DataError
 from ntkcli.progress import Progress
+from ntkcli.steps.shared.kept_tokens import KeptTokens
 from ntkcli.steps.shared.non_finite import name_of, settle_non_finite
 from ntkcli.steps.shared.row_sets import rows_in_order
 
@@ -40,7 +41,7 @@ class FeatureLoop:
     file: DataFile
     chosen: NDArray[np.int64] | None
     row_status: NDArray[np.uint8]
-    encoder: Encoder
+    tokens: KeptTokens
     extractor: Extractor
     on_error: OnError
     progress: Progress
@@ -95,25 +96,23 @@ class FeatureLoop:
         number, rows = number_rows
         encoded: list[Encoded | None] = []
         status = np.zeros(len(rows), dtype=np.uint8)
-        for i, row in enumerate(rows):
-            code, tokens = self._encode(row)
-            status[i] = code
-            encoded.append(tokens)
+        for i, (row, found) in enumerate(self.tokens.encoded_rows(rows)):
+            status[i] = self._status(row, found)
+            encoded.append(found if isinstance(found, Encoded) else None)
         return _Part(number, rows, encoded, status)
 
-    def _encode(self, row: Row | BadRow) -> tuple[int, Encoded | None]:
+    def _status(self, row: Row | BadRow, found: Encoded | RowError | None) -> int:
+        """The row's status, with what the encoder made of it."""
         if isinstance(row, BadRow):
-            return row.status, None
-        try:
-            encoded = self.encoder.encode(row)
-        except RowError as error:
+            return row.status
+        if isinstance(found, RowError):
             if self.on_error == OnError.FAIL:
                 raise DataError(
-                    f"{row.place}: {error.reason}.",
+                    f"{row.place}: {found.reason}.",
                     "Fix the row, or give --on-error skip to leave such rows out.",
-                ) from error
-            return int(error.status), None
-        return int(store.RowStatus.TRUNCATED if encoded.truncated else store.RowStatus.OK), encoded
+                ) from found
+            return int(found.status)
+        return int(store.RowStatus.TRUNCATED if found is not None and found.truncated else store.RowStatus.OK)
 
     @property
     def _held(self) -> dict[str, store.ArraySpec]:

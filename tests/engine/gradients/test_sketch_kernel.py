@@ -140,6 +140,7 @@ pointers = {"total": "*fp32", "gradient": "*fp32", "offsets": "*i32", "beta": "*
 numbers = dict.fromkeys(["width", "columns", "dim", "gradient_row", "gradient_rank"], "i32")
 sizes = {"RANK": 16, "SEGMENTS": 2, "BLOCK": 1024}
 for card in (80, 90):
-    source = ASTSource(fn=_add, signature={**pointers, **numbers, **dict.fromkeys(sizes, "constexpr")}, constexprs=sizes)
+    signature = {**pointers, **numbers, **dict.fromkeys(sizes, "constexpr")}
+    source = ASTSource(fn=_add, signature=signature, constexprs=sizes)
     print("cubin" if triton.compile(source, target=GPUTarget("cuda", card, 32)).asm["cubin"] else "nothing")
 """
