@@ -156,7 +156,7 @@ def test_every_option_is_one_of_a_diagnosis_or_of_the_output() -> None:
     for check, uses in USES.items():
         assert set(NEEDS[check]) <= uses
         for other in used - uses:
-            with pytest.raises(UsageError, match="means nothing to diagnose"):
+            with pytest.raises(UsageError, match="does not apply to diagnose"):
                 check_request(check, {other: 1})
 
 

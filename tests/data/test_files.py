@@ -198,7 +198,7 @@ BAD_ROWS = [
         CHOICES,
         CHOICES | {"choices": ["x", "x "]},
         UNREADABLE,
-        "choice 1 in 'choices', the string 'x ', stands th",
+        "choice 1 in 'choices', the string 'x ', is there twice",
     ),
     ("too large", CHOICES, CHOICES | {"answer": 2}, UNREADABLE, "holds 2, but the choices count from 0 to 1"),
     (
