@@ -72,7 +72,8 @@ ThinkingOption = Annotated[
     Thinking | None,
     typer.Option(
         "--thinking",
-        help="Switch the chat template's thinking on or off, also where it only opens a thought (DeepSeek R1).",
+        help="Switch thinking on or off in the chat template; also works for templates that only open a thought "
+        "(DeepSeek R1).",
         show_default="the template's own",
     ),
 ]
@@ -80,8 +81,8 @@ TextAsOption = Annotated[
     TextAs,
     typer.Option(
         "--text-as",
-        help="Rows with one column text: a user's turn in the chat template, or the raw text of a document with an "
-        "end-of-text token, all of it supervised.",
+        help="How to read rows whose one column is text. chat: as a user's turn in the chat template; raw: as a "
+        "document that ends with an end-of-text token, all of it supervised.",
     ),
 ]
 TrustRemoteCode = Annotated[
@@ -136,8 +137,8 @@ PushToHub = Annotated[
     str | None,
     typer.Option(
         "--push-to-hub",
-        help="Push the result with a card to this repository of the Hugging Face Hub, private unless --public; log in "
-        "by `hf auth login` or HF_TOKEN.",
+        help="Push the result with a card to this repository on the Hugging Face Hub, private unless --public; log in "
+        "with `hf auth login` or HF_TOKEN.",
         metavar="ORG/NAME",
         show_default="not pushed",
     ),

@@ -95,7 +95,7 @@ def evaluate(
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option(min=1, help="lm_eval: use only this many first items of each task.", show_default="all"),
+        typer.Option(min=1, help="lm_eval: use only the first N items of each task.", show_default="all"),
     ] = None,
     apply_chat_template: Annotated[
         bool,

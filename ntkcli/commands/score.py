@@ -28,7 +28,7 @@ METHOD_HELP = (
     "Score of a pool row. "
     + "; ".join(f"{name}: {each.summary}" for name, each in SCORES.builtin.items())
     + ". Required, unless --combine or --compare is given. Repeatable as METHOD=NAME, with a name for each score: "
-    "methods that compare features read them once together, and an option goes to the methods that know it."
+    "methods that compare features read them once, together, and each option applies to the methods that have it."
 )
 
 
@@ -42,7 +42,7 @@ def score(
     pool: Annotated[
         str | None,
         typer.Option(
-            help="Data set to score: its name in the store, or NAME=FILE. Required, as --method is.", show_default=False
+            help="Data set to score: its name in the store, or NAME=FILE. Required with --method.", show_default=False
         ),
     ] = None,
     name: Annotated[
@@ -56,7 +56,7 @@ def score(
     domain: Annotated[
         list[str] | None,
         typer.Option(
-            help="Data set to help: its name, or NAME=FILE; repeatable, one group each.",
+            help="Data set of the domain: its name, or NAME=FILE; repeatable, one group each.",
             show_default="none, for random",
         ),
     ] = None,
@@ -109,7 +109,9 @@ def score(
     residual: Annotated[
         bool,
         typer.Option(
-            "--residual", help="mean, cosine, max, gist: times how wrong the model is on the row (featurize --losses)."
+            "--residual",
+            help="mean, cosine, max, gist: multiply each row's score by how wrong the model is on it (needs "
+            "`featurize --losses`).",
         ),
     ] = False,
     seed: Annotated[int, typer.Option(help="random, dsir: seed of the random numbers.")] = 0,
@@ -169,7 +171,7 @@ def score(
         if method or domain or rows or pool or name or combine:
             raise UsageError(
                 "--compare takes scores that exist and writes nothing, so --name, --pool, --domain, --rows, --method "
-                "and --combine mean nothing to it.",
+                "and --combine do not apply.",
                 "Leave them out.",
             )
         _compare(store, compare, n, output, plot=plot, force=force)
@@ -177,11 +179,11 @@ def score(
     if plot is not None:
         raise UsageError("--plot is for --compare.", "`ntksel report` draws one score.")
     if n is not None:
-        raise UsageError("-n is for --compare.", "Say how many rows to take at `ntksel select`.")
+        raise UsageError("-n is for --compare.", "Give -n to `ntksel select` to take that many rows.")
     if combine:
         if method or domain or rows or pool:
             raise UsageError(
-                "--combine takes scores that exist, so --method, --domain, --rows and --pool mean nothing to it.",
+                "--combine takes scores that exist, so --method, --domain, --rows and --pool do not apply.",
                 "Leave them out.",
             )
         from ntkcli.steps.scores.combine import combine as combine_scores

@@ -177,7 +177,7 @@ class _Work:
         if extractor.budget.tokens < planned:
             progress.note(
                 f"memory ran out: batches went from {planned} to {extractor.budget.tokens} tokens; "
-                f"--batch-tokens {extractor.budget.tokens} begins there"
+                f"give --batch-tokens {extractor.budget.tokens} to start there"
             )
         return _result(artefact, computed=computed, tokens=tokens)
 

@@ -114,7 +114,7 @@ def _fill(
     if scorer.budget.tokens < planned:
         progress.note(
             f"memory ran out: batches went from {planned} to {scorer.budget.tokens} tokens; "
-            f"--batch-tokens {scorer.budget.tokens} begins there"
+            f"give --batch-tokens {scorer.budget.tokens} to start there"
         )
 
 

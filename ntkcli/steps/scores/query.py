@@ -1,4 +1,4 @@
-"""The pool rows that are most like a row typed in, by the features that the pool has."""
+"""Find the pool rows that are most like a row that a user types in, by the features that the pool has."""
 
 from __future__ import annotations
 

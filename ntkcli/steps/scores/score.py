@@ -74,13 +74,14 @@ def scores(
 
     A row without a score has NaN. `pool` and the domains are data sets of the store, or NAME=FILE, which names a file's
     rows there first (bad ones as `on_error` says). Methods that compare features read the pool's once together, others
-    are computed one after the other; each score is what it would be alone. An option goes to the methods that know it.
+    are computed one after the other; each score is what it would be alone. Each option applies to the methods that
+    have it.
     Scores that are finished are left as they are. With on_error "skip" rows whose values are not finite get no score.
     `data` says where files of data sets are now (NAME=FILE), if they have moved. `share` (i, n): one of n processes,
     which take the parts of scores that compute (exact) in turns.
 
     Raises:
-        UsageError: an option means nothing to the methods.
+        UsageError: an option does not apply to the methods.
         store.MissingArtefactError, store.IncompleteError: features are missing or not finished.
         SpecError: the sides' features were not made alike, or don't cover the rows.
         NtkselError: rows' values are not finite, with on_error "fail"; names them.
@@ -173,7 +174,7 @@ def _compute(
 
 
 def _request_of(request: Request, name: str, method: str) -> Request:
-    """What was asked for, for one score: with the options that its method knows.
+    """What was asked for, for one score: with the options that its method has.
 
     Raises:
         UsageError: there is a score of this name, made with a plug-in that is not installed.
@@ -200,7 +201,7 @@ def _request_of(request: Request, name: str, method: str) -> Request:
 
 
 def _pool_features(request: Request) -> store.Artefact:
-    """Of a method that takes one feature."""
+    """The pool's features, for a method that takes one feature."""
     pool = request.dataset.name.partition("/")[2]
     return request.stored.get(f"features/{pool}/{request.features[0]}")
 
@@ -237,7 +238,7 @@ def _plan(entry: Score, request: Request) -> ScorePlan:
         with SCORES.blaming(request.method):
             return entry.plan(request)
     raise UsageError(
-        f"--method {request.method}: a {type(entry).__name__} is none of the four sorts of scores.",
+        f"--method {request.method}: a {type(entry).__name__} is not one of the four sorts of scores.",
         "Report it to the author of its package.",
     )
 
