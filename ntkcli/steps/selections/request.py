@@ -28,6 +28,9 @@ VERSION = 1
 """Of the selectors, in every spec: goes up when the same scores would give other rows."""
 Rows = NDArray[np.int64]
 
+EXPONENT = 0.5
+"""The default of `--exponent`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Constraints:
@@ -152,6 +155,8 @@ def resolve_request(
             f"--exponent {exponent:g}: must be above 0 and at most 1.",
             "Give 1 for the highest mean cosines, a lower value to spread the choice.",
         )
+    if exponent != EXPONENT and "exponent" not in selector.options:
+        raise UsageError(f"--exponent does not apply to --method {method}.", "Give --method coverage, or leave it out.")
     _check_amount(n, limits)
     dataset = stored.get(f"datasets/{scores.attrs['data']}")
     first, excluded, allowed, listed = _listed_rows(stored, dataset, limits, progress)

@@ -19,7 +19,7 @@ from ntkcli.steps.selections.export import check_exports, export_rows, export_sc
 from ntkcli.steps.selections.filter_and_choose import choose_rows
 from ntkcli.steps.selections.filters import Listed, names_selection
 from ntkcli.steps.selections.push_rows import mix_of, push_rows
-from ntkcli.steps.selections.request import Constraints, Request, Rows, resolve_request
+from ntkcli.steps.selections.request import EXPONENT, Constraints, Request, Rows, resolve_request
 from ntkcli.steps.shared.datasets import moved_data
 from ntkcli.steps.shared.environment import begin, environment
 from ntkcli.steps.shared.hub_push import check_push
@@ -52,7 +52,7 @@ class SelectResult:
 
 def select(
     store_path: str | Path, *, score: str, n: int | Literal["auto"] | None, name: str, method: str = "top",
-    exponent: float = 0.5, constraints: Constraints | None = None, feature: str | None = None,
+    exponent: float = EXPONENT, constraints: Constraints | None = None, feature: str | None = None,
     domain: Sequence[str] = (), centre: bool = False, export: str | Path | None = None, schema: Format = Format.OWN,
     scores_export: str | Path | None = None, force: bool = False, data: Sequence[str] = (), explain: bool = False,
     push_to_hub: str | None = None, public: bool = False, progress: Progress | None = None,
