@@ -46,6 +46,7 @@ def test_score_refuses(options: tuple[str, ...], text: str, path: Path, cli: Cli
 
 
 SELECT_REFUSED = [
+    (("-n", "5", "--exponent", "0.3"), "--exponent does not apply to --method top"),
     (("-n", "60"), "-n 60: scores/x has 59 scored rows of 60"),
     (("-n", "50", "--max-per-source", "12"), "--max-per-source leaves 36 of 59 rows, 14 too few"),
     (("-n", "9", "--max-per-source", "a=2", "--min-per-source", "a=3"), "--max-per-source allows 2"),

@@ -26,10 +26,9 @@ from ntkcli.steps.shared.stores import require_current
 
 VERSION = 1
 """Of the selectors, in every spec: goes up when the same scores would give other rows."""
-Rows = NDArray[np.int64]
-
 EXPONENT = 0.5
 """The default of `--exponent`."""
+Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
