@@ -15,11 +15,21 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
 from ntkcli.finite import to_json
+from ntkcli.progress import Progress as Shown
+from ntkcli.progress import Silent
 
 if TYPE_CHECKING:
     from ntkcli.steps.shared.pool_rows import PoolRow
@@ -32,6 +42,9 @@ FILE_WIDTH = 200
 
 PICTURE_WIDTH = 72
 """Columns of a terminal below which a histogram of 40 bins between two numbers would wrap."""
+
+LABEL_WIDTH, BAR_WIDTH, RATE_WIDTH, NOTE_WIDTH = 16, 8, 17, 12
+"""Columns of the parts of a progress bar, at least; a part that does not fit is left out."""
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 """From nothing to the whole height of a line."""
@@ -183,7 +196,7 @@ class Output:
 class Reporter:
     """The `ntkcli.progress.Progress` of the console: a bar on a terminal, else a line every 15 seconds."""
 
-    _live: ClassVar[Reporter | None] = None  # a terminal has room for one bar
+    _live: ClassVar[Reporter | None] = None  # a terminal has room for one bar, and a log for one course
 
     def __init__(self, console: Console, *, quiet: bool) -> None:
         self._console, self._quiet = console, quiet
@@ -194,36 +207,28 @@ class Reporter:
         self._began = self._shown = 0.0
 
     def start(self, label: str, *, total: int, unit: str, done: int = 0) -> None:
-        """Begin a bar; work that was found done is told and counted."""
-        self.stop()
+        """Begin a bar in place of any other; work that was found done is told and counted."""
+        Reporter.stop_live()
+        Reporter._live = self
         self._label, self._unit, self._total, self._done = label, unit, total, done
         self._found, self._tokens = done, 0
         self._began = self._shown = time.monotonic()
         if done:
             self.note(f"{label}: found {done} of {total} {unit} done, going on from there")
-        if self._quiet or not self._console.is_terminal:
+        if self._quiet or not self._console.is_terminal or self._console.is_dumb_terminal:
             return
-        self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[unit]}"),
-            TextColumn("{task.fields[rate]}"),
-            TextColumn("ETA"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=self._console,
-            transient=True,
-        )
+        label, columns = _fitted(label, f"{total}/{total} {unit}", self._console)
+        self._bar = Progress(*columns, console=self._console, transient=True)
         self._task = self._bar.add_task(escape(label), total=total, completed=done, unit=unit, rate="", note="")
         self._bar.start()
-        Reporter._live = self
 
     def advance(self, count: int, *, tokens: int = 0, note: str = "") -> None:
         """Count work that is done."""
         self._done += count
         self._tokens += tokens
         now = time.monotonic()
+        if Reporter._live is not self:
+            return  # another course has taken its place
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, advance=count, rate=self._rate(now), note=escape(note))
         elif not self._quiet and now - self._shown >= LINE_SECONDS:
@@ -241,8 +246,13 @@ class Reporter:
         """Take the bar away."""
         if self._bar is not None:
             self._bar.stop()
+        if Reporter._live is self:
             Reporter._live = None
         self._bar = self._task = None
+
+    def below(self) -> Shown:
+        """For work below any step: a reporter of its own, or silence while another one reports."""
+        return Silent() if Reporter._live is not None else Reporter(self._console, quiet=self._quiet)
 
     @classmethod
     def stop_live(cls) -> None:
@@ -257,6 +267,29 @@ class Reporter:
 
     def _rate(self, now: float) -> str:
         return f"{self._tokens / max(1e-9, now - self._began):,.0f} tokens/s" if self._tokens else ""
+
+
+def _fitted(label: str, counts: str, console: Console) -> tuple[str, list[ProgressColumn]]:
+    """The label and the columns of a bar on one line: what a narrow terminal has no room for goes, but not the ETA."""
+    spinner = SpinnerColumn("dots" if console.encoding.lower().startswith("utf") else "line")
+    done = TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[unit]}")
+    room = console.width - len("⠋  ETA 0:00:00")
+    if room < len(counts) + 1 + min(len(label), LABEL_WIDTH):
+        done, counts = TextColumn("{task.percentage:.0f}%"), "100%"
+    room -= len(counts) + 1
+    label = visible(label)
+    label = label if len(label) <= room else f"{label[: max(0, room - 1)]}…"
+    room -= len(label)
+    found = []
+    for name, width in (("bar", BAR_WIDTH), ("rate", RATE_WIDTH), ("note", NOTE_WIDTH)):
+        if room > width:
+            room -= width + 1
+            found.append(name)
+    columns = [spinner, TextColumn("{task.description}")]
+    columns += [BarColumn(min(40, BAR_WIDTH + max(0, room)))] if "bar" in found else []
+    columns += [done, *([TextColumn("{task.fields[rate]}")] if "rate" in found else [])]
+    columns += [TextColumn("ETA"), TimeRemainingColumn()]
+    return label, columns + ([TextColumn("{task.fields[note]}")] if "note" in found else [])
 
 
 def _shade(share: float) -> str:

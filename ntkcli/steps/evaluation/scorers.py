@@ -15,6 +15,7 @@ from ntkcli.answers import AnswerPattern, exact_match, find_answer, find_choice,
 from ntkcli.data import BadRow, Encoded, Encoder, Row, RowError
 from ntkcli.data.problems import BAD_KEPT, refusal, unusable
 from ntkcli.identity import ModelIdentity
+from ntkcli.progress import counted_below
 from ntkcli.steps.evaluation.items import Items
 from ntkcli.steps.shared.non_finite import name_of
 
@@ -69,7 +70,7 @@ def item_arrays(items: Items) -> dict[str, store.ArraySpec]:
 def refuse_unusable(items: Items, encoder: Encoder) -> None:
     """Raise DataError if items can't be encoded: the first of them with their reasons, the rest counted."""
     bad = []
-    for index, row in enumerate(items.rows):
+    for index, row in enumerate(counted_below(items.rows, "tokens of the items", len(items.rows), unit="items")):
         if isinstance(row, Row):
             try:
                 _encode(row, items.scorer(index), encoder)

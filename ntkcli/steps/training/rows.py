@@ -20,6 +20,7 @@ from ntkcli.data.problems import BAD_KEPT, refusal, unusable
 from ntkcli.data.raw_text import CHAT, SCHEMA, refuse_other_schema
 from ntkcli.data.references import split_weight
 from ntkcli.errors import DataError, UsageError
+from ntkcli.progress import counted_below
 from ntkcli.steps.shared.datasets import data_sets_of, moved_data
 from ntkcli.steps.shared.row_sets import RowSet, resolve_rows
 
@@ -169,7 +170,8 @@ def encode_training(
                 f"--train {one.rows.label}={one.times:g}: that share draws none of its rows.", "Give a larger one."
             )
         positions: list[int] = []
-        for row, count in zip(drawn, times.tolist(), strict=True):
+        pairs = zip(drawn, times.tolist(), strict=True)
+        for row, count in counted_below(pairs, f"tokens of {one.rows.label}", len(times)):
             pieces = range(0) if isinstance(row, BadRow) else found.add(row, encoder)
             skipped += not pieces  # a bad row was scanned before: only left in where these may be skipped
             positions += list(pieces) * count
