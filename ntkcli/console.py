@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -81,13 +82,31 @@ class Output:
             self._out.print(escape(visible(line)))
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """A table on stdout; the first column is left-aligned, the others right."""
+        """A table on stdout; the first column is left-aligned, the others right.
+
+        On a terminal that is too narrow for its words each row is a name with a line for each of its values.
+        """
+        cells = [[visible(cell) for cell in row] for row in rows]
+        widths = _widths(columns, cells, self._out.width)
+        if widths is None and self._out.is_terminal:
+            self._records(visible(title), columns, cells)
+            return
         table = Table(title=escape(visible(title)), title_justify="left", box=None, header_style="bold", pad_edge=False)
         for i, column in enumerate(columns):
-            table.add_column(escape(column), justify="left" if i == 0 else "right", overflow="fold")
-        for row in rows:
-            table.add_row(*(escape(visible(cell)) for cell in row))
+            width = None if widths is None else widths[i]
+            table.add_column(escape(column), justify="left" if i == 0 else "right", overflow="fold", width=width)
+        for row in cells:
+            table.add_row(*map(escape, row))
         self._out.print(table)
+
+    def _records(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        if title:
+            self._out.print(f"[italic]{escape(title)}[/italic]")
+        for name, *values in rows:
+            self._out.print(f"[bold]{escape(name)}[/bold]")
+            for column, value in zip(columns[1:], values, strict=True):
+                if value:
+                    self._out.print(f"  {escape(column)}: {escape(value)}")
 
     def pool_rows(self, title: str, measure: str, rows: Sequence[PoolRow]) -> None:
         """A table of a pool's rows, the text of each on one line, cut where it is long."""
@@ -267,6 +286,20 @@ class Reporter:
 
     def _rate(self, now: float) -> str:
         return f"{self._tokens / max(1e-9, now - self._began):,.0f} tokens/s" if self._tokens else ""
+
+
+def _widths(columns: Sequence[str], rows: Sequence[Sequence[str]], room: int) -> list[int] | None:
+    """The widths of a table's columns in which no word is broken, wide ones wrapped; None where there are none."""
+    whole = [max(map(cell_len, column)) for column in zip(columns, *rows, strict=True)]
+    widths = [max(map(cell_len, " ".join(column).split()), default=0) for column in zip(columns, *rows, strict=True)]
+    spare = room - sum(widths) - 2 * (len(widths) - 1)
+    if spare < 0:
+        return None
+    for i in sorted(range(len(widths)), key=lambda i: whole[i] - widths[i]):
+        more = min(spare, whole[i] - widths[i])
+        widths[i] += more
+        spare -= more
+    return widths
 
 
 def _fitted(label: str, counts: str, console: Console) -> tuple[str, list[ProgressColumn]]:

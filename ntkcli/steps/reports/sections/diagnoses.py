@@ -8,7 +8,7 @@ import store
 from ntkcli.steps.diagnosis.findings import Check, Distributions, Lines, Panel, Points
 from ntkcli.steps.diagnosis.keep import is_result, kept
 from ntkcli.steps.reports import plots
-from ntkcli.steps.reports.blocks import Block, Column, Notice, Plot, Table, Value
+from ntkcli.steps.reports.blocks import Block, Column, Notice, Paragraph, Plot, Table, Value
 from ntkcli.steps.reports.collect import Facts
 from ntkcli.steps.reports.sections.commands import diagnose_words
 
@@ -18,7 +18,7 @@ _INTERVAL = (Column("value", ".4g", True), Column("low", ".4g", True), Column("h
 
 
 def diagnoses(facts: Facts) -> list[Block]:
-    """The newest results of each diagnosis, each as a table with its plots."""
+    """The newest results of each diagnosis, each as a table with its sentences and plots."""
     ended = {made.name: made.ended for made in facts.made}
     by_check: dict[str, list[store.Artefact]] = {}
     for artefact in sorted(facts.of_kind("diagnosis"), key=lambda one: -ended[one.name]):
@@ -45,9 +45,9 @@ def _result(artefact: store.Artefact) -> list[Block]:
     checks, panels = kept(artefact)
     name = artefact.name.partition("/")[2]
     title = f"diagnose {shlex.join(diagnose_words(artefact))}"
-    columns = (Column("of"), *_INTERVAL, Column("what it means", rows_text=True))
-    lines = tuple((one.subject, one.value, one.low, one.high, one.sentence) for one in checks)
-    return [Table(f"{name}-table", title, columns, lines), *_plots(name, checks, panels)]
+    lines = tuple((one.subject, one.value, one.low, one.high) for one in checks)
+    table = Table(f"{name}-table", title, (Column("of"), *_INTERVAL), lines)
+    return [table, *(Paragraph(one.sentence) for one in checks), *_plots(name, checks, panels)]
 
 
 def _plots(name: str, checks: tuple[Check, ...], panels: tuple[Panel, ...]) -> list[Plot]:
