@@ -198,6 +198,7 @@ def test_one_thing_removed(gone: str, tmp_path: Path) -> None:
     shown = page_of(path).shown
     assert "could not be made" not in shown
     assert "Not there yet" in shown or "removed" in shown
+    assert ("selections/c was made by scores/s, which is no longer in the store" in shown) == (gone == "scores/s")
 
 
 @pytest.mark.parametrize("broken", LEVELS)
