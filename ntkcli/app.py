@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from contextvars import copy_context
 from typing import Annotated
@@ -33,6 +34,7 @@ from ntkcli.console import Output, print_anything
 from ntkcli.errors import ExitCode, NtkselError, parsing_message
 from ntkcli.library_settings import without_library_settings
 from ntkcli.notes import show_with
+from ntkcli.progress import show_below_with
 from ntkcli.signals import listen
 
 EXIT_CODES = """Exit codes: 0 ok; 1 failure; 2 usage; 3 done, but rows were skipped; 10 no store, or an input is not
@@ -122,6 +124,8 @@ def run(arguments: list[str]) -> int:
     )
     context = copy_context()  # so that --exact-digests, and what was noted, end with the command
     context.run(show_with, output.progress.note)
+    context.run(show_below_with, output.progress.below)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it; what it lacks is for inference
     try:
         with without_library_settings(ranks=False):  # before torch is imported, which reads some at once
             code = context.run(app, arguments, standalone_mode=False)

@@ -13,13 +13,24 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
 from ntkcli.finite import to_json
+from ntkcli.progress import Progress as Shown
+from ntkcli.progress import Silent
 
 if TYPE_CHECKING:
     from ntkcli.steps.shared.pool_rows import PoolRow
@@ -32,6 +43,9 @@ FILE_WIDTH = 200
 
 PICTURE_WIDTH = 72
 """Columns of a terminal below which a histogram of 40 bins between two numbers would wrap."""
+
+LABEL_WIDTH, BAR_WIDTH, RATE_WIDTH, NOTE_WIDTH = 16, 8, 17, 12
+"""Columns of the parts of a progress bar, at least; a part that does not fit is left out."""
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 """From nothing to the whole height of a line."""
@@ -68,13 +82,31 @@ class Output:
             self._out.print(escape(visible(line)))
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """A table on stdout; the first column is left-aligned, the others right."""
+        """A table on stdout; the first column is left-aligned, the others right.
+
+        On a terminal that is too narrow for its words each row is a name with a line for each of its values.
+        """
+        cells = [[visible(cell) for cell in row] for row in rows]
+        widths = _widths(columns, cells, self._out.width)
+        if widths is None and self._out.is_terminal:
+            self._records(visible(title), columns, cells)
+            return
         table = Table(title=escape(visible(title)), title_justify="left", box=None, header_style="bold", pad_edge=False)
         for i, column in enumerate(columns):
-            table.add_column(escape(column), justify="left" if i == 0 else "right", overflow="fold")
-        for row in rows:
-            table.add_row(*(escape(visible(cell)) for cell in row))
+            width = None if widths is None else widths[i]
+            table.add_column(escape(column), justify="left" if i == 0 else "right", overflow="fold", width=width)
+        for row in cells:
+            table.add_row(*map(escape, row))
         self._out.print(table)
+
+    def _records(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        if title:
+            self._out.print(f"[italic]{escape(title)}[/italic]")
+        for name, *values in rows:
+            self._out.print(f"[bold]{escape(name)}[/bold]")
+            for column, value in zip(columns[1:], values, strict=True):
+                if value:
+                    self._out.print(f"  {escape(column)}: {escape(value)}")
 
     def pool_rows(self, title: str, measure: str, rows: Sequence[PoolRow]) -> None:
         """A table of a pool's rows, the text of each on one line, cut where it is long."""
@@ -183,7 +215,7 @@ class Output:
 class Reporter:
     """The `ntkcli.progress.Progress` of the console: a bar on a terminal, else a line every 15 seconds."""
 
-    _live: ClassVar[Reporter | None] = None  # a terminal has room for one bar
+    _live: ClassVar[Reporter | None] = None  # a terminal has room for one bar, and a log for one course
 
     def __init__(self, console: Console, *, quiet: bool) -> None:
         self._console, self._quiet = console, quiet
@@ -194,36 +226,28 @@ class Reporter:
         self._began = self._shown = 0.0
 
     def start(self, label: str, *, total: int, unit: str, done: int = 0) -> None:
-        """Begin a bar; work that was already done is reported and counted."""
-        self.stop()
+        """Begin a bar in place of any other; work that was already done is reported and counted."""
+        Reporter.stop_live()
+        Reporter._live = self
         self._label, self._unit, self._total, self._done = label, unit, total, done
         self._found, self._tokens = done, 0
         self._began = self._shown = time.monotonic()
         if done:
             self.note(f"{label}: found {done} of {total} {unit} done, continuing from there")
-        if self._quiet or not self._console.is_terminal:
+        if self._quiet or not self._console.is_terminal or self._console.is_dumb_terminal:
             return
-        self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[unit]}"),
-            TextColumn("{task.fields[rate]}"),
-            TextColumn("ETA"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=self._console,
-            transient=True,
-        )
+        label, columns = _fitted(label, f"{total}/{total} {unit}", self._console)
+        self._bar = Progress(*columns, console=self._console, transient=True)
         self._task = self._bar.add_task(escape(label), total=total, completed=done, unit=unit, rate="", note="")
         self._bar.start()
-        Reporter._live = self
 
     def advance(self, count: int, *, tokens: int = 0, note: str = "") -> None:
         """Count work that is done."""
         self._done += count
         self._tokens += tokens
         now = time.monotonic()
+        if Reporter._live is not self:
+            return  # another course has taken its place
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, advance=count, rate=self._rate(now), note=escape(note))
         elif not self._quiet and now - self._shown >= LINE_SECONDS:
@@ -241,8 +265,13 @@ class Reporter:
         """Take the bar away."""
         if self._bar is not None:
             self._bar.stop()
+        if Reporter._live is self:
             Reporter._live = None
         self._bar = self._task = None
+
+    def below(self) -> Shown:
+        """For work below any step: a reporter of its own, or silence while another one reports."""
+        return Silent() if Reporter._live is not None else Reporter(self._console, quiet=self._quiet)
 
     @classmethod
     def stop_live(cls) -> None:
@@ -257,6 +286,43 @@ class Reporter:
 
     def _rate(self, now: float) -> str:
         return f"{self._tokens / max(1e-9, now - self._began):,.0f} tokens/s" if self._tokens else ""
+
+
+def _widths(columns: Sequence[str], rows: Sequence[Sequence[str]], room: int) -> list[int] | None:
+    """The widths of a table's columns in which no word is broken, wide ones wrapped; None where there are none."""
+    whole = [max(map(cell_len, column)) for column in zip(columns, *rows, strict=True)]
+    widths = [max(map(cell_len, " ".join(column).split()), default=0) for column in zip(columns, *rows, strict=True)]
+    spare = room - sum(widths) - 2 * (len(widths) - 1)
+    if spare < 0:
+        return None
+    for i in sorted(range(len(widths)), key=lambda i: whole[i] - widths[i]):
+        more = min(spare, whole[i] - widths[i])
+        widths[i] += more
+        spare -= more
+    return widths
+
+
+def _fitted(label: str, counts: str, console: Console) -> tuple[str, list[ProgressColumn]]:
+    """The label and the columns of a bar on one line: what a narrow terminal has no room for goes, but not the ETA."""
+    spinner = SpinnerColumn("dots" if console.encoding.lower().startswith("utf") else "line")
+    done = TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[unit]}")
+    room = console.width - len("⠋  ETA 0:00:00")
+    if room < len(counts) + 1 + min(len(label), LABEL_WIDTH):
+        done, counts = TextColumn("{task.percentage:.0f}%"), "100%"
+    room -= len(counts) + 1
+    label = visible(label)
+    label = label if len(label) <= room else f"{label[: max(0, room - 1)]}…"
+    room -= len(label)
+    found = []
+    for name, width in (("bar", BAR_WIDTH), ("rate", RATE_WIDTH), ("note", NOTE_WIDTH)):
+        if room > width:
+            room -= width + 1
+            found.append(name)
+    columns = [spinner, TextColumn("{task.description}")]
+    columns += [BarColumn(min(40, BAR_WIDTH + max(0, room)))] if "bar" in found else []
+    columns += [done, *([TextColumn("{task.fields[rate]}")] if "rate" in found else [])]
+    columns += [TextColumn("ETA"), TimeRemainingColumn()]
+    return label, columns + ([TextColumn("{task.fields[note]}")] if "note" in found else [])
 
 
 def _shade(share: float) -> str:

@@ -15,12 +15,15 @@ import store
 from ntkcli.errors import NtkselError
 from ntkcli.notes import note
 from ntkcli.paths import home
+from ntkcli.progress import ShownFile
 
 EXACT: ContextVar[bool] = ContextVar("EXACT", default=False)
 """Whether every digest is computed anew, whatever is remembered: `ntksel --exact-digests`."""
 
 CACHE_FIX = "Set NTKSEL_CACHE to a folder that can be written."
 
+_LARGE_BYTES = 256 << 20
+"""Of a file from which computing its digest is shown: about a second."""
 _Stamp = tuple[int, int, int] | None
 """Size, mtime and inode of a file; None if there is none."""
 
@@ -59,8 +62,15 @@ def digest_file(path: Path) -> str:
 
 def hash_file(path: Path) -> str:
     """SHA-256 of a file as 32 hex digits, read whole."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+    digest = hashlib.sha256()
+    feed(digest, path)
+    return digest.hexdigest()[:32]
+
+
+def feed(digest: hashlib._Hash, path: Path) -> None:
+    """Give a hash a whole file, and show how far it is."""
+    with ShownFile(path, label=f"digest of {path.name}", after=_LARGE_BYTES // 2) as file:
+        hashlib.file_digest(file, lambda: digest)
 
 
 class Watch:

@@ -70,11 +70,15 @@ def merge(
     }
     if dry_run:
         estimate = step.estimate_merge(store, **given)
-        output.result(
-            estimate,
-            line=f"merge: {estimate.run}, {estimate.parameters:,} weights in {estimate.dtype}; disk "
-            f"{human_bytes(estimate.disk_bytes)}, memory {human_bytes(estimate.memory_bytes)}",
+        line = (
+            f"merge: {estimate.run}, {estimate.parameters:,} weights in {estimate.dtype}; disk "
+            f"{human_bytes(estimate.disk_bytes)}, memory {human_bytes(estimate.memory_bytes)}"
         )
+        if gguf is not None and estimate.gguf_bytes is None:
+            line += f"; the GGUF file about {human_bytes(estimate.disk_bytes)}"
+        elif gguf is not None:
+            line += f"; the GGUF file {human_bytes(estimate.gguf_bytes or 0)}"
+        output.result(estimate, line=line)
         return ExitCode.OK
     found = step.merge(store, **given, progress=output.progress)
     line = f"{found.run} merged: {found.out}, {found.parameters:,} weights in {found.dtype}, {human_bytes(found.bytes)}"

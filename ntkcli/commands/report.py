@@ -35,7 +35,8 @@ def report(
         Path | None, typer.Option(help="Write the same facts as Markdown, without plots.", show_default=False)
     ] = None,
     selection: Annotated[
-        str | None, typer.Option(help="The selection to show in detail.", show_default="the newest one")
+        str | None,
+        typer.Option(help="The selection to show in detail.", show_default="the newest one that is not random"),
     ] = None,
     force: o.Force = False,
     json: o.Json = False,

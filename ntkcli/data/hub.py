@@ -23,6 +23,7 @@ from ntkcli.data.formats.records import Record
 from ntkcli.doors import Made
 from ntkcli.errors import UsageError
 from ntkcli.notes import note
+from ntkcli.progress import shown
 
 _ID: Final = re.compile(
     r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(?P<config>[\w.+-]+))?(?:@(?P<revision>[\w./-]+))?"
@@ -54,9 +55,11 @@ class HubSource:
     def records(self) -> Iterator[Record]:
         """Every row, in the order of the split."""
         path, number = Path(self.reference), 0
-        for table in self._dataset.with_format("arrow").iter(_BATCH_ROWS):
-            yield from table_records(path, table.to_batches(), first=number)
-            number += table.num_rows
+        with shown(f"reading {self.reference}", total=self._dataset.num_rows, unit="rows") as advance:
+            for table in self._dataset.with_format("arrow").iter(_BATCH_ROWS):
+                yield from table_records(path, table.to_batches(), first=number)
+                number += table.num_rows
+                advance(table.num_rows)
 
     def state(self) -> list[Any]:
         """What tells that the rows are the same as at an earlier time, without loading them where it can be found out.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from ntkcli.data.formats.compression import LARGE_BYTES
 from ntkcli.data.formats.records import ReadFile, Record
 from ntkcli.data.formats.registry import (
     READERS,
@@ -24,6 +25,7 @@ from ntkcli.data.formats.registry import (
 from ntkcli.data.hub import HubSource, configs_of, is_hub_id, local_config
 from ntkcli.doors import Made
 from ntkcli.errors import DataError, UsageError
+from ntkcli.progress import shown
 
 _SPLITS: Final = {
     "train": "train",
@@ -65,8 +67,14 @@ class FileSource:
 
     def records(self) -> Iterator[Record]:
         """Every row of every file."""
-        for path, reader in self.files:
-            yield from reader(path)
+        if len(self.files) == 1 or sum(path.stat().st_size for path, _ in self.files) < LARGE_BYTES:
+            for path, reader in self.files:
+                yield from reader(path)
+            return
+        with shown(f"reading {Path(self.reference).name}", total=len(self.files), unit="files") as advance:
+            for path, reader in self.files:
+                yield from reader(path)
+                advance(1)
 
     def state(self) -> list[Any]:
         """Path, size, time and inode of the file; of several, a digest of these."""

@@ -7,6 +7,7 @@ stays closed.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,10 +41,13 @@ class Limits:
 
 
 class Chooser:
-    """The rows chosen so far, in order (`taken`, with their `gains`), and those still `open` (n,) bool."""
+    """The rows chosen so far, in order (`taken`, with their `gains`), and those still `open` (n,) bool.
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+    `on_take` is called for each row that is taken.
+    """
+
+    def __init__(self, limits: Limits, *, on_take: Callable[[], None] = lambda: None) -> None:
+        self._limits, self._on_take = limits, on_take
         self.open: Bools = np.ones(len(limits.source), dtype=np.bool_)
         self.taken: list[int] = []
         self.gains: list[float] = []
@@ -101,6 +105,7 @@ class Chooser:
             self._tokens_left -= int(self._tokens[row])
         self._close_by_budget()
         self._close_for_least()
+        self._on_take()
         return True
 
     def best(self, gains: NDArray[np.float64]) -> int:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkcli.progress import shown
 from ntkcli.selection.chooser import Chooser, Ints
 
-BATCH = 256
-"""Stale gains that are computed anew together."""
+BATCH, BLOCK = 256, 4096
+"""Stale gains that are computed again together; and gains of the first pass."""
 
 
 def choose_by_coverage(chooser: Chooser, similar: NDArray[np.float32], *, exponent: float) -> None:
@@ -24,8 +25,13 @@ def choose_by_coverage(chooser: Chooser, similar: NDArray[np.float32], *, expone
     """
     similar -= similar.min(axis=0)
     covered = similar[chooser.taken].sum(axis=0, dtype=np.float64)
-    bound = np.full(len(similar), np.inf)
-    fresh_at = np.full(len(similar), -1, dtype=np.int64)
+    bound = np.full(len(similar), -np.inf)
+    fresh_at = np.full(len(similar), len(chooser.taken), dtype=np.int64)
+    with shown("gains of all rows", total=len(similar), unit="rows") as advance:
+        for start in range(0, len(similar), BLOCK):
+            some = similar[start : start + BLOCK]
+            bound[start : start + BLOCK] = _gains(some, covered, exponent)
+            advance(len(some))
     while not chooser.done:
         row = _next(chooser, similar, covered, bound, fresh_at, exponent)
         if chooser.take(row, float(bound[row])):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ntkcli.progress import counted_below
 from ntkcli.selection.duplicates import Hashes, NearDuplicates, gram_hashes, normalised
 
 GRAM_WORDS = 8
@@ -29,9 +30,10 @@ class TestItems:
     __test__ = False  # no pytest class
 
     def __init__(self, texts: Sequence[str]) -> None:
-        self._words = [normalised(text) for text in texts]
+        self._words = []
         self._near = NearDuplicates()
-        for text in texts:
+        for text in counted_below(texts, "test items", len(texts)):
+            self._words.append(normalised(text))
             self._near.add(text)
         grams = [gram_hashes(words, GRAM_WORDS) for words in self._words]
         hashes = np.concatenate(grams) if grams else np.zeros(0, dtype=np.uint64)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ntkcli.progress import counted_below
 from ntkcli.selection.duplicates import SHINGLE_WORDS, Hashes, NearDuplicates, exact_key, gram_hashes, normalised
 from ntkcli.selection.partition import Components
 
@@ -63,7 +64,9 @@ def join_alike(found: Components, texts: Sequence[str], prompts: Sequence[str | 
     prompt_of: dict[str, int] = {}
     plain_texts = [comparable(text) for text in texts]
     index, rows = NearDuplicates(ignored=template_of(plain_texts)), list[int]()
-    for row, (text, prompt) in enumerate(zip(texts, prompts, strict=True)):
+    for row, (text, prompt) in enumerate(
+        counted_below(zip(texts, prompts, strict=True), "near-duplicates", len(texts))
+    ):
         if (question := prompt_key(prompt)) is not None:
             found.join(row, prompt_of.setdefault(question, row))
         known = first.setdefault(key_of(text), row)
@@ -85,7 +88,7 @@ class Known:
         self._prompts = {key for prompt in prompts if (key := prompt_key(prompt)) is not None}
         plain_texts = [comparable(text) for text in texts]
         self._near = NearDuplicates(ignored=template_of(plain_texts))
-        for text in plain_texts:
+        for text in counted_below(plain_texts, "texts to compare with", len(texts)):
             self._near.add(text)
 
     def has(self, text: str) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkcli.errors import UsageError
+from ntkcli.progress import shown
 from ntkcli.selection.chooser import Chooser, Floats
 
 ENTROPY = 0.02
@@ -48,9 +49,12 @@ def transported_mass(similar: Floats, unit: Floats) -> NDArray[np.float64]:
 def densities(unit: Floats) -> NDArray[np.float64]:
     """Σ_j' max(0, 1 - |x_j - x_j'|² / NEAR) (n,), at least 1: about how often a row stands in the pool."""
     found = np.empty(len(unit))
-    for start in range(0, len(unit), BLOCK):
-        squared = 2.0 - 2.0 * (unit[start : start + BLOCK] @ unit.T)
-        found[start : start + BLOCK] = np.maximum(0.0, 1.0 - squared / NEAR).sum(axis=1, dtype=np.float64)
+    with shown("densities", total=len(unit), unit="rows") as advance:
+        for start in range(0, len(unit), BLOCK):
+            some = unit[start : start + BLOCK]
+            squared = 2.0 - 2.0 * (some @ unit.T)
+            found[start : start + BLOCK] = np.maximum(0.0, 1.0 - squared / NEAR).sum(axis=1, dtype=np.float64)
+            advance(len(some))
     return np.maximum(found, 1.0)
 
 

@@ -17,6 +17,7 @@ from ntkcli.engine.models.gguf_files import rope_factors
 from ntkcli.engine.models.gguf_tokenizer import scores_of, tokenizer_kind
 from ntkcli.errors import UsageError
 from ntkcli.steps.training import merge as step
+from ntkcli.steps.training.merge_files import with_old_names
 from tests.commands.conftest import Cli
 from tests.conftest import make_tokenizer, prompt_rows, save_model, write_rows
 
@@ -98,8 +99,10 @@ def plain_sum(world: dict[str, Path], run: str, model: str) -> dict[str, torch.T
 
 def test_the_merged_model_is_base_and_adapter(cli: Cli, world: dict[str, Path], tmp_path: Path) -> None:
     out, file = tmp_path / "out", tmp_path / "out.gguf"
+    dry = cli("merge", world["store"], "--run", "r", "--out", out, "--gguf", file, "--json", "--dry-run")
     ran = cli("merge", world["store"], "--run", "r", "--out", out, "--gguf", file, "--json")
     assert ran.code == 0, ran.err
+    assert json.loads(dry.out)["gguf_bytes"] == file.stat().st_size
     found = json.loads(ran.out)
     assert (found["run"], found["dtype"]) == ("runs/r", "float32")
     assert found["parameters"] == sum(x.numel() for x in load_file(world["m"] / "model.safetensors").values())
@@ -108,8 +111,9 @@ def test_the_merged_model_is_base_and_adapter(cli: Cli, world: dict[str, Path], 
     torch.testing.assert_close(nats(logits(out)), nats(expected), rtol=0, atol=1e-5)
     torch.testing.assert_close(logits(out), expected, rtol=0, atol=1e-5)
     torch.testing.assert_close(nats(logits(tmp_path, gguf_file="out.gguf")), nats(expected), rtol=0, atol=1e-5)
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
+    for name in ("tokenizer.json", "chat_template.jinja", "generation_config.json"):
         assert (out / name).read_bytes() == (world["m"] / name).read_bytes(), name
+    assert_readable_by_transformers_4(out, world["m"])
     card = (out / "README.md").read_text()
     assert "merged in float32" in card.lower()
     assert str(world["folder"] / "d.jsonl") in card
@@ -117,6 +121,52 @@ def test_the_merged_model_is_base_and_adapter(cli: Cli, world: dict[str, Path], 
     again = cli("merge", world["store"], "--run", "r", "--out", out, "--gguf", file)
     assert again.code == 0
     assert again.err.count("holds this model already") == 2
+
+
+def assert_readable_by_transformers_4(out: Path, base: Path) -> None:
+    """What vLLM reads of a folder, also with transformers 4: of `*.safetensors` those that an index names, if any."""
+    config = json.loads((out / "config.json").read_text())
+    assert config["architectures"] == ["LlamaForCausalLM"]
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"]
+    assert config["torch_dtype"] == config["dtype"]
+    named = {json.loads((folder / "tokenizer_config.json").read_text())["tokenizer_class"] for folder in (out, base)}
+    assert named == {"PreTrainedTokenizerFast", "TokenizersBackend"}  # transformers 5 alone has the second
+    files = sorted(path.name for path in out.glob("*.safetensors"))
+    assert files == ["model.safetensors"]
+    assert not list(out.glob("*.bin"))
+    assert {"tokenizer.json", "generation_config.json", "chat_template.jinja"} <= {path.name for path in out.iterdir()}
+
+
+@pytest.mark.parametrize("scaling", [
+    {"rope_type": "default"},
+    {"rope_type": "linear", "factor": 2.0},
+    {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+     "original_max_position_embeddings": 64},
+])  # fmt: skip
+def test_old_names_of_positions_give_the_same_configuration(tmp_path: Path, scaling: dict[str, Any]) -> None:
+    from transformers import AutoConfig, LlamaConfig
+
+    LlamaConfig(rope_parameters={**scaling, "rope_theta": 5e5}, dtype="bfloat16").save_pretrained(tmp_path / "new")
+    new = json.loads((tmp_path / "new/config.json").read_text())
+    assert "rope_theta" not in new
+    found = with_old_names(new, {})
+    assert found["rope_theta"] == 5e5
+    assert found["torch_dtype"] == "bfloat16"
+    assert found.get("rope_scaling") == (None if scaling == {"rope_type": "default"} else scaling)
+    old = {name: value for name, value in found.items() if name not in ("rope_parameters", "dtype")}
+    for name, config in (("both", found), ("old", old)):  # transformers 5 reads either as what it wrote itself
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+        read = AutoConfig.from_pretrained(tmp_path / name)
+        assert read.rope_parameters == {**scaling, "rope_theta": 5e5}
+
+
+def test_the_base_models_own_old_names_are_kept() -> None:
+    """Of positions that differ by the kind of layer, which have no old names that could be made of the new ones."""
+    nested = {"rope_parameters": {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_theta": 1e4}}}
+    base = {"rope_theta": 1e6, "rope_local_base_freq": 1e4, "hidden_size": 8}
+    assert with_old_names(nested, base) == {**nested, "rope_theta": 1e6, "rope_local_base_freq": 1e4}
+    assert with_old_names(nested, {}) == nested
 
 
 def test_what_the_gguf_file_says(cli: Cli, world: dict[str, Path], tmp_path: Path) -> None:

@@ -171,6 +171,29 @@ def test_a_pool_that_moved(home: Path, cli: Cli, model_dir: Path) -> None:
         assert open_store("med").get("datasets/pool").attrs["source"] == str(home / f"{place}.jsonl")
 
 
+def test_an_adapter_of_a_store_that_moved(home: Path, cli: Cli, model_dir: Path) -> None:
+    write_rows(home / "pool.jsonl", prompt_rows(6))
+    write_rows(home / "domain.jsonl", prompt_rows(4, seed=2))
+    train = ("finetune", "med", "--model", model_dir, "--train", "domain.jsonl", *TINY, "--name", "w")
+    assert cli(*train, "--keep-checkpoints").code == 0
+    kept = next((home / "med/adapters/w/steps").iterdir()).relative_to(home)
+    for feature, adapter in (("of-run", "w"), ("of-step", kept)):
+        for name in ("pool", "domain"):
+            ran = cli("featurize", "med", "--data", f"{name}.jsonl", "--name", name, "--kind", "ntk", "--dim", "16",
+                      "--model", model_dir, "--adapter", adapter, "--feature", feature)  # fmt: skip
+            assert ran.code == 0, ran.err
+    (home / "med").rename(home / "moved")
+    for feature in ("of-run", "of-step"):
+        ran = cli("score", "moved", "--pool", "pool", "--domain", "domain", "--method", "exact", "--feature", feature,
+                  "--name", feature)  # fmt: skip
+        assert ran.code == 0, ran.err
+        near = ("query", "moved", "--feature", feature, "--pool", "pool", "--prompt", "a", "--completion", "b")
+        ran = cli(*near)
+        assert ran.code == 0, ran.err
+    noted = str(open_store("moved").get("features/pool/of-run").attrs["adapter"])
+    assert not Path(noted).exists()  # it names the place where the store was
+
+
 def test_rows_of_standard_input_move_with_their_store(home: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     data = "".join(json.dumps(row) + "\n" for row in prompt_rows(6)).encode()
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))

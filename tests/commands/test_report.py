@@ -38,7 +38,7 @@ def test_report_of_a_whole_chain(cli: Cli, tmp_path: Path, model_dir: Path, writ
     assert found["html"] == str(html)
     assert found["md"] == str(md)
     assert found["bytes"] == html.stat().st_size + md.stat().st_size
-    assert found["missing"] == ["validation"]
+    assert found["missing"] == ["validation", "diagnoses"]
     assert found["damaged"] == []
     assert {"funnel", "map", "rows", "training", "results", "cost"} <= set(found["sections"])
 

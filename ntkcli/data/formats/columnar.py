@@ -14,9 +14,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from ntkcli.data.formats.compression import LARGE_BYTES
 from ntkcli.data.formats.records import Record, checked
 from ntkcli.data.rows import RAW, RowError
 from ntkcli.errors import DataError, UsageError
+from ntkcli.progress import ShownFile, shown
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -91,9 +93,18 @@ def read_parquet(path: Path) -> Iterator[Record]:
 
     try:
         with pq.ParquetFile(path) as file:
-            yield from table_records(path, file.iter_batches(_BATCH_ROWS))
+            large = path.stat().st_size >= LARGE_BYTES
+            batches = file.iter_batches(_BATCH_ROWS)
+            yield from table_records(path, _shown(path, batches, file.metadata.num_rows) if large else batches)
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, "parquet", error) from error
+
+
+def _shown(path: Path, batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
+    with shown(f"reading {path.name}", total=rows, unit="rows") as advance:
+        for batch in batches:
+            yield batch
+            advance(batch.num_rows)
 
 
 def read_arrow(path: Path) -> Iterator[Record]:
@@ -101,7 +112,11 @@ def read_arrow(path: Path) -> Iterator[Record]:
     import pyarrow as pa
 
     try:
-        with pa.OSFile(str(path)) as source:  # not mapped: a mapped file that is cut while it is read ends the process
+        # Not mapped: a mapped file that is cut while it is read ends the process.
+        with (
+            ShownFile(path, label=f"reading {path.name}", after=LARGE_BYTES // 2).buffered() as file,
+            pa.PythonFile(file, "r") as source,
+        ):
             yield from table_records(path, _arrow_batches(source))
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, "arrow", error) from error

@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import IO, Final
 
 from ntkcli.errors import DataError, UsageError
+from ntkcli.progress import ShownFile
 
 COMPRESSED: Final = {".gz": "gzip", ".bz2": "bzip2", ".zst": "zstandard"}
 """Suffixes that stand behind another, and their names."""
 _MARKS: Final = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\x28\xb5\x2f\xfd": ".zst"}
 """First bytes of packed files."""
+LARGE_BYTES: Final = 16 << 20
+"""Of a file from which reading it is shown: about a second of JSON."""
 _BOM: Final = b"\xef\xbb\xbf"
 _UTF16_BOMS: Final = (b"\xff\xfe", b"\xfe\xff")
 
@@ -67,16 +70,22 @@ def first_bytes(path: Path, packing: str, count: int) -> bytes:
         return b""
 
 
-def _open(path: Path, packed: str | None) -> IO[bytes]:
-    if packed == "gzip":
-        return io.BufferedReader(gzip.GzipFile(path, "rb"))
-    if packed == "bzip2":
-        return bz2.open(path, "rb")
-    if packed == "zstandard":
-        import pyarrow as pa  # the standard library has none before Python 3.14
+@contextmanager
+def _open(path: Path, packed: str | None) -> Iterator[IO[bytes]]:
+    with ShownFile(path, label=f"reading {path.name}", after=LARGE_BYTES // 2).buffered() as file:
+        if packed == "gzip":
+            with io.BufferedReader(gzip.GzipFile(fileobj=file)) as unpacked:
+                yield unpacked
+        elif packed == "bzip2":
+            with io.BufferedReader(bz2.BZ2File(file)) as unpacked:
+                yield unpacked
+        elif packed == "zstandard":
+            import pyarrow as pa  # the standard library has none before Python 3.14
 
-        return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"))
-    return path.open("rb")
+            with io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd")) as unpacked:
+                yield unpacked
+        else:
+            yield file
 
 
 def _broken(path: Path, packed: str | None, place: Place, error: Exception) -> DataError:

@@ -7,6 +7,7 @@ before anything is merged. The package gguf has the names of tensors and of meta
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from safetensors import safe_open
 
 from ntkcli.engine.models.gguf_tokenizer import CONVERT, add_tokenizer, tokenizer_kind
 from ntkcli.errors import UsageError
+from ntkcli.progress import counted_below
 
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM")
 """What llama.cpp computes as its architecture `llama`."""
@@ -48,6 +50,26 @@ def write_gguf(folder: Path, path: Path, *, name: str, dtype: str) -> None:
     """
     import gguf
 
+    writer, tensors = _described(folder, path, name=name, dtype=dtype)
+    for tensor, raw in counted_below(tensors, f"writing {path.name}", len(tensors), unit="tensors"):
+        writer.write_tensor_data(gguf.quants.quantize(tensor.read(), raw))
+    writer.close()
+
+
+def gguf_size(folder: Path, *, name: str, dtype: str) -> int:
+    """The bytes of the file that `write_gguf` makes of the folder, by its description and the tensors' shapes."""
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "x.gguf"
+        writer, _ = _described(folder, path, name=name, dtype=dtype)
+        writer.close()
+        parts = [path.stat().st_size, *(each.nbytes for some in writer.tensors for each in some.values())]
+    return sum(writer.ggml_pad(part, writer.data_alignment) for part in parts)
+
+
+def _described(folder: Path, path: Path, *, name: str, dtype: str) -> tuple[Any, list[tuple[_Tensor, Any]]]:
+    """A writer that has written all but the tensors' numbers, and the tensors in the order of the file."""
+    import gguf
+
     config = json.loads((folder / "config.json").read_bytes())
     writer = gguf.GGUFWriter(str(path), "llama")
     kind = {"float32": "ALL_F32", "float16": "MOSTLY_F16", "bfloat16": "MOSTLY_BF16"}[dtype]
@@ -56,7 +78,8 @@ def write_gguf(folder: Path, path: Path, *, name: str, dtype: str) -> None:
     _add_shape(writer, config)
     add_tokenizer(writer, folder, rows=config["vocab_size"])
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
-    for tensor, raw in _tensors(folder, config, names, dtype):
+    tensors = list(_tensors(folder, config, names, dtype))
+    for tensor, raw in tensors:
         shape = gguf.quant_shape_to_byte_shape(tensor.shape, raw) if raw == _raw("bfloat16") else tensor.shape
         numbers = np.dtype({"F32": np.float32, "F16": np.float16, "BF16": np.uint8}[raw.name])
         size = int(np.prod(shape)) * numbers.itemsize
@@ -64,9 +87,7 @@ def write_gguf(folder: Path, path: Path, *, name: str, dtype: str) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for tensor, raw in _tensors(folder, config, names, dtype):
-        writer.write_tensor_data(gguf.quants.quantize(tensor.read(), raw))
-    writer.close()
+    return writer, tensors
 
 
 def _raw(dtype: str) -> Any:
@@ -114,7 +135,7 @@ def _tensors(folder: Path, config: dict[str, Any], names: Any, dtype: str) -> It
         with safe_open(path, framework="pt") as file:
             shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118  # no dict
         for key, shape in shapes.items():
-            if key.endswith("rotary_emb.inv_freq"):
+            if key.endswith("rotary_emb.inv_freq") or (key == "lm_head.weight" and config.get("tie_word_embeddings")):
                 continue
             found = names.get_name(key, try_suffixes=(".weight", ".bias"))
             if found is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from ntkcli.errors import NtkselError, UsageError
 from ntkcli.identity import ModelIdentity
 from ntkcli.library_settings import without_library_settings
 from ntkcli.model_files import reason_of, why_tokenizer_fails
+from ntkcli.progress import shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +147,24 @@ def load_model(identity: ModelIdentity, *, dtype: str, device: str, with_head: b
         if place.type == "cpu":
             own_memory(model)
     forget_lengths(model)
+    _expect_no_mask(model)
     head_form(model)  # refuses here what could not be right later
     require_unchanged(identity, folder)
     return LoadedModel(model, load_tokenizer(identity), place, DTYPES[dtype])
+
+
+def _expect_no_mask(model: nn.Module) -> None:
+    """Leave out the warning of some architectures (GPT-2) where a padded batch comes without a mask.
+
+    `ntkcli.engine.batches.final_hidden` says why it needs none.
+    """
+    for module in model.modules():
+        if hasattr(module, "warn_if_padding_and_no_attention_mask"):
+            module.warn_if_padding_and_no_attention_mask = _no_warning  # type: ignore[assignment]  # as above
+
+
+def _no_warning(*_: Any) -> None:
+    pass
 
 
 def _folder(identity: ModelIdentity) -> Path:
@@ -277,13 +293,24 @@ def _is_known(identity: ModelIdentity) -> bool:
 
 @contextlib.contextmanager
 def _quiet_loading() -> Iterator[None]:
-    """No bars and no reports of transformers' own: what is wrong we report ourselves."""
+    """No bars and no reports of transformers' own: what is wrong we report ourselves, and how far it is."""
+    from transformers import core_model_loading
     from transformers.utils import logging as messages
 
     messages.disable_progress_bar()
-    before = messages.get_verbosity()
+    before, bar = messages.get_verbosity(), core_model_loading.tqdm
     messages.set_verbosity_error()
+    core_model_loading.tqdm = _weights_shown
     try:
         yield
     finally:
+        core_model_loading.tqdm = bar
         messages.set_verbosity(before)
+
+
+def _weights_shown(weights: Collection[Any], **_: Any) -> Iterator[Any]:
+    """The weights that transformers loads one by one, counted where the command shows it."""
+    with shown("loading the model", total=len(weights), unit="weights") as advance:
+        for weight in weights:
+            yield weight
+            advance(1)

@@ -22,6 +22,7 @@ from ntkcli.engine.models.devices import DTYPES
 from ntkcli.engine.models.loading import load_model
 from ntkcli.errors import NtkselError, UsageError
 from ntkcli.identity import AdapterIdentity, ModelIdentity, refuse_other_base
+from ntkcli.progress import counted_below
 
 _STORED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 """Number formats of safetensors files, as we call them."""
@@ -66,7 +67,8 @@ def merged_model(identity: ModelIdentity, adapter: AdapterIdentity, *, dtype: st
         attached = _attached(identity, adapter, "float32")
     _refuse_shared(attached, adapter)
     if plain:
-        for layer in _layers(attached):
+        layers = _layers(attached)
+        for layer in counted_below(layers, "merging", len(layers), unit="layers"):
             base = layer.get_base_layer()
             base.float()
             layer.merge()

@@ -12,6 +12,7 @@ import store
 from ntkcli.errors import IncompleteError, UsageError
 from ntkcli.progress import Progress, Silent
 from ntkcli.steps.diagnosis.findings import Check, Cost, Finding, Panel
+from ntkcli.steps.diagnosis.keep import keep
 from ntkcli.steps.diagnosis.kernel import kernel, kernel_cost
 from ntkcli.steps.diagnosis.length import length, length_cost
 from ntkcli.steps.diagnosis.regression import regression, regression_cost
@@ -20,6 +21,7 @@ from ntkcli.steps.diagnosis.sketch import sketch, sketch_cost
 from ntkcli.steps.diagnosis.stability import stability, stability_cost
 from ntkcli.steps.diagnosis.supply import supply, supply_cost
 from ntkcli.steps.shared.release import frees_memory
+from ntkcli.steps.shared.stores import open_store
 
 STEPS: Final[dict[str, tuple[Callable[..., Finding], Callable[[Request], Cost]]]] = {
     "length": (length, length_cost),
@@ -63,6 +65,8 @@ def diagnose(
 ) -> tuple[Diagnosis, list[Panel]]:
     """Run the diagnosis `check`, or `all`; returns what it found, and the panels to draw. `given`: as `Request` has it.
 
+    Each finding is kept in the store, for a report.
+
     Raises:
         UsageError: an option is missing, or the diagnosis does not take it.
     """
@@ -71,8 +75,10 @@ def diagnose(
     found: list[Finding] = []
     for name in names:
         with _passing_over(name, left_out, several=check == "all"):
-            request = _request(store_path, name, given, several=check == "all")
-            found.append(STEPS[name][0](request, progress=progress))
+            options = _options(name, given, several=check == "all")
+            finding = STEPS[name][0](Request(store_path, **options), progress=progress)
+            keep(open_store(store_path, create=True), name, finding, options=options, progress=progress)
+            found.append(finding)
     if not found:
         why = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
         raise UsageError(f"No check can run with these options ({why}).", "See `ntksel diagnose --help`.")
@@ -89,7 +95,7 @@ def costs(store_path: str | Path, *, check: str, **given: Any) -> Costs:
     found = []
     for name in names:
         with _passing_over(name, left_out, several=check == "all"):
-            found.append(STEPS[name][1](_request(store_path, name, given, several=check == "all")))
+            found.append(STEPS[name][1](Request(store_path, **_options(name, given, several=check == "all"))))
     return Costs(tuple(found), left_out)
 
 
@@ -104,11 +110,12 @@ def _passing_over(name: str, left_out: dict[str, str], *, several: bool) -> Iter
         left_out[name] = str(error).removesuffix(".")
 
 
-def _request(store_path: str | Path, name: str, given: dict[str, Any], *, several: bool) -> Request:
+def _options(name: str, given: dict[str, Any], *, several: bool) -> dict[str, Any]:
+    """Those of the options given that the diagnosis takes."""
     own = {key: value for key, value in given.items() if key in USES[name]}
     if several and "feature" in own:
         own.pop("model", None)  # which is for the others
-    return Request(store_path, **own)
+    return own
 
 
 def _names(check: str, given: dict[str, Any]) -> tuple[list[str], dict[str, str]]:

@@ -6,6 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+import store
+
+BINS = 40
+
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -60,26 +66,38 @@ class Points:
 
 @dataclass(frozen=True, slots=True)
 class Distributions:
-    """A panel with the distributions of samples, by label, and a line at `cut`."""
+    """A panel with a histogram for each label, over the same bins between `edges`, and a line at `cut`."""
 
     title: str
     x: str
-    samples: Mapping[str, Sequence[float]]
+    labels: Sequence[str]
+    edges: Sequence[float]
+    densities: Sequence[Sequence[float]]
     cut: float
 
 
 Panel = Lines | Points | Distributions
 
 
+def distributions(title: str, x: str, samples: Mapping[str, Sequence[float]], *, cut: float) -> Distributions:
+    """A panel of samples by label, in bins that span all of them."""
+    edges = np.histogram_bin_edges([value for sample in samples.values() for value in sample], bins=BINS)
+    densities = [np.histogram(sample, edges, density=True)[0].tolist() for sample in samples.values()]
+    return Distributions(title, x, list(samples), edges.tolist(), densities, cut)
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """The checks of one diagnosis, its panels, and how many rows were left out because they can't be used.
 
-    `left_out`: what could not be checked, and why.
+    `basis`: all that decides its figures, but for `parents`, artefacts that they were read from. `left_out`: what could
+    not be checked, and why.
     """
 
     checks: tuple[Check, ...]
-    panels: tuple[Panel, ...] = ()
+    panels: tuple[Panel, ...]
+    basis: Mapping[str, Any]
+    parents: Sequence[store.Artefact] = ()
     skipped: int = 0
     left_out: Mapping[str, str] = field(default_factory=dict)
 
@@ -97,6 +115,6 @@ class Cost:
     def __str__(self) -> str:
         if not self.rows:
             return f"{self.name}: reads what is stored, no model runs"
-        passes = f", {self.passes:,} backward passes of each" if self.passes else ""
+        passes = f", {self.passes:,} backward pass{'es' * (self.passes > 1)} of each" if self.passes else ""
         time = f"{self.seconds / 60:.0f} minutes" if self.seconds >= 120 else f"{self.seconds:.0f} seconds"
         return f"{self.name}: {self.rows:,} rows of {self.tokens:,} tokens{passes}, about {time}"

@@ -78,7 +78,8 @@ def kernel(request: Request, *, progress: Progress) -> Finding:
         [one.high for one in probes],
         mark=1.0,
     )
-    return Finding(checks, (panel,), sum(side.skipped for side in sides))
+    basis = {"kernels": artefact.fingerprint, "domain_rows": len(domain)}
+    return Finding(checks, (panel,), basis, skipped=sum(side.skipped for side in sides))
 
 
 def kernel_cost(request: Request) -> Cost:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,10 +33,12 @@ def length(request: Request, *, progress: Progress) -> Finding:
     """
     stored = open_store(request.store_path)
     checks, lines = [], []
+    scores: list[store.Artefact] = []
+    basis: dict[str, Any] = {}
     left_out: dict[str, str] = {}
     for score in _scores(stored, request.score):
         try:
-            check, line = _of_one(stored, score, request.tokens_of, progress)
+            check, line, basis[score.name] = _of_one(stored, score, request.tokens_of, progress)
         except NtkselError as error:
             if request.score:
                 raise
@@ -42,16 +46,18 @@ def length(request: Request, *, progress: Progress) -> Finding:
             continue
         checks.append(check)
         lines.append(line)
+        scores.append(score)
     if not checks:
         why = "; ".join(left_out.values())
         raise IncompleteError(f"No score's lengths can be counted: {why}.", "Give --tokens-of FEATURE or MODEL.")
     panel = Lines("Score and length", "tokens of a row", "rank of the score (1: best)", lines, log_x=True)
-    return Finding(tuple(checks), (panel,), left_out=left_out)
+    return Finding(tuple(checks), (panel,), {"tokens": basis}, parents=scores, left_out=left_out)
 
 
 def _of_one(
     stored: store.Store, score: store.Artefact, tokens_of: str | None, progress: Progress
-) -> tuple[Check, Line]:
+) -> tuple[Check, Line, dict[str, Any]]:
+    """The check of one score, its line in the plot, and how tokens were counted."""
     name, pool = score.name.partition("/")[2], str(score.attrs["data"])
     value = score.read("score").astype(np.float64)
     scored = np.flatnonzero(np.isfinite(value))
@@ -62,7 +68,7 @@ def _of_one(
         raise IncompleteError(f"{score.name} has {len(known)} rows with a score and a length.", "Score more rows.")
     found = spearman_of_sample(value[known], tokens[known].astype(np.float64))
     best = top(value[known].astype(np.float32), score.read("similarity")[known], max(1, round(TOP_SHARE * len(known))))
-    return _check(name, found, tokens[known], best), _line(name, value[known], tokens[known])
+    return _check(name, found, tokens[known], best), _line(name, value[known], tokens[known]), encoding.spec
 
 
 def _scores(stored: store.Store, names: tuple[str, ...]) -> list[store.Artefact]:

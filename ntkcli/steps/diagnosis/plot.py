@@ -14,7 +14,6 @@ from ntkcli.steps.shared.outputs import Inputs, check_output, write_output
 from ntkcli.steps.shared.stores import is_store, open_store
 
 KINDS = (".png", ".svg")
-_BINS = 40
 
 
 def check_plot(store_path: str | Path, path: Path, *, inputs: Inputs, force: bool) -> None:
@@ -69,12 +68,14 @@ def _lines(axis: Any, panel: Lines) -> None:
 
 
 def log_ticks(values: Sequence[float]) -> list[float]:
-    """Round numbers (1, 2, 5 times a power of ten) within the values; the ends themselves where there are not two."""
+    """Round numbers within the values: 1, 2, 5 or else 1 to 9 times a power of ten; the ends where there are no two."""
     low, high = min(values), max(values)
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    round_ones = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
-    within = [tick for tick in round_ones if low <= tick <= high]
-    return within if len(within) > 1 else sorted({low, high})
+    for factors in ((1, 2, 5), range(1, 10)):
+        within = [tick for power in powers for factor in factors if low <= (tick := factor * 10.0**power) <= high]
+        if len(within) > 1:
+            return within
+    return sorted({low, high})
 
 
 def _points(axis: Any, panel: Points) -> None:
@@ -88,9 +89,8 @@ def _points(axis: Any, panel: Points) -> None:
 
 
 def _distributions(axis: Any, panel: Distributions) -> None:
-    values = [value for sample in panel.samples.values() for value in sample]
-    for label, sample in panel.samples.items():
-        axis.hist(sample, bins=_BINS, range=(min(values), max(values)), density=True, alpha=0.6, label=_plain(label))
+    for label, densities in zip(panel.labels, panel.densities, strict=True):
+        axis.stairs(densities, panel.edges, fill=True, alpha=0.6, label=_plain(label))
     axis.axvline(panel.cut, linewidth=1.5, linestyle=":", color="black")
     axis.set_xlabel(panel.x)
     axis.set_ylabel("density")

@@ -37,7 +37,7 @@ FORM: Final = "centred"
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """The domain's rows and the test items without their answers, the answers, and what the model answered."""
+    """The domain's rows and the test items without their answers, the answers, and the model's, from `evaluated`."""
 
     setup: Setup
     sides: tuple[Side, Side]
@@ -45,6 +45,7 @@ class _Work:
     answers: Rows
     test_answers: Rows
     predicted: Rows
+    evaluated: store.Artefact
 
 
 def regression(request: Request, *, progress: Progress) -> Finding:
@@ -68,7 +69,10 @@ def regression(request: Request, *, progress: Progress) -> Finding:
     by_form = {form: accuracy(predicted == work.test_answers).value for form, predicted in made.items()}
     checks = (_same(request, work, made[FORM]), _accuracy(work, made[FORM], by_form))
     panel = _panel(request, work, made[FORM])
-    return Finding(checks, (panel,), sum(side.skipped for side in work.sides))
+    return Finding(
+        checks, (panel,), {"vectors": found.fingerprint}, parents=(work.evaluated,),
+        skipped=sum(side.skipped for side in work.sides),
+    )  # fmt: skip
 
 
 def regression_cost(request: Request) -> Cost:
@@ -156,7 +160,7 @@ def _work(stored: store.Store, request: Request) -> _Work:
     places = np.array([i for _, i in test], dtype=np.int64)[there]
     return _Work(
         setup, (learnt, asked), choices, np.array([rows[i].answer for i in kept], dtype=np.int64),
-        answers[places].astype(np.int64), predicted[places].astype(np.int64),
+        answers[places].astype(np.int64), predicted[places].astype(np.int64), evaluated,
     )  # fmt: skip
 
 

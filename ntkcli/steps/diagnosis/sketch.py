@@ -15,7 +15,8 @@ from ntkcli.statistics.resampling import Floats, interval, item_counts
 from ntkcli.steps.diagnosis.findings import Check, Cost, Finding, Line, Lines
 from ntkcli.steps.diagnosis.request import Request
 from ntkcli.steps.diagnosis.sample import Setup, Side, cost_of, draw_sides, last_layers
-from ntkcli.steps.diagnosis.vectors import feature_settings, model_use
+from ntkcli.steps.diagnosis.vectors import feature_settings, feature_spec, model_use
+from ntkcli.steps.features.settings import FeatureSettings
 from ntkcli.steps.shared.model_settings import note_conversion
 
 ROWS, DOMAIN_ROWS, MAX_LENGTH = 64, 8, 128
@@ -31,8 +32,7 @@ def sketch(request: Request, *, progress: Progress) -> Finding:
     progress.note(str(_cost(request, setup, sides)))
     exact, sketched = _kernels(request, setup, sides, progress)
     checks = [_check(p, exact, sketched[p]) for p in request.dims]
-    good = [one for one in checks if one.details["spearman_low"] >= GOOD]
-    smallest = min((int(one.details["dim"]) for one in good), default=None)
+    take, smallest = _choice(checks, len(exact))
     lines = [
         Line(
             "Spearman of scores",
@@ -49,17 +49,25 @@ def sketch(request: Request, *, progress: Progress) -> Finding:
             [one.high for one in checks],
         ),
     ]
-    take = (
-        f"--dim {smallest} is enough here: with it the order of the rows stays (Spearman {GOOD} or more)."
-        if smallest is not None
-        else f"No size tried keeps the order of the rows (Spearman {GOOD} or more): give larger --dims, or more --rows "
-        "for a narrower interval."
-    )
     last = checks[-1]
     checks[-1] = Check(last.name, last.subject, last.value, last.low, last.high, f"{last.sentence} {take}",
                        {**last.details, "enough": smallest})  # fmt: skip
     panel = Lines("Sketched against exact", "size of the sketch, p", "", lines, log_x=True)
-    return Finding(tuple(checks), (panel,), sum(side.skipped for side in sides))
+    basis = {
+        **feature_spec(request, setup, _settings(request, setup), setup.adapter), "dims": list(request.dims),
+        "seeds": list(SEEDS), "sides": [side.spec for side in sides],
+    }  # fmt: skip
+    return Finding(tuple(checks), (panel,), basis, skipped=sum(side.skipped for side in sides))
+
+
+def _choice(checks: Sequence[Check], rows: int) -> tuple[str, int | None]:
+    """Which size to take, in words, and the size: the smallest that surely keeps the order of the rows, or None."""
+    what = f"keeps the order of the rows (Spearman {GOOD} or more)"
+    if good := [int(one.details["dim"]) for one in checks if one.details["spearman_low"] >= GOOD]:
+        return f"--dim {min(good)} is enough here: it {what}.", min(good)
+    if any(one.details["spearman_high"] >= GOOD for one in checks):
+        return f"Whether a size tried {what} is open with {rows} rows: give more --rows, or larger --dims.", None
+    return f"No size tried {what}: give larger --dims.", None
 
 
 def sketch_cost(request: Request) -> Cost:
@@ -73,6 +81,11 @@ def _cost(request: Request, setup: Setup, sides: tuple[Side, ...]) -> Cost:
     return cost_of("sketch", setup, sides, device=request.device, passes=1, layers=layers)
 
 
+def _settings(request: Request, setup: Setup) -> FeatureSettings:
+    layers = request.layers or last_layers(setup)
+    return feature_settings(request, kind=Kind.NTK, probe=request.probe, layers=layers)
+
+
 def _kernels(
     request: Request, setup: Setup, sides: tuple[Side, Side], progress: Progress
 ) -> tuple[Floats, dict[int, list[Floats]]]:
@@ -81,7 +94,7 @@ def _kernels(
     from ntkcli.engine.features.sketched_kernels import SketchedKernels
     from ntkcli.engine.models.loading import load_model
 
-    settings = feature_settings(request, kind=Kind.NTK, layers=request.layers or last_layers(setup))
+    settings = _settings(request, setup)
     note_conversion(setup.model, progress)
     loaded = load_model(setup.model, dtype=model_use(request, setup).settle_dtype(None), device=request.device)
     layers = adapted_layers(loaded, model=setup.model, adapter=setup.adapter, settings=settings.gradient(None))

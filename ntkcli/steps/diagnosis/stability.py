@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -21,13 +21,14 @@ from ntkcli.statistics.resampling import Floats, interval
 from ntkcli.steps.diagnosis.findings import Check, Cost, Finding, Line, Lines
 from ntkcli.steps.diagnosis.request import Request
 from ntkcli.steps.diagnosis.sample import Setup, Side, cost_of, draw_side, set_up
-from ntkcli.steps.diagnosis.vectors import feature_settings, vectors
+from ntkcli.steps.diagnosis.vectors import Vectors, feature_settings, vectors
 from ntkcli.steps.shared.stores import open_store
 
 ROWS, DOMAIN_ROWS, MAX_LENGTH = 64, 32, 1024
 FORM: Final = "centred"
 """Of the scores: as `score --method cosine --centre`, the default of `arms`."""
-_STAY: Final = ((0.9, "stays"), (0.7, "mostly stays"), (-1.0, "does not stay"))
+_STAY: Final = ((0.9, "stays"), (0.7, "mostly stays"))
+_NOT: Final = "does not stay"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +58,7 @@ def stability(request: Request, *, progress: Progress) -> Finding:
     """
     stored = open_store(request.store_path)
     work = _work(stored, request)
-    progress.note(str(_cost(request, work)))
-    kernels = {point: _kernel(stored, request, work, point, progress)
-               for points in work.points.values() for point in points}  # fmt: skip
+    kernels, basis = _kernels(stored, request, work, progress)
     domain = np.arange(len(work.sides[0].rows))
     pool = np.arange(len(domain), len(domain) + len(work.sides[1].rows))
     checks, lines = [], []
@@ -74,7 +73,7 @@ def stability(request: Request, *, progress: Progress) -> Finding:
         checks.append(_over_runs(finals, domain, pool))
     panels = (Lines("The order of the pool's rows while the model is trained", "steps taken",
                     "Spearman with the first checkpoint", lines),) if lines else ()  # fmt: skip
-    return Finding(tuple(checks), panels, sum(side.skipped for side in work.sides))
+    return Finding(tuple(checks), panels, basis, skipped=sum(side.skipped for side in work.sides))
 
 
 def stability_cost(request: Request) -> Cost:
@@ -131,17 +130,30 @@ def _points(stored: store.Store, run: str) -> list[_Point]:
     return [*(_Point(run, steps, path) for steps, path in kept_steps(folder).items()), _Point(run, None, folder)]
 
 
-def _kernel(stored: store.Store, request: Request, work: _Work, point: _Point, progress: Progress) -> Floats:
-    """The raw kernel matrix of the domain's rows and then the pool's; rows that are not finite have none."""
+def _kernels(
+    stored: store.Store, request: Request, work: _Work, progress: Progress
+) -> tuple[dict[_Point, Floats], dict[str, Any]]:
+    """The raw kernel matrix (domain's rows, then the pool's) by each adapter, and what decides them."""
+    cost = iter([str(_cost(request, work))])  # noted once, before the first that is not there yet
+    made = {point: _vectors(stored, request, work, point, progress, announce=lambda: next(cost, ""))
+            for points in work.points.values() for point in points}  # fmt: skip
+    kernels: dict[_Point, Floats] = {}
+    for point, found in made.items():
+        raw = np.nan_to_num(found.raw)  # of a row that is not finite nothing
+        kernels[point] = raw @ raw.T
+    vectors_of = [[point.run, point.steps, found.fingerprint] for point, found in made.items()]
+    return kernels, {"vectors": vectors_of, "domain_rows": len(work.sides[0].rows)}
+
+
+def _vectors(
+    stored: store.Store, request: Request, work: _Work, point: _Point, progress: Progress, announce: Callable[[], str]
+) -> Vectors:
     adapter = resolve_adapter(str(point.folder), adapters=stored.path / "adapters", option="--run")
     settings = feature_settings(request, kind=Kind.NTK, probe=request.probe)
-    found = vectors(
+    return vectors(
         stored, "stability", work.sides, request=request, setup=work.setup, adapter=adapter, settings=settings,
-        progress=progress,
+        progress=progress, announce=announce,
     )  # fmt: skip
-    raw = np.nan_to_num(found.raw)
-    kernel: Floats = raw @ raw.T
-    return kernel
 
 
 def _over_steps(run: str, points: Sequence[tuple[int, Floats]], domain: Rows, pool: Rows) -> tuple[Check, list[Line]]:
@@ -156,14 +168,16 @@ def _over_steps(run: str, points: Sequence[tuple[int, Floats]], domain: Rows, po
     found = scores_agree(later[-1][1][FORM], reference[FORM], domain=domain, pool=pool)
     with_start = scores_agree(start[1][FORM], reference[FORM], domain=domain, pool=pool)
     lowest = min(agreements[FORM], key=lambda steps: agreements[FORM][steps].spearman)
-    how = next(word for least, word in _STAY if found.value >= least)
+    how, is_open = _stays(found.value, found.low, found.high)
     sentence = (
         f"{run}: from step {first} to step {last} the order of the pool's rows {how}: Spearman {found.value:+.2f} (95% "
         f"{found.low:+.2f} to {found.high:+.2f}), lowest {agreements[FORM][lowest].spearman:+.2f} at step {lowest}; "
         f"cos_F of the kernels is {agreements[FORM][last].cos_f:.3f}. Before the first step the order agrees with that "
         f"of step {first} by {with_start.value:+.2f}."
     )
-    if found.value < _STAY[0][0]:
+    if is_open:
+        sentence += f" {len(pool)} rows leave it open: give more --rows."
+    elif found.value < _STAY[0][0]:
         sentence += " So score with the adapter of a short warm-up, and with the same one for pool and domain."
     curve = [
         {
@@ -185,6 +199,12 @@ def _over_steps(run: str, points: Sequence[tuple[int, Floats]], domain: Rows, po
     return Check("stability", run, found.value, found.low, found.high, sentence, details), lines
 
 
+def _stays(value: float, low: float, high: float) -> tuple[str, bool]:
+    """Whether the order of rows stays, in words; and whether the interval holds another answer."""
+    words = [next((word for least, word in _STAY if one >= least), _NOT) for one in (value, low, high)]
+    return words[0], len(set(words)) > 1
+
+
 def _over_runs(kernels: dict[str, Floats], domain: Rows, pool: Rows) -> Check:
     """Final adapters of several runs with each other: the mean over all pairs, with an interval over pool rows."""
     made = {run: forms(kernel, pool) for run, kernel in kernels.items()}
@@ -194,12 +214,14 @@ def _over_runs(kernels: dict[str, Floats], domain: Rows, pool: Rows) -> Check:
     low, high = interval(np.mean([resampled_spearmans(scores[a], scores[b]) for a, b in pairs], axis=0))
     cos_f = [agreement(made[a][FORM], made[b][FORM], domain=domain, pool=pool).cos_f for a, b in pairs]
     value = float(np.mean(each))
-    how = next(word for least, word in _STAY if value >= least)
+    how, is_open = _stays(value, low, high)
     sentence = (
         f"Over {len(scores)} runs the order of the pool's rows {how}: Spearman {value:+.2f} on average (95% {low:+.2f} "
         f"to {high:+.2f}), lowest {min(each):+.2f}; cos_F of the kernels is {float(np.mean(cos_f)):.3f}."
     )
-    if value < _STAY[0][0]:
+    if is_open:
+        sentence += f" {len(pool)} rows leave it open: give more --rows."
+    elif value < _STAY[0][0]:
         sentence += " A score by one run's adapter is partly chance: combine the scores of several (`score --combine`)."
     details = {
         "runs": list(scores),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+import store
 from ntkcli.choices import Kind
 from ntkcli.errors import DataError, UsageError
 from ntkcli.progress import Progress
@@ -13,7 +15,7 @@ from ntkcli.scoring.features import FeatureReader, Floats
 from ntkcli.scoring.similarity import unit_rows
 from ntkcli.statistics.supply import FEWEST_DOMAIN, Supply, nearness, own_nearness
 from ntkcli.statistics.supply import supply as estimate
-from ntkcli.steps.diagnosis.findings import Check, Cost, Distributions, Finding
+from ntkcli.steps.diagnosis.findings import Check, Cost, Finding, distributions
 from ntkcli.steps.diagnosis.request import Request
 from ntkcli.steps.diagnosis.sample import cost_of, draw_sides, drawn
 from ntkcli.steps.diagnosis.vectors import feature_settings, vectors
@@ -31,12 +33,17 @@ PLENTY = 0.5
 
 @dataclass(frozen=True, slots=True)
 class _Features:
-    """Unit features of the domain's and the pool's rows; `total`: rows of the pool; `skipped`: rows left out."""
+    """Unit features of the domain's and the pool's rows; `total`: rows of the pool; `skipped`: rows left out.
+
+    `basis`, `parents`: as a `Finding` has them.
+    """
 
     domain: Floats
     pool: Floats
     total: int
     skipped: int
+    basis: dict[str, Any]
+    parents: tuple[store.Artefact, ...] = ()
 
 
 def supply(request: Request, *, progress: Progress) -> Finding:
@@ -64,13 +71,14 @@ def supply(request: Request, *, progress: Progress) -> Finding:
         for level in (request.near, *LEVELS)
     }
     check = _check(request, at, found, len(near))
-    panel = Distributions(
+    panel = distributions(
         "Nearness to the domain",
         "mean of the 5 highest centred cosines with domain rows",
         {"pool": near.tolist(), "domain, each row with the others": own.tolist()},
-        at[request.near].threshold,
+        cut=at[request.near].threshold,
     )
-    return Finding((check,), (panel,), found.skipped)
+    basis = {**found.basis, "near": request.near, "n": request.n, "seed": request.seed}
+    return Finding((check,), (panel,), basis, parents=found.parents, skipped=found.skipped)
 
 
 def supply_cost(request: Request) -> Cost:
@@ -134,7 +142,8 @@ def _computed(request: Request, progress: Progress) -> _Features:
     good = np.isfinite(made.norm)
     of_domain = np.arange(len(good)) < len(domain.rows)
     skipped = domain.skipped + pool.skipped + int((~good).sum())
-    return _Features(made.unit[good & of_domain], made.unit[good & ~of_domain], pool.total, skipped)
+    return _Features(made.unit[good & of_domain], made.unit[good & ~of_domain], pool.total, skipped,
+                     {"vectors": made.fingerprint, "pool_rows": pool.total})  # fmt: skip
 
 
 def _stored(request: Request) -> _Features:
@@ -152,4 +161,5 @@ def _stored(request: Request) -> _Features:
         chosen = drawn(measured, count, seed=request.seed)
         read.append((FeatureReader(features, n=n, only=chosen).unit_rows(), len(measured)))
     (pool_rows, total), (domain_rows, _) = read
-    return _Features(domain_rows, pool_rows, total, 0)
+    basis = {"rows": len(pool_rows), "domain_rows": len(domain_rows)}
+    return _Features(domain_rows, pool_rows, total, 0, basis, (pool_features, others[domain]))

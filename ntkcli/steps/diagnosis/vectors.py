@@ -66,10 +66,14 @@ def feature_spec(
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
-    """Unit features (n, p) float32 of the rows of all sides, one after the other, and norms (n,); NaN: not finite."""
+    """Unit features (n, p) float32 of the rows of all sides, one after the other, and norms (n,); NaN: not finite.
+
+    `fingerprint` is of all that decides them.
+    """
 
     unit: NDArray[np.float32]
     norm: NDArray[np.float32]
+    fingerprint: str
 
     @property
     def raw(self) -> NDArray[np.float64]:
@@ -127,7 +131,7 @@ def vectors(
 
 
 def _read(artefact: store.Artefact, rows: list[Row], request: Request, progress: Progress) -> Vectors:
-    found = Vectors(artefact.read("vector"), artefact.read("norm"))
+    found = Vectors(artefact.read("vector"), artefact.read("norm"), artefact.fingerprint)
     bad = [rows[i] for i in np.flatnonzero(~np.isfinite(found.norm))]
     settle_non_finite("features", bad, on_error=request.on_error, progress=progress)
     return found

@@ -12,6 +12,7 @@ from ntkcli.data import BadRow, Encoded, Encoder, Row, RowError
 from ntkcli.data.encode_stream import attempt
 from ntkcli.data.problems import BAD_KEPT, refusal, unusable
 from ntkcli.identity import ModelIdentity
+from ntkcli.progress import counted_below
 from ntkcli.steps.evaluation.items import Items
 
 _MOST_TOKENS: Final = 1 << 26
@@ -57,7 +58,8 @@ def encode_item(items: Items, index: int, encoder: Encoder) -> tuple[int, list[E
 def refuse_unusable(tokens: ItemTokens) -> None:
     """Raise DataError if items can't be encoded: the first of them with their reasons, the rest counted."""
     bad = []
-    for index, row in enumerate(tokens.items.rows):
+    rows = tokens.items.rows
+    for index, row in enumerate(counted_below(rows, "tokens of the items", len(rows), unit="items")):
         if isinstance(row, Row) and isinstance(found := tokens.find(index, row), RowError):
             bad.append(unusable(row, found))
     if bad:

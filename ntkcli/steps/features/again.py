@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import store
 from ntkcli.choices import Kind, Pooling, Positions, Projection, StoreDtype, TextAs
 from ntkcli.data import Encoder
 from ntkcli.errors import SpecError
-from ntkcli.identity import AdapterIdentity, resolve_adapter
 from ntkcli.steps.features.adam_moments import adam_state
 from ntkcli.steps.features.featurize import load_extractor
 from ntkcli.steps.features.settings import DEFAULT_POSITIONS, FeatureSettings
+from ntkcli.steps.shared.model_settings import noted_adapter
 from ntkcli.steps.shared.settings import ModelUse
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ def load_again(stored: store.Store, features: store.Artefact, *, device: str) ->
         trust_remote_code="remote_code" in spec["model"],
     )
     model = use.resolve()
-    adapter = _adapter(stored, features.attrs["adapter"])
+    adapter = noted_adapter(stored, features)
     adam = adam_state(adapter) if "adam" in spec else None
     settings = _settings(spec)
     now = settings.spec(use, spec["dtype"], model, adapter, adam) | {key: spec[key] for key in ("data", "rows")}
@@ -47,15 +46,6 @@ def load_again(stored: store.Store, features: store.Artefact, *, device: str) ->
         )
     extractor, encoder, _ = load_extractor(model, adapter, adam, settings, use, dtype=spec["dtype"], known=features)
     return extractor, encoder
-
-
-def _adapter(stored: store.Store, reference: str | None) -> AdapterIdentity | None:
-    """The adapter that was noted; one of the store also where the store has moved."""
-    if reference is None:
-        return None
-    name = Path(reference).name
-    moved = not Path(reference).is_dir() and (stored.path / "adapters" / name).is_dir()
-    return resolve_adapter(name if moved else reference, adapters=stored.path / "adapters")
 
 
 def _settings(spec: dict[str, Any]) -> FeatureSettings:

@@ -129,7 +129,8 @@ class Facts:
 
 
 def collect(stored: store.Store, *, selection: str | None = None) -> Facts:
-    """Open everything that can be opened. `selection` is shown in detail; default: the finished one made last.
+    """Open everything that can be opened. `selection` is shown in detail; default: the finished one made last, and of a
+    random score only where there is no other.
 
     Raises:
         store.MissingArtefactError: there is no such selection.
@@ -148,7 +149,11 @@ def collect(stored: store.Store, *, selection: str | None = None) -> Facts:
     if selection is not None:
         facts.selection = stored.get(f"selections/{store.check_name(selection, '--selection')}")
     else:
-        facts.selection = _newest(facts, artefacts, "selection")
+        by_chance = {
+            name for name, one in artefacts.items() if name.startswith("selections/") and _random(one, artefacts)
+        }
+        own = {name: one for name, one in artefacts.items() if name not in by_chance}
+        facts.selection = _newest(facts, own, "selection") or _newest(facts, artefacts, "selection")
     facts.score = _score_of(facts, artefacts)
     return facts
 
@@ -158,8 +163,14 @@ def _names(stored: store.Store) -> Sequence[str]:
 
 
 def _newest(facts: Facts, artefacts: dict[str, store.Artefact], kind: str) -> store.Artefact | None:
-    done = [made for made in facts.made if made.kind == kind and made.complete]
+    done = [made for made in facts.made if made.kind == kind and made.complete and made.name in artefacts]
     return artefacts[max(done, key=lambda made: (made.ended, made.name)).name] if done else None
+
+
+def _random(selection: store.Artefact, artefacts: dict[str, store.Artefact]) -> bool:
+    """Whether it is a baseline: chosen by scores that were drawn."""
+    scores = [artefacts[name] for name in selection.parents if name.startswith("scores/") and name in artefacts]
+    return any(score.spec.get("method") == "random" for score in scores)
 
 
 def _score_of(facts: Facts, artefacts: dict[str, store.Artefact]) -> store.Artefact | None:

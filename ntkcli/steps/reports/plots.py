@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkcli.steps.diagnosis.findings import Distributions, Line, Lines
+from ntkcli.steps.diagnosis.plot import log_ticks
 from ntkcli.steps.reports.texts import plot_label
 
 MUTED, ACCENT, SECOND, THIRD = "var(--muted-mark)", "var(--accent)", "var(--second)", "var(--third)"
@@ -50,13 +52,18 @@ def histogram(edges: NDArray[Any], all_rows: NDArray[Any], chosen: NDArray[Any],
     ]  # fmt: skip
     layout: dict[str, Any] = {"barmode": "stack", "bargap": 0.08}
     if cut is not None:
-        line = {"color": "var(--ink)", "width": 1.5, "dash": "dot"}
-        layout["shapes"] = [{"type": "line", "x0": cut, "x1": cut, "y0": 0, "y1": 1, "yref": "paper", "line": line}]
-        layout["annotations"] = [
-            {"x": cut, "y": 1, "yref": "paper", "text": "lowest chosen", "showarrow": False, "xanchor": "left",
-             "yanchor": "top", "xshift": 6}
-        ]  # fmt: skip
+        layout |= _cut(cut, "lowest chosen")
     return _figure(bars, x="score", y="rows", **layout)
+
+
+def _cut(at: float, text: str) -> dict[str, Any]:
+    """A dotted line across the figure, with its name."""
+    line = {"color": "var(--ink)", "width": 1.5, "dash": "dot"}
+    return {
+        "shapes": [{"type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "yref": "paper", "line": line}],
+        "annotations": [{"x": at, "y": 1, "yref": "paper", "text": text, "showarrow": False, "xanchor": "left",
+                         "yanchor": "top", "xshift": 6}],
+    }  # fmt: skip
 
 
 def funnel(stages: Sequence[tuple[str, int]]) -> dict[str, Any]:
@@ -131,6 +138,47 @@ def curves(series: Mapping[str, tuple[Sequence[int], Sequence[float], bool]]) ->
             )
         )  # fmt: skip
     return _figure(lines, x="step", y="loss (nats per token)")
+
+
+def lines(panel: Lines) -> dict[str, Any]:
+    """A line with dots for each of the panel's, with intervals where it has some."""
+    import plotly.graph_objects as go
+
+    made: list[Any] = []
+    for i, line in enumerate(panel.lines):
+        colour, dash = SERIES[i % len(SERIES)], DASHES[i // len(SERIES) % len(DASHES)]
+        made.append(
+            go.Scatter(
+                x=list(line.x), y=list(line.y), name=plot_label(line.label), mode="lines+markers", line_color=colour,
+                line_dash=dash, marker_color=colour, marker_size=8, error_y=_spread(line) if line.lows else None,
+            )
+        )  # fmt: skip
+    layout: dict[str, Any] = {}
+    if panel.log_x:
+        ticks = log_ticks([x for line in panel.lines for x in line.x])
+        layout = {"xaxis_type": "log", "xaxis_tickvals": ticks, "xaxis_ticktext": [f"{tick:,g}" for tick in ticks]}
+    return _figure(made, x=panel.x, y=panel.y, **layout)
+
+
+def _spread(line: Line) -> dict[str, Any]:
+    return {
+        "type": "data", "symmetric": False, "thickness": 1.5, "width": 4,
+        "array": [high - y for y, high in zip(line.y, line.highs, strict=True)],
+        "arrayminus": [y - low for y, low in zip(line.y, line.lows, strict=True)],
+    }  # fmt: skip
+
+
+def densities(panel: Distributions) -> dict[str, Any]:
+    """The histograms over each other; a line at the cut."""
+    import plotly.graph_objects as go
+
+    edges = np.array(panel.edges)
+    middle, width = ((edges[:-1] + edges[1:]) / 2).tolist(), np.diff(edges).tolist()
+    made: list[Any] = [
+        go.Bar(x=middle, y=list(values), width=width, name=plot_label(label), marker_color=colour, opacity=0.65)
+        for label, values, colour in zip(panel.labels, panel.densities, SERIES, strict=False)
+    ]
+    return _figure(made, x=panel.x, y="density", barmode="overlay", **_cut(panel.cut, "cut"))
 
 
 def intervals(found: Sequence[Interval], *, x: str, at: float | None = None, percent: bool = False) -> dict[str, Any]:

@@ -88,7 +88,8 @@ def _fill(
     on_error: OnError, progress: Progress,
 ) -> None:  # fmt: skip
     """Compute these parts."""
-    scorer, made, now = _load(features, entry, dtype=score.spec["dtype"], device=device, batch_tokens=batch_tokens)
+    dtype = score.spec["dtype"]
+    scorer, made, now = _load(stored, features, entry, dtype=dtype, device=device, batch_tokens=batch_tokens)
     begin(score, now, progress)
     planned = scorer.budget.tokens
     wanted = np.ones(pool.n, dtype=np.bool_) if only is None else np.isin(np.arange(pool.n), only)
@@ -179,6 +180,7 @@ class _Chunk:
 
 
 def _load(
+    stored: store.Store,
     features: store.Artefact,
     entry: ModelScore,
     *,
@@ -189,7 +191,7 @@ def _load(
     if features.spec["kind"] == "embed":
         raise UsageError(f"{features.name} are embeddings; exact is a score of gradients.", "Give --feature ntk.")
     refuse_adam(features, what="exact is a score of gradients")
-    made = remake(features, dtype=dtype, device=device)
+    made = remake(stored, features, dtype=dtype, device=device)
     settings = replace(gradient_settings(features.spec), projection="none")
     scorer = entry.scorer(ModelInputs(made.loaded, made.model, made.adapter, settings, batch_tokens))
     return scorer, made, model_environment(made.model, made.loaded)

@@ -10,9 +10,9 @@ from ntkcli.choices import Dtype, Kind
 from ntkcli.data import Encoder
 from ntkcli.data.encoding import VERSION as ENCODER_VERSION
 from ntkcli.errors import SpecError, UsageError
-from ntkcli.identity import AdapterIdentity, ModelIdentity, resolve_adapter, resolve_model
+from ntkcli.identity import AdapterIdentity, ModelIdentity, resolve_model
 from ntkcli.steps.features.settings import feature_version
-from ntkcli.steps.shared.model_settings import make_encoder
+from ntkcli.steps.shared.model_settings import make_encoder, noted_adapter
 
 if TYPE_CHECKING:
     from ntkcli.engine.features.extract import GradientSettings
@@ -35,7 +35,7 @@ def refuse_adam(features: store.Artefact, *, what: str) -> None:
         raise UsageError(f"{features.name} hold Adam's steps; {what}.", "Featurize without --adam.")
 
 
-def remake(features: store.Artefact, *, dtype: str, device: str) -> Remade:
+def remake(stored: store.Store, features: store.Artefact, *, dtype: str, device: str) -> Remade:
     """Load what `features` were made with.
 
     Raises:
@@ -56,11 +56,11 @@ def remake(features: store.Artefact, *, dtype: str, device: str) -> Remade:
             "Featurize again under another --feature.",
         )
     model = resolve_model(features.attrs["model"], trust_remote_code="remote_code" in spec["model"])
-    reference = features.attrs["adapter"]
-    adapter = resolve_adapter(reference, adapters=features.path) if reference else None
+    adapter = noted_adapter(stored, features)
     if model.spec != spec["model"] or (adapter is not None and adapter.spec != spec["adapter"]):
         raise SpecError(
-            f"What {features.name} were made with has changed since: {model.reference}, adapter {reference}.",
+            f"What {features.name} were made with has changed since: {model.reference}, adapter "
+            f"{features.attrs['adapter']}.",
             "Restore it, or featurize again under another --feature.",
         )
     from ntkcli.engine.models.loading import load_model

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 import store
 from ntkcli.errors import UsageError
+from ntkcli.progress import counted_below
 from ntkcli.scoring.features import FeatureReader
 from ntkcli.selection.top import top
 from ntkcli.steps.selections.selectors import ComparedRows, SelectorFeatures, features_to_compare, rows_with_features
@@ -110,7 +111,7 @@ def write_explanations(stored: store.Store, selection: store.Artefact) -> Path:
     """`reports/<selection>-why.jsonl`: an explanation of each chosen row, in rank order."""
     path = stored.folder("reports", f"{selection.name.partition('/')[2]}-why.jsonl")
     path.parent.mkdir(exist_ok=True)
-    found = _explanations(stored, selection, selection.read("row"))
+    found = counted_below(_explanations(stored, selection, selection.read("row")), "explaining", selection.n)
     store.write_bytes(path, *(json.dumps(_line(each), ensure_ascii=False).encode() + b"\n" for each in found))
     return path
 

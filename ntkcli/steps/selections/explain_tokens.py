@@ -17,7 +17,7 @@ import numpy as np
 import store
 from ntkcli.data import BadRow, RowError
 from ntkcli.errors import DataError, UsageError
-from ntkcli.progress import Progress, Silent
+from ntkcli.progress import Progress, Silent, shown
 from ntkcli.scoring.features import FeatureReader, Rows, Wide
 from ntkcli.scoring.linear import METHODS, LinearScore, linear_scores
 from ntkcli.scoring.whitening import whitener
@@ -95,7 +95,7 @@ def explain_tokens(
         )
     linear = _linear(stored, score, side, dataset, number, np.flatnonzero(~np.isnan(values)))
     progress.note(f"loading {side.attrs['model']} to split the score over the row's tokens")
-    made = remake(side, dtype=side.spec["dtype"], device=device)
+    made = remake(stored, side, dtype=side.spec["dtype"], device=device)
     encoded = _encoded(stored, dataset, number, made)
     split = partial(_engine(side, made), encoded, linear.direction)
     products = alone(split, name=f"row {number + 1} of {dataset.name}", tokens=len(encoded)) * linear.scale
@@ -154,15 +154,17 @@ def _linear(
     grouping = spec.get("groups", {})
     groups = domain_groups(stored, domains, group_by="source" if grouping.get("by") == "source" else None)
     readers = group_readers(stored, domain_features, groups)
-    reader = FeatureReader(side, n=dataset.n, only=scored)
-    found = linear_scores(
-        FeatureReader(side, n=dataset.n, only=np.array([number])),
-        reader,
-        readers,
-        method=str(spec["method"]),
-        centre=bool(spec["centre"]),
-        matrix=whitener(reader, damping=float(spec["whiten"])) if "whiten" in spec else None,
-    )
+    passes = bool(spec["centre"]) + ("whiten" in spec)
+    with shown(f"reading {side.name}", total=side.n * passes, unit="rows") as advance:
+        reader = FeatureReader(side, n=dataset.n, only=scored, on_block=advance)
+        found = linear_scores(
+            FeatureReader(side, n=dataset.n, only=np.array([number])),
+            reader,
+            readers,
+            method=str(spec["method"]),
+            centre=bool(spec["centre"]),
+            matrix=whitener(reader, damping=float(spec["whiten"])) if "whiten" in spec else None,
+        )
     weight = 1.0
     if "residual" in spec:
         have = side.read("row") if "row" in side.arrays else np.arange(side.n)

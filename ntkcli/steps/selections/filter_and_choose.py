@@ -46,6 +46,7 @@ def choose_rows(request: Request, name: str, progress: Progress) -> tuple[Rows, 
         first=np.searchsorted(eligible.rows, request.first).tolist(),
         compared=compared,
         exponent=request.exponent,
+        progress=progress,
     )
     _refuse_too_few(request, chooser, len(eligible.rows))
     removed = eligible.removed | {option: count for option, count in chooser.closed_by.items() if option == "--dedup"}

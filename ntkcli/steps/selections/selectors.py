@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 
 import store
 from ntkcli.errors import UsageError
+from ntkcli.progress import Progress, shown
 from ntkcli.scoring.features import FeatureReader, Floats, Rows
 from ntkcli.scoring.nearest import Nearest, nearest_rows
 from ntkcli.scoring.similarity import CosineTarget
@@ -79,33 +82,39 @@ class ComparedRows:
         domain = np.concatenate([FeatureReader(side, n=side.n).unit_rows() for side in features.domains])
         if not len(domain):
             raise UsageError("The domain has no row with features.", "Featurize a domain that has some.")
-        scored = FeatureReader(features.pool, n=n, only=mean_over)
-        self.target = CosineTarget.of_rows(scored, domain, centre=features.centre)
+        with self._pass(mean_over) as scored:
+            self.target = CosineTarget.of_rows(scored, domain, centre=features.centre)
 
     def unit(self) -> Floats:
         """Unit features of all candidates (n, p) float32. UsageError if they don't fit in memory."""
         self._check_bytes(self.target.domain.shape[1])
-        reader = self._reader(self.rows)
-        found: Floats = np.empty((len(self.rows), reader.dim), dtype=np.float32)
-        for block in reader.blocks():
-            found[np.searchsorted(self.rows, block.rows)] = self.target.prepared(block.unit)
+        found: Floats = np.empty((len(self.rows), self.target.domain.shape[1]), dtype=np.float32)
+        with self._pass(self.rows) as reader:
+            for block in reader.blocks():
+                found[np.searchsorted(self.rows, block.rows)] = self.target.prepared(block.unit)
         return found
 
     def similar(self) -> Floats:
         """Cosines with the domain rows (n, n_domain) float32. UsageError if they don't fit in memory."""
         self._check_bytes(len(self.target.domain))
         found: Floats = np.empty((len(self.rows), len(self.target.domain)), dtype=np.float32)
-        for rows, similar in self.target.blocks(self._reader(self.rows)):
-            found[np.searchsorted(self.rows, rows)] = similar.T
+        with self._pass(self.rows) as reader:
+            for rows, similar in self.target.blocks(reader):
+                found[np.searchsorted(self.rows, rows)] = similar.T
         return found
 
     def nearest(self, is_open: Bools, k: int) -> Nearest:
         """Each domain row's `k` nearest open candidates, as positions among the candidates."""
-        found = nearest_rows(self.target, self._reader(self.rows[is_open]), k=k)
+        with self._pass(self.rows[is_open]) as reader:
+            found = nearest_rows(self.target, reader, k=k)
         return replace(found, rows=np.searchsorted(self.rows, found.rows))
 
-    def _reader(self, rows: Rows) -> FeatureReader:
-        return FeatureReader(self._features.pool, n=self._n, only=rows)
+    @contextmanager
+    def _pass(self, rows: Rows) -> Iterator[FeatureReader]:
+        """A reader of these rows for one pass, which is shown."""
+        pool = self._features.pool
+        with shown(f"reading {pool.name}", total=pool.n, unit="rows") as advance:
+            yield FeatureReader(pool, n=self._n, only=rows, on_block=advance)
 
     def _check_bytes(self, width: int) -> None:
         need = 4 * width * len(self.rows)
@@ -161,6 +170,7 @@ def choose(
     first: Sequence[int],
     compared: ComparedRows | None,
     exponent: float,
+    progress: Progress,
 ) -> Chooser:
     """Take the rows `first`, then fill up by `method`. All positions count the candidates, in ascending rows.
 
@@ -168,7 +178,8 @@ def choose(
     """
     if limits.tau is not None and compared is not None:
         limits = replace(limits, vectors=compared.unit())
-    chooser = Chooser(limits)
+    taken = _Taken(progress, f"choosing by {method}", limits.n or len(limits.source))
+    chooser = Chooser(limits, on_take=taken.one_more)
     for row in first:
         if not (chooser.open[row] and chooser.take(row, np.nan)):
             raise UsageError(
@@ -179,4 +190,30 @@ def choose(
         selector = SELECTORS.get(method)
         with SELECTORS.blaming(method):
             selector.choose(chooser, _Arrays(score, similarity, exponent, compared, limits.vectors))
+    taken.stop()
     return chooser
+
+
+class _Taken:
+    """The rows taken so far, shown from the first one on: before it, what the method reads has the bar."""
+
+    def __init__(self, progress: Progress, label: str, total: int) -> None:
+        self._progress, self._label, self._total = progress, label, total
+        self._more = 0
+        self._told: float | None = None
+
+    def one_more(self) -> None:
+        """Count a row; told to the progress ten times a second at most, since a row may take microseconds."""
+        now = time.monotonic()
+        if self._told is None:
+            self._progress.start(self._label, total=self._total, unit="rows")
+        self._more += 1
+        if self._told is None or now - self._told > 0.1:
+            self._progress.advance(self._more)
+            self._more, self._told = 0, now
+
+    def stop(self) -> None:
+        """All are taken."""
+        if self._told is not None:
+            self._progress.advance(self._more)
+            self._progress.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import store
@@ -10,7 +11,7 @@ from ntkcli.choices import Dtype, checked
 from ntkcli.data import Encoder
 from ntkcli.data.encoding import VERSION as ENCODER_VERSION
 from ntkcli.data.raw_text import CHAT, check_text_as
-from ntkcli.identity import ModelIdentity, converted_folder, is_converted
+from ntkcli.identity import AdapterIdentity, ModelIdentity, converted_folder, is_converted, resolve_adapter
 from ntkcli.progress import Progress
 from ntkcli.steps.shared.stores import require_current
 
@@ -56,6 +57,22 @@ def run_parent(stored: store.Store, reference: str | None) -> dict[str, str]:
         return {}
     require_current(stored, run)
     return {run.name: run.fingerprint}
+
+
+def noted_adapter(stored: store.Store, features: store.Artefact) -> AdapterIdentity | None:
+    """The adapter that features were made with; one of the store's own also where the store has moved.
+
+    UsageError if it is gone.
+    """
+    reference = features.attrs["adapter"]
+    if reference is None:
+        return None
+    place, adapters = Path(reference), stored.path / "adapters"
+    if not place.is_dir() and adapters.name in place.parts:
+        first = len(place.parts) - place.parts[::-1].index(adapters.name)
+        own = adapters.joinpath(*place.parts[first:])  # adapters/<run>, or a checkpoint in it
+        reference = str(own) if own.is_dir() else reference
+    return resolve_adapter(reference, adapters=adapters)
 
 
 def note_conversion(identity: ModelIdentity, progress: Progress) -> None:

@@ -24,6 +24,7 @@ from ntkcli.data.llamafactory import find_entry, is_entry
 from ntkcli.data.places import reader_of
 from ntkcli.data.references import split_weight
 from ntkcli.data.tasks.reference import find_task, names_task
+from ntkcli.digests import feed
 from ntkcli.errors import UsageError
 from ntkcli.paths import home
 from store import layout
@@ -31,7 +32,6 @@ from store import layout
 SUFFIX: Final = ".manifest.json"
 _OF_STORE: Final = (layout.STORE_FILE, layout.ARRAYS, layout.TMP, "adapters", "data", "checkpoints", ".lock")
 """What a store's folder holds of its own; `reports` and any other name are free."""
-_BLOCK: Final = 1 << 20
 
 
 def output_path(path: str | Path) -> Path:
@@ -123,9 +123,7 @@ def checksum(path: Path) -> str:
     for file in [path] if not path.is_dir() else sorted(path.glob("*.arrow")):
         if not file.is_file():
             return ""
-        with file.open("rb") as opened:
-            while block := opened.read(_BLOCK):
-                digest.update(block)
+        feed(digest, file)
     return digest.hexdigest()
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ntkcli.data import DataFile, Row
+from ntkcli.progress import counted_below
 from ntkcli.selection.likeness import Known
 
 NAMED: Final = 3
@@ -31,19 +32,18 @@ def overlap(domain: DataFile, test: DataFile) -> Overlap:
 
     Nearly: near-duplicates, and items whose prompt of eight words or more is a row's. Memory: the domain's words.
     """
-    rows = _rows(domain)
+    rows, tests = _rows(domain), _rows(test)
     known = Known([words_of(row) for row in rows], [prompt_of(row) for row in rows])
-    items = exact = near = 0
+    exact = near = 0
     places: list[str] = []
-    for item in _rows(test):
-        items += 1
+    for item in counted_below(tests, "test items", len(tests)):
         text = words_of(item)
         is_same = known.has(text)
         exact += is_same
         if is_same or known.is_near(text, prompt_of(item)):
             near += not is_same
             places += [item.place] if len(places) < NAMED else []
-    return Overlap(items, exact, near, tuple(places))
+    return Overlap(len(tests), exact, near, tuple(places))
 
 
 def words_of(row: Row) -> str:

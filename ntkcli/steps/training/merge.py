@@ -21,7 +21,14 @@ import store
 from ntkcli import __version__
 from ntkcli.digests import digest_file
 from ntkcli.errors import IncompleteError, NtkselError, UsageError
-from ntkcli.identity import CONVERTED_FILES, AdapterIdentity, ModelIdentity, resolve_adapter, resolve_model
+from ntkcli.identity import (
+    CONVERTED_FILES,
+    AdapterIdentity,
+    ModelIdentity,
+    converted_folder,
+    resolve_adapter,
+    resolve_model,
+)
 from ntkcli.model_files import TOKENIZER_FILES
 from ntkcli.progress import Progress, Silent
 from ntkcli.steps.shared.cost import weight_size
@@ -39,10 +46,11 @@ from ntkcli.steps.shared.outputs import (
 from ntkcli.steps.shared.stores import open_store
 from ntkcli.steps.training.finetune import is_finished
 from ntkcli.steps.training.merge_card import merge_card
+from ntkcli.steps.training.merge_files import add_old_names
 from ntkcli.units import human_bytes
 from store import atomic
 
-VERSION = 1
+VERSION = 2
 """Of the merging, in the record: goes up when the same run would give other files."""
 RECORD = "ntksel-merge.json"
 """In a merged folder: what it was made of, and the digests of its files; written last."""
@@ -66,13 +74,17 @@ class MergeResult:
 
 @dataclass(frozen=True, slots=True)
 class MergeEstimate:
-    """What a merge takes: the files' bytes, and memory for the model in its files' format or, for another adapter than
-    plain LoRA, in float32."""
+    """What a merge takes: bytes of weights in the folder, and memory for the model in its files' format or, for another
+    adapter than plain LoRA, in float32.
+
+    `gguf_bytes`: of that file, None where it is not known before a conversion, 0 where none is asked for.
+    """
 
     run: str
     dtype: str
     parameters: int
     disk_bytes: int
+    gguf_bytes: int | None
     memory_bytes: int
 
 
@@ -152,10 +164,21 @@ def estimate_merge(store_path: str | Path, **given: Any) -> MergeEstimate:
     """What `merge` with these arguments would take. Loads no weights, writes nothing."""
     found = prepare(store_path, **given)
     stored = _BYTES[_stored(found.identity)]
-    files = 1 if found.gguf is None else 2
-    size = found.parameters * _BYTES[found.dtype]
     memory = found.parameters * max(stored, _BYTES[found.dtype])
-    return MergeEstimate(found.run.name, found.dtype, found.parameters, files * size, memory)
+    size = found.parameters * _BYTES[found.dtype]
+    return MergeEstimate(found.run.name, found.dtype, found.parameters, size, _gguf_bytes(found), memory)
+
+
+def _gguf_bytes(found: Merge) -> int | None:
+    """Of the GGUF file: exact from the base model's files, None where these are yet to be converted."""
+    from ntkcli.engine.models.gguf_files import gguf_size
+
+    if found.gguf is None:
+        return 0
+    base = converted_folder(found.identity) if found.identity.gguf else found.identity.folder
+    if base is None or not (base / "config.json").is_file():
+        return None
+    return gguf_size(base, name=found.out.name, dtype=found.dtype)
 
 
 def prepare(
@@ -278,10 +301,9 @@ def _write_folder(found: Merge, progress: Progress) -> None:
     base = model_folder(found.identity)
     if found.gguf is not None:
         refuse_unsupported(base, label=found.identity.label)
-    progress.start(f"merge {found.name}", total=2, unit="steps")
     with _beside(found.out) as work:
         model = merged_model(found.identity, found.adapter, dtype=found.dtype)
-        progress.advance(1, note="merged")
+        progress.note(f"writing {found.out}")
         work.mkdir()
         _save(model, work)
         names = [*COPIED, *(path.name for path in base.glob("*.py") if found.identity.trust_remote_code)]
@@ -289,6 +311,7 @@ def _write_folder(found: Merge, progress: Progress) -> None:
         for name in dict.fromkeys(names):
             if (base / name).is_file():
                 shutil.copyfile(base / name, work / name)
+        add_old_names(work, base)
         found.identity.watch.require_unchanged()
         (work / "README.md").write_text(_card(found), encoding="utf-8")
         files = {path.name: digest_file(path) for path in sorted(work.iterdir()) if path.name != "README.md"}
@@ -299,8 +322,6 @@ def _write_folder(found: Merge, progress: Progress) -> None:
             found.out.rmdir()
         replace_folder(work, found.out)
         atomic.sync_folder(found.out.parent)
-        progress.advance(1, note="written")
-    progress.stop()
 
 
 def _save(model: Any, work: Path) -> None:

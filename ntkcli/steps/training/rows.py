@@ -21,6 +21,7 @@ from ntkcli.data.problems import BAD_KEPT, refusal, unusable
 from ntkcli.data.raw_text import CHAT, SCHEMA, refuse_other_schema
 from ntkcli.data.references import split_weight
 from ntkcli.errors import DataError, UsageError
+from ntkcli.progress import counted_below
 from ntkcli.steps.shared.datasets import data_sets_of, moved_data
 from ntkcli.steps.shared.kept_tokens import KeptTokens
 from ntkcli.steps.shared.row_sets import RowSet, resolve_rows
@@ -173,7 +174,8 @@ def encode_training(
             )
         positions: list[int] = []
         tokens = KeptTokens(None, encoder) if tokens_of is None else tokens_of(one.rows)
-        for (row, whole), count in zip(tokens.whole_rows(drawn), times.tolist(), strict=True):
+        pairs = zip(tokens.whole_rows(drawn), times.tolist(), strict=True)
+        for (row, whole), count in counted_below(pairs, f"tokens of {one.rows.label}", len(times)):
             pieces = range(0) if isinstance(row, BadRow) else found.add(row, whole, encoder)
             skipped += not pieces  # a bad row was scanned before: only left in where these may be skipped
             positions += list(pieces) * count

@@ -13,8 +13,8 @@ from ntkcli.steps.shared.stores import open_store
 from ntkcli.steps.training.run import alone
 from store import atomic
 
-_ALONG = "tokens/"
-"""Counts go with their data set: they are made again in passing."""
+_ALONG = ("tokens/", "diagnoses/")
+"""Counts of tokens and diagnoses go with what they were made from: they are made again in passing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ def remove(store_path: str | Path, artefacts: Sequence[str], *, force: bool = Fa
     """Remove artefacts by their path, as `features/pool/ntk`, damaged or not; of a run the adapter as well.
 
     Refused while others that stay were made from one of them, unless `force`. Each is gone at once and whole; those
-    made from others go first. Counts of tokens go with their data set.
+    made from others go first. Counts of tokens and diagnoses go with what they were made from.
 
     Raises:
         store.MissingArtefactError: one of them is not there; then none is removed.

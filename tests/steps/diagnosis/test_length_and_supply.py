@@ -9,13 +9,26 @@ import numpy as np
 import pytest
 from scipy import stats
 
+import store
 from ntkcli.errors import DataError, IncompleteError, UsageError
+from ntkcli.finite import finite
+from ntkcli.progress import Silent
 from ntkcli.steps.diagnosis.diagnose import diagnose
-from ntkcli.steps.diagnosis.findings import Distributions, Line, Lines, Points
+from ntkcli.steps.diagnosis.findings import (
+    Check,
+    Distributions,
+    Finding,
+    Line,
+    Lines,
+    Points,
+    distributions,
+)
+from ntkcli.steps.diagnosis.keep import keep, kept
 from ntkcli.steps.diagnosis.plot import log_ticks, write_plot
 from ntkcli.steps.shared.datasets import register_data
 from ntkcli.steps.shared.lengths import lengths, settle_encoding
 from ntkcli.steps.shared.stores import open_store
+from ntkcli.steps.upkeep.remove import remove
 from tests.conftest import prompt_rows, write_rows
 from tests.steps.diagnosis.kit import half_domain
 from tests.steps.validation.kit import add_score
@@ -58,6 +71,60 @@ def test_a_score_that_is_the_length_has_spearman_1(scored: tuple[Path, np.ndarra
     line = next(line for line in panel.lines if line.label == "long")
     assert list(line.y) == sorted(line.y)
     assert list(line.x) == sorted(line.x)
+
+
+def test_results_are_kept_and_go_with_what_they_were_made_from(scored: tuple[Path, np.ndarray]) -> None:
+    store_path, _ = scored
+    stored = open_store(store_path)
+    before = {made.name for made in stored.artefacts()}
+    found, panels = diagnose(store_path, check="length")
+    (name,) = {made.name for made in stored.artefacts()} - before
+    result = stored.get(name)
+    assert finite(kept(result)) == finite((found.checks, panels))
+    assert set(result.parents) == {made.name for made in stored.artefacts(store.Kind.SCORE)}
+    digest = result.digest()
+    diagnose(store_path, check="length")
+    assert stored.get(name).digest() == digest
+    diagnose(store_path, check="length", score=("chance",))  # of fewer scores it is another result
+    assert len({made.name for made in stored.artefacts()} - before) == 2
+    stored.get(name).note(checks=[])  # worded otherwise, by another version
+    diagnose(store_path, check="length")
+    assert kept(stored.get(name))[0] == found.checks
+    gone = remove(store_path, ["scores/chance"]).removed
+    assert {made.name for made in stored.artefacts()} == before - {"scores/chance"}
+    assert name in gone
+
+
+def test_a_store_that_cannot_be_written_still_gets_its_figures(
+    scored: tuple[Path, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+
+    class Notes(Silent):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", "s")
+
+    monkeypatch.setattr(store.Store, "create", refuse)
+    found, _ = diagnose(scored[0], check="length", score=("chance",), progress=Notes())
+    assert [one.subject for one in found.checks] == ["chance"]
+    assert "not kept for `ntksel report`" in notes[-1]
+
+
+def test_figures_that_are_not_finite_are_kept(tmp_path: Path) -> None:
+    stored = open_store(tmp_path / "s", create=True)
+    check = Check("kernel", "sum", 0.5, float("nan"), float("nan"), "S.", {"lowest": float("nan")})
+    panel = Points("t", "y", ["sum"], [0.5], [float("nan")], [0.7])
+    keep(stored, "kernel", Finding((check,), (panel,), {}), options={"pool": tmp_path}, progress=Silent())
+    (made,) = stored.artefacts()
+    (one,), (drawn,) = kept(made)
+    assert np.isnan([one.low, one.high]).all()
+    assert isinstance(drawn, Points)
+    assert np.isnan(drawn.lows[0])
+    assert one.details == {"lowest": None}
+    assert made.attrs["options"] == {"pool": str(tmp_path)}
 
 
 def test_a_score_of_chance_is_scipys_figure(scored: tuple[Path, np.ndarray]) -> None:
@@ -130,6 +197,7 @@ def test_ticks_are_round_numbers() -> None:
     assert log_ticks([48.0, 130.0, 70.0]) == [50.0, 100.0]
     assert log_ticks([512.0, 16384.0]) == [1000.0, 2000.0, 5000.0, 10000.0]
     assert log_ticks([3.0, 4.0]) == [3.0, 4.0]
+    assert log_ticks([46.5, 94.1]) == [50.0, 60.0, 70.0, 80.0, 90.0]
     assert log_ticks([7.0]) == [7.0]
 
 
@@ -138,7 +206,7 @@ def test_every_kind_of_panel_is_drawn(tmp_path: Path) -> None:
         Lines("a $title", "x", "y", [Line("$b_0", [1.0, 10.0], [0.1, 0.2], [0.0, 0.1], [0.2, 0.3]),
                                      Line("c", [1.0, 2.0], [0.3, 0.2])], log_x=True),
         Points("p", "y", ["one", "two$"], [0.5, 0.6], [0.4, 0.6], [0.6, 0.7], mark=1.0),
-        Distributions("d", "x", {"pool": [0.1, 0.2, 0.3], "domain": [0.9]}, 0.5),
+        distributions("d", "x", {"pool": [0.1, 0.2, 0.3], "domain": [0.9]}, cut=0.5),
     ]  # fmt: skip
     write_plot(tmp_path / "all.svg", panels)
     drawn = (tmp_path / "all.svg").read_text()

@@ -16,6 +16,7 @@ from ntkcli.engine.models import loading
 from ntkcli.engine.models.adapters import fresh_adapter
 from ntkcli.engine.training.checkpoints import kept_steps
 from ntkcli.errors import UsageError
+from ntkcli.finite import finite
 from ntkcli.identity import resolve_model
 from ntkcli.progress import Silent
 from ntkcli.scoring.features import FeatureReader
@@ -23,6 +24,9 @@ from ntkcli.statistics.correlation import spearman
 from ntkcli.statistics.kernels import forms, pool_scores
 from ntkcli.steps.diagnosis.diagnose import costs, diagnose
 from ntkcli.steps.diagnosis.findings import Check
+from ntkcli.steps.diagnosis.keep import kept
+from ntkcli.steps.diagnosis.sketch import _choice
+from ntkcli.steps.diagnosis.stability import _stays
 from ntkcli.steps.evaluation.evaluate import evaluate
 from ntkcli.steps.features.featurize import featurize
 from ntkcli.steps.shared.stores import open_store
@@ -110,7 +114,8 @@ def test_larger_sketches_come_nearer(tmp_path: Path, model_dir: Path, files: dic
     found, panels = diagnose(
         tmp_path / "s", check="sketch", model=str(model_dir), dims=(16, 1 << 15), batch_tokens=200, **files
     )
-    assert not (tmp_path / "s").exists()  # nothing is kept of a pass over a few rows
+    (made,) = open_store(tmp_path / "s").artefacts()  # nothing but the result is kept of a pass over a few rows
+    assert finite(kept(made)) == finite((found.checks, panels))
     small, large = found.checks
     assert (small.subject, large.subject) == ("p = 16", "p = 32768")
     assert small.value > 3 * large.value
@@ -233,3 +238,39 @@ def test_regression_learns_classes_and_is_compared_with_the_evals_answers(tmp_pa
     write_rows(Path(test), class_rows(30, seed=3))
     with pytest.raises(Exception, match="from other items than its files hold"):
         diagnose(tmp_path / "s", check="regression", **given)
+
+
+@pytest.mark.parametrize(
+    ("figures", "expected"),
+    [
+        ((0.95, 0.91, 0.99), ("stays", False)),
+        ((0.8, 0.72, 0.88), ("mostly stays", False)),
+        ((0.5, 0.2, 0.6), ("does not stay", False)),
+        ((0.52, -0.25, 0.91), ("does not stay", True)),  # of a dozen rows
+        ((0.92, 0.85, 0.97), ("stays", True)),
+    ],
+)
+def test_an_interval_that_holds_another_answer_leaves_it_open(
+    figures: tuple[float, float, float], expected: tuple[str, bool]
+) -> None:
+    assert _stays(*figures) == expected
+
+
+@pytest.mark.parametrize(
+    ("intervals", "said", "size"),
+    [
+        ({512: (0.7, 0.9), 2048: (0.96, 0.99), 8192: (0.99, 1.0)}, "--dim 2048 is enough here", 2048),
+        ({512: (0.7, 0.9), 2048: (0.82, 1.0)}, "is open with 8 rows: give more --rows", None),
+        ({512: (0.7, 0.9), 2048: (0.8, 0.94)}, "No size tried keeps the order", None),
+    ],
+)
+def test_the_size_of_a_sketch_by_its_intervals(
+    intervals: dict[int, tuple[float, float]], said: str, size: int | None
+) -> None:
+    checks = [
+        Check("sketch", f"p = {p}", 0.1, 0.0, 0.2, "", {"dim": p, "spearman_low": low, "spearman_high": high})
+        for p, (low, high) in intervals.items()
+    ]
+    sentence, found = _choice(checks, 8)
+    assert said in sentence
+    assert found == size

@@ -52,11 +52,17 @@ def add_features(stored: store.Store, data: str, n: int, *, dim: int = 8, seed: 
 
 
 def add_score(
-    stored: store.Store, data: str, values: np.ndarray, *, name: str = "s", parents: Sequence[Any] = ()
+    stored: store.Store,
+    data: str,
+    values: np.ndarray,
+    *,
+    name: str = "s",
+    parents: Sequence[Any] = (),
+    method: str = "mean",
 ) -> Any:
     dataset = stored.get(f"datasets/{data}")
     made = stored.create(
-        f"scores/{name}", kind="score", spec={"method": "mean", "of": name},
+        f"scores/{name}", kind="score", spec={"method": method, "of": name},
         parents={each.name: each.fingerprint for each in (dataset, *parents)}, n=len(values), part_rows=1 << 16,
         arrays={"score": store.ArraySpec("float32"), "similarity": store.ArraySpec("float32")}, attrs={"data": data},
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from html.parser import HTMLParser
@@ -13,13 +14,17 @@ import pytest
 
 import store
 from ntkcli.errors import UsageError
+from ntkcli.progress import Silent
+from ntkcli.steps.diagnosis.findings import Check, Finding, Line, Lines, Panel, Points, distributions
+from ntkcli.steps.diagnosis.keep import keep
 from ntkcli.steps.reports import page
 from ntkcli.steps.reports.blocks import Plot
+from ntkcli.steps.reports.collect import collect
 from ntkcli.steps.reports.page import json_for_script
 from ntkcli.steps.reports.report import report
 from ntkcli.steps.reports.sections import SECTIONS
 from ntkcli.steps.reports.sections.validation import validation_blocks
-from ntkcli.steps.reports.texts import hover, visible
+from ntkcli.steps.reports.texts import hover, plot_label, visible
 from ntkcli.steps.shared.datasets import register_data
 from ntkcli.steps.shared.stores import open_store
 from tests.steps.reports.kit import HOSTILE, add_score, add_selection, made_store, write_pool
@@ -193,6 +198,7 @@ def test_one_thing_removed(gone: str, tmp_path: Path) -> None:
     shown = page_of(path).shown
     assert "could not be made" not in shown
     assert "Not there yet" in shown or "removed" in shown
+    assert ("selections/c was made by scores/s, which is no longer in the store" in shown) == (gone == "scores/s")
 
 
 @pytest.mark.parametrize("broken", LEVELS)
@@ -244,6 +250,71 @@ def test_a_validation_shows_dose_response_and_lds() -> None:
     np.testing.assert_allclose(dose.figure["data"][0]["x"], [1, 1.1, 1.2, 1.3, 1.4], rtol=1e-6)
     assert "rises by 0.4000 nats from best to worst" in dose.summary
     assert lds.figure["data"][0]["x"] == pytest.approx([1.0])
+
+
+def test_diagnoses_are_shown_with_figures_sentences_and_plots(tmp_path: Path) -> None:
+    path = made_store(tmp_path)
+    stored = open_store(path)
+    hostile = HOSTILE[0]
+    panels: dict[str, Panel] = {
+        "sketch": Lines("Sketched against exact", "size", "", [Line(hostile, [512.0, 4096.0], [0.9, 0.95], [0.8, 0.9],
+                                                                    [0.95, 0.97])], log_x=True),
+        "kernel": Points("Agreement", "Pearson", ["sum", hostile], [0.5, 0.7], [0.4, 0.6], [0.6, 0.8], mark=1.0),
+        "supply": distributions("Nearness", "nearness", {"pool": [0.1, 0.2, 0.3], hostile: [0.9]}, cut=0.5),
+    }  # fmt: skip
+    for i, (check, panel) in enumerate(panels.items()):
+        one = Check(check, hostile, 0.25 + i, 0.125, 0.5, f"{check} says so. {hostile}")
+        options = {"pool": "pool", "domain": "domain", "dims": (512, 4096), "run": ("a", "b"), "thinking": False,
+                   "trust_remote_code": True, "n": 9, "eval_name": "e", "columns": {"prompt": "q"}}  # fmt: skip
+        keep(stored, check, Finding((one,), (panel,), {"i": i}), options=options, progress=Silent())
+    found = report(path, html=tmp_path / "r.html", md=tmp_path / "r.md")
+    assert "diagnoses" not in found.missing
+    made = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert "<script>document" not in "".join(said for attrs, said in made.scripts if attrs)
+    figures = [json.loads(said) for attrs, said in made.scripts if attrs.get("type") == "application/json"]
+    kernel, sketch, supply = figures[4:]
+    assert kernel["data"][0]["x"] == [0.5, 0.7]
+    assert sketch["data"][0]["error_y"]["array"] == pytest.approx([0.05, 0.02])
+    assert sketch["layout"]["xaxis"]["tickvals"] == [1000, 2000]
+    assert [trace["name"] for trace in supply["data"]] == ["pool", plot_label(hostile)]
+    for check in panels:
+        assert f"{check} says so. {hostile}" in made.shown
+    line = (
+        f"ntksel diagnose {path} sketch --pool pool --domain domain --run a --run b --eval e -n 9 --dims 512,4096 "
+        "--columns prompt=q --thinking off --trust-remote-code"
+    )
+    assert line in made.shown
+    assert "kernel says so. " in (tmp_path / "r.md").read_text()
+
+
+def test_of_a_diagnosis_the_newest_results_are_shown(tmp_path: Path) -> None:
+    stored = open_store(tmp_path / "med", create=True)
+    panel = Points("t", "y", ["a"], [0.5], [0.4], [0.6])
+    for i in range(5):
+        check = Check("kernel", f"subject {i}", 0.5, 0.4, 0.6, f"Sentence {i}.")
+        keep(stored, "kernel", Finding((check,), (panel,), {"i": i}), options={}, progress=Silent())
+        (made,) = {one.name for one in stored.artefacts() if one.attrs["checks"][0]["subject"] == f"subject {i}"}
+        for each in (stored.artefact_path(made)).rglob("*"):
+            os.utime(each, (1_700_000_000 + i, 1_700_000_000 + i))
+    shown = page_of(tmp_path / "med").shown
+    assert [i for i in range(5) if f"Sentence {i}." in shown] == [2, 3, 4]
+    assert "2 older results of diagnose kernel are not shown" in shown
+
+
+def test_a_random_baseline_is_not_what_is_shown(tmp_path: Path) -> None:
+    path = made_store(tmp_path)
+    stored = open_store(path)
+    draws = np.random.default_rng(9).normal(size=200)
+    drawn = add_selection(stored, add_score(stored, "pool", draws, name="chance", method="random"), 12, name="drawn")
+    later = max(each.stat().st_mtime for each in path.rglob("*")) + 100
+    for each in stored.artefact_path(drawn.name).rglob("*"):
+        os.utime(each, (later, later))
+    facts = collect(stored)
+    assert facts.selection is not None
+    assert facts.selection.name == "selections/c"
+    assert collect(stored, selection="drawn").selection.name == "selections/drawn"  # type: ignore[union-attr]
+    shutil.rmtree(stored.artefact_path("selections/c"))
+    assert collect(stored).selection.name == "selections/drawn"  # type: ignore[union-attr]
 
 
 def test_a_file_of_another_is_kept(tmp_path: Path) -> None:

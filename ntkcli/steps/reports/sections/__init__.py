@@ -7,7 +7,17 @@ from typing import Final
 
 from ntkcli.steps.reports.blocks import Block
 from ntkcli.steps.reports.collect import Facts
-from ntkcli.steps.reports.sections import choice, commands, neighbours, overview, results, rows, validation, vectors
+from ntkcli.steps.reports.sections import (
+    choice,
+    commands,
+    diagnoses,
+    neighbours,
+    overview,
+    results,
+    rows,
+    validation,
+    vectors,
+)
 
 SECTIONS: Final[tuple[tuple[str, str, Callable[[Facts], list[Block]]], ...]] = (
     ("overview", "What was run", overview.overview),
@@ -20,6 +30,7 @@ SECTIONS: Final[tuple[tuple[str, str, Callable[[Facts], list[Block]]], ...]] = (
     ("training", "Training", results.training),
     ("results", "Evaluation", results.evaluations),
     ("validation", "Validation", validation.validation),
+    ("diagnoses", "Diagnoses", diagnoses.diagnoses),
     ("cost", "Cost", overview.cost),
     ("commands", "Commands", commands.commands),
 )

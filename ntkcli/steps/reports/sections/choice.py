@@ -101,8 +101,12 @@ def sources(facts: Facts) -> list[Block]:
 
 
 def no_score(facts: Facts) -> Notice:
-    """There is nothing to choose from yet."""
+    """There is nothing to choose from yet, or the selection's score is gone."""
     line = f"ntksel score {_path(facts)} --pool POOL --domain DOMAIN --name SCORE"
+    if facts.selection is not None:
+        gone = next((name for name in facts.selection.parents if name.startswith("scores/")), "its score")
+        text = f"{facts.selection.name} was made by {gone}, which is no longer in the store."
+        return Notice("missing", text, line.replace("SCORE", gone.partition("/")[2] or "SCORE"))
     return Notice("missing", "No finished score is in the store.", line)
 
 

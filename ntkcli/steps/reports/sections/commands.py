@@ -8,6 +8,8 @@ from typing import Any, Final
 
 import store
 from ntkcli.data.references import split_weight
+from ntkcli.steps.diagnosis.keep import is_result
+from ntkcli.steps.diagnosis.request import Request, flag
 from ntkcli.steps.reports.blocks import Block, Commands, Notice, Paragraph
 from ntkcli.steps.reports.collect import READING, Facts, spec_value
 
@@ -32,10 +34,31 @@ def commands(facts: Facts) -> list[Block]:
     return [Paragraph(said), Commands(tuple(lines))]
 
 
-def _command(facts: Facts, name: str) -> str:
+def _command(facts: Facts, name: str) -> str | None:
     artefact = facts.stored.get(name)
+    if artefact.kind == store.Kind.DIAGNOSIS and not is_result(artefact):
+        return None  # what a diagnosis computed on the way to its result
     verb, make = _WORDS[str(artefact.kind)]
     return shlex.join(["ntksel", verb, str(facts.stored.path), *make(facts, artefact, name.split("/")[1:])])
+
+
+def diagnose_words(artefact: store.Artefact) -> Words:
+    """The diagnosis that left this result, and the options that it was given."""
+    words, options = [str(artefact.spec["diagnosis"])], artefact.attrs["options"]
+    for name, value in ((name, options[name]) for name in Request.__dataclass_fields__ if name in options):
+        if name in ("score", "run"):
+            words += [word for each in value for word in (flag(name), str(each))]
+        else:
+            words += _option(flag(name), value)
+    return words
+
+
+def _option(option: str, value: Any) -> Words:
+    if isinstance(value, bool):
+        return [option, "on" if value else "off"] if option == "--thinking" else [option] * value
+    if isinstance(value, dict):
+        value = [f"{known}={own}" for known, own in value.items()]
+    return [option, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
 
 
 def _featurize(facts: Facts, artefact: store.Artefact, names: Words) -> Words:
@@ -94,6 +117,10 @@ def _finetune(facts: Facts, artefact: store.Artefact, names: Words) -> Words:
     return words + (_one("--hold-out-of", split_weight(str(train[place]))[0]) if place is not None and train else [])
 
 
+def _diagnose(_: Facts, artefact: store.Artefact, __: Words) -> Words:
+    return diagnose_words(artefact)
+
+
 def _eval(facts: Facts, artefact: store.Artefact, names: Words) -> Words:
     runs = [made.name.split("/")[2] for made in facts.made if made.name.startswith(f"evals/{names[0]}/")]
     words = [*_model(facts, artefact), "--name", names[0]]
@@ -108,6 +135,7 @@ _WORDS: Final[dict[str, tuple[str, Callable[[Facts, store.Artefact, Words], Word
     "selection": ("select", _select),
     "run": ("finetune", _finetune),
     "eval": ("eval", _eval),
+    "diagnosis": ("diagnose", _diagnose),
 }
 """Kind of an artefact -> its verb and the options that made it."""
 

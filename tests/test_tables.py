@@ -1,0 +1,51 @@
+"""Tables on a terminal: no word of one is ever broken, however narrow it is."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from ntkcli.console import Output
+
+COLUMNS = ["artefact", "rows", "state", "made from"]
+ROWS = [
+    ["features/domain/embed", "12/12", "complete", "datasets/domain, runs/warmup"],
+    ["scores/[both]\x1b", "480/480", "complete", ""],
+]
+
+
+def printed(width: int, *, terminal: bool = True) -> str:
+    output = Output()
+    output._out = Console(
+        file=io.StringIO(), width=width, force_terminal=terminal, highlight=False, soft_wrap=True,
+        _environ={"TERM": "xterm", "COLUMNS": ""},
+    )  # fmt: skip
+    output.table("a store", COLUMNS, ROWS)
+    return re.sub(r"\x1b\[[0-9;]*m", "", output._out.file.getvalue())  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("width", [30, 40, 60, 80, 200])
+def test_words_stay_whole(width: int) -> None:
+    shown = printed(width)
+    for row in ROWS:
+        for cell in row:
+            for word in cell.replace("\x1b", r"\x1b").split():
+                assert word in shown
+    assert "a store" in shown
+    assert ("  state: complete" in shown) == (width < 60)
+    assert ("made from:" in shown) == (width < 60)
+
+
+def test_a_narrow_terminal_gets_a_line_for_each_value() -> None:
+    assert printed(30).splitlines() == [
+        "a store", "features/domain/embed", "  rows: 12/12", "  state: complete",
+        "  made from: datasets/domain, runs/warmup", r"scores/[both]\x1b", "  rows: 480/480", "  state: complete",
+    ]  # fmt: skip
+
+
+def test_a_file_always_gets_the_table() -> None:
+    assert len(printed(20, terminal=False).splitlines()) > 4
+    assert "state:" not in printed(20, terminal=False)
