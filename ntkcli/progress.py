@@ -53,3 +53,13 @@ def counted(items: Iterable[Item], progress: Progress, label: str, *, total: int
         progress.advance(total % _AT_ONCE)
     finally:
         progress.stop()
+
+
+def advancing(items: Iterable[Item], progress: Progress) -> Iterator[Item]:
+    """The items of a step that has started, each a unit of its work."""
+    number = 0
+    for number, item in enumerate(items, start=1):
+        yield item
+        if number % _AT_ONCE == 0:
+            progress.advance(_AT_ONCE)
+    progress.advance(number % _AT_ONCE)

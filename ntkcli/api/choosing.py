@@ -112,7 +112,8 @@ def select(
     exponent: float = 0.5, max_per_source: Sequence[str] | None = None, min_per_source: Sequence[str] | None = None,
     token_budget: int | None = None, match_tokens: str | None = None, min_tokens: int | None = None,
     max_tokens: int | None = None, tokens_of: str | None = None, dedup: str | None = None,
-    exclude: Sequence[str | Path] | None = None, must_include: Sequence[str | Path] | None = None,
+    candidates: int | None = None, exclude: Sequence[str | Path] | None = None,
+    must_include: Sequence[str | Path] | None = None,
     only: Sequence[str] | None = None, against: Sequence[str | Path] | None = None, leaks: Leaks = Leaks.REMOVE,
     feature: str | None = None, domain: Sequence[str] | None = None, centre: bool = False,
     export: str | Path | None = None, format: Format = Format.OWN,  # noqa: A002  (the option's name)
@@ -145,6 +146,7 @@ def select(
         tokens_of=tokens_of,
         only=tuple(only or ()),
         match_tokens=match_tokens,
+        candidates=candidates,
     )
     found = step.select(
         path_of(store),

@@ -218,6 +218,7 @@ EFFECTS: dict[str, dict[str, tuple[Case, ...]]] = {
         "max_tokens": (Value("--max-tokens 90"),),
         "tokens_of": (Value("--tokens-of {m}", on="budget"),),
         "dedup": (Value("--dedup exact"), Value("--dedup minhash"), Value("--dedup 0.99")),
+        "candidates": (Value("--candidates 6", on="coverage"),),
         "exclude": (Value("--exclude {ids.txt}"),),
         "only": (Value("--only source=a"), Value("--only {ids.txt} --only source=b", on="budget")),
         "match_tokens": (Value("--match-tokens against"),),

@@ -19,6 +19,7 @@ from ntkcli.steps.selections.selectors import ComparedRows, SelectorFeatures, fe
 from ntkcli.steps.selections.why_not import displaced
 from ntkcli.steps.shared.datasets import moved_data
 from ntkcli.steps.shared.pool_rows import PoolRow, pool_rows
+from ntkcli.steps.shared.row_ids import first_row_of
 from ntkcli.steps.shared.stores import open_store, require_current
 
 NEAREST = 3
@@ -95,14 +96,13 @@ def explain(
 
 def row_number(dataset: store.Artefact, row: str) -> int:
     """The number of a data set's row that is given by its id or else by its number. UsageError if there is none."""
-    ids = dataset.read("row_id").tolist()
-    if row in ids:
-        return int(ids.index(row))
-    if row.isascii() and row.isdigit() and int(row) < len(ids):
+    if (found := first_row_of(dataset, row)) is not None:
+        return found
+    if row.isascii() and row.isdigit() and int(row) < dataset.n:
         return int(row)
     raise UsageError(
         f"The pool {dataset.name.partition('/')[2]!r} has no row {row!r}.",
-        f"Give a row's id, or a number to {len(ids) - 1}.",
+        f"Give a row's id, or a number to {dataset.n - 1}.",
     )
 
 

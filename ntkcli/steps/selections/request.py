@@ -46,6 +46,7 @@ class Constraints:
     tokens_of: str | None = None
     only: tuple[str, ...] = ()
     match_tokens: str | None = None
+    candidates: int | None = None
 
     def files(self) -> list[str | Path]:
         """The files that are read."""
@@ -118,6 +119,7 @@ class Request:
             "only": None if self.allowed is None else _digest(self.allowed),
             "must_include": _digest(self.first),
             "against": self.tests.spec if self.tests.paths and self.limits.leaks == Leaks.REMOVE else None,
+            "candidates": self.limits.candidates,
         }
         base = {"version": VERSION, "score": self.scores.fingerprint, "method": self.method}
         base["n"] = "auto" if self.auto else self.n
@@ -150,6 +152,13 @@ def resolve_request(
     if not 0 < exponent <= 1:
         raise UsageError(f"--exponent {exponent:g} is not above 0 and at most 1.", "Give 1 for top, less for spread.")
     _check_amount(n, limits)
+    if limits.candidates is not None and not selector.needs_features:
+        raise UsageError(
+            f"--candidates {limits.candidates}: --method {method} takes the rows by their scores, all of them.",
+            "Leave it out, or give a method that compares features.",
+        )
+    if limits.candidates is not None and isinstance(n, int) and limits.candidates < n:
+        raise UsageError(f"--candidates {limits.candidates} is less than -n {n}.", "Give more, or leave it out.")
     dataset = stored.get(f"datasets/{scores.attrs['data']}")
     first, excluded, allowed, listed = _listed_rows(stored, dataset, limits, progress)
     if limits.leaks == Leaks.IGNORE and limits.against:

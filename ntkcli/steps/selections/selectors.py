@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +20,9 @@ from ntkcli.selection.registry import SELECTORS
 from ntkcli.steps.scores.inputs import features_of
 
 MAX_BYTES = 8 << 30
-"""Of features or similarities in memory: what a workstation has to spare. Beyond it, pre-select first."""
+"""Of features or similarities in memory: what a workstation has to spare."""
+UNASKED_BYTES = 3 << 29
+"""Of the same where --candidates doesn't say how many rows may take part: it leaves the process under 2 GiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,27 @@ def features_to_compare(
     return SelectorFeatures(pool_side, tuple(domain_sides.values()), centre)
 
 
+def refuse_without_memory(method: str, features: SelectorFeatures, candidates: int, *, unit: bool, named: bool) -> None:
+    """UsageError if `candidates` rows take more memory than is allowed, in `method` and, with `unit`, for --dedup.
+
+    `named`: --candidates gives their number.
+    """
+    selector = SELECTORS.get(method)
+    dim = FeatureReader(features.pool, n=features.pool.n).dim
+    need = 4 * candidates * dim if unit else 0
+    if selector.memory is not None:
+        need += selector.memory(candidates, dim, sum(side.n for side in features.domains))
+    allowed = MAX_BYTES if named else UNASKED_BYTES
+    if need > allowed:
+        fit, most = candidates * UNASKED_BYTES // need, candidates * MAX_BYTES // need
+        raise UsageError(
+            f"--method {method} on {candidates:,} candidates needs {need / 2**30:.1f} GiB of memory"
+            f"{' with --dedup' if unit else ''}; {allowed / 2**30:g} GiB are allowed.",
+            f"Give --candidates N, for the N best by score that pass the filters: {fit:,} need "
+            f"{UNASKED_BYTES / 2**30:g} GiB, and at most {most:,} are allowed ({MAX_BYTES >> 30} GiB).",
+        )
+
+
 class ComparedRows:
     """Rows that may be chosen (ascending) and their features, compared as the score compares them.
 
@@ -81,6 +106,12 @@ class ComparedRows:
             raise UsageError("The domain has no row with features.", "Featurize a domain that has some.")
         scored = FeatureReader(features.pool, n=n, only=mean_over)
         self.target = CosineTarget.of_rows(scored, domain, centre=features.centre)
+
+    def of(self, rows: Rows) -> Self:
+        """Other rows (ascending), compared in the same way."""
+        other = copy.copy(self)
+        other.rows = rows
+        return other
 
     def unit(self) -> Floats:
         """Unit features of all candidates (n, p) float32. UsageError if they don't fit in memory."""
@@ -112,7 +143,7 @@ class ComparedRows:
         if need > MAX_BYTES:
             raise UsageError(
                 f"{len(self.rows)} candidates of {width} numbers each need {need >> 30} GiB of memory.",
-                "Pre-select with `ntksel select --method top`, score those with --rows, and select from that.",
+                "Give --candidates N, for the N rows with the highest scores.",
             )
 
 
