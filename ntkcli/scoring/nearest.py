@@ -131,7 +131,7 @@ def turns(found: Nearest) -> Wide:
     """
     scores = np.where(np.isnan(found.highest), np.nan, 0.0)
     n_domain, k = found.rows.shape
-    rows, is_taken = memoryview(np.ascontiguousarray(found.rows)), bytearray(len(scores))
+    rows, is_taken = np.ascontiguousarray(found.rows).data, bytearray(len(scores))
     position = [0] * n_domain
     for turn in range(1, k + 1):
         for i in range(n_domain):
