@@ -94,6 +94,11 @@ def estimate(
 
 def hidden_size(model: ModelIdentity) -> int:
     """Numbers in a hidden state, by the model's configuration."""
+    if model.gguf is None:
+        config = json.loads((model.folder / "config.json").read_text(encoding="utf-8"))
+        for each in (config, config.get("text_config")):
+            if isinstance(each, dict) and isinstance(width := each.get("hidden_size"), int):
+                return width  # without transformers, which takes seconds to import
     from ntkcli.engine.models.loading import model_config
 
     return int(model_config(model).get_text_config().hidden_size)
