@@ -19,7 +19,6 @@ from store.parts import Parts
 from store.scratch import Scratch
 from store.spec import canonical_json
 
-
 HEADS: Final = "heads"
 """The attribute that says which rows of pending parts are there from before the artefact grew (`store.growth`)."""
 

@@ -180,7 +180,7 @@ def replace_dir(temp: Path, final: Path) -> None:
     os.rename(final, aside)
     os.rename(temp, final)
     sync_folder(final.parent)
-    shutil.rmtree(aside)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def aside_of(folder: Path) -> Path:
@@ -189,11 +189,15 @@ def aside_of(folder: Path) -> Path:
 
 
 def restore_aside(folder: Path) -> None:
-    """Put a folder back that a killed `replace_dir` left aside, if its place is empty."""
+    """Put a folder back that a killed `replace_dir` left aside; delete it if its place is taken."""
     aside = aside_of(folder)
-    if aside.is_dir() and not folder.exists():
-        os.rename(aside, folder)
-        sync_folder(folder.parent)
+    if not aside.is_dir():
+        return
+    if folder.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+        return
+    os.rename(aside, folder)
+    sync_folder(folder.parent)
 
 
 @contextlib.contextmanager

@@ -200,6 +200,14 @@ class Store:
             waiting += [found for name, found in sorted(now.items()) if name not in seen]
             seen |= now.keys()
 
+    def refuse_shorter(self, artefact: Artefact) -> None:
+        """SpecDiffersError if `artefact` was made from something that is longer now; names it and how many rows."""
+        now = {name: found for name in artefact.parents if (found := self.find(name)) is not None}
+        current = {name: found.fingerprint for name, found in now.items()}
+        changed = differences({name: artefact.parents[name] for name in current}, current)
+        if changed and (grown := self._grown(artefact, now, [change.field for change in changed])):
+            raise SpecDiffersError(*grown, differences=changed)
+
     def _grown(
         self, child: Artefact, parents: Mapping[str, Artefact], changed: Iterable[str]
     ) -> tuple[str, Fix] | None:

@@ -13,7 +13,7 @@ from ntkcli.data import DataFile, scan, stdin
 from ntkcli.data.find_source import names_data
 from ntkcli.data.references import is_there, split_name
 from ntkcli.doors import SPEC_KEY, refuse_missing
-from ntkcli.errors import SpecError, UsageError
+from ntkcli.errors import UsageError
 from ntkcli.identity import EXACT
 from ntkcli.paths import home
 from ntkcli.steps.shared.growth import grown_data, has_grown, is_longer, other_rows, write_dataset

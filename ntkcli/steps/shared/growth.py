@@ -53,10 +53,10 @@ def has_grown(stored: store.Store, known: store.Artefact, found: Scan, data: str
     """The error for a file that is longer where the rows that are known are asked for."""
     name = known.name.partition("/")[2]
     return SpecError(
-        f"{data} has {found.n} rows; the data set {name!r} in {stored.path} has the first {known.n} of them, and so has "
-        "all that was made of it.",
-        f"Add the others by {making(stored.path, known.name)} with --data {data}, which computes the new rows only, and "
-        f"make scores and selections again; or give a file of the first {known.n} rows.",
+        f"{data} has {found.n} rows; the data set {name!r} in {stored.path}, and all that was made of it, has the "
+        f"first {known.n} of them.",
+        f"Run {making(stored.path, known.name)} with --data {data}, which computes the new rows only, and make scores "
+        f"and selections again; or give a file of the first {known.n} rows.",
     )
 
 

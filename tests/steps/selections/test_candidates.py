@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ntkcli.api import score
 from ntkcli.errors import UsageError
 from ntkcli.selection.chooser import Chooser, Limits
 from ntkcli.selection.herding import choose_by_herding
-from ntkcli.steps.scores.score import score
 from ntkcli.steps.selections import filter_and_choose, leaks, selectors
 from ntkcli.steps.selections.select import Constraints, SelectResult, select
 from ntkcli.steps.shared.stores import open_store
