@@ -26,13 +26,15 @@ from ntkcli.choices import (
 )
 from ntkcli.errors import UsageError
 from ntkcli.options import is_on
+from ntkcli.paths import AND
 from ntkcli.progress import Progress
 from ntkcli.steps.scores.options import ScoreOptions
 
 
 def featurize(
-    store: StorePath, *, data: str | Path, name: str, kind: Kind, model: str, adapter: str | None = None,
-    feature: str | None = None, rows: str | None = None, max_length: int = 1024, positions: Positions | None = None,
+    store: StorePath, *, data: str | Path | Sequence[str | Path], name: str, kind: Kind, model: str,
+    adapter: str | None = None, feature: str | None = None, rows: str | None = None, max_length: int = 1024,
+    positions: Positions | None = None,
     pooling: Pooling = Pooling.MEAN, probe: ProbeName = "sum", probes: int = 1, layers: str = "all",
     projection: Projection = Projection.SJLT, dim: int = 8192, seed: int = 0, rank: int = 16,
     target_modules: str = "all-linear", adapter_seed: int = 0, adam: bool = False, losses: bool = False,
@@ -44,13 +46,15 @@ def featurize(
 ) -> Features:  # fmt: skip
     """Compute features of every row, or find them finished: sketched per-example gradients, or embeddings.
 
-    Like `ntksel featurize`. Only the parts I, I + N, ... with `shard` (I, N). `losses` keeps the loss of each row too.
+    Like `ntksel featurize`. Several `data` are read as one data set, in their order. Only the parts I, I + N, ... with
+    `shard` (I, N). `losses` keeps the loss of each row too.
 
     Raises:
         UsageError, DataError: an option or a row can't be used.
         SpecDiffersError: the features exist and were made with other settings.
     """
     given = {**locals(), "thinking": is_on(thinking), "shard": shard or (0, 1)}
+    given["data"] = data if isinstance(data, str | Path) else AND.join(map(str, data))
     from ntkcli.steps.features import featurize as step
 
     found = step.featurize(path_of(given.pop("store")), **given)

@@ -79,11 +79,11 @@ def _first_other(known: store.Artefact, found: Scan) -> int | None:
     """The first row, of those that both have, with another id; None if there is none."""
     if not known.complete:
         return None
-    now = iter(found.row_ids)
-    for rows, arrays in known.blocks(["row_id"]):
-        for i, (before, row_id) in enumerate(zip(arrays["row_id"], now, strict=False)):
+    now = enumerate(found.row_ids)
+    for _, arrays in known.blocks(["row_id"]):
+        for before, (row, row_id) in zip(arrays["row_id"], now, strict=False):
             if before != row_id:
-                return rows.start + i
+                return row
     return None
 
 

@@ -209,3 +209,27 @@ def test_a_folder_that_gets_another_file(short: Path, model_dir: Path, tmp_path:
     write_rows(folder / "part-2.jsonl", ROWS[SHORT:])
     assert run(short, model_dir, data=folder).computed == LONG - SHORT
     assert len(json.loads(json.dumps(open_store(short).get("features/pool/ntk").attrs["grew"]))) == 1
+
+
+def test_several_files_as_one_pool(short: Path, model_dir: Path, cli: Cli) -> None:
+    """`--data A --data B`: in this order; the same rows as in one file, and more behind what is known."""
+    first = write_rows(short.parent / "a.jsonl", ROWS[:20])
+    second = write_rows(short.parent / "b.jsonl", ROWS[20:SHORT])
+    third = write_rows(short.parent / "c + d.jsonl", ROWS[SHORT:])
+    words = ["featurize", short, "--name", "pool", "--kind", "ntk", "--dim", "64", "--batch-tokens", "256"]
+    words += ["--model", model_dir, "--json", "--data", first, "--data", second]
+    known = cli(*words)
+    assert known.code == 0, known.err
+    assert json.loads(known.out)["computed"] == 0  # the rows of the file that it was made from
+    ran = cli(*words, "--data", third)
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["computed"] == LONG - SHORT
+    assert open_store(short).get("datasets/pool").attrs["source"] == f"{first} + {second} + {third}"
+    score(short, pool="pool", domain="pool", method="dsir", name="words")  # reads all of them again
+    swapped = cli(*words[:-3], second, "--data", first, "--data", third)
+    assert swapped.code == 12
+    assert "row 1 is the first whose id differs" in swapped.err
+    second.unlink()
+    gone = cli("score", short, "--pool", "pool", "--domain", "pool", "--method", "bm25", "--name", "x")
+    assert gone.code == 2
+    assert "is gone" in gone.err
