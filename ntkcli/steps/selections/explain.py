@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 import store
 from ntkcli.errors import UsageError
+from ntkcli.progress import Progress, counted
 from ntkcli.scoring.features import FeatureReader
 from ntkcli.selection.top import top
 from ntkcli.steps.selections.selectors import ComparedRows, SelectorFeatures, features_to_compare, rows_with_features
@@ -106,11 +107,17 @@ def row_number(dataset: store.Artefact, row: str) -> int:
     )
 
 
-def write_explanations(stored: store.Store, selection: store.Artefact) -> Path:
+def write_explanations(stored: store.Store, selection: store.Artefact, progress: Progress) -> Path:
     """`reports/<selection>-why.jsonl`: an explanation of each chosen row, in rank order."""
     path = stored.folder("reports", f"{selection.name.partition('/')[2]}-why.jsonl")
     path.parent.mkdir(exist_ok=True)
-    found = _explanations(stored, selection, selection.read("row"))
+    found = counted(
+        _explanations(stored, selection, selection.read("row")),
+        progress,
+        "explanations",
+        total=selection.n,
+        unit="rows",
+    )
     store.write_bytes(path, *(json.dumps(_line(each), ensure_ascii=False).encode() + b"\n" for each in found))
     return path
 

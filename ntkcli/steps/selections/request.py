@@ -152,13 +152,7 @@ def resolve_request(
     if not 0 < exponent <= 1:
         raise UsageError(f"--exponent {exponent:g} is not above 0 and at most 1.", "Give 1 for top, less for spread.")
     _check_amount(n, limits)
-    if limits.candidates is not None and not selector.needs_features:
-        raise UsageError(
-            f"--candidates {limits.candidates}: --method {method} takes the rows by their scores, all of them.",
-            "Leave it out, or give a method that compares features.",
-        )
-    if limits.candidates is not None and isinstance(n, int) and limits.candidates < n:
-        raise UsageError(f"--candidates {limits.candidates} is less than -n {n}.", "Give more, or leave it out.")
+    _check_candidates(method, n, limits)
     dataset = stored.get(f"datasets/{scores.attrs['data']}")
     first, excluded, allowed, listed = _listed_rows(stored, dataset, limits, progress)
     if limits.leaks == Leaks.IGNORE and limits.against:
@@ -193,6 +187,19 @@ def resolve_request(
         encoding=encoding,
         allowed=allowed,
     )
+
+
+def _check_candidates(method: str, n: int | Literal["auto"] | None, limits: Constraints) -> None:
+    """UsageError if --candidates means nothing to the method, or is less than the rows asked for."""
+    if limits.candidates is None:
+        return
+    if not SELECTORS.get(method).needs_features:
+        raise UsageError(
+            f"--candidates {limits.candidates}: --method {method} takes the rows by their scores, all of them.",
+            "Leave it out, or give a method that compares features.",
+        )
+    if isinstance(n, int) and limits.candidates < n:
+        raise UsageError(f"--candidates {limits.candidates} is less than -n {n}.", "Give more, or leave it out.")
 
 
 def _check_amount(n: int | Literal["auto"] | None, limits: Constraints) -> None:

@@ -16,8 +16,7 @@ from ntkcli.doors import SPEC_KEY, refuse_missing
 from ntkcli.errors import UsageError
 from ntkcli.identity import EXACT
 from ntkcli.paths import home
-from ntkcli.steps.shared.growth import grown_data, has_grown, is_longer, other_rows, write_dataset
-from ntkcli.steps.shared.stores import DATASET_PART_ROWS
+from ntkcli.steps.shared.growth import grown_data, has_grown, is_longer, new_data, other_rows
 from store import atomic, layout
 
 
@@ -92,21 +91,7 @@ def register_data(
         if not grow:
             raise has_grown(stored, known, found, data)
         return grown_data(stored, known, found, spec, {"source": file.reference, "files": [seen], **how}), file
-    artefact = stored.create(
-        artefact_name,
-        kind=store.Kind.DATASET,
-        spec=spec,
-        parents={},
-        n=found.n,
-        part_rows=DATASET_PART_ROWS,
-        arrays={
-            "row_id": store.ArraySpec(str),
-            "source": store.ArraySpec("int32"),
-            "status": store.ArraySpec("uint8", attrs=store.status_attrs()),
-        },
-        attrs={"source": file.reference, "sources": found.sources, "files": []},
-    )
-    write_dataset(artefact, found)
+    artefact = new_data(stored, artefact_name, found, spec, source=file.reference)
     artefact.note(source=file.reference, files=[seen], **how)
     return artefact, file
 

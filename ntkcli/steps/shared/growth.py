@@ -1,8 +1,11 @@
-"""A data set whose file has rows appended: it is told by its first rows, and what was made of these is kept."""
+"""A data set out of a file; and one whose file has rows appended: it is told by its first rows, and what was made of
+these is kept.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -34,11 +37,31 @@ def grown_data(
         n=found.n,
         part_rows=DATASET_PART_ROWS,
         attrs={**attrs, "sources": found.sources},
-        write=lambda artefact: write_dataset(artefact, found),
+        write=lambda artefact: _write_dataset(artefact, found),
     )
 
 
-def write_dataset(artefact: store.Artefact, found: Scan) -> None:
+def new_data(stored: store.Store, name: str, found: Scan, spec: Mapping[str, Any], *, source: str) -> store.Artefact:
+    """The data set of a file that was read, made or gone on with."""
+    artefact = stored.create(
+        name,
+        kind=store.Kind.DATASET,
+        spec=spec,
+        parents={},
+        n=found.n,
+        part_rows=DATASET_PART_ROWS,
+        arrays={
+            "row_id": store.ArraySpec(str),
+            "source": store.ArraySpec("int32"),
+            "status": store.ArraySpec("uint8", attrs=store.status_attrs()),
+        },
+        attrs={"source": source, "sources": found.sources, "files": []},
+    )
+    _write_dataset(artefact, found)
+    return artefact
+
+
+def _write_dataset(artefact: store.Artefact, found: Scan) -> None:
     """Write the parts that have no record yet; the ids come from disk, a part at a time."""
     ids, pending = iter(found.row_ids), set(artefact.pending())
     for i in range(artefact.n_parts):
@@ -98,18 +121,23 @@ def take_over_counts(stored: store.Store, dataset: store.Artefact, counts: store
     data = dataset.name.partition("/")[2]
     same = {key: value for key, value in counts.spec.items() if key != "data"}
     for name in [name for name in stored.names([store.Kind.TOKENS]) if name.split("/")[1] == data]:
-        old = stored.get(name)
-        if not (grew_from(dataset, old) and old.complete and {**old.spec, "data": None} == {**same, "data": None}):
+        old = stored.find(name)
+        if old is None or not grew_from(dataset, old) or {**old.spec, "data": None} != {**same, "data": None}:
             continue
-        for i in counts.pending():
-            start, stop = counts.part_bounds(i)
-            if stop <= old.n:
-                counts.write_part(i, {array: old.read(array, start, stop) for array in counts.arrays})
+        with suppress(
+            store.StoreError
+        ):  # not finished, or another shard is done and removed it: they are counted again
+            for i in counts.pending():
+                start, stop = counts.part_bounds(i)
+                if stop <= old.n:
+                    counts.write_part(i, {array: old.read(array, start, stop) for array in counts.arrays})
 
 
 def forget_counts(stored: store.Store, dataset: store.Artefact) -> None:
     """Remove token counts of the data set when it was shorter: nothing looks for them any more."""
     data = dataset.name.partition("/")[2]
     for name in [name for name in stored.names([store.Kind.TOKENS]) if name.split("/")[1] == data]:
-        if grew_from(dataset, stored.get(name)):
-            stored.remove(name)
+        old = stored.find(name)
+        if old is not None and grew_from(dataset, old):
+            with suppress(store.StoreError, OSError):  # another shard was first
+                stored.remove(name)
