@@ -137,7 +137,7 @@ EFFECTS: dict[str, dict[str, tuple[Case, ...]]] = {
         "store": NAME,
         "name": NAME,
         "feature": NAME,
-        "data": (Value("--data {domain.jsonl}"), Value("--data {domain.jsonl} --data {pool.jsonl}")),
+        "data": NAME,  # repeatable: tests/steps/features/test_growth.py
         "kind": (Value("--kind loss --feature ntk --probe sum"),),
         "model": (Value("--model {other}"),),
         "adapter": (Value("--adapter warm"), Value("--adapter warm", on="embed"), Value("--adapter run", on="loss")),
