@@ -35,7 +35,7 @@ def featurize(
     store: StorePath, *, data: str | Path | Sequence[str | Path], name: str, kind: Kind, model: str,
     adapter: str | None = None, feature: str | None = None, rows: str | None = None, max_length: int = 1024,
     positions: Positions | None = None,
-    pooling: Pooling = Pooling.MEAN, probe: ProbeName = "sum", probes: int = 1, layers: str = "all",
+    pooling: Pooling = Pooling.MEAN, probe: ProbeName = "centred", probes: int = 1, layers: str = "all",
     projection: Projection = Projection.SJLT, dim: int = 8192, seed: int = 0, rank: int = 16,
     target_modules: str = "all-linear", adapter_seed: int = 0, adam: bool = False, losses: bool = False,
     store_dtype: StoreDtype = StoreDtype.FLOAT16, dtype: Dtype = Dtype.AUTO, device: str = "auto",

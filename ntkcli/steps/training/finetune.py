@@ -16,6 +16,7 @@ from ntkcli.progress import Progress, Silent
 from ntkcli.seeds import check_seeds
 from ntkcli.steps.shared import seal
 from ntkcli.steps.shared.model_settings import note_conversion, run_parent
+from ntkcli.steps.shared.release import frees_memory
 from ntkcli.steps.shared.stores import open_store, require_spec
 from ntkcli.steps.training.model_card import command_words
 from ntkcli.steps.training.push_adapter import push_adapter
@@ -102,6 +103,7 @@ def finetune(
     return train_run(store_path, TrainingRequest.of(**given), command, progress or Silent())
 
 
+@frees_memory
 def train_run(
     store_path: str | Path, request: TrainingRequest, command: Sequence[str], progress: Progress
 ) -> FinetuneResult:

@@ -15,6 +15,7 @@ from ntkcli.seeds import check_training_seed
 from ntkcli.steps.shared.cost import hidden_size
 
 if TYPE_CHECKING:
+    from ntkcli.engine.models.loading import LoadedModel
     from ntkcli.engine.training.train import TrainingOptions
 
 VERSION = 3
@@ -129,6 +130,19 @@ class TrainingSettings:
         if self.pack:
             spec["packed"] = PACKING
         return spec
+
+    def pick_batch_tokens(self, loaded: LoadedModel, *, init: InitAdapter | None, checkpointed: bool) -> int:
+        """Padded tokens that are computed at a time, if the user does not say."""
+        from ntkcli.engine.training.size import pick_batch_tokens
+
+        spec = self.spec(init)
+        return pick_batch_tokens(
+            loaded,
+            rank=spec["rank"],
+            target_modules=spec["target_modules"],
+            init=None if init is None else init.identity,
+            checkpointed=checkpointed,
+        )
 
     def options(
         self, spec: dict[str, Any], *, init: InitAdapter | None, checkpoint_steps: int, batch_tokens: int,

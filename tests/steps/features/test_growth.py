@@ -65,7 +65,7 @@ def test_ten_rows_more(short: Path, model_dir: Path, tmp_path: Path, monkeypatch
     before, old = parts_of(short), open_store(short).get("features/pool/ntk").read("sketch")
     counted: list[int] = []
     count = token_counts._count
-    monkeypatch.setattr(token_counts, "_count", lambda row, encoder: counted.append(row.index) or count(row, encoder))
+    monkeypatch.setattr(token_counts, "_count", lambda row, whole: counted.append(row.index) or count(row, whole))
     monkeypatch.setattr(token_counts, "PART_ROWS", 16)
     result = run(short, model_dir)
     assert (result.rows, result.computed, result.complete) == (LONG, LONG - SHORT, True)
