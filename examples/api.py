@@ -2,7 +2,7 @@
 
     python examples/api.py STORE MODEL DOMAIN.jsonl POOL.jsonl TEST.jsonl
 
-Run it again after a kill, and it goes on where it was; finished steps load no model.
+Run it again after a kill, and it continues where it was; finished steps load no model.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ for parts in 1 2 4; do
   wait "$victim" || echo "killed with $done_parts of 8 parts done"
 done
 
-echo "== the same command once more goes on from there"
+echo "== the same command once more continues from there"
 ntksel featurize "$folder/killed" "${features[@]}"
 
 digest() { ntksel info "$1" --json | python -c 'import json, sys

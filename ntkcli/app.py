@@ -130,7 +130,7 @@ def run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         code = ExitCode.INTERRUPTED
     if code == ExitCode.INTERRUPTED:  # typer turns the interrupt into this code, without a word
-        output.error("interrupted. The store is whole: run the same command again to go on.")
+        output.error("interrupted. The store is intact: run the same command again to continue.")
     return code if isinstance(code, int) else ExitCode.OK
 
 

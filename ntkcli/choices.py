@@ -70,7 +70,7 @@ class Schedule(StrEnum):
 
 
 class LossPer(StrEnum):
-    """What a training loss is a mean over: all supervised tokens of a step, or its rows, each by its own mean."""
+    """What a training loss is averaged over: all supervised tokens of a step, or its rows, each by its own mean."""
 
     TOKEN = "token"  # noqa: S105  # not a password
     ROW = "row"
@@ -98,7 +98,7 @@ class OnError(StrEnum):
 
 
 class Scorer(StrEnum):
-    """How the items of a task are scored; auto: by choices where items have them, else by a generated answer."""
+    """How the items of a task are scored; auto: choices if items have them, loss for raw texts, else generate."""
 
     AUTO = "auto"
     CHOICES = "choices"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ntkcli.steps.shared.pool_rows import PoolRow
 
 LINE_SECONDS = 15
-"""Between plain progress lines, where stderr is no terminal: a log of hours stays readable."""
+"""Between plain progress lines, where stderr is not a terminal: a log of hours stays readable."""
 
 FILE_WIDTH = 200
 """Columns of a table that goes to a file or a pipe, where nothing wraps."""
@@ -194,13 +194,13 @@ class Reporter:
         self._began = self._shown = 0.0
 
     def start(self, label: str, *, total: int, unit: str, done: int = 0) -> None:
-        """Begin a bar; work that was found done is told and counted."""
+        """Begin a bar; work that was already done is reported and counted."""
         self.stop()
         self._label, self._unit, self._total, self._done = label, unit, total, done
         self._found, self._tokens = done, 0
         self._began = self._shown = time.monotonic()
         if done:
-            self.note(f"{label}: found {done} of {total} {unit} done, going on from there")
+            self.note(f"{label}: found {done} of {total} {unit} done, continuing from there")
         if self._quiet or not self._console.is_terminal:
             return
         self._bar = Progress(

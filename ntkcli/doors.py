@@ -42,7 +42,7 @@ class Origin:
         return f"{self.package} {self.version}"
 
     def spec(self) -> Made:
-        """As it stands in a spec, under `SPEC_KEY`."""
+        """As it appears in a spec, under `SPEC_KEY`."""
         return {self.name: {"door": self.door, "package": self.package, "version": self.version}}
 
 

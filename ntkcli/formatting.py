@@ -129,7 +129,7 @@ def finetune_estimate_line(found: FinetuneEstimate) -> str:
     held_out = f" and {found.held_out} held out" if found.held_out else ""
     share = f"{found.truncated} of {found.sampled} sampled rows truncated, {found.unusable} unusable"
     return (
-        f"finetune: {found.rows} rows an epoch{held_out}, {found.steps} steps, about {found.tokens:,} tokens (mean "
+        f"finetune: {found.rows} rows per epoch{held_out}, {found.steps} steps, about {found.tokens:,} tokens (mean "
         f"{found.mean_tokens:.0f}, longest {found.max_tokens}; {share}); adapter of {found.adapter_parameters:,} "
         f"weights; memory {human_bytes(found.memory_bytes)} with {found.batch_tokens:,} tokens at a time, disk "
         f"{human_bytes(found.disk_bytes)}; about {human_duration(found.seconds)}"
@@ -204,7 +204,7 @@ def curve_table(result: ArmsResult) -> Table:
         if any(cell is not None for cell in cells):
             shown = ["" if cell is None else f"{scale * cell:{form}}" for cell in cells]
             rows.append([f"{task} · {arm}" if several else arm, *shown])
-    return "gain over the baseline with as many rows", ["arm", *(f"{n:,} rows" for n in sizes)], rows
+    return "gain over the baseline with the same number of rows", ["arm", *(f"{n:,} rows" for n in sizes)], rows
 
 
 def rounds_table(result: ArmsResult) -> Table:

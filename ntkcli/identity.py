@@ -78,7 +78,7 @@ class ModelIdentity:
 
     `reference` is what the user gave; `folder` holds the files; `gguf` is the file's name when the model is
     one GGUF file; `spec` holds hex digests and goes into every spec as `model`. `trust_remote_code`: code in the folder
-    may be run; its digest stands in the spec as `remote_code`. `watch` is on all its files: whoever has loaded them
+    may be run; its digest is in the spec as `remote_code`. `watch` is on all its files: whoever has loaded them
     asks it whether they are still those of the digests.
     """
 

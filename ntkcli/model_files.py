@@ -90,7 +90,7 @@ def check_adapter(folder: Path, *, label: str) -> dict[str, Any]:
     config = read_json(folder / "adapter_config.json", label=label)
     if not isinstance(config.get("peft_type"), str):
         raise UsageError(
-            f"{label}: {folder / 'adapter_config.json'} has no peft_type, so it is not of a PEFT adapter.", AGAIN
+            f"{label}: {folder / 'adapter_config.json'} has no peft_type, so this is not a PEFT adapter.", AGAIN
         )
     check_weights(folder / "adapter_model.safetensors", label=label)
     return config

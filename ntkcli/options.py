@@ -73,7 +73,8 @@ ThinkingOption = Annotated[
     Thinking | None,
     typer.Option(
         "--thinking",
-        help="Switch the chat template's thinking on or off, also where it only opens a thought (DeepSeek R1).",
+        help="Switch thinking on or off in the chat template; also works for templates that only open a thought "
+        "(DeepSeek R1).",
         show_default="the template's own",
     ),
 ]
@@ -81,8 +82,8 @@ TextAsOption = Annotated[
     TextAs,
     typer.Option(
         "--text-as",
-        help="Rows with one column text: a user's turn in the chat template, or the raw text of a document with an "
-        "end-of-text token, all of it supervised.",
+        help="How to read rows whose one column is text. chat: as a user's turn in the chat template; raw: as a "
+        "document that ends with an end-of-text token, all of it supervised.",
     ),
 ]
 TrustRemoteCode = Annotated[
@@ -137,8 +138,8 @@ PushToHub = Annotated[
     str | None,
     typer.Option(
         "--push-to-hub",
-        help="Push the result with a card to this repository of the Hugging Face Hub, private unless --public; log in "
-        "by `hf auth login` or HF_TOKEN.",
+        help="Push the result with a card to this repository on the Hugging Face Hub, private unless --public; log in "
+        "with `hf auth login` or HF_TOKEN.",
         metavar="ORG/NAME",
         show_default="not pushed",
     ),
@@ -232,19 +233,25 @@ _OTHER_RANKS = (("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("PMI_RANK", "
 """Of mpirun: no command shares parts by these."""
 
 
-def refuse_ranks(verb: str) -> None:
+def share_of(verb: str) -> tuple[int, int]:
+    """This process's share of the parts, for a command whose processes take them in turns; mpirun's are refused."""
+    refuse_ranks(verb, of=_OTHER_RANKS)
+    return own_shard()
+
+
+def refuse_ranks(verb: str, *, of: Sequence[tuple[str, str]] = (*_RANKS, *_OTHER_RANKS)) -> None:
     """UsageError in one of several processes that torchrun, srun or mpirun started, for a command of one process.
 
     Each would do the same work, into one store; a training would wait for the others for ever.
     """
-    for rank, size in (*_RANKS, *_OTHER_RANKS):
+    for rank, size in of:
         index, count = os.environ.get(rank), os.environ.get(size)
         if index is not None and count is not None and count not in ("0", "1"):
             raise UsageError(
                 f"ntksel {verb} is for one process, and {rank}={index} with {size}={count} in the environment say that "
                 "there are several.",
                 f"Start it once, without torchrun, srun or mpirun; else unset {rank} and {size}. "
-                "Only featurize shares its work.",
+                "Only featurize, eval and score --method exact share their work, under torchrun and srun.",
             )
 
 

@@ -33,8 +33,8 @@ GradientCheckpointing = Annotated[
     bool, typer.Option("--gradient-checkpointing", help="Use less memory, for about a third more time.")
 ]
 LOSS_PER = (
-    "What the loss is a mean over: all supervised tokens of a step, or its rows, so that long answers weigh no more "
-    "than short ones."
+    "What the loss is averaged over. token: all supervised tokens of a step; row: its rows, so that long answers weigh "
+    "no more than short ones."
 )
 LossPerOption = Annotated[LossPer, typer.Option("--loss-per", help=LOSS_PER)]
-AVERAGE_WEIGHTS = "Keep the mean of the weights after each of the last quarter of the steps."
+AVERAGE_WEIGHTS = "Keep the weights averaged over the last quarter of the steps."

@@ -94,6 +94,16 @@ def test_readme_is_short_and_its_links_exist() -> None:
         assert target.startswith("https://") or (ROOT / target).is_file(), target
 
 
+@pytest.mark.parametrize("document", [each for each in DOCUMENTS if each.endswith(".md")])
+def test_files_of_the_source_that_are_named_exist(document: str) -> None:
+    """A file that was moved is named by its new path. benchmarks/figures is what the scripts write."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    for path in re.findall(
+        r"\b(?:tests|ntkcli|benchmarks|store|examples|tools)/[\w/.-]+\.(?:py|sh|sbatch|ipynb)\b", text
+    ):
+        assert (ROOT / path).is_file(), f"{document} names {path}"
+
+
 def test_figures_of_the_picture_are_in_the_results() -> None:
     picture = (ROOT / "docs/images/overview.svg").read_text(encoding="utf-8")
     results = (ROOT / "docs/results.md").read_text(encoding="utf-8")

@@ -30,5 +30,5 @@ def spread(chooser, candidates: Candidates) -> None:
             highest = np.maximum(highest, unit @ unit[row])
 
 
-NEAREST_MEAN = FeatureScore(summary="minus the distance to the domain's mean", compute=nearest_mean)
+NEAREST_MEAN = FeatureScore(summary="minus the distance to the domain's mean", compute=nearest_mean, passes=None)
 SPREAD = Selector(spread, "the row least like those taken")

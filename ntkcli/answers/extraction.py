@@ -54,7 +54,7 @@ class AnswerPattern:
 def find_answer(text: str, pattern: AnswerPattern | None) -> str | None:
     """The answer in a text of an item without choices: what the pattern finds, or the whole; None if there is none.
 
-    A thought before it (up to `</think>`) is no part of it.
+    A thought before it (up to `</think>`) is not part of it.
     """
     text = text.rpartition("</think>")[2]
     return pattern.find(text) if pattern else text.strip() or None

@@ -72,7 +72,7 @@ def score(
     """Score every row of the pool against the domain, streaming over the pool. Like `ntksel score`.
 
     Raises:
-        UsageError: an option means nothing to the method, or can't be used.
+        UsageError: an option does not apply to the method, or can't be used.
         SpecError: pool and domain were not featurized alike.
     """
     given = locals()
@@ -88,12 +88,12 @@ def scores(
     tokens_of: str | None = None, dtype: Dtype = Dtype.AUTO, device: str = "auto", batch_tokens: int | None = None,
     on_error: OnError = OnError.FAIL, data: Sequence[str] | None = None, progress: Progress | None = None,
 ) -> list[Scored]:  # fmt: skip
-    """Write several scores of one pool, the method of each by its name. Like `ntksel score` with METHOD=NAME.
+    """Write several scores of one pool; `methods` maps each name to its method. Like `ntksel score` with METHOD=NAME.
 
-    Methods that compare features read them once together. An option goes to the methods that know it.
+    Methods that compare features read them once, together. Each option applies to the methods that have it.
 
     Raises:
-        UsageError: an option means nothing to any of the methods, or can't be used.
+        UsageError: an option does not apply to any of the methods, or can't be used.
         SpecError: pool and domain were not featurized alike.
     """
     from ntkcli.steps.scores.score import scores as step
@@ -189,7 +189,7 @@ def select(
 def explain(
     store: StorePath, *, selection: str, row: str, bottom: bool = False, data: Sequence[str] | None = None
 ) -> Explained:
-    """Why a row was chosen, or why not: its nearest domain rows, its ranks, what it added. Like `ntksel explain`.
+    """Show why a row was chosen, or why not: its nearest domain rows, ranks and gain. Like `ntksel explain`.
 
     `bottom` adds the farthest domain rows and the lowest rows of the pool.
 
@@ -205,11 +205,11 @@ def explain_tokens(
     store: StorePath, *, selection: str, row: str, device: str = "auto", data: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> TokensExplained:  # fmt: skip
-    """Which tokens of a row carry its score; loads the model. Like `ntksel explain --tokens`.
+    """Show which tokens of a row carry its score; loads the model. Like `ntksel explain --tokens`.
 
     Raises:
         UsageError: the pool has no such row, it has no score, or the score's method can't be split.
-        SpecError: the model, the adapter or the tokenizer are not those of the features any more.
+        SpecError: the model, the adapter or the tokenizer has changed since the features were made.
     """
     given = {**locals(), "data": data or ()}
     from ntkcli.steps.selections import explain_tokens as step
@@ -222,7 +222,7 @@ def query(
     row: str | Path | None = None, feature: str = "ntk", n: int = 10, bottom: bool = False, centre: bool = True,
     device: str = "auto", data: Sequence[str] | None = None, progress: Progress | None = None,
 ) -> Queried:  # fmt: skip
-    """The pool rows that are most like a row typed in, by the pool's features; loads their model. Like `ntksel query`.
+    """Find the pool rows most like a row you give, by the pool's features; loads their model. Like `ntksel query`.
 
     The row is `text`, or `prompt` and `completion`, or the only row of the file `row`.
 

@@ -69,7 +69,7 @@ def validate(
     text_as: TextAs = TextAs.CHAT, trust_remote_code: bool = False, keep_runs: bool = False,
     plot: str | Path | None = None, export: str | Path | None = None, force: bool = False, quiet: bool = True,
 ) -> Validated:  # fmt: skip
-    """Train on the rows that scores like best and least, and report if the best help more; resumes run by run.
+    """Train on the rows that scores like best and least, and report whether the best help more; resumes run by run.
 
     Like `ntksel validate`: on `task`, or on the domain's own rows in `folds`. `average_weights` None is True, but False
     with `hold_out`. Not `quiet`: progress goes to stderr.

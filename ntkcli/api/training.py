@@ -29,8 +29,8 @@ def finetune(
 ) -> Trained:  # fmt: skip
     """Fine-tune a LoRA adapter; resumes from its last checkpoint. Like `ntksel finetune` with one seed.
 
-    Without `lr` the rate goes by the model's width. `push_to_hub` puts the adapter into a repository of the Hub, which
-    is private unless `public`.
+    Without `lr` the rate is set by the model's width. `push_to_hub` puts the adapter into a repository of the Hub,
+    which is private unless `public`.
 
     Raises:
         DivergedError: the loss or the weights are not finite.
@@ -113,7 +113,7 @@ def merge(
     """Merge a run's adapter into its base model, for transformers, vLLM and llama.cpp. Like `ntksel merge`.
 
     Raises:
-        UsageError: the run is not there, `out` or `gguf` is in the way, or the model can't be merged.
+        UsageError: the run is not there, `out` or `gguf` exists already, or the model can't be merged.
         IncompleteError: the run is not finished.
     """
     given = locals().copy()

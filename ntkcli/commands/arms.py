@@ -116,8 +116,8 @@ def arms(
         typer.Option(
             min=1,
             max=100,
-            help="How often each arm's rows hold each domain row.",
-            show_default="as often as the pool's rows",
+            help="How many times each arm uses each domain row per epoch.",
+            show_default="until domain and pool rows are about equally many",
         ),
     ] = None,
     oracle: Annotated[
@@ -133,8 +133,8 @@ def arms(
         int | None,
         typer.Option(
             min=2,
-            help="Add an arm that chooses its -n rows in so many rounds: after each the model is trained on the new "
-            "rows, and its features choose among what is left of the pre-selection.",
+            help="Add an arm that chooses its -n rows in this many rounds: after each one the model is trained on the "
+            "new rows, and its new features choose among what is left of the pre-selection.",
             show_default="none",
         ),
     ] = None,
@@ -153,7 +153,7 @@ def arms(
         str | None,
         o.named(
             SCORES,
-            "How the kernel scores, with --centre if that is given: mean, cosine, ...",
+            "How the kernel scores (with --centre, on centred features): mean, cosine, ...",
             show_default="the preset's",
         ),
     ] = None,
@@ -181,8 +181,8 @@ def arms(
     hold_out: Annotated[
         float,
         typer.Option(
-            help="Share of the domain's rows to judge by, the same for all arms: the adapter of the lowest loss on "
-            "them is kept."
+            help="Share of the domain's rows to hold out, the same rows for all arms; the adapter with the lowest loss "
+            "on them is kept."
         ),
     ] = 0.0,
     patience: Annotated[
@@ -214,7 +214,7 @@ def arms(
     text_as: o.TextAsOption = TextAs.CHAT,
     trust_remote_code: o.TrustRemoteCode = False,
     allow_overlap: Annotated[
-        bool, typer.Option("--allow-overlap", help="Continue although items of a task are rows of the domain.")
+        bool, typer.Option("--allow-overlap", help="Continue even if items of a task are rows of the domain.")
     ] = False,
     name: Annotated[str, typer.Option(help="Name of the evaluation and the report.")] = "arms",
     prefix: Annotated[
@@ -239,7 +239,8 @@ def arms(
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Only print the commands that would run, what they take, and what these sizes show."
+            "--dry-run",
+            help="Only print the commands that would run, what they cost, and how small a difference would show.",
         ),
     ] = False,
     json: o.Json = False,

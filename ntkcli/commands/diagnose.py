@@ -50,8 +50,8 @@ def diagnose(
         typer.Argument(
             help="length: how far scores follow the length of rows. supply: how many rows of the pool are near the "
             "domain. kernel: which probe agrees with the exact kernel. sketch: how exact a sketch is, by its size. "
-            "stability: whether scores stay as a model is trained, and by seed. regression: kernel regression against "
-            "the fine-tuned model. all: every one that the options are enough for.",
+            "stability: whether scores stay the same as a model is trained, and across seeds. regression: kernel "
+            "regression against the fine-tuned model. all: every check that the options are enough for.",
             show_default=False,
         ),
     ],
@@ -124,8 +124,8 @@ def diagnose(
     near: Annotated[
         float | None,
         typer.Option(
-            help="supply: a row is near if its nearness (mean of its 5 highest centred cosines with domain rows) is at "
-            "least this percentile of the domain's own rows', each compared with the others.",
+            help="supply: a row is near if its nearness (mean of its 5 highest centred cosines with domain rows) "
+            "reaches this percentile of the nearness of the domain's own rows, each compared with the others.",
             show_default="5",
         ),
     ] = None,

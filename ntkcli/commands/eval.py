@@ -95,7 +95,7 @@ def evaluate(
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option(min=1, help="lm_eval: use only this many first items of each task.", show_default="all"),
+        typer.Option(min=1, help="lm_eval: use only the first N items of each task.", show_default="all"),
     ] = None,
     apply_chat_template: Annotated[
         bool,
@@ -137,7 +137,7 @@ def evaluate(
     from ntkcli.steps.shared.pictures import check_picture, write_arms
     from ntkcli.steps.shared.stores import is_store, open_store
 
-    o.refuse_ranks("eval")
+    share = o.share_of("eval")
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
     arguments: dict[str, Any] = {
         "model": model,
@@ -151,7 +151,7 @@ def evaluate(
         "answer_pattern": answer_pattern,
         "max_length": max_length,
         "dtype": dtype,
-        "device": device,
+        "device": o.own_device(device),
         "on_error": on_error,
         "columns": o.parse_columns(columns),
         "split": split,
@@ -167,6 +167,7 @@ def evaluate(
         "force": force,
     }
     if dry_run:
+        o.refuse_ranks("eval --dry-run")
         from ntkcli.steps.evaluation.dry_run import estimate_evaluation
         from ntkcli.steps.evaluation.plan import check_baseline, make_plan
         from ntkcli.steps.evaluation.settings import EvaluationSettings
@@ -181,7 +182,9 @@ def evaluate(
     files = [split_name(each)[1] for each in (*task, *(retain or ()))]
     stored = open_store(store) if is_store(store) else None
     check_picture(plot, inputs=Inputs(files, (model,)), stored=stored, force=force)
-    result = step.evaluate(store, **arguments, progress=output.progress)
+    result = step.evaluate(store, **arguments, share=share, progress=output.progress)
+    if share[0] > 0:  # the first process shows the result
+        return ExitCode.ROWS_SKIPPED if result.skipped else ExitCode.OK
     if plot is not None:
         write_arms(plot, [("", result.baseline, result.scores)], kind="eval")
     if json:

@@ -27,7 +27,8 @@ def explain(
     bottom: Annotated[
         bool,
         typer.Option(
-            "--bottom", help="Also show what would harm: the domain rows it is least like, the pool's lowest rows."
+            "--bottom",
+            help="Also show the other end: the domain rows that it is least like, and the pool's lowest rows.",
         ),
     ] = False,
     tokens: Annotated[
@@ -39,7 +40,7 @@ def explain(
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
 ) -> int:
-    """Show why a row was chosen, or why not: its nearest domain rows, its ranks, what it added."""
+    """Show why a row was chosen, or why not: its nearest domain rows, its ranks, and what it added."""
     from ntkcli.steps.selections import explain as step
 
     output = Output(as_json=json, quiet=quiet, verbose=verbose)

@@ -94,8 +94,8 @@ def featurize(
         bool,
         typer.Option(
             "--losses",
-            help="Keep the loss of each row too, and with --adapter its loss without it, for score --method drop and "
-            "--residual.",
+            help="Also keep each row's loss (and with --adapter, its loss without the adapter), for `score --method "
+            "drop` and `score --residual`.",
         ),
     ] = False,
     store_dtype: Annotated[

@@ -81,7 +81,7 @@ def finetune(
         ),
     ] = None,
     lr_steps: Annotated[
-        int | None, typer.Option(min=1, help="With --lr-find: most steps of a trial.", show_default="100")
+        int | None, typer.Option(min=1, help="With --lr-find: the most steps that a trial takes.", show_default="100")
     ] = None,
     schedule: t.ScheduleOption = Schedule.COSINE,
     warmup: t.Warmup = 0.03,
@@ -116,8 +116,8 @@ def finetune(
     hold_out_of: Annotated[
         str | None,
         typer.Option(
-            help="With --hold-out: hold out rows of this --train alone, the same ones for every seed and whatever the "
-            "others are.",
+            help="With --hold-out: hold out rows of this --train only; they are the same for every seed and any other "
+            "--train.",
             metavar="REF",
             show_default="of all, by the seed",
         ),
@@ -134,8 +134,8 @@ def finetune(
         bool,
         typer.Option(
             "--pack",
-            help="Pack rows into sequences of up to --max-length tokens, in which none sees another; --batch-size then "
-            "counts sequences.",
+            help="Pack rows into sequences of up to --max-length tokens, in which no row sees another; --batch-size "
+            "then counts sequences.",
         ),
     ] = False,
     dtype: o.DtypeOption = Dtype.AUTO,

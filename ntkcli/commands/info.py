@@ -66,13 +66,13 @@ def info(
     """Show what is in a store, complete, missing or damaged; or rows as a model sees them."""
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
     if (store is None) == (data is None):
-        raise UsageError("One thing can be shown at a time.", "Give a STORE, or --data FILE with --model M.")
+        raise UsageError("info shows either a store or rows of a file.", "Give a STORE, or --data FILE with --model M.")
     if store is not None:
         return _show_store(output, store, verify=verify, repair=repair)
     if verify or repair:
         raise UsageError("--verify and --repair need a store.", "Give a STORE.")
     if data is None or model is None:
-        raise UsageError(f"--data {data}: rows are shown as a model sees them.", "Give its --model too.")
+        raise UsageError(f"--data {data}: rows are shown as a model sees them, and no model is given.", "Give --model.")
     from ntkcli.steps.upkeep.preview import preview
 
     found = preview(

@@ -36,7 +36,7 @@ def query(
     ] = None,
     feature: Annotated[str, typer.Option(help="Name of the pool's features; their model is loaded.")] = "ntk",
     n: Annotated[int, typer.Option("-n", min=1, help="How many rows to show.")] = 10,
-    bottom: Annotated[bool, typer.Option("--bottom", help="Also show as many of the farthest rows.")] = False,
+    bottom: Annotated[bool, typer.Option("--bottom", help="Also show the farthest rows, as many again.")] = False,
     centre: Annotated[
         bool,
         typer.Option(
@@ -49,7 +49,7 @@ def query(
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
 ) -> int:
-    """Show the pool rows that are most like a row typed in, by the pool's features."""
+    """Show the pool rows that are most like a row you type in, by the pool's features."""
     from ntkcli.steps.scores.query import query as step
 
     output = Output(as_json=json, quiet=quiet, verbose=verbose)

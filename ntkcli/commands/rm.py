@@ -32,7 +32,7 @@ def rm(
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
 ) -> int:
-    """Remove artefacts from a store; of a run the adapter and its checkpoints as well."""
+    """Remove artefacts from a store; the adapter and checkpoints of a run go with it."""
     from ntkcli.steps.upkeep import remove as step
 
     o.refuse_ranks("rm")

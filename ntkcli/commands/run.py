@@ -18,7 +18,7 @@ from ntkcli.help_panels import Command, examples
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """The recipe, the commands that it stands for, and what each made; no steps after a dry run."""
+    """The recipe, the commands that it runs, and what each made; no steps after a dry run."""
 
     recipe: str
     commands: tuple[str, ...]
@@ -46,7 +46,7 @@ def run_recipe(
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
 ) -> int:
-    """Run the whole pipeline from a recipe; finished steps are skipped, so the same command goes on after a kill."""
+    """Run the whole pipeline from a recipe; finished steps are skipped, so the same command continues after a kill."""
     from ntkcli.steps.pipelines.merging import merge_scores
     from ntkcli.steps.pipelines.recipe import EXAMPLE, as_shell, read_recipe
     from ntkcli.steps.pipelines.recipe_check import check_names

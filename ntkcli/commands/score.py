@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +16,9 @@ from ntkcli.help_panels import Command, examples
 from ntkcli.steps.scores.options import ScoreOptions
 from ntkcli.steps.scores.registry import SCORES
 
+if TYPE_CHECKING:
+    from ntkcli.steps.scores.score import ScoreResult
+
 EXAMPLE = "ntksel score med --pool pool --domain domain --method cosine --centre --feature ntk --name stage2"
 SECOND = "ntksel score med --pool pool --domain domain --method votes --feature embed --name stage1"
 THIRD = "ntksel score med --pool pool --domain domain --method mean=paper --method cosine=plain --method gist=inside"
@@ -24,7 +28,7 @@ METHOD_HELP = (
     "Score of a pool row. "
     + "; ".join(f"{name}: {each.summary}" for name, each in SCORES.builtin.items())
     + ". Required, unless --combine or --compare is given. Repeatable as METHOD=NAME, with a name for each score: "
-    "methods that compare features read them once together, and an option goes to the methods that know it."
+    "methods that compare features read them once, together, and each option applies to the methods that have it."
 )
 
 
@@ -38,7 +42,7 @@ def score(
     pool: Annotated[
         str | None,
         typer.Option(
-            help="Data set to score: its name in the store, or NAME=FILE. Required, as --method is.", show_default=False
+            help="Data set to score: its name in the store, or NAME=FILE. Required with --method.", show_default=False
         ),
     ] = None,
     name: Annotated[
@@ -52,7 +56,7 @@ def score(
     domain: Annotated[
         list[str] | None,
         typer.Option(
-            help="Data set to help: its name, or NAME=FILE; repeatable, one group each.",
+            help="Data set of the domain: its name, or NAME=FILE; repeatable, one group each.",
             show_default="none, for random",
         ),
     ] = None,
@@ -105,7 +109,9 @@ def score(
     residual: Annotated[
         bool,
         typer.Option(
-            "--residual", help="mean, cosine, max, gist: times how wrong the model is on the row (featurize --losses)."
+            "--residual",
+            help="mean, cosine, max, gist: multiply each row's score by how wrong the model is on it (needs "
+            "`featurize --losses`).",
         ),
     ] = False,
     seed: Annotated[int, typer.Option(help="random, dsir: seed of the random numbers.")] = 0,
@@ -159,13 +165,13 @@ def score(
     """Score every pool row against the domain, streaming over the pool."""
     from ntkcli.steps.scores import score as step
 
-    o.refuse_ranks("score")
+    share = _share(method or [])
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
     if compare:
         if method or domain or rows or pool or name or combine:
             raise UsageError(
                 "--compare takes scores that exist and writes nothing, so --name, --pool, --domain, --rows, --method "
-                "and --combine mean nothing to it.",
+                "and --combine do not apply.",
                 "Leave them out.",
             )
         _compare(store, compare, n, output, plot=plot, force=force)
@@ -173,11 +179,11 @@ def score(
     if plot is not None:
         raise UsageError("--plot is for --compare.", "`ntksel report` draws one score.")
     if n is not None:
-        raise UsageError("-n is for --compare.", "Say how many rows to take at `ntksel select`.")
+        raise UsageError("-n is for --compare.", "Give -n to `ntksel select` to take that many rows.")
     if combine:
         if method or domain or rows or pool:
             raise UsageError(
-                "--combine takes scores that exist, so --method, --domain, --rows and --pool mean nothing to it.",
+                "--combine takes scores that exist, so --method, --domain, --rows and --pool do not apply.",
                 "Leave them out.",
             )
         from ntkcli.steps.scores.combine import combine as combine_scores
@@ -207,13 +213,20 @@ def score(
                 match_length=match_length,
                 tokens_of=tokens_of,
                 dtype=dtype,
-                device=device,
+                device=device if share[1] == 1 else o.own_device(device),
                 batch_tokens=batch_tokens,
             ),
             on_error=on_error,
             data=data or (),
+            share=share,
             progress=output.progress,
         )
+    if share[0] == 0:  # of several processes the first one shows the result
+        _show(results, output, store, json=json)
+    return ExitCode.ROWS_SKIPPED if any(result.skipped for result in results) else ExitCode.OK
+
+
+def _show(results: Sequence[ScoreResult], output: Output, store: Path, *, json: bool) -> None:
     if json and len(results) > 1:
         output.result(results, line="")
     for result in results if len(results) == 1 or not json else ():
@@ -226,7 +239,6 @@ def score(
             _draw_histogram(output, store, result.artefact.partition("/")[2])
     chosen = results[-1].artefact.partition("/")[2]
     output.next_step(f"ntksel select {store} --score {chosen} -n N --name SELECTION --export FILE.jsonl")
-    return ExitCode.ROWS_SKIPPED if any(result.skipped for result in results) else ExitCode.OK
 
 
 def _draw_histogram(output: Output, store: Path, name: str) -> None:
@@ -234,6 +246,16 @@ def _draw_histogram(output: Output, store: Path, name: str) -> None:
 
     if (found := histogram(store, name)) is not None:
         output.histogram("rows by score", found.counts, f"{found.low:.4g}", f"{found.high:.4g}")
+
+
+def _share(methods: list[str]) -> tuple[int, int]:
+    """Which parts are this process's: scores that compute (exact) share their work, all others are one process's."""
+    from ntkcli.steps.scores.sorts import ModelScore
+
+    if methods and all(isinstance(SCORES.get(each.partition("=")[0]), ModelScore) for each in methods):
+        return o.share_of("score")
+    o.refuse_ranks("score")
+    return 0, 1
 
 
 def _named(methods: list[str], name: str | None) -> dict[str, str]:

@@ -41,13 +41,15 @@ def select(
         str | None,
         typer.Option(
             "-n",
-            help="How many rows; auto: until a row gains less than 5% of the first. For top that is its score over the "
-            "median, so fewer than half of the rows may be worth taking; refused if the scores have no elbow.",
+            help="How many rows to take. auto: stop when a row gains less than 5% of what the first one gained; for "
+            "top the gain is the score minus the median, and scores without an elbow are refused.",
             show_default="what --token-budget allows",
         ),
     ] = None,
     method: Annotated[str, o.named(SELECTORS, METHOD_HELP)] = "top",
-    exponent: Annotated[float, typer.Option(help="coverage: 1 is the mean cosine's top; less spreads more.")] = 0.5,
+    exponent: Annotated[
+        float, typer.Option(help="coverage: 1 takes the highest mean cosines; a lower value spreads the choice more.")
+    ] = 0.5,
     max_per_source: Annotated[
         list[str] | None, typer.Option(help=f"Take at most this many {QUOTA_HELP}", show_default="no limit")
     ] = None,
@@ -95,12 +97,12 @@ def select(
     ] = None,
     must_include: Annotated[
         list[Path] | None,
-        typer.Option(help="Take these rows first: of the same forms as --exclude.", show_default="none"),
+        typer.Option(help="Take these rows first; same forms as --exclude.", show_default="none"),
     ] = None,
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help="Take only these rows: of the same forms as --exclude, or source=LABEL,...; repeatable.",
+            help="Take only these rows; same forms as --exclude, or source=LABEL,...; repeatable.",
             metavar="FILE|source=A,...",
             show_default="all",
         ),
@@ -114,7 +116,8 @@ def select(
     leaks: Annotated[
         Leaks,
         typer.Option(
-            help="What to do with rows that hold test items: leave out and report, only report, or don't look."
+            help="What to do with rows that hold test items: leave them out and report them, only report them, or "
+            "don't look for any."
         ),
     ] = Leaks.REMOVE,
     feature: Annotated[
@@ -144,7 +147,7 @@ def select(
     force: o.Force = False,
     data: o.Moved = None,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Write why each row was chosen to the folder reports/ of the store.")
+        bool, typer.Option("--explain", help="Write why each row was chosen into the folder reports/ of the store.")
     ] = False,
     push_to_hub: o.PushToHub = None,
     public: o.Public = False,

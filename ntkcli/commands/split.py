@@ -31,7 +31,7 @@ def split(
         typer.Argument(help="A data file, folder, glob, Hub id, task, or - for standard input.", show_default=False),
     ],
     test: Annotated[
-        float | None, typer.Option(help="Share of the rows in the test set, such as .2.", show_default="--folds")
+        float | None, typer.Option(help="Share of the rows in the test set, such as 0.2.", show_default="--folds")
     ] = None,
     folds: Annotated[
         int | None,

@@ -39,11 +39,11 @@ def validate(
     domain: Annotated[
         str, typer.Option(help="The domain's rows: a data file, or a data set of the store.", show_default=False)
     ],
-    name: Annotated[str, typer.Option(help="The validation's name.", show_default=False)],
+    name: Annotated[str, typer.Option(help="Name of the validation in the store.", show_default=False)],
     task: Annotated[
         list[str] | None,
         typer.Option(
-            help="Test items, as `ntksel eval` has them: [NAME=]FILE or a task; repeatable.", show_default="--folds"
+            help="Test items, as in `ntksel eval`: [NAME=]FILE or a task; repeatable.", show_default="--folds"
         ),
     ] = None,
     folds: o.Folds = None,
@@ -65,11 +65,13 @@ def validate(
         int | None,
         typer.Option(min=1, help="Rows of the pool in each run.", show_default="half of the smallest bin, at most 256"),
     ] = None,
-    seeds: Annotated[str, typer.Option(help="Seeds: one run of each bin for each.", metavar="S,...")] = "0,1,2",
+    seeds: Annotated[str, typer.Option(help="Seeds; each bin is trained once per seed.", metavar="S,...")] = "0,1,2",
     domain_repeat: Annotated[
         int | None,
         typer.Option(
-            min=1, help="How often each run's rows hold each domain row.", show_default="as often as the pool's rows"
+            min=1,
+            help="How many times each run uses each domain row per epoch.",
+            show_default="until domain and pool rows are about equally many",
         ),
     ] = None,
     oracle: Annotated[
@@ -104,15 +106,15 @@ def validate(
         bool | None,
         typer.Option(
             "--average-weights/--no-average-weights",
-            help=f"{t.AVERAGE_WEIGHTS} Seeds differ less then.",
+            help=f"{t.AVERAGE_WEIGHTS} Seeds then differ less.",
             show_default="on, off with --hold-out",
         ),
     ] = None,
     hold_out: Annotated[
         float,
         typer.Option(
-            help="Share of the domain's rows to judge by, the same for all runs: the adapter of the lowest loss on "
-            "them is measured."
+            help="Share of the domain's rows to hold out, the same rows for all runs; the adapter with the lowest loss "
+            "on them is measured."
         ),
     ] = 0.0,
     patience: Annotated[
@@ -148,7 +150,7 @@ def validate(
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
 ) -> int:
-    """Train on the rows that scores like best and least, and report if the best help more; resumes run by run."""
+    """Train on the rows that scores like best and least, and report whether the best help more; resumes run by run."""
     from ntkcli.data.references import split_name
     from ntkcli.steps.shared.outputs import Inputs
     from ntkcli.steps.validation.export import check_files, write_export, write_plot

@@ -282,7 +282,7 @@ class Encoder:
         ids = np.array(row.tokens, dtype=np.int64)
         if not ((ids >= 0) & (ids < self._n_tokens)).all():
             worst = int(ids[(ids < 0) | (ids >= self._n_tokens)][0])
-            raise RowError(f"the token {worst} is none of the tokenizer's {self._n_tokens}")
+            raise RowError(f"the token {worst} is not one of the tokenizer's {self._n_tokens}")
         supervised = np.array(row.labels, dtype=np.int64) == ids
         supervised[0] = False
         return Encoded(ids.astype(np.int32), supervised, truncated=False)

@@ -30,7 +30,7 @@ class DataFile:
     Also an entry of LLaMA-Factory's `dataset_info.json`, whose columns and split come second to those given here.
 
     `columns` are the row's own names by the name that the schemas know; `split` is of a folder or Hub id.
-    UsageError if there is nothing of that name that can be read. The rows are read anew by every call; what was read
+    UsageError if there is nothing of that name that can be read. The rows are read again by every call; what was read
     between `watch` and `require_unchanged` is of one state.
     """
 
@@ -59,7 +59,7 @@ class DataFile:
 
     @property
     def plugins(self) -> Made:
-        """The readers of other packages that read it, as they stand in a spec."""
+        """The readers of other packages that read it, as they appear in a spec."""
         return self._source.plugins
 
     def watch(self) -> list[Any]:

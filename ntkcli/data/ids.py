@@ -26,7 +26,7 @@ from ntkcli.paths import home
 
 ID_COLUMNS: Final = ("id", "row_id")
 _MARKS: Final = {b"PAR1": "parquet", b"ARROW1": "arrow"}
-"""First bytes of formats that are no text, whatever the file's name."""
+"""First bytes of formats that are not text, whatever the file's name."""
 _HEAD_BYTES: Final = 1 << 16  # of a header
 
 

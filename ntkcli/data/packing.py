@@ -11,8 +11,8 @@ def pack_rows(lengths: Sequence[int], room: int, *, seed: int, first: int = 0) -
     """Every row in exactly one pack of at most `room` tokens, as numbers from `first` on; a longer row by itself.
 
     Rows come in an order drawn by the seed, each into the fullest pack that has room for it (best fit), else into a new
-    one: copies of a row and rows of like length are spread, and few tokens stay empty. Packs come in the order in which
-    they were begun, the rows of a pack in that in which they came. Depends on the arguments alone.
+    one: copies of a row and rows of similar length are spread, and few tokens stay empty. Packs come in the order in
+    which they were begun, the rows of a pack in the order in which they came. Depends on the arguments alone.
     """
     order = sorted(range(len(lengths)), key=lambda i: hashlib.blake2b(f"{seed}|{i}".encode(), digest_size=8).digest())
     packs: list[list[int]] = []

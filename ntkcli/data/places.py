@@ -171,7 +171,7 @@ def checked_reader(path: Path) -> ReadFile:
         )
     reader = reader_of(path)
     if reader is None:
-        raise UsageError(f"{path} is of no kind that can be read.", f"Give a file: {known_endings()}.")
+        raise UsageError(f"{path} is not of a type that can be read.", f"Give a file: {known_endings()}.")
     return reader
 
 
@@ -224,7 +224,7 @@ def paths_of_split(label: str, paths: list[tuple[Path, Path]], split: str | None
     if split is not None and wanted not in found:
         raise UsageError(
             f"--split {split}: {label} has no file of that split.",
-            f"Give one of: {', '.join(found)}." if found else "Leave the option out: the file names speak of none.",
+            f"Give one of: {', '.join(found)}." if found else "Leave the option out: no file name mentions a split.",
         )
     return [path for path, name in splits.items() if split is None or name == wanted]
 

@@ -126,7 +126,7 @@ class RowError(Exception):
 
 
 def own_id(raw: RAW) -> str | None:
-    """The row's own id (`id`, else `row_id`), or None. RowError if it is no string or integer."""
+    """The row's own id (`id`, else `row_id`), or None. RowError if it is not a string or integer."""
     for column in ("id", "row_id"):
         value = raw.get(column)
         if value is None or value == "":

@@ -1,6 +1,6 @@
 """Standard input as a file, named by its content, because rows are read more than once. Streams.
 
-The format is told by the first bytes: gzip, bzip2, zstandard, parquet and arrow by their marks, JSON and JSON Lines by
+The first bytes give the format: gzip, bzip2, zstandard, parquet and arrow by their marks, JSON and JSON Lines by
 the first bracket, CSV and TSV by their header.
 """
 
@@ -91,7 +91,7 @@ def _suffix(path: Path) -> str:
 
 
 def _text_suffix(head: bytes) -> str:
-    """By the first character that is no white space, else by what separates the first line's cells."""
+    """By the first character that is not white space, else by what separates the first line's cells."""
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if text[:1] in (b"{", b"["):
         return ".jsonl" if text[:1] == b"{" else ".json"

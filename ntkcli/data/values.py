@@ -41,7 +41,7 @@ def choices_of(value: Any) -> tuple[str, ...]:
     seen: set[str] = set()
     for i, choice in enumerate(choices):
         if choice.strip() in seen:  # templates trim, so a space would not tell them apart
-            raise RowError(f"choice {i} in 'choices', {what_is(choice)}, stands there twice")
+            raise RowError(f"choice {i} in 'choices', {what_is(choice)}, is there twice")
         seen.add(choice.strip())
     return choices
 

@@ -77,7 +77,7 @@ _Span = tuple[SharedPart | None, int, slice]
 
 
 class _Scratch(threading.local):
-    """A thread's own memory for decoded rows: memory taken anew for each block is cleared by the kernel each time."""
+    """A thread's own memory for decoded rows: memory allocated for each block is cleared by the kernel each time."""
 
     rows: Floats = np.empty((0, 0), dtype=np.float32)
 
@@ -96,7 +96,7 @@ class FeatureReader:
     """Reads a features artefact of either kind block by block; a row whose norm is NaN is left out.
 
     `n` counts the data set's rows, so that a score of it is an array (n,); `covered` are those the artefact has, less
-    what `only` leaves out. `on_block` is told how many rows each part held.
+    what `only` leaves out. `on_block` is given the number of rows each part held.
     """
 
     def __init__(

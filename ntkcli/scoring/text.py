@@ -1,4 +1,4 @@
-"""Scores by the words of the rows: BM25 and DSIR, the rivals that need no model. Texts come in as strings.
+"""Scores by the words of the rows: BM25 and DSIR, the baselines that need no model. Texts come in as strings.
 
     bm25   s_j = mean_i BM25(query a_i, document x_j)             (Lucene's variant, k1 = 1.5, b = 0.75)
     dsir   s_j = Σ_w c_w(x_j) · (log p_domain(w) - log p_pool(w)) + Gumbel noise   (Xie et al. 2023, arXiv 2302.03169)

@@ -119,7 +119,7 @@ def _checked(tasks: Mapping[str, TaskItems], baseline: str) -> dict[str, list[st
         if len(lengths) != 1 or not lengths.pop():
             raise ValueError(f"the arms of the task {task} have no items, or not the same ones")
     if seeds is None or baseline not in seeds:
-        raise ValueError(f"{baseline} is none of the arms {', '.join(seeds or ())}")
+        raise ValueError(f"{baseline} is not one of the arms {', '.join(seeds or ())}")
     return seeds
 
 

@@ -58,7 +58,7 @@ def not_learnt(arm: str, nats_SI: Floats, shares: float, *, task: str) -> str | 
         return None
     return (
         f"{arm} has not learnt {task}: its log loss, {float(nats_SI.mean()):.3f} nats (95% {low:.3f} to {high:.3f}), "
-        f"is no better than that of the shares of the answers alone, {shares:.3f}. Give a higher --lr (`ntksel "
+        f"is no better than guessing by the shares of the answers, {shares:.3f}. Give a higher --lr (`ntksel "
         "finetune --lr-find` looks for one), more --epochs, or repeat the domain more often (--domain-repeat)."
     )
 

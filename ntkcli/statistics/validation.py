@@ -20,7 +20,7 @@ from ntkcli.statistics.folds import over_folds
 from ntkcli.statistics.resampling import RESAMPLES, Floats, interval, item_counts, seed_weights
 
 EXACT_PERMUTATIONS = 20_000
-"""At most so many arrangements are counted one by one; of more, as many are drawn."""
+"""At most this many arrangements are counted one by one; of more, as many are drawn."""
 DETECTABLE = 1.959964 + 0.841621
 """Standard errors of a difference that a two-sided test at 5% finds with a power of 80%: z(.975) + z(.8)."""
 FEWEST_SUBSETS = 10
@@ -197,7 +197,7 @@ def detectable_difference(spread: float, n_seeds: int) -> float:
 
 
 def detectable_between(spread: float, n_first: int, n_second: int) -> float:
-    """The same for two arms with so many runs each, in the unit of `spread`."""
+    """The same for two arms with this many runs each, in the unit of `spread`."""
     return DETECTABLE * spread * math.sqrt(1 / n_first + 1 / n_second)
 
 
@@ -208,7 +208,7 @@ def detectable_slope(spread: float, n_bins: int, n_seeds: int) -> float:
 
 
 def detectable_lds(n_subsets: int) -> float:
-    """The smallest LDS that so many subsets show in four cases of five (Fisher's z for ranks, Fieller 1957)."""
+    """The smallest LDS that this many subsets show in four cases of five (Fisher's z for ranks, Fieller 1957)."""
     return math.tanh(DETECTABLE * math.sqrt(1.06 / (n_subsets - 3))) if n_subsets > 3 else 1.0
 
 

@@ -1,4 +1,4 @@
-"""The Python API: one module and one plain function a verb, with the same words as the options.
+"""What the commands do: one room per subject, one plain function per verb, with the same words as the options.
 
     from ntkcli.steps.features.featurize import featurize
 

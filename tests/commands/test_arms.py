@@ -183,7 +183,7 @@ def test_presets(cli: Cli, tmp_path: Path, options: list[str | Path], given: lis
         (["--seeds", "0,x"], "--seeds 0,x: expected whole numbers"),
         (["--seeds", "1,1"], "--seeds: 1, 1. Give each once"),
         (["--token-budget", "100"], "The budget is missing or given twice"),
-        (["--baseline", "mixed"], "--baseline mixed is none of the arms"),
+        (["--baseline", "mixed"], "--baseline mixed is not one of the arms"),
         (["--coarse", "500"], "--coarse 500: the pool has 50 rows. Give --coarse 50 or less"),
         (["-n", "50"], "-n 50: the pool has 50 rows"),
         (["--pool", "none.jsonl"], "none.jsonl does not exist"),

@@ -60,7 +60,7 @@ def test_sizes_and_an_oracle(cli: Cli, tmp_path: Path, options: list[str | Path]
     shown = cli("arms", place, *words, "--plot", tmp_path / "arms.svg")
     assert shown.code == 0, shown.err
     assert b"8 rows, test" in (tmp_path / "arms.svg").read_bytes()
-    assert "gain over the baseline with as many rows" in shown.out
+    assert "gain over the baseline with the same number of rows" in shown.out
 
 
 def test_equal_tokens_and_early_stopping(cli: Cli, tmp_path: Path, options: list[str | Path]) -> None:

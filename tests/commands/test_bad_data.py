@@ -27,7 +27,7 @@ FILES: dict[
     "rows: mixed schemas": ("data.jsonl", [{"text": "a"}, {"prompt": "Q", "completion": "A"}], "'text' is missing", 1),
     "gzip: cut": ("data.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 9999)[:-20], "is not a complete gzip file", 1),
 }
-USAGE = ("does not exist", "of no kind that can be read")
+USAGE = ("does not exist", "not of a type that can be read")
 
 
 def write(path: Path, content: Any) -> None:

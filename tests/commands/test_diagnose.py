@@ -120,7 +120,7 @@ def test_length_of_every_score_and_all_without_a_model(cli: Cli, tmp_path: Path)
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (["length", "--near", "5"], "--near means nothing to diagnose length. It is for supply."),
+        (["length", "--near", "5"], "--near does not apply to diagnose length. It is for supply."),
         (["supply", "--pool", "pool"], "--domain and --model or --feature is missing"),
         (["length", "--plot", "x.gif"], "Give a name in .png or .svg."),
         (["sketch", "--dims", "0,5"], "--dims 0,5: expected whole numbers"),
@@ -156,7 +156,7 @@ def test_every_option_is_one_of_a_diagnosis_or_of_the_output() -> None:
     for check, uses in USES.items():
         assert set(NEEDS[check]) <= uses
         for other in used - uses:
-            with pytest.raises(UsageError, match="means nothing to diagnose"):
+            with pytest.raises(UsageError, match="does not apply to diagnose"):
                 check_request(check, {other: 1})
 
 

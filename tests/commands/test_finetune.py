@@ -193,7 +193,7 @@ def test_a_dry_run_is_the_bill_of_the_run(cli: Cli, tmp_path: Path, on: Command)
     assert again["memory_bytes"] < bill["memory_bytes"]
     assert again["seconds"] > 0
     ran = cli("finetune", tmp_path / "s", *on, "--dry-run", "--seeds", "0,1")
-    assert "finetune: 24 rows an epoch, 9 steps, about" in ran.out
+    assert "finetune: 24 rows per epoch, 9 steps, about" in ran.out
     assert ", for each seed" in ran.out
     ran = cli("finetune", tmp_path / "none", "--model", on[1], "--train", "picked", "--name", "r", "--dry-run")
     assert ran.code == 2

@@ -127,7 +127,7 @@ def test_what_less_and_adam_refuse(cli: Cli, tmp_path: Path, model_dir: Path, fi
         (("--method", "less"), "features/domain/loss holds Adam's steps"),
         (("--method", "less", "--feature", "embed"), "of kind embed"),
         (("--method", "less", "--feature", "plain", "--feature", "plain"), "twice"),
-        (("--method", "cosine", "--feature", "plain", "--feature", "embed"), "a second --feature means nothing"),
+        (("--method", "cosine", "--feature", "plain", "--feature", "embed"), "a second --feature does not apply"),
     ):
         ran = cli(*both, *more)
         assert ran.code == 2, ran.err

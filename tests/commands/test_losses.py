@@ -76,7 +76,7 @@ def test_what_is_refused(cli: Cli, tmp_path: Path, model_dir: Path, write_jsonl:
     for more, text in (
         (("--method", "drop", "--feature", "embed"), "ntksel featurize ... --name pool --losses"),
         (("--method", "mean", "--domain", "pool", "--feature", "embed", "--residual"), "--losses"),
-        (("--method", "exact", "--domain", "pool", "--residual"), "--residual means nothing to --method exact"),
+        (("--method", "exact", "--domain", "pool", "--residual"), "--residual does not apply to --method exact"),
     ):
         ran = cli("score", store, "--pool", "pool", "--name", "x", *more)
         assert ran.code == 2

@@ -192,7 +192,7 @@ def test_a_rate_that_diverges_is_counted_and_not_taken(
         (["--lr-rates", "1e-3,-1"], "two or more different positive numbers"),
         (["--lr-rates", "1e-3,1e-3"], "two or more different positive numbers"),
         (["--lr-rates", "small"], "expected numbers"),
-        (["--hold-out", "1.5"], "is not a valid share"),
+        (["--hold-out", "1.5"], "not a valid share"),
         (["--hold-out", "0.99"], "none are left to train on"),
     ],
 )

@@ -236,7 +236,7 @@ def test_errors_of_a_plug_in_name_it(cli: Cli, tmp_path: Path) -> None:
         assert ran.code in (1, 2)
         assert line in ran.error_line
     ran = cli(*score, "short", "-k", "3", "--name", "x")
-    assert "-k means nothing to --method short. It is for votes, rds." in ran.error_line
+    assert "-k does not apply to --method short. It is for votes, rds." in ran.error_line
     assert cli(*score, "cosine", "--name", "y").code == 0
     ran = cli("select", path, "--score", "y", "-n", "3", "--name", "z", "--method", "twice")
     assert "The selector 'twice' of faulty 1.0 failed: ValueError: candidate 0 is closed" in ran.error_line
@@ -301,13 +301,18 @@ def test_a_reader_of_files_and_urls(
     ran = cli(*dsir, "more")
     assert ran.code == 2
     assert "datasets/url was made with 'lines' of the plug-in lines 1.0, which is not installed" in ran.error_line
-    assert "is of no kind that can be read" in cli("split", own, "--test", "0.5").error_line
+    assert "is not of a type that can be read" in cli("split", own, "--test", "0.5").error_line
 
 
 def test_what_the_documentation_shows_works(install: Install, cli: Cli, tmp_path: Path) -> None:
     """The code of docs/extend.md, as one module."""
     page = (EXAMPLE.parents[1] / "docs/extend.md").read_text(encoding="utf-8")
     code = "\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))
+    (project,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    described = tomllib.loads(project)
+    named = {point for points in described["project"]["entry-points"].values() for point in points.values()}
+    assert described["tool"]["setuptools"]["py-modules"] == ["my_methods"]
+    assert named == {"my_methods:NEAREST_MEAN", "my_methods:CLOSEST"}
     names = {"scores": "NEAREST_MEAN", "selectors": "CLOSEST", "probes": "FIRST_HALF", "readers": "ARROWS"}
     install(
         "shown",

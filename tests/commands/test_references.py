@@ -51,7 +51,7 @@ def test_names_with_dots_are_names(home: Path, cli: Cli, model_dir: Path) -> Non
     assert cli("score", "med", "--pool", "d.v1", "--method", "random", "--name", "r4").code == 0
     write_rows(home / "picked.v2", prompt_rows(3))
     ran = cli("finetune", "med", "--model", model_dir, "--train", "./picked.v2", "--name", "w2", *TINY)
-    assert "picked.v2 is of no kind that can be read" in ran.error_line
+    assert "picked.v2 is not of a type that can be read" in ran.error_line
     recipe = f'store = "med"\n[[step]]\nverb = "finetune"\nmodel = "{model_dir}"\ntrain = "picked.v2"\nname = "w3"\n'
     (home / "r.toml").write_text(recipe)
     assert cli("run", "r.toml", "--dry-run").code == 0

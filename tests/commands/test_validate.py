@@ -164,7 +164,7 @@ def test_runs_stop_early_as_finetune_does(cli: Cli, tmp_path: Path, model_dir: P
     one, other = (safetensors.torch.load_file(path) for path in adapters)
     assert all(one[name].equal(other[name]) for name in one)
     ran = cli("finetune", world["store"], "--train", own, "--name", "x", "--hold-out-of", domain, *options)
-    assert (ran.code, "is none of --train" in ran.error_line) == (2, True)
+    assert (ran.code, "is not one of --train" in ran.error_line) == (2, True)
 
 
 def test_trainings_that_diverge_are_counted_and_the_rest_goes_on(cli: Cli, tmp_path: Path, model_dir: Path) -> None:

@@ -141,7 +141,7 @@ def test_tokens_are_taken_as_they_are(write, tokenizer):
     cut = Encoder(tok, max_length=3).encode(row)
     assert (cut.ids.tolist(), cut.truncated) == ([6, 7, 8], True)
     (foreign,) = DataFile(write({"input_ids": [1, 10**6], "labels": [-100, 10**6]})).rows()
-    with pytest.raises(RowError, match=r"the token 1000000 is none of the tokenizer's \d+"):
+    with pytest.raises(RowError, match=r"the token 1000000 is not one of the tokenizer's \d+"):
         Encoder(tok, max_length=10).encode(foreign)
 
 

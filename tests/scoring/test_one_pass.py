@@ -83,7 +83,7 @@ def test_finished_ones_are_left_and_the_others_made(tmp_path: Path, monkeypatch:
 def test_an_option_that_no_method_knows_is_refused(tmp_path: Path) -> None:
     path, *_ = make_store(tmp_path)
     how = {"pool": "pool", "domain": "domain", "feature": "embed"}
-    with pytest.raises(UsageError, match="-k means nothing to --method mean, max"):
+    with pytest.raises(UsageError, match="-k does not apply to --method mean, max"):
         scores(path, methods={"a": "mean", "b": "max"}, k=3, **how)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="twice"):
         scores(path, methods={"a": "mean", "b": "mean"}, **how)  # type: ignore[arg-type]

@@ -246,9 +246,9 @@ def test_word_scores_end_to_end_find_the_domains_words(method: str, tmp_path: Pa
     ("options", "text"),
     [
         ({"method": "max", "domain": None}, "--domain is missing"),
-        ({"method": "bm25", "centre": True}, "--centre means nothing to --method bm25"),
-        ({"method": "max", "k": 3}, "-k means nothing"),
-        ({"method": "max", "match_length": "domain"}, "--match-length means nothing"),
+        ({"method": "bm25", "centre": True}, "--centre does not apply to --method bm25"),
+        ({"method": "max", "k": 3}, "-k does not apply"),
+        ({"method": "max", "match_length": "domain"}, "--match-length does not apply"),
         ({"method": "max", "domain": ["domain", "domain"]}, "twice"),
         ({"method": "max", "across": "median"}, "--across median"),
     ],

@@ -31,7 +31,7 @@ def test_an_arm_that_has_not_learnt_the_task() -> None:
     said = not_learnt("domain", runs(0.75), math.log(2), task="fpb")
     assert said is not None
     assert said.startswith("domain has not learnt fpb: its log loss, 0.7")
-    assert "no better than that of the shares of the answers alone, 0.693" in said
+    assert "no better than guessing by the shares of the answers, 0.693" in said
     assert "--lr" in said
     unsure = np.repeat([[0.5], [0.68], [0.86]], 20, axis=1)
     assert not_learnt("domain", unsure, math.log(2), task="fpb") is not None  # lower, but not shown to be

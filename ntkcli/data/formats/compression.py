@@ -22,7 +22,7 @@ _UTF16_BOMS: Final = (b"\xff\xfe", b"\xfe\xff")
 
 
 class Place:
-    """How far a reader has come, for the error of a file that breaks off."""
+    """The read position, reported when a file is truncated: the `number` of the last `unit` (row, line) read."""
 
     def __init__(self, unit: str) -> None:
         self.unit, self.number = unit, 0

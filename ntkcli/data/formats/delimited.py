@@ -71,7 +71,7 @@ def _record(path: Path, line: int, header: list[str], cells: list[str]) -> Recor
 
 
 def _is_text(cell: str) -> bool:
-    """False if a byte of the file was no UTF-8: it stands in the cell as half a surrogate."""
+    """False if a byte of the file was not UTF-8: it stands in the cell as half a surrogate."""
     try:
         cell.encode("utf-8")
     except UnicodeEncodeError:

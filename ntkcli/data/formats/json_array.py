@@ -62,7 +62,7 @@ class _Text:
         self._first = True
 
     def peek(self) -> str:
-        """The next character that is no white space; "" at the end."""
+        """The next character that is not white space; "" at the end."""
         while True:
             while self._at < len(self._window):
                 if self._window[self._at] not in _SPACE:

@@ -88,7 +88,7 @@ class Layout:
         answer = self._answer(raw)
         if not 0 <= answer < len(choices):
             raise RowError(
-                f"the column {self.answer!r} holds {what_is(cell(raw, self.answer))}, which is none of the "
+                f"the column {self.answer!r} holds {what_is(cell(raw, self.answer))}, which is not one of the "
                 f"{len(choices)} choices{f' counted from {self.key}' if self.way == 'first' else ''}"
             )
         found: RAW = {"prompt": self.prompt.fill(raw), "choices": choices, "answer": answer}

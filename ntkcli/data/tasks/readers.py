@@ -1,4 +1,4 @@
-"""Files that tasks were published in and that are no table: lines without a header, and ContractNLI's one object."""
+"""Files that tasks were published in and that are not tables: lines without a header, and ContractNLI's one object."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def find_task(reference: str) -> TaskReference:
     """The task that a reference names (`names_task`). UsageError if its file can't be read or makes no sense."""
     match = _REFERENCE.fullmatch(os.path.expanduser(reference))
     if match is None:
-        raise UsageError(f"{reference} names no task.", f"Give one of: {', '.join(known_tasks())}.")
+        raise UsageError(f"{reference} is not a known task.", f"Give one of: {', '.join(known_tasks())}.")
     name = match["name"]
     file = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
     return TaskReference(_read(file), name, match["split"] or "", os.path.expanduser(match["path"] or ""))

@@ -31,7 +31,7 @@ class Probe:
     """A direction in logit space.
 
     `summary` goes into the help. `seeded`: it is random, so that several directions say more than one, and the seed
-    stands in the spec.
+    is in the spec.
     """
 
     direction: Direction
@@ -67,6 +67,6 @@ PROBES: Final = Door(
     builtin={
         "sum": Probe(_sum, "the one in the paper", seeded=False),
         "rademacher": Probe(_rademacher, "random signs"),
-        "centred": Probe(_centred, "random signs less their mean, which softmax can't see"),
+        "centred": Probe(_centred, "random signs minus their mean, which softmax can't see"),
     },
 )

@@ -54,7 +54,7 @@ def read_head(model: Any, decoder: nn.Module, head: nn.Linear) -> HeadForm:
     """The model's form, from one forward of 2 x 6 tokens.
 
     Raises:
-        UsageError: the logits are no such function of the hidden states, or the model is not causal; names the model.
+        UsageError: the logits are not such a function of the hidden states, or the model isn't causal; names the model.
     """
     seen: dict[str, Tensor] = {}
     z_V = _known_numbers(head.weight)

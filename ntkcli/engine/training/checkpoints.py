@@ -52,7 +52,7 @@ def copies_on_disk(*, keep_optimizer: bool, held_out: bool, averaged: bool = Fal
 
 
 def newest_checkpoint(checkpoints: Path, *, at_most: int) -> Path | None:
-    """The newest whole checkpoint of at most so many steps; half-written ones (a kill) and later ones are removed."""
+    """The newest whole checkpoint of at most this many steps; half-written ones (a kill) and later ones are removed."""
     whole = []
     for path in checkpoints.glob("checkpoint-*"):
         state = read_state(path)
@@ -98,7 +98,7 @@ def keep_best(checkpoints: Path, steps: int, save: Callable[[Path], None]) -> No
 
 
 def keep_step(run: Path, steps: int, save: Callable[[Path], None]) -> None:
-    """Keep the adapter that `save` writes into a folder as that of so many steps of the run, durable."""
+    """Keep the adapter that `save` writes into a folder as that of this many steps of the run, durable."""
     _publish(run / STEPS / f"step-{steps}", save)
 
 

@@ -56,7 +56,7 @@ def _named(event: Callable[..., Any], service: str) -> Callable[..., Any]:
         except Exception as error:  # of any library
             raise NtkselError(
                 f"--report-to {service}: {reason_of(error)}.",
-                "Fix that or leave --report-to out; the same command goes on from the last checkpoint.",
+                "Fix that or leave --report-to out; the same command continues from the last checkpoint.",
             ) from error
 
     return call

@@ -33,7 +33,7 @@ class WeightAverage:
         return cls(model, first=n_steps - max(1, math.floor(share * n_steps)) + 1)
 
     def add(self, steps: int) -> None:
-        """Take in the weights as they are after so many steps; nothing before `first`."""
+        """Take in the weights as they are after this many steps; nothing before `first`."""
         if steps < self._first:
             return
         self.n += 1

@@ -75,7 +75,7 @@ def diagnose(
             found.append(STEPS[name][0](request, progress=progress))
     if not found:
         why = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
-        raise UsageError(f"These options are enough for no diagnosis ({why}).", "See `ntksel diagnose --help`.")
+        raise UsageError(f"No check can run with these options ({why}).", "See `ntksel diagnose --help`.")
     for finding in found:
         left_out |= finding.left_out
     checks = tuple(one for finding in found for one in finding.checks)

@@ -239,7 +239,7 @@ def _mean_output(found: _Kernels) -> Check:
 def _choice(best: Check, probes: list[Check]) -> Check:
     """Which probe to take; those whose interval holds the best one's value can't be told from it."""
     close = [one.subject for one in probes if one.subject in PROBES and one is not best and one.high >= best.value]
-    sentence = f"Take --probe {best.subject}: of sum, rademacher and centred it follows best what softmax sees."
+    sentence = f"Take --probe {best.subject}: of sum, rademacher and centred it agrees best with what softmax sees."
     if close:
-        sentence += f" These few rows can't tell it from {' or '.join(close)}; more --rows and --domain-rows may."
+        sentence += f" These few rows don't separate it from {' or '.join(close)}; more --rows and --domain-rows may."
     return Check("kernel", f"take {best.subject}", best.value, best.low, best.high, sentence, {"probe": best.subject})

@@ -94,9 +94,7 @@ def _accuracy(work: _Work, predicted: Rows, by_form: dict[str, float]) -> Check:
     """Accuracy of the regression minus the model's on the same items, with a paired interval."""
     right, own = predicted == work.test_answers, work.predicted == work.test_answers
     found = paired_difference(right, own)
-    verdict = (
-        "better" if found.low > 0 else "worse" if found.high < 0 else "which is no difference that these items show"
-    )
+    verdict = "better" if found.low > 0 else "worse" if found.high < 0 else "no difference is shown"
     sentence = (
         f"It is right on {right.mean():.0%}, the model on {own.mean():.0%}: {100 * found.value:+.0f} points (95% "
         f"{100 * found.low:+.0f} to {100 * found.high:+.0f}), {verdict}. "
@@ -135,14 +133,14 @@ def _work(stored: store.Store, request: Request) -> _Work:
     evaluated = stored.get(name)
     stored.check_parents(evaluated)
     if "loglik" not in evaluated.arrays:
-        raise UsageError(f"{name} is not of tasks with choices alone.", "Give an eval whose items have choices.")
+        raise UsageError(f"{name} has tasks without choices.", "Give an eval whose items have choices.")
     named = [f"{task}={path}" for task, path in zip(evaluated.attrs["tasks"], evaluated.attrs["inputs"], strict=True)]
     items = load_tasks(
         named, columns=request.columns, split=request.split, scorer=Scorer.CHOICES, on_error=request.on_error
     )
     if [task.digest for task in items.tasks] != evaluated.spec["tasks"]:
         raise SpecError(
-            f"{name} is of other items than its files hold now.", "Run `ntksel eval` again under another --name."
+            f"{name} was made from other items than its files hold.", "Run `ntksel eval` again under another --name."
         )
     domain = resolve_rows(
         stored, str(request.domain), option="--domain", columns=request.columns, split=request.split,
@@ -171,7 +169,7 @@ def _setup(stored: store.Store, request: Request, evaluated: store.Artefact) -> 
     setup = set_up(request, model=model, max_length=MAX_LENGTH)
     if setup.model.spec != evaluated.spec["model"]:
         raise SpecError(
-            f"{evaluated.name} is of another model than {model}.", "Give --model the model that was evaluated."
+            f"{evaluated.name} was made with another model than {model}.", "Give --model the model that was evaluated."
         )
     return setup
 

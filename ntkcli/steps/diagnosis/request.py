@@ -92,7 +92,7 @@ def check_request(check: str, given: Mapping[str, Any]) -> None:
         for name in given:
             if name not in USES[check]:
                 takers = [one for one, uses in USES.items() if name in uses]
-                raise UsageError(f"{flag(name)} means nothing to diagnose {check}.", f"It is for {', '.join(takers)}.")
+                raise UsageError(f"{flag(name)} does not apply to diagnose {check}.", f"It is for {', '.join(takers)}.")
         if lacking := missing(check, given):
             raise UsageError(f"{' and '.join(lacking)} is missing: diagnose {check} needs it.", "Give it.")
     check_seed("--seed", given.get("seed", 0))

@@ -133,8 +133,8 @@ def _share_below(setup: Setup, layers: str) -> float:
 def cost_of(
     name: str, setup: Setup, sides: tuple[Side, ...], *, device: str, passes: int, times: int = 1, layers: str = "all"
 ) -> Cost:
-    """Of computing all rows of the sides `times` times, with so many backward passes each, down to the lowest of these
-    `layers`.
+    """The cost of computing all rows of the sides `times` times, with `passes` backward passes each, down to the lowest
+    of these `layers`.
     """
     from ntkcli.engine.models.limits import refuse_too_long
     from ntkcli.engine.models.speed import operations_per_second

@@ -94,7 +94,7 @@ def _work(stored: store.Store, request: Request) -> _Work:
     if len(points) == 1 and len(next(iter(points.values()))) < 4:
         name = next(iter(points))
         raise UsageError(
-            f"runs/{name} kept no checkpoints to compare, and it is one run alone.",
+            f"runs/{name} kept no checkpoints to compare, and there is only one run.",
             f"Run `ntksel finetune {stored.path} ... --name {name} --keep-checkpoints` with its options again, or give "
             "runs of several seeds.",
         )

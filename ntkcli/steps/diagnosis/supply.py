@@ -50,7 +50,7 @@ def supply(request: Request, *, progress: Progress) -> Finding:
     found = _stored(request) if request.feature else _computed(request, progress)
     if len(found.domain) < FEWEST_DOMAIN:
         raise DataError(
-            f"The domain has {len(found.domain)} rows with features: too few to tell how near its own rows are.",
+            f"The domain has {len(found.domain)} rows with features: too few to measure how near its own rows are.",
             f"Give {FEWEST_DOMAIN} or more.",
         )
     mean = found.pool.mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -111,14 +111,14 @@ def _check(request: Request, at: dict[float, Supply], found: _Features, sample: 
 
 def _verdict(enough: str, n: int, found: Supply) -> str:
     if enough == "yes":
-        return f"So {n:,} near rows are there to be chosen."
+        return f"So there are {n:,} near rows to choose from."
     if enough == "no":
         fewer = f"give -n {found.low:,} or less, or" if found.low else "give"
         return (
-            f"So {n:,} near rows are not there: {fewer} a larger pool. If the domain's rows share a template that the "
-            "pool lacks, try without it."
+            f"So there are fewer than {n:,} near rows: {fewer} a larger pool. If the domain's rows share a template "
+            "that the pool lacks, try without it."
         )
-    return f"Whether {n:,} near rows are there is open: give more --rows or --domain-rows, or a smaller -n."
+    return f"It is not clear if there are {n:,} near rows: give more --rows or --domain-rows, or a smaller -n."
 
 
 def _computed(request: Request, progress: Progress) -> _Features:

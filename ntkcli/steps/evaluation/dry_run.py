@@ -15,7 +15,7 @@ FORWARD_OPERATIONS = 2.0
 
 
 def estimate_evaluation(plan: Plan) -> Estimate:
-    """The bill of the items that are not done yet, over all runs; generated answers count at their longest."""
+    """The cost of the items that are not done yet, over all runs; generated answers count at their longest."""
     from ntkcli.engine.models.footprint import planned_tokens
     from ntkcli.engine.models.loading import load_tokenizer
     from ntkcli.engine.models.speed import operations_per_second

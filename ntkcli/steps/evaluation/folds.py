@@ -87,7 +87,7 @@ def _scorer(folds: Sequence[store.Artefact], task: str) -> str:
 
 
 def _joined(folds: Sequence[Columns], masks: Sequence[NDArray[np.bool_]]) -> dict[str, NDArray[Any]]:
-    """The items of all folds one after the other; of arrays with one number or text per item."""
+    """The items of all folds, one after the other, from arrays with one number or text per item."""
     names = [name for name, values in folds[0].items() if values.ndim == 1]
     return {name: np.concatenate([fold[name][mask] for fold, mask in zip(folds, masks, strict=True)]) for name in names}
 

@@ -22,7 +22,7 @@ from ntkcli.steps.shared.row_sets import rows_in_order
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One task: its items' rows, the digest of its file, how they are scored, and whether it is of general ability.
+    """One task: its items' rows, the digest of its file, how they are scored, and whether it measures general ability.
 
     `file` is the path that `select` looks for leaks of; None if the rows were read with renamed columns or a split.
     `source` is what the rows were read from, `schema` the name of the schema that they have.

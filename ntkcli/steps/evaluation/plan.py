@@ -123,16 +123,16 @@ def _with_end_of_text(
 
 
 def check_baseline(plan: Plan, baseline: str | None) -> None:
-    """UsageError, before anything is computed, if the baseline is none of the arms."""
+    """UsageError, before anything is computed, if the baseline is not one of the arms."""
     require_baseline(list(plan.adapters), baseline)
 
 
 def require_baseline(runs: Sequence[str], baseline: str | None) -> None:
-    """UsageError if the baseline is none of the arms that these runs make."""
+    """UsageError if the baseline is not one of the arms that these runs make."""
     arms = group_seeds(runs)
     if baseline is not None and baseline not in arms:
         raise UsageError(
-            f"--baseline {baseline} is none of the runs evaluated here.", f"Give one of: {', '.join(arms)}."
+            f"--baseline {baseline} is not one of the runs evaluated here.", f"Give one of: {', '.join(arms)}."
         )
 
 
@@ -161,7 +161,7 @@ def find_runs(
 
 
 def _seeds_of(stored: store.Store | None, reference: str) -> list[str]:
-    """The run itself; for the name of an arm that is no run, its seeds `NAME.s0`, `NAME.s1`, ... in order."""
+    """The run itself; for the name of an arm that is not a run, its seeds `NAME.s0`, `NAME.s1`, ... in order."""
     if stored is None or "/" in reference or reference == BASE or (stored.path / "adapters" / reference).is_dir():
         return [reference]
     seed = re.compile(rf"{re.escape(reference)}\.s(\d+)")

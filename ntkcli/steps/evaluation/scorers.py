@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +14,15 @@ from ntkcli.answers import AnswerPattern, exact_match, find_answer, find_choice,
 from ntkcli.data import Encoded, Encoder, Row, RowError
 from ntkcli.steps.evaluation.item_tokens import ItemTokens
 from ntkcli.steps.evaluation.items import Items
+from ntkcli.steps.shared.fitting import naming
 from ntkcli.steps.shared.non_finite import name_of
 
 if TYPE_CHECKING:
     from ntkcli.engine.evaluation.evaluator import Evaluator
 
 Arrays = dict[str, NDArray[Any]]
+_WRITES = "Give a shorter --max-length or fewer --max-new-tokens, or --dtype bfloat16, which takes half the memory."
+"""What helps where a prompt and its answer do not fit in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,21 +90,9 @@ def score_part(
         where = [i for i, found in enumerate(encoded) if found and items.scorer(start + i) == scorer]
         rows = [row for i in where if isinstance(row := items.rows[start + i], Row)]
         if where:
-            with _naming(rows, scorer):
+            with naming([name_of(row) for row in rows], _WRITES if scorer == "generate" else None):
                 compute(arrays, where, rows, [encoded[i] for i in where], evaluator, settings)
     return arrays, sum(len(one) for found in encoded for one in found)
-
-
-@contextmanager
-def _naming(rows: Sequence[Row], scorer: str) -> Iterator[None]:
-    """An item of these that does not fit in memory is named, with the options that help."""
-    from ntkcli.engine.memory import FIX, DoesNotFitError
-
-    try:
-        yield
-    except DoesNotFitError as error:
-        fix = f"{FIX[:-1]}; or fewer --max-new-tokens." if scorer == "generate" else FIX
-        raise error.named(name_of(rows[error.row]), fix) from error
 
 
 def _nothing(name: str, spec: store.ArraySpec) -> Any:

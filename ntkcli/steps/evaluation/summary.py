@@ -74,13 +74,13 @@ def summarise(
     With `items` there are tables of classes, which need the items' texts.
 
     Raises:
-        UsageError: the baseline is none of the arms.
+        UsageError: the baseline is not one of the arms.
     """
     arms = group_seeds(artefacts)
     reference = next(iter(arms)) if baseline is None else baseline
     if reference not in arms:
         raise UsageError(
-            f"--baseline {reference} is none of the runs evaluated here.", f"Give one of: {', '.join(arms)}."
+            f"--baseline {reference} is not one of the runs evaluated here.", f"Give one of: {', '.join(arms)}."
         )
     first = next(iter(artefacts.values()))
     tasks = [str(task) for task in first.attrs["tasks"]]

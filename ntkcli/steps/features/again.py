@@ -59,7 +59,7 @@ def _adapter(stored: store.Store, reference: str | None) -> AdapterIdentity | No
 
 
 def _settings(spec: dict[str, Any]) -> FeatureSettings:
-    """The settings of a spec; those that mean nothing to its kind have their defaults."""
+    """The settings of a spec; those that do not apply to its kind have their defaults."""
     projection = spec.get("projection", {"name": Projection.NONE})
     fresh = (spec["adapter"] or {}).get("fresh", {"rank": 1, "target_modules": "", "seed": 0})
     kind = Kind(spec["kind"])

@@ -187,7 +187,7 @@ class _Work:
         if extractor.budget.tokens < planned:
             progress.note(
                 f"memory ran out: batches went from {planned} to {extractor.budget.tokens} tokens; "
-                f"--batch-tokens {extractor.budget.tokens} begins there"
+                f"give --batch-tokens {extractor.budget.tokens} to start there"
             )
         forget_counts(self.stored, self.dataset)
         return _result(artefact, computed=computed, tokens=tokens)

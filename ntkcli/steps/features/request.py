@@ -42,7 +42,7 @@ class FeatureRequest:
         self.use.encoder_spec()  # checks --text-as
         if self.adam and self.settings.kind != Kind.LOSS:
             raise UsageError(
-                f"--adam means nothing to --kind {self.settings.kind}: it is of training's gradients.",
+                f"--adam does not apply to --kind {self.settings.kind}: it is for gradients of the loss.",
                 "Give --kind loss.",
             )
         if not 0 <= self.shard[0] < self.shard[1]:

@@ -69,8 +69,7 @@ class FeatureSettings:
             raise UsageError(f"--probes {self.probes} is too few.", "Give 1 or more.")
         if self.kind == Kind.NTK and self.probes > 1 and not PROBES.get(self.probe).seeded:
             raise UsageError(
-                f"--probes {self.probes}: {self.probe} is one direction in logit space, and {self.probes} of it say no "
-                "more than one.",
+                f"--probes {self.probes}: {self.probe} is one direction in logit space, and repeating it adds nothing.",
                 "Give --probe rademacher or --probe centred, or leave --probes out.",
             )
         if self.kind == Kind.LOSS and self.tokens_used != Positions.COMPLETION:

@@ -65,7 +65,7 @@ def divide_domain(
     `plan` is fitted and has no task; `baseline` is as `Plan.reference` takes it.
 
     Raises:
-        UsageError: too few rows or parts for so many folds, or no column `by`.
+        UsageError: too few rows or parts for this many folds, or no column `by`.
         DataError: rows that can't be read, unless `on_error` is "skip".
     """
     if folds < 2:

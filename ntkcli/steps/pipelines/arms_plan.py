@@ -41,7 +41,7 @@ DRAWS: Final = 5
 PER_SEED: Final = ("random", "random-length", "oracle", "preselect-random")
 """Arms that draw other rows for each seed; the others train the same rows with each."""
 COARSE_TIMES: Final = 4
-"""The pre-selection keeps so many times the rows selected: arXiv 2511.07380."""
+"""The pre-selection keeps this many times the rows selected: arXiv 2511.07380."""
 MATCHED: Final = ("domain-steps", "domain-tokens")
 """Arms of the domain alone that are trained as long as another arm."""
 NO_POOL: Final = ("base", "domain", *MATCHED)
@@ -196,7 +196,7 @@ class Plan:
         return "" if self.size is None else f"-n{self.size}"
 
     def fitted(self, pool: int, domain: int | None = None) -> Plan:
-        """The plan for a pool and a domain of so many rows.
+        """The plan for a pool and a domain of this many rows.
 
         The pre-selection keeps four times `n` of the pool's rows, at most all; the domain is repeated until its rows
         are seen about as often as the pool's.
@@ -213,7 +213,7 @@ class Plan:
         return replace(self.repeated(domain), budget=replace(self.budget, coarse=coarse))
 
     def repeated(self, domain: int | None) -> Plan:
-        """The plan with `domain_repeat` settled for a domain of so many rows."""
+        """The plan with `domain_repeat` settled for a domain of this many rows."""
         if self.domain_repeat is not None:
             return self
         often = round(self.rows / domain) if self.rows and domain and self.needs_pool else 1
@@ -237,7 +237,7 @@ class Plan:
         if given is not None and given not in names and f"{given}{self.label}" in names:
             given = f"{given}{self.label}"
         if given is not None and given not in names:
-            raise UsageError(f"--baseline {given} is none of the arms.", f"Give one of: {', '.join(names)}.")
+            raise UsageError(f"--baseline {given} is not one of the arms.", f"Give one of: {', '.join(names)}.")
         usual = (self.name_of("random"), self.name_of("domain"), "base", names[0])
         return given or next(name for name in usual if name in names)
 

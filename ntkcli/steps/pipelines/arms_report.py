@@ -298,7 +298,7 @@ def check_outputs(
     if export is not None:
         if export.suffix not in (".csv", ".json"):
             raise UsageError(
-                f"--export {export}: of no kind that is written.", "Give a file that ends in .csv or .json."
+                f"--export {export}: this type can't be written.", "Give a file that ends in .csv or .json."
             )
         check_output(export, option="--export", inputs=read, stored=stored, force=force)
     if recipe is not None:

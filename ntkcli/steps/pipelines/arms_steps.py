@@ -85,7 +85,7 @@ class _Maker:
             yield from self._drawn(arm)
 
     def _drawn(self, arm: str) -> Iterator[Step]:
-        """Rows drawn at random for each seed: of the pool, of like length, of the pre-selection, of the oracle."""
+        """Rows drawn at random for each seed: of the pool, of similar length, of the pre-selection, of the oracle."""
         plan = self.plan
         how: dict[str, Any] = {"method": "random"}
         score = arm
@@ -104,12 +104,12 @@ class _Maker:
     def _in_rounds(self) -> Iterator[Step]:
         """A share of the rows by the warm-up's features; then train on them, and choose among what is left, in turns.
 
-        Every training but the arms' own goes on from the adapter before, over the domain and the rows just chosen.
+        Every training but the arms' own continues from the adapter before, over the domain and the rows just chosen.
         """
         plan, probe = self.plan, self.plan.probes[0]
         suffix, sizes = probe_suffix(probe), rows_per_round(plan)
         coarse, adapter, taken = plan.budget.coarse or 0, "warmup", 0
-        shape = ("rank", "alpha", "target-modules")  # of the adapter that it goes on from
+        shape = ("rank", "alpha", "target-modules")  # of the adapter that it continues from
         training = {key: value for key, value in plan.training.items() if key not in shape}
         training |= {key: value for key, value in plan.arm_training.items() if key == "loss-per"}
         for number, n in enumerate(sizes, start=1):

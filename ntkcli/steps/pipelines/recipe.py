@@ -1,4 +1,4 @@
-"""A recipe: a TOML file of steps, each a command with its options, and the commands that it stands for.
+"""A recipe: a TOML file of steps, each a command with its options, and the commands that it runs.
 
 Pure reading and checking. Must not know the commands themselves: their words come in as a `Vocabulary`.
 """
@@ -23,7 +23,7 @@ from ntkcli.steps.shared.outputs import write_output
 TOP: Final = ("store", "defaults", "step")
 """What a recipe may hold on top."""
 OWN: Final = ("verb", "store")
-"""Keys of a step that are no options."""
+"""Keys of a step that are not options."""
 UNIQUE: Final = ("name",)
 """Options that can't be the same for several steps, so no default makes sense for them."""
 SPELLINGS: Final = {"center": "centre", "normalize": "normalise"}

@@ -1,4 +1,4 @@
-"""Whether names and files in a recipe stand for something: what an earlier step makes, or what is there already.
+"""Whether names and files in a recipe exist: made by an earlier step, or there already.
 
 So that a slip in the last step is found before the first one has run for hours.
 """
@@ -47,9 +47,9 @@ MAY_BE_FILES: Final = {
 NAME_FILES: Final = {("score", "pool"), ("score", "domain")}
 """Options that also take NAME=FILE, which makes the data set NAME."""
 FILES: Final = {("featurize", "data"), ("finetune", "train"), ("eval", "task"), ("eval", "retain"), *NAME_FILES}
-"""Options whose values, where they are no such names, are data: `ntkcli.data.find_source`."""
+"""Options whose values, where they are not such names, are data: `ntkcli.data.find_source`."""
 ELSEWHERE: Final = ("lm_eval:", "-")
-"""How references begin whose rows are no file of these."""
+"""How references begin whose rows are not files of these."""
 
 
 def check_names(recipe: Recipe) -> None:

@@ -124,7 +124,7 @@ def group_readers(
 
 
 def texts_of(stored: store.Store, data: str, rows: Rows | None) -> Callable[[], Iterator[tuple[int, str]]]:
-    """The usable rows of a data set as (row, text), anew at each call; the text is all turns, a line each."""
+    """The usable rows of a data set as (row, text), from the start at each call; the text is all turns, a line each."""
     dataset = stored.get(f"datasets/{data}")
     file, status = data_file(stored, dataset), dataset.read("status")
 

@@ -35,7 +35,7 @@ class _Checkpoint:
 
 
 def plan_less(request: Request) -> ScorePlan:
-    """Of the method less over one or more features.
+    """The plan of the method less, over one or more features.
 
     Raises:
         UsageError: they are not of the loss, the domain's are Adam's steps, or only some of the pool's are; or Adam's

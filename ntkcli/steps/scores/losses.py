@@ -19,7 +19,7 @@ VERSION = 1
 
 
 def plan_drop(request: Request) -> ScorePlan:
-    """Of the method drop: the domain is in the adapter that the pool's features were made with.
+    """The plan of the method drop: the domain is in the adapter that the pool's features were made with.
 
     Raises:
         UsageError: the features hold no losses, or were made without an adapter.

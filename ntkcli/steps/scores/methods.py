@@ -63,7 +63,7 @@ def _sides(request: Request) -> _Sides:
 
 
 def plan_by_model(request: Request) -> ScorePlan:
-    """Of a score that runs the model on the rows; `ntkcli.steps.scores.exact` does the work, part by part."""
+    """The plan of a score that runs the model on the rows; `ntkcli.steps.scores.exact` does the work, part by part."""
     return _sides(request).plan
 
 
@@ -72,7 +72,7 @@ def _nothing() -> ScoresAndTies:
 
 
 def plan_by_features(request: Request, entries: Mapping[str, FeatureScore]) -> list[ScorePlan]:
-    """Of methods that compare features of one name, in their order; those of `SHARE_A_PASS` share one over the pool.
+    """The plans of methods that compare features of one name, in order; those of `SHARE_A_PASS` share a pass.
 
     `request` has the options of all of them; each plan has those that the method knows.
     """
@@ -135,7 +135,7 @@ def _check_whitening(dim: int) -> None:
 
 
 def plan_by_texts(request: Request, entry: TextScore) -> ScorePlan:
-    """Of a score that compares texts."""
+    """The plan of a score that compares texts."""
     stored, dataset, domains = request.stored, request.dataset, request.domains
     groups = domain_groups(stored, domains, group_by=request.group_by)
     sets = [stored.get(f"datasets/{domain}") for domain in domains]

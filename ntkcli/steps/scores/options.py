@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -48,7 +49,7 @@ DEFAULTS: Final = ScoreOptions()
 
 
 def check_options(methods: Sequence[str], options: ScoreOptions) -> None:
-    """UsageError for an option that no method has a use for, that contradicts another, or that can't be."""
+    """UsageError for an option that no method uses, that contradicts another, or whose value can't be used."""
     entries = {method: SCORES.get(method) for method in methods}
     for method in methods:
         if methods.count(method) > 1:
@@ -59,7 +60,7 @@ def check_options(methods: Sequence[str], options: ScoreOptions) -> None:
 
 
 def _check_meaning(entries: Mapping[str, Score], options: ScoreOptions) -> None:
-    """Every option that is given means something to one of the methods."""
+    """UsageError for an option that applies to none of the methods."""
     computes = options.dtype != Dtype.AUTO or options.device != "auto" or options.batch_tokens is not None
     for option, word, given in (
         ("--centre", "centre", options.centre),
@@ -74,24 +75,32 @@ def _check_meaning(entries: Mapping[str, Score], options: ScoreOptions) -> None:
         ("--dtype, --device or --batch-tokens", "computes", computes),
     ):
         if given and not any(word in options_of(entry) for entry in entries.values()):
-            known = [name for name, each in SCORES.builtin.items() if word in options_of(each)]
             raise UsageError(
-                f"{option} means nothing to --method {', '.join(entries)}.", f"It is for {', '.join(known)}."
+                f"{option} does not apply to --method {', '.join(entries)}.", f"It is for {', '.join(_having(word))}."
             )
+
+
+def _having(word: str) -> list[str]:
+    """The methods that have an option, with those of plug-ins; a plug-in that can't be loaded is left out."""
+    found = []
+    for name in SCORES.names():
+        with suppress(UsageError):
+            found += [name] if word in options_of(SCORES.get(name)) else []
+    return found
 
 
 def _check_sides(entries: Mapping[str, Score], options: ScoreOptions) -> None:
     """Methods that take one feature or one domain get one."""
     one = [method for method, entry in entries.items() if "features" not in options_of(entry)]
     if len(options.feature) > 1 and (others := [method for method in one if _reads_features(method)]):
-        raise UsageError(f"--method {others[0]} takes one --feature.", "Score by less in a command of its own.")
+        raise UsageError(f"--method {others[0]} takes one --feature.", "Give --method less a command of its own.")
     if len(options.domain) > 1 and (
         by_model := [method for method, entry in entries.items() if isinstance(entry, ModelScore)]
     ):
-        raise UsageError(f"--method {by_model[0]} takes one --domain.", "Score by it in a command of its own.")
+        raise UsageError(f"--method {by_model[0]} takes one --domain.", "Give this method a command of its own.")
     if set(entries) == {"drop"} and options.domain:
         raise UsageError(
-            "--domain means nothing to --method drop: the domain is what the features' adapter was trained on.",
+            "--domain does not apply to --method drop: the domain is what the features' adapter was trained on.",
             "Leave --domain out.",
         )
 
@@ -106,9 +115,9 @@ def _check_values(options: ScoreOptions) -> None:
             "Give a share between 0 and 1, or a whole number from 1.",
         )
     if whiten is not None and not 0 < whiten < float("inf"):
-        raise UsageError(f"--whiten {whiten:g} is not above 0.", "Give a damping such as 0.1.")
+        raise UsageError(f"--whiten {whiten:g}: must be above 0.", "Give a damping such as 0.1.")
     if options.tokens_of is not None and options.match_length is None:
-        raise UsageError("--tokens-of says how lengths are counted, and nothing here has one.", "Give --match-length.")
+        raise UsageError("--tokens-of sets how lengths are counted, and nothing here uses any.", "Give --match-length.")
 
 
 def _reads_features(method: str) -> bool:

@@ -1,4 +1,4 @@
-"""The pool rows that are most like a row typed in, by the features that the pool has."""
+"""Find the pool rows that are most like a row that a user types in, by the features that the pool has."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from ntkcli.scoring.similarity import cosine_scores
 from ntkcli.selection.top import top
 from ntkcli.steps.features.again import load_again
 from ntkcli.steps.shared.datasets import moved_data
+from ntkcli.steps.shared.fitting import naming
 from ntkcli.steps.shared.pool_rows import PoolRow, pool_rows
 from ntkcli.steps.shared.release import frees_memory
 from ntkcli.steps.shared.stores import open_store
@@ -150,7 +151,8 @@ def _featurized(stored: store.Store, features: store.Artefact, row: Row, *, devi
         encoded = encoder.encode(row)
     except RowError as error:
         raise DataError(f"{row.file} can't be used: {error.reason}.", f"Give {WAYS}.") from error
-    found = extractor.vectors([encoded], on_batch=lambda *_: None)
+    with naming([row.file]):
+        found = extractor.vectors([encoded], on_batch=lambda *_: None)
     if found.non_finite:
         raise NtkselError(
             f"The features of {row.file} are not finite.", "Give another row, or featurize with --dtype float32."

@@ -123,7 +123,7 @@ def write_explanations(stored: store.Store, selection: store.Artefact, progress:
 
 
 def _line(found: Explanation) -> dict[str, Any]:
-    """Without what is only of one row that was asked for."""
+    """The explanation as a line of the report, without the fields that only one row asked for has."""
     return {key: value for key, value in asdict(found).items() if key not in ("farthest", "lowest")}
 
 

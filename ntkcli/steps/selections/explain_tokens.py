@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from ntkcli.steps.scores.inputs import domain_groups, features_of, group_readers
 from ntkcli.steps.scores.remake import Remade, gradient_settings, refuse_adam, remake
 from ntkcli.steps.selections.explain import row_number
 from ntkcli.steps.shared.datasets import data_file, moved_data
+from ntkcli.steps.shared.fitting import alone
 from ntkcli.steps.shared.release import frees_memory
 from ntkcli.steps.shared.row_sets import rows_in_order
 from ntkcli.steps.shared.stores import open_store
@@ -95,7 +97,8 @@ def explain_tokens(
     progress.note(f"loading {side.attrs['model']} to split the score over the row's tokens")
     made = remake(side, dtype=side.spec["dtype"], device=device)
     encoded = _encoded(stored, dataset, number, made)
-    products = _engine(side, made)(encoded, linear.direction) * linear.scale
+    split = partial(_engine(side, made), encoded, linear.direction)
+    products = alone(split, name=f"row {number + 1} of {dataset.name}", tokens=len(encoded)) * linear.scale
     return TokenExplanation(
         selection=artefact.name,
         row=number,

@@ -58,7 +58,7 @@ def test_files(stored: store.Store, against: Sequence[str | Path], progress: Pro
     for path in named:
         if path == STDIN or not (_is_there(path) or names_data(path)):
             raise UsageError(f"--against {path}: no such file.", "Give a data file, or TASK:PATH.")
-        DataFile(for_evaluation(path))  # refused now if it is of no kind that can be read
+        DataFile(for_evaluation(path))  # refused now if it is not of a type that can be read
     if named:
         return TestFiles(tuple(map(for_evaluation, named)), given=True)
     evals = stored.artefacts(store.Kind.EVAL)
@@ -78,7 +78,7 @@ def _is_there(reference: str) -> bool:
 
 
 def _digest(reference: str) -> str:
-    """Of a file its bytes', of all else its items'."""
+    """The digest of a file's bytes; for anything else that of its items."""
     if names_task(reference) or not Path(home(reference)).is_file():
         return scan(DataFile(reference), on_error=OnError.SKIP).digest
     return digest_file(Path(home(reference)))

@@ -150,7 +150,10 @@ def resolve_request(
         refuse_missing(known.spec, known.name)
     selector = SELECTORS.get(method)
     if not 0 < exponent <= 1:
-        raise UsageError(f"--exponent {exponent:g} is not above 0 and at most 1.", "Give 1 for top, less for spread.")
+        raise UsageError(
+            f"--exponent {exponent:g}: must be above 0 and at most 1.",
+            "Give 1 for the highest mean cosines, a lower value to spread the choice.",
+        )
     _check_amount(n, limits)
     _check_candidates(method, n, limits)
     dataset = stored.get(f"datasets/{scores.attrs['data']}")
@@ -159,7 +162,7 @@ def resolve_request(
         raise UsageError("--against is given with --leaks ignore.", "Leave one of them out.")
     if limits.tokens_of is not None and limits.counting is None:
         raise UsageError(
-            "--tokens-of says how tokens are counted, and nothing here counts any.",
+            "--tokens-of sets how tokens are counted, and nothing here counts tokens.",
             "Give --token-budget, --min-tokens or --max-tokens, or leave it out.",
         )
     needs_features = selector.needs_features or limits.tau is not None

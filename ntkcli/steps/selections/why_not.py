@@ -1,4 +1,4 @@
-"""Why a row is not in a selection: the constraint that kept it out and the chosen row that stands in its place."""
+"""Why a row is not in a selection: the constraint that kept it out and the chosen row that took its place."""
 
 from __future__ import annotations
 

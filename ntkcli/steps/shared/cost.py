@@ -25,7 +25,7 @@ OPERATIONS = {"embed": (2.0, 0.0), "ntk": (2.0, 2.3), "loss": (2.0, 3.3)}
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """The bill of a step. Tokens are extrapolated from `sampled` rows, exact if those are all; seconds from a matrix
+    """The cost of a step. Tokens are extrapolated from `sampled` rows, exact if those are all; seconds from a matrix
     product on this device.
 
     `disk_bytes` is what it adds to the store; `weight_bytes` and `batch_tokens`, computed at a time, bound the memory.
@@ -63,7 +63,7 @@ def estimate(
     text_as: str = CHAT,
     counts: Counts | None = None,
 ) -> Estimate:
-    """The bill for `n` rows with `forwards` and `passes` backwards each; `step` is a key of `OPERATIONS`.
+    """The cost of `n` rows with `forwards` and `passes` backwards each; `step` is a key of `OPERATIONS`.
 
     From the first of `rows`, or from `counts` of all of them. `batch_tokens`: as it is known, else as the step will
     count them.

@@ -58,7 +58,7 @@ def resolve_rows(
     `columns` and `split` are of files; what the store has is read as it was read first.
 
     Raises:
-        UsageError: it is none of the three; the message lists what the store has.
+        UsageError: it is not one of the three; the message lists what the store has.
     """
     if stored is not None and layout.is_name(reference):  # also with a dot; ./picked.v2 is the file of that name
         for place in ("selections", "datasets"):

@@ -1,4 +1,4 @@
-"""Which test items stand in training rows: the same words, or nearly the same."""
+"""Which test items are in training rows: the same words, or nearly the same."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAMED: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """Of the `items` of a test, how many stand in the training rows word for word, and how many nearly.
+    """Of the `items` of a test, how many are in the training rows word for word, and how many nearly.
 
     `places` say where the first of these are.
     """

@@ -47,7 +47,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class SplitResult:
-    """The files, and what was divided: `parts` that stay together, the `largest` with so many rows.
+    """The files, and what was divided: `parts` that stay together, the `largest` with this many rows.
 
     `duplicates` rows say what another row says; `groups` are the values of `by`. `written` is false if all files were
     there already with the same bytes.

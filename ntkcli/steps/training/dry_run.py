@@ -37,7 +37,7 @@ STATE_BYTES = 16
 
 @dataclass(frozen=True, slots=True)
 class FinetuneEstimate:
-    """The bill of a fine-tuning; tokens are extrapolated from `sampled` rows, seconds from a product on this device.
+    """The cost of a fine-tuning; tokens are extrapolated from `sampled` rows, seconds from a product on this device.
 
     `rows` are an epoch's, repeats counted, without those held out; `memory_bytes` holds weights, optimiser and the
     activations of `batch_tokens`, not the logits; `disk_bytes` is the most that it takes.

@@ -1,4 +1,4 @@
-"""Fine-tune a LoRA adapter on rows of the store or of files, resumable, its course kept step by step."""
+"""Fine-tune a LoRA adapter on rows of the store or of files, resumable, with a log of its steps."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def finetune_seeds(
 
 
 def is_finished(stored: store.Store, run: store.Artefact) -> bool:
-    """Whether the run's steps are all recorded and its adapter stands, sealed for this very run."""
+    """Whether the run's steps are all recorded and its adapter is there, sealed for this very run."""
     return run.complete and seal.stands(stored.adapter_path(run.name.partition("/")[2]), run.fingerprint)
 
 

@@ -1,4 +1,4 @@
-"""The course of a run in the store: one row a step, written part by part before the checkpoint that ends with it."""
+"""The log of a run in the store: one row per step, written part by part before the checkpoint that ends with it."""
 
 from __future__ import annotations
 

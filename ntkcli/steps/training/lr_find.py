@@ -20,6 +20,7 @@ from ntkcli.errors import NtkselError
 from ntkcli.progress import Progress, Silent
 from ntkcli.steps.shared.disk_room import refuse_without_room
 from ntkcli.steps.shared.environment import begin, model_environment
+from ntkcli.steps.shared.fitting import naming
 from ntkcli.steps.shared.model_settings import note_conversion
 from ntkcli.steps.shared.release import frees_memory
 from ntkcli.steps.shared.stores import require_spec
@@ -101,8 +102,9 @@ def _trial(base: OneBase, data: TrainingData, options: TrainingOptions, progress
     from ntkcli.engine.training.trainer import TrainingRows
 
     rate, held_out = options.learning_rate, [data.rows[i] for i in data.held_out]
+    names = [data.names[i] for i in data.held_out]
     if not rate:
-        nats = base.bare(lambda: _nats(base, held_out))
+        nats = base.bare(lambda: _nats(base, held_out, names))
         if not np.isfinite(nats).all():
             raise NtkselError(
                 "The likelihoods of the rows held out are not finite before training.", "Give --dtype float32."
@@ -110,7 +112,7 @@ def _trial(base: OneBase, data: TrainingData, options: TrainingOptions, progress
         return _arrays(rate, nats, steps=0, tokens=0, last=math.nan)
 
     def measure(_: Path, steps: Sequence[Step]) -> tuple[NDArray[np.float64], float]:
-        return _nats(base, held_out), last_loss(steps)
+        return _nats(base, held_out, names), last_loss(steps)
 
     rows = TrainingRows([data.rows[i] for i in data.train], [data.names[i] for i in data.train], packs=data.packs)
     trained = base.trained(rows, options, measure)
@@ -216,7 +218,8 @@ def _arrays(rate: float, nats: NDArray[np.float64], *, steps: int, tokens: int, 
     }
 
 
-def _nats(base: OneBase, rows: Sequence[Encoded]) -> NDArray[np.float64]:
+def _nats(base: OneBase, rows: Sequence[Encoded], names: Sequence[str]) -> NDArray[np.float64]:
     """Mean nats of each row's supervised tokens."""
-    sums = base.evaluator.logliks([[row] for row in rows])
+    with naming(names):
+        sums = base.evaluator.logliks([[row] for row in rows])
     return np.array([-float(one[0]) / int(row.supervised.sum()) for one, row in zip(sums, rows, strict=True)])

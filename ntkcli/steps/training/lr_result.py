@@ -90,7 +90,7 @@ def _sentences(found: RateFindings, artefact: store.Artefact, n_seeds: int) -> l
     below = f"{best.loss:.3f} nats (base model {found.base_loss:.3f})"
     said = [f"Take --lr {best.rate:g}: the lowest held-out loss, {below}, on {rows}."]
     if others := [f"{one.rate:g}" for one in found.rates if one.as_good and one is not best]:
-        said.append(f"These rows can't tell it from {', '.join(others)} (the 95% interval of the difference holds 0).")
+        said.append(f"These rows don't separate it from {', '.join(others)} (95% interval of the difference holds 0).")
     if not found.learnt:
         said.append(
             "It is not clearly below the base model, so no learning is shown: give a larger --lr-steps, or more rows."

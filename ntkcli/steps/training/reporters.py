@@ -1,4 +1,4 @@
-"""Services that a training's course can be reported to, by the names that transformers has for them."""
+"""Services that a training's steps can be reported to, by the names that transformers has for them."""
 
 from __future__ import annotations
 

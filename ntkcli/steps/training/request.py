@@ -87,7 +87,7 @@ class TrainingRequest:
         names = [parse_train(text)[0] for text in self.train]
         if self.hold_out_of not in names:
             raise UsageError(
-                f"--hold-out-of {self.hold_out_of} is none of --train.", f"Give one of: {', '.join(names)}."
+                f"--hold-out-of {self.hold_out_of} is not one of --train.", f"Give one of: {', '.join(names)}."
             )
         return names.index(self.hold_out_of)
 

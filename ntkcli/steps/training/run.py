@@ -1,4 +1,4 @@
-"""One training of a run: load, train, record its course, publish the adapter with its card, seal."""
+"""One training of a run: load, train, record its steps, publish the adapter with its card, seal."""
 
 from __future__ import annotations
 

@@ -72,11 +72,11 @@ class TrainingSettings:
         checked(Schedule, self.schedule, "--schedule")
         if not 0 <= self.warmup < 1:
             raise UsageError(
-                f"--warmup {self.warmup}: is not a valid share of the steps.", "Give 0 or more and less than 1."
+                f"--warmup {self.warmup}: not a valid share of the steps.", "Give 0 or more and less than 1."
             )
         if not 0 <= self.hold_out < 1:
             raise UsageError(
-                f"--hold-out {self.hold_out}: is not a valid share of the rows.", "Give 0 or more and less than 1."
+                f"--hold-out {self.hold_out}: not a valid share of the rows.", "Give 0 or more and less than 1."
             )
         checked(LossPer, self.loss_per, "--loss-per")
         if self.average_weights and self.hold_out:
@@ -186,7 +186,7 @@ def usual_rate(width: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class InitAdapter:
-    """An adapter to go on from, and its rank, alpha and modules."""
+    """An adapter to continue from, and its rank, alpha and modules."""
 
     identity: AdapterIdentity
     shape: dict[str, Any]
@@ -198,7 +198,7 @@ def resolve_init(
     """The adapter that `--init-adapter` names; None for None.
 
     Raises:
-        UsageError: there is none, it is no LoRA adapter, or an option asks for another shape than it has.
+        UsageError: there is none, it is not a LoRA adapter, or an option asks for another shape than it has.
         SpecError: it was trained on another base model.
     """
     if reference is None:
@@ -210,7 +210,7 @@ def resolve_init(
     refuse_other_base(identity, model)
     config = json.loads((identity.folder / "adapter_config.json").read_text(encoding="utf-8"))
     if config.get("peft_type") != "LORA":
-        raise UsageError(f"--init-adapter {reference}: is no LoRA adapter but {config.get('peft_type')}.")
+        raise UsageError(f"--init-adapter {reference}: expected a LoRA adapter, found {config.get('peft_type')}.")
     modules = config.get("target_modules")
     shape = {
         "rank": config.get("r"),

@@ -73,7 +73,7 @@ def preview(
     from ntkcli.engine.models.loading import load_tokenizer
 
     if rows < 1:
-        raise UsageError(f"--rows {rows} shows nothing.", "Give 1 or more.")
+        raise UsageError(f"--rows {rows} would show nothing.", "Give 1 or more.")
     tokenizer = load_tokenizer(resolve_model(model, trust_remote_code=trust_remote_code))
     encoder = Encoder(tokenizer, max_length=max_length, thinking=thinking, text_as=text_as)
     with readable(str(data)) as path:

@@ -17,6 +17,8 @@ from ntkcli.identity import ModelIdentity
 from ntkcli.progress import Progress
 from ntkcli.steps.evaluation.item_tokens import encode_item
 from ntkcli.steps.evaluation.items import Items
+from ntkcli.steps.shared.fitting import naming
+from ntkcli.steps.shared.non_finite import name_of
 from ntkcli.steps.training.one_base import OneBase, last_loss
 from ntkcli.steps.training.settings import CHECKPOINTS
 
@@ -129,7 +131,8 @@ class Bench:
         """Nats of the right choice among the choices, or per token of the answer; and if it is the likeliest."""
         nats = np.full(len(self._encoded), np.nan)
         correct = np.zeros(len(self._encoded), dtype=np.bool_)
-        found = self._base.evaluator.logliks([self._encoded[i] for i in where])
+        with naming([name_of(self._items.rows[i]) for i in where]):
+            found = self._base.evaluator.logliks([self._encoded[i] for i in where])
         for i, sums in zip(where.tolist(), found, strict=True):
             row = self._items.rows[i]
             if self._items.scorer(i) == "choices" and isinstance(row, Row) and row.answer is not None:

@@ -42,7 +42,7 @@ def sentences(
     yield from power_sentences(power)
     if n := int(measures.diverged.sum()):
         yield (
-            f"{n} of {len(measures.design)} runs diverged and count as the worst there is. Lower --lr, or give --dtype "
+            f"{n} of {len(measures.design)} runs diverged and count as the worst. Lower --lr, or give --dtype "
             "float32, and another --name."
         )
     yield from _lengths(measures)
@@ -115,7 +115,7 @@ def _lengths(measures: Measures) -> Iterator[str]:
         if tokens and max(tokens) > UNLIKE_TOKENS * min(tokens):
             yield (
                 f"The bins of {name} differ in tokens by {100 * (max(tokens) / min(tokens) - 1):.0f}%: it follows the "
-                "rows' length, and too few rows of like length are left. Give fewer --rows or wider --bins."
+                "rows' length, and too few rows of similar length are left. Give fewer --rows or wider --bins."
             )
 
 

@@ -310,8 +310,8 @@ BAD = [
     ),
     ("broken list.csv", b"prompt,choices,answer\nQ,[x,x\n", "which is not a JSON list of strings"),
     ("index.csv", b'prompt,choices,answer\nQ,"[""x""]",1\n', "line 2: the column 'answer' holds 1, but the choices"),
-    ("data.txt", b"Q", "is of no kind that can be read"),
-    ("data.parquet.gz", b"Q", "is of no kind that can be read"),
+    ("data.txt", b"Q", "is not of a type that can be read"),
+    ("data.parquet.gz", b"Q", "is not of a type that can be read"),
 ]
 
 

@@ -230,7 +230,7 @@ def test_an_answer_counted_from_one_is_no_answer_counted_from_zero(put: Callable
     path = put("train.json", lines(*({**MEDMCQA, "id": str(i), "cop": i} for i in (1, 4))))
     _, bad = rows_of(f"medmcqa:{path}")
     assert isinstance(bad, BadRow)
-    assert bad.reason == "the column 'cop' holds the number 4, which is none of the 4 choices counted from 0"
+    assert bad.reason == "the column 'cop' holds the number 4, which is not one of the 4 choices counted from 0"
     assert answers(f"medmcqa-release:{path}") == ["A", "D"]
     path = put("zero.json", lines({**MEDMCQA, "cop": 0}, {**MEDMCQA, "id": "2", "cop": 1}))
     assert isinstance(rows_of(f"medmcqa-release:{path}")[0], BadRow)
@@ -284,7 +284,7 @@ def test_a_missing_column_is_named(put: Callable[[str, str], Path]) -> None:
     [
         ("mmlu-medical", "anatomy_test.csv", "q,a,b,c,d,A\nq,a,b\n", "it has 3 cells, and MMLU's rows have 6"),
         ("financial-phrasebank", "Sentences_66Agree.txt", "s@positive\nno label\n", "it has no @ before its label"),
-        ("financial-phrasebank", "Sentences_66Agree.txt", "s@good\nt@positive\n", "'good', which is none of the 3"),
+        ("financial-phrasebank", "Sentences_66Agree.txt", "s@good\nt@positive\n", "'good', which is not one of the 3"),
         ("contract-nli", "test.json", "[]", "is not ContractNLI's JSON"),
         ("contract-nli", "test.json", '{"documents": []}', "it lacks 'labels'"),
     ],

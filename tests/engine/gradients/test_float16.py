@@ -23,8 +23,10 @@ from tests.engine.kit import DIM, SEED, adapter_layers, load, make_rows
 ROWS = make_rows([5, 40, 17, 3])
 
 
-def features(loaded: LoadedModel, probes: Sequence[AnyProbe], *, adam: Path | None = None) -> Features:
-    layers = adapter_layers(loaded.model, warm=True)
+def features(
+    loaded: LoadedModel, probes: Sequence[AnyProbe], *, adam: Path | None = None, warm: bool = True
+) -> Features:
+    layers = adapter_layers(loaded.model, warm=warm)
     made = make_projection("sjlt", dim=DIM, seed=SEED, device=loaded.device)
     moments = None if adam is None else load_moments(_moments(layers, adam), layers, loaded.device)
     engine = GradientEngine(loaded, layers, projection=made, probes=probes, seed=SEED, moments=moments)
@@ -62,12 +64,12 @@ def test_small_gradients_keep_their_digits() -> None:
     """As small as those of long answers of large models are."""
     exact = load("llama", torch.float16)
     exact = LoadedModel(exact.model.float(), exact.tokenizer, exact.device, torch.float32)
-    true = features(exact, [LogitProbe(exact.model, "sum")])
+    true = features(exact, [LogitProbe(exact.model, "sum")], warm=False)
 
     def wrong(times: float, *, room: bool) -> float:
         loaded = load("llama", torch.float16)
         probe: AnyProbe = ScaledProbe(LogitProbe(loaded.model, "sum"), times)
-        found = features(loaded, [with_room(probe, torch.float16) if room else probe])
+        found = features(loaded, [with_room(probe, torch.float16) if room else probe], warm=False)
         return float((found.sketch - true.sketch).norm() / true.sketch.norm())
 
     large, small = wrong(1.0, room=False), wrong(2.0**-13, room=False)

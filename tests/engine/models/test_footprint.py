@@ -160,7 +160,7 @@ def test_a_dry_run_tells_the_budget_of_the_run(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(footprint, "CUDA_SHARE", 1e-3)  # that a tiny model's budget is not the most there is
     before = training_size(identity, dtype="bfloat16", device="cuda:0", **how).batch_tokens
     features = footprint.planned_tokens(
-        identity, backward=True, dtype="auto", device="cuda:0", weights=(weights := 10**6)
+        identity, backward=True, dtype="bfloat16", device="cuda:0", weights=(weights := 10**6)
     )
     assert features < memory.MOST_TOKENS > before > 512
 

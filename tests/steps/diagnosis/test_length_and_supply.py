@@ -100,7 +100,7 @@ def test_whether_the_rows_asked_for_are_there(tmp_path: Path) -> None:
     enough = {n: diagnose(store_path, n=n, **given)[0].checks[0].details["enough"] for n in (50, 300)}
     assert enough == {50: "yes", 300: "no"}
     sentence = diagnose(store_path, n=300, **given)[0].checks[0].sentence
-    assert "300 near rows are not there: give -n" in sentence
+    assert "fewer than 300 near rows: give -n" in sentence
 
 
 def test_a_pool_that_is_all_domain_is_called_so(tmp_path: Path) -> None:
@@ -118,11 +118,11 @@ def test_a_domain_of_few_rows_is_refused(tmp_path: Path) -> None:
 
 def test_options_of_another_diagnosis_are_refused(tmp_path: Path) -> None:
     open_store(tmp_path / "s", create=True)
-    with pytest.raises(UsageError, match="--near means nothing to diagnose length"):
+    with pytest.raises(UsageError, match="--near does not apply to diagnose length"):
         diagnose(tmp_path / "s", check="length", near=5.0)
     with pytest.raises(UsageError, match="--model or --feature is missing"):
         diagnose(tmp_path / "s", check="supply", pool="p", domain="d")
-    with pytest.raises(UsageError, match=r"enough for no diagnosis .*length: .*no finished score"):
+    with pytest.raises(UsageError, match=r"No check can run with these options .*length: .*no finished score"):
         diagnose(tmp_path / "s", check="all")
 
 

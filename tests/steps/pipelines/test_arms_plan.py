@@ -217,7 +217,7 @@ def test_the_baseline() -> None:
     assert PLAN.reference(None) == "random"
     assert replace(PLAN, arms=("base", "domain")).reference(None) == "domain"
     assert replace(PLAN, prefix="b-").reference("b-bm25") == "b-bm25"
-    with pytest.raises(UsageError, match=r"--baseline mixed is none of the arms. Give one of: base"):
+    with pytest.raises(UsageError, match=r"--baseline mixed is not one of the arms. Give one of: base"):
         PLAN.reference("mixed")
 
 

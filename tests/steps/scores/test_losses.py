@@ -118,9 +118,9 @@ def test_what_is_refused_and_the_fix(made: Made) -> None:
     for how, words in (
         ({"method": "drop", "feature": "embed"}, "features/pool/embed holds none.*featurize.*--losses"),
         ({"method": "drop", "feature": "fresh"}, "without an adapter.*--losses --adapter RUN"),
-        ({"method": "drop", "feature": "kept", "domain": "domain"}, "--domain means nothing to --method drop"),
-        ({"method": "drop", "feature": "kept", "centre": True}, "--centre means nothing to --method drop"),
-        ({"method": "drop", "feature": "kept", "residual": True}, "--residual means nothing to --method drop"),
+        ({"method": "drop", "feature": "kept", "domain": "domain"}, "--domain does not apply to --method drop"),
+        ({"method": "drop", "feature": "kept", "centre": True}, "--centre does not apply to --method drop"),
+        ({"method": "drop", "feature": "kept", "residual": True}, "--residual does not apply to --method drop"),
         ({"method": "votes", "feature": "kept", "domain": "domain", "residual": True}, "mean, cosine, max, gist"),
         ({"method": "mean", "feature": "embed", "domain": "domain", "residual": True}, "--residual needs.*--losses"),
         ({"method": "mean", "feature": "loss", "domain": "domain", "residual": True}, "twice.*--kind ntk"),

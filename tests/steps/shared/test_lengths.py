@@ -106,7 +106,7 @@ def test_a_model_counts_whole_rows(path: Path, pool: Path, model_dir: Path) -> N
         take(path, "x", min_tokens=3, tokens_of="nothing")
     with pytest.raises(UsageError, match="--tokens-of /no/model: no such folder"):
         take(path, "x", min_tokens=3, tokens_of="/no/model")
-    with pytest.raises(UsageError, match="nothing here counts any"):
+    with pytest.raises(UsageError, match="nothing here counts tokens"):
         take(path, "x", tokens_of="zz")
 
 

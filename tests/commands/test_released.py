@@ -1,4 +1,4 @@
-"""A model is gone once its command is over: without the garbage collector after features, with it after the others."""
+"""A model is gone once its command is over: without the garbage collector after features and exact scores."""
 
 from __future__ import annotations
 
@@ -51,18 +51,6 @@ def test_after_features_and_exact_scores(
     ran = cli("score", store, "--pool", "d", "--domain", "d", "--method", "exact", "--name", "e", "--feature", "ntk")
     assert ran.code == 0, ran.err
     assert (len(models), alive(models)) == (3, 0)
-
-
-def test_after_training_and_evaluation(
-    cli: Cli, tmp_path: Path, model_dir: Path, write_jsonl: Writer, models: Models
-) -> None:
-    store, data = tmp_path / "s", write_jsonl("d.jsonl", prompt_rows(6))
-    ran = cli("finetune", store, "--train", data, "--name", "r", "--max-steps", "1", "--model", model_dir)
-    assert ran.code == 0, ran.err
-    ran = cli("eval", store, "--task", data, "--scorer", "loss", "--name", "e", "--run", "r", "--model", model_dir)
-    assert ran.code == 0, ran.err
-    gc.collect()
-    assert (len(models), alive(models)) == (2, 0)
 
 
 def test_a_device_is_swept_after_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
