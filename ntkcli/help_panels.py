@@ -43,6 +43,7 @@ EXCEPTIONS: Final = {
     ("arms", "domain-repeat"): "Training",
     ("arms", "oracle"): "Selection",
     ("select", "match-tokens"): "Selection",
+    ("select", "candidates"): "Selection",
     ("select", "method"): "Selection",
     ("select", "feature"): "Selection",
     ("select", "domain"): "Selection",

@@ -46,10 +46,11 @@ OnErrorOption = Annotated[
     ),
 ]
 Data = Annotated[
-    str,
+    list[str],
     typer.Option(
         "--data",
-        help=f"A data file ({FILES}), a folder or glob of them, a Hub id, or - for standard input.",
+        help=f"A data file ({FILES}), a folder or glob of them, a Hub id, or - for standard input; repeat it to read "
+        "several as one data set.",
         show_default=False,
     ),
 ]

@@ -66,6 +66,16 @@ def counted(items: Iterable[Item], progress: Progress, label: str, *, total: int
         progress.stop()
 
 
+def advancing(items: Iterable[Item], progress: Progress) -> Iterator[Item]:
+    """The items of a step that has started, each a unit of its work."""
+    number = 0
+    for number, item in enumerate(items, start=1):
+        yield item
+        if number % _AT_ONCE == 0:
+            progress.advance(_AT_ONCE)
+    progress.advance(number % _AT_ONCE)
+
+
 _BELOW: ContextVar[Callable[[], Progress] | None] = ContextVar("_BELOW", default=None)
 
 

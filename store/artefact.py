@@ -6,18 +6,24 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from store import atomic, attributes, chunks
 from store.documents import Rows
-from store.errors import StoreError
+from store.errors import DamagedError, StoreError
 from store.layout import Kind
 from store.parts import Parts
 from store.scratch import Scratch
 from store.spec import canonical_json
+
+HEADS: Final = "heads"
+"""The attribute that says which rows of pending parts are there from before the artefact grew (`store.growth`)."""
+
+GREW: Final = "grew"
+"""The attribute with the rows and the fingerprint that an artefact had before, each time that it grew."""
 
 
 class Artefact(Parts):
@@ -66,6 +72,10 @@ class Artefact(Parts):
         """Settings that change speed and no value beyond float rounding."""
         return dict(self._attrs["plan"])
 
+    def rows_before(self, fingerprint: str) -> int | None:
+        """How many rows it had when it had this fingerprint, before it grew; None if it never had."""
+        return next((int(each["n"]) for each in self._attrs.get(GREW, []) if each["fingerprint"] == fingerprint), None)
+
     def read(self, array: str, start: int = 0, stop: int | None = None) -> Rows:
         """Rows [start, stop) of `array`, as a slice would take them.
 
@@ -112,6 +122,20 @@ class Artefact(Parts):
             )
         self._read_into(out[: stop - start], array, i)
         return out[: stop - start]
+
+    def head(self, i: int) -> dict[str, Rows] | None:
+        """The first rows of part `i`, which is not done, arrays by name: those from before the artefact grew.
+
+        None if there are none, or if they are damaged: all rows of the part are to be computed then.
+        """
+        head = next((each for each in self._attrs.get(HEADS, []) if each["part"] == i), None)
+        if head is None:
+            return None
+        try:
+            part = {name: self._part(name, i)[: head["rows"]] for name in self.arrays}
+        except DamagedError:
+            return None
+        return part if chunks.digest(part, self.arrays) == head["digest"] else None
 
     def empty_part(self, array: str) -> Rows:
         """An array that any part of `array` can be read into."""

@@ -7,7 +7,9 @@ its place (tests/faults.py).
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
+import fcntl
 import os
 import secrets
 import shutil
@@ -21,6 +23,8 @@ _SYNCS_AT_ONCE: Final = 16  # two or three for each array of a part; a sync wait
 _LARGE_BYTES: Final = 1 << 22  # some milliseconds of a disk's time; a sync more costs as much
 _TAKEN: Final = {errno.EEXIST, errno.ENOTEMPTY}
 _NO_FOLDER_SYNC: Final = {errno.EINVAL, errno.ENOTSUP}  # some network file systems
+_NO_EXCHANGE: Final = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP}
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux: paths from the working directory; both must exist, and swap
 _NO_LINKS: Final = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}
 
 
@@ -161,6 +165,79 @@ def withdraw_dir(path: Path, temp: Path) -> None:
     os.rename(path, temp)
     sync_folder(path.parent)
     shutil.rmtree(temp)
+
+
+def replace_dir(temp: Path, final: Path) -> None:
+    """Make the folder `temp`, with all in it, durable in the place of the folder `final`, which is deleted.
+
+    At once where the file system can exchange two folders; else a kill can leave `final` under `aside_of`, from where
+    `restore_aside` puts it back.
+    """
+    fsync_tree(temp)
+    if _exchange(temp, final):
+        sync_folder(final.parent)
+        sync_folder(temp.parent)
+        shutil.rmtree(temp)
+        return
+    aside = aside_of(final)
+    shutil.rmtree(aside, ignore_errors=True)
+    os.rename(final, aside)
+    os.rename(temp, final)
+    sync_folder(final.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def aside_of(folder: Path) -> Path:
+    """Where a folder stands while another one takes its place: no name of an artefact."""
+    return folder.with_name(f"{folder.name}~")
+
+
+def restore_aside(folder: Path) -> None:
+    """Put a folder back that a killed `replace_dir` left aside; delete it if its place is taken."""
+    aside = aside_of(folder)
+    if not aside.is_dir():
+        return
+    if folder.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+        return
+    os.rename(aside, folder)
+    sync_folder(folder.parent)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Within it no other process holds the lock of the folder, where the file system has locks; a kill gives it up."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def link_draft(source: Path, path: Path) -> None:
+    """Put a file, and the folders it needs, into a folder that will be published: a link, or a copy if none can be."""
+    os.makedirs(path.parent, exist_ok=True)
+    try:
+        os.link(source, path)
+    except OSError as error:
+        if error.errno not in {*_NO_LINKS, errno.EMLINK, errno.EXDEV}:
+            raise
+        os.close(_write_new(path, [source.read_bytes()]))
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders take each other's place at once; False if this system or file system has no way to."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    if renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in _NO_EXCHANGE:
+        return False
+    raise OSError(number, os.strerror(number), str(other))
 
 
 def remove_file(path: Path) -> None:

@@ -92,6 +92,14 @@ class Parts:
             raise StoreError(f"there is no shard {index} of {of}", f"count them from 0 to {max(of, 1) - 1}")
         return [int(i) for i in np.flatnonzero(~self.done()) if i % of == index]
 
+    def recorded(self, i: int) -> int:
+        """The digest of part `i`; 0 if it is not done."""
+        return self._records.read(i)
+
+    def chunk_files(self, i: int) -> list[Path]:
+        """The chunks of part `i`, relative to the folder, in the order of the arrays."""
+        return [self._chunk(name, i).relative_to(self.path) for name in self.arrays]
+
     def write_part(self, i: int, arrays: Mapping[str, Rows | Sequence[str]]) -> None:
         """Make the rows of part `i` durable and record it. All arrays, with their exact shape and dtype.
 

@@ -6,15 +6,16 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from store import atomic, declaration, documents, header
-from store.artefact import Artefact
+from store import atomic, declaration, documents, growth, header
+from store.artefact import GREW, HEADS, Artefact
+from store.attributes import RESERVED
 from store.documents import ArraySpec
-from store.errors import DamagedError, MissingArtefactError, SpecDiffersError
-from store.fix import fix, making, removing
+from store.errors import DamagedError, MissingArtefactError, SpecDiffersError, StoreError
+from store.fix import Fix, fix, making, removing
 from store.layout import ARRAYS, NODE_FILE, PLACES, TMP, Kind, check_name, is_name, kind_of
 from store.parts import create_files
 from store.scratch import Scratch
-from store.spec import differences, listed
+from store.spec import differences, fingerprint, listed
 
 
 class Store:
@@ -102,10 +103,54 @@ class Store:
         declaration.refuse_differences(artefact, attributes, arrays)
         return artefact
 
+    def grow(
+        self,
+        name: str,
+        *,
+        spec: Mapping[str, Any],
+        parents: Mapping[str, str],
+        n: int,
+        part_rows: int,
+        attrs: Mapping[str, Any] | None = None,
+        write: Callable[[Artefact], None] | None = None,
+    ) -> Artefact:
+        """The artefact `name` with `n` rows and another spec: rows are appended, those that it has are kept.
+
+        Whole parts stay as they are; of the part that gets longer the rows are its `head`. What is new is pending. An
+        artefact of one part gets parts of `part_rows`, others keep theirs. `attrs` replace its own of that name. With
+        `write` nothing is kept: it is given the longer artefact and writes all rows before that takes the place.
+
+        The old artefact stands, whole, until the new one takes its place. If another writer was first, its is returned.
+        """
+        self.scratch.clean()
+        with atomic.locked(self._place(name)):
+            old = self.get(name)
+            if old.fingerprint == fingerprint(spec):
+                return old
+            if n < old.n:
+                raise StoreError(f"{name} has {old.n} rows and can't grow to {n}", "give as many or more")
+            part_rows = part_rows if write else old.part_rows if old.n_parts > 1 else max(part_rows, old.n)
+            free = {key: value for key, value in old.attrs.items() if key not in RESERVED}
+            grew = [*old.attrs.get(GREW, []), {"n": old.n, "fingerprint": old.fingerprint}]
+            heads = [] if write else growth.heads_of(old, n, min(part_rows, n))
+            said = declaration.attributes(
+                name, kind=old.kind, spec=spec, parents=parents, n=n, part_rows=part_rows, arrays=old.arrays,
+                plan=old.plan, attrs={**free, **(attrs or {}), HEADS: heads, GREW: grew},
+            )  # fmt: skip
+            built = self.tmp_path()
+            if write:
+                create_files(built, said, n=n, part_rows=said["part_rows"], arrays=old.arrays)
+                write(Artefact.load(built, name, self.scratch))
+            else:
+                growth.build(old, built, said)
+            atomic.replace_dir(built, self._place(name))
+        return self.get(name)
+
     def find(self, name: str) -> Artefact | None:
         """The artefact `name`, or None. DamagedError if its folder stands without good attributes."""
         kind_of(name)
         path = self._place(name)
+        atomic.restore_aside(path)
         return Artefact.load(path, name, self.scratch) if path.is_dir() else None
 
     def get(self, name: str) -> Artefact:
@@ -144,6 +189,9 @@ class Store:
             now = {name: found for name in child.parents if (found := self.find(name)) is not None}
             current = {name: found.fingerprint for name, found in now.items()}
             if changed := differences({name: child.parents[name] for name in current}, current):
+                if grown := self._grown(child, now, [change.field for change in changed]):
+                    what, how = grown
+                    raise SpecDiffersError(what, how, differences=changed)
                 rests = "" if child is artefact else f"{artefact.name} rests on {child.name}, and "
                 what = f"{rests}what {child.name} was made from has changed: {listed(changed)}"
                 old, new = removing(self.path, child.name), making(self.path, child.name)
@@ -151,6 +199,29 @@ class Store:
                 raise SpecDiffersError(what, how, differences=changed)
             waiting += [found for name, found in sorted(now.items()) if name not in seen]
             seen |= now.keys()
+
+    def refuse_shorter(self, artefact: Artefact) -> None:
+        """SpecDiffersError if `artefact` was made from something that is longer now; names it and how many rows."""
+        now = {name: found for name in artefact.parents if (found := self.find(name)) is not None}
+        current = {name: found.fingerprint for name, found in now.items()}
+        changed = differences({name: artefact.parents[name] for name in current}, current)
+        if changed and (grown := self._grown(artefact, now, [change.field for change in changed])):
+            raise SpecDiffersError(*grown, differences=changed)
+
+    def _grown(
+        self, child: Artefact, parents: Mapping[str, Artefact], changed: Iterable[str]
+    ) -> tuple[str, Fix] | None:
+        """What to say if the changed parents are longer than what `child` was made from, and no other than that."""
+        rows = {name: parents[name].rows_before(child.parents[name]) for name in changed}
+        if None in rows.values():
+            return None
+        said = " and ".join(
+            f"the first {n} rows of {name}, which has {parents[name].n} now" for name, n in rows.items()
+        )
+        old, new = removing(self.path, child.name), making(self.path, child.name)
+        if child.kind == Kind.FEATURES:
+            return f"{child.name} holds {said}", fix("run ", new, " again, which computes the new rows only")
+        return f"{child.name} saw {said}", fix("run ", old, " and then ", new, " again, or make it under another name")
 
     def dependents(self, name: str) -> list[str]:
         """The artefacts that were made from `name`, sorted; damaged ones, which can't say, are left out."""

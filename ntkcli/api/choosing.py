@@ -26,13 +26,15 @@ from ntkcli.choices import (
 )
 from ntkcli.errors import UsageError
 from ntkcli.options import is_on
+from ntkcli.paths import AND
 from ntkcli.progress import Progress
 from ntkcli.steps.scores.options import ScoreOptions
 
 
 def featurize(
-    store: StorePath, *, data: str | Path, name: str, kind: Kind, model: str, adapter: str | None = None,
-    feature: str | None = None, rows: str | None = None, max_length: int = 1024, positions: Positions | None = None,
+    store: StorePath, *, data: str | Path | Sequence[str | Path], name: str, kind: Kind, model: str,
+    adapter: str | None = None, feature: str | None = None, rows: str | None = None, max_length: int = 1024,
+    positions: Positions | None = None,
     pooling: Pooling = Pooling.MEAN, probe: ProbeName = "centred", probes: int = 1, layers: str = "all",
     projection: Projection = Projection.SJLT, dim: int = 8192, seed: int = 0, rank: int = 16,
     target_modules: str = "all-linear", adapter_seed: int = 0, adam: bool = False, losses: bool = False,
@@ -44,13 +46,15 @@ def featurize(
 ) -> Features:  # fmt: skip
     """Compute features of every row, or find them finished: sketched per-example gradients, or embeddings.
 
-    Like `ntksel featurize`. Only the parts I, I + N, ... with `shard` (I, N). `losses` keeps the loss of each row too.
+    Like `ntksel featurize`. Several `data` are read as one data set, in their order. Only the parts I, I + N, ... with
+    `shard` (I, N). `losses` keeps the loss of each row too.
 
     Raises:
         UsageError, DataError: an option or a row can't be used.
         SpecDiffersError: the features exist and were made with other settings.
     """
     given = {**locals(), "thinking": is_on(thinking), "shard": shard or (0, 1)}
+    given["data"] = data if isinstance(data, str | Path) else AND.join(map(str, data))
     from ntkcli.steps.features import featurize as step
 
     found = step.featurize(path_of(given.pop("store")), **given)
@@ -122,7 +126,8 @@ def select(
     exponent: float = 0.5, max_per_source: Sequence[str] | None = None, min_per_source: Sequence[str] | None = None,
     token_budget: int | None = None, match_tokens: str | None = None, min_tokens: int | None = None,
     max_tokens: int | None = None, tokens_of: str | None = None, dedup: str | None = None,
-    exclude: Sequence[str | Path] | None = None, must_include: Sequence[str | Path] | None = None,
+    candidates: int | None = None, exclude: Sequence[str | Path] | None = None,
+    must_include: Sequence[str | Path] | None = None,
     only: Sequence[str] | None = None, against: Sequence[str | Path] | None = None, leaks: Leaks = Leaks.REMOVE,
     feature: str | None = None, domain: Sequence[str] | None = None, centre: bool = False,
     export: str | Path | None = None, format: Format = Format.OWN,  # noqa: A002  (the option's name)
@@ -155,6 +160,7 @@ def select(
         tokens_of=tokens_of,
         only=tuple(only or ()),
         match_tokens=match_tokens,
+        candidates=candidates,
     )
     found = step.select(
         path_of(store),

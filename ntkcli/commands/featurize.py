@@ -14,6 +14,7 @@ from ntkcli.errors import ExitCode
 from ntkcli.formatting import estimate_line
 from ntkcli.help_panels import Command, examples
 from ntkcli.kernel_presets import DEFAULT
+from ntkcli.paths import AND
 
 EXAMPLE = "ntksel featurize med --data pool.jsonl --name pool --kind ntk --model ./Llama-3-8B --adapter warmup"
 SECOND = "ntksel featurize med --data pool.jsonl --name pool --kind embed --model ./Llama-3-8B --dry-run"
@@ -134,7 +135,7 @@ def featurize(
 
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
     given: dict[str, Any] = {
-        "data": data,
+        "data": AND.join(data),
         "name": name,
         "kind": kind,
         "model": model,

@@ -78,6 +78,15 @@ def select(
             show_default="keep all",
         ),
     ] = None,
+    candidates: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="For methods that compare features: choose among this many rows, the best by score that pass the "
+            "filters.",
+            show_default="all",
+        ),
+    ] = None,
     exclude: Annotated[
         list[Path] | None,
         typer.Option(
@@ -174,6 +183,7 @@ def select(
             tokens_of=tokens_of,
             only=tuple(only or ()),
             match_tokens=match_tokens,
+            candidates=candidates,
         ),
         feature=feature,
         domain=domain or (),

@@ -25,6 +25,7 @@ from ntkcli.data.formats.registry import (
 from ntkcli.data.hub import HubSource, configs_of, is_hub_id, local_config
 from ntkcli.doors import Made
 from ntkcli.errors import DataError, UsageError
+from ntkcli.paths import AND
 from ntkcli.progress import shown
 
 _SPLITS: Final = {
@@ -110,6 +111,33 @@ class UrlSource:
         """The reader's own."""
         origin = READERS.origin(self.name)
         return {} if origin is None else origin.spec()
+
+
+@dataclass(frozen=True, slots=True)
+class SeveralSources:
+    """The rows of several places, one after the other."""
+
+    sources: tuple[Source, ...]
+
+    @property
+    def reference(self) -> str:
+        """All of them."""
+        return AND.join(source.reference for source in self.sources)
+
+    def records(self) -> Iterator[Record]:
+        """Every row of every place."""
+        for source in self.sources:
+            yield from source.records()
+
+    def state(self) -> list[Any]:
+        """A digest of their states."""
+        states = [source.state() for source in self.sources]
+        return [self.reference, len(states), hashlib.sha256(json.dumps(states).encode()).hexdigest()]
+
+    @property
+    def plugins(self) -> Made:
+        """Of all, each once."""
+        return {name: made for source in self.sources for name, made in source.plugins.items()}
 
 
 def find_place(reference: str, *, split: str | None = None) -> Source:

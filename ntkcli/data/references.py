@@ -7,12 +7,14 @@ import os
 from pathlib import Path
 
 from ntkcli.data.tasks.reference import find_task, names_task
-from ntkcli.paths import home
+from ntkcli.paths import home, places_of
 from store.layout import is_name
 
 
 def is_there(reference: str) -> bool:
-    """Whether a reference as a whole is the path of something, a glob that matches, or a task at such a path."""
+    """Whether a reference is a path that is there, a glob that matches, a task at such a path; or several."""
+    if len(places := places_of(reference)) > 1:
+        return all(map(is_there, places))
     path = home(reference)
     if os.path.lexists(path) or (glob.has_magic(path) and next(glob.iglob(path, recursive=True), None) is not None):
         return True

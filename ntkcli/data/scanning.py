@@ -29,7 +29,8 @@ class Scan:
 
     `digest` is 64 hex digits over the rows' content, whatever the file format, column names and key order;
     `source_codes` (n,) int32 are positions in `sources`, which stand in order of first appearance; `status`
-    (n,) uint8 holds RowStatus; `bad` keeps the first 20 of `n_bad`. A bad row has the id "" and the label "".
+    (n,) uint8 holds RowStatus; `bad` keeps the first 20 of `n_bad`. A bad row has the id "" and the label "". `head` is
+    what the digest would be if the file ended after the rows that were asked for; None if it has fewer.
     """
 
     n: int
@@ -41,20 +42,21 @@ class Scan:
     status: npt.NDArray[np.uint8]
     bad: tuple[BadRow, ...]
     n_bad: int
+    head: str | None = None
 
 
-def scan(file: DataFile, *, on_error: OnError, folder: Path | None = None) -> Scan:
+def scan(file: DataFile, *, on_error: OnError, folder: Path | None = None, head_rows: int = -1) -> Scan:
     """Read the whole file. DataError naming the bad rows, if `on_error` is "fail" or no row can be used.
 
     A file in which ids stand twice is read twice. `folder` takes what is kept on disk meanwhile; by default the
-    system's for temporary files.
+    system's for temporary files. `head_rows`: of so many rows give the digest too.
     """
-    found = _Pass(folder)
+    found = _Pass(folder, head_rows)
     for row in file.rows():
         found.add(row, own=_own_id(row, file))
     rows, firsts = found.own_ids.repeated()
     if len(rows):
-        found = _Pass(folder)
+        found = _Pass(folder, head_rows)
         for row in _without_repeated(file, rows, firsts):
             found.add(row)
     if found.n_bad == len(found.row_ids):
@@ -71,13 +73,16 @@ def scan(file: DataFile, *, on_error: OnError, folder: Path | None = None) -> Sc
         status=np.frombuffer(found.status, dtype=np.uint8),
         bad=tuple(found.bad),
         n_bad=found.n_bad,
+        head=found.head,
     )
 
 
 class _Pass:
     """What has been found so far."""
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, head_rows: int) -> None:
+        self.head_rows = head_rows
+        self.head: str | None = None
         self.row_ids, self.own_ids = RowIds(folder), OwnIds(folder)
         self.digest = hashlib.sha256()
         self.codes, self.status = array("i"), bytearray()
@@ -98,6 +103,8 @@ class _Pass:
                 self.bad.append(row)
         self.digest.update(content + b"\n")
         self.row_ids.append(row_id)
+        if len(self.row_ids) == self.head_rows:
+            self.head = self.digest.hexdigest()
         self.own_ids.append(own)
         self.status.append(status)
         self.codes.append(self.sources.setdefault(source, len(self.sources)))

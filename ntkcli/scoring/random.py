@@ -10,9 +10,9 @@ import numpy as np
 from ntkcli.scoring.features import Wide
 
 
-def random_scores(row_ids: Iterable[str], *, seed: int) -> Wide:
+def random_scores(row_ids: Iterable[str], *, n: int, seed: int) -> Wide:
     """Uniform scores in [0, 1) (n,) float64: a hash of (seed, row id), so the pool's order changes nothing."""
-    return np.array([uniform(f"{seed}|{row_id}") for row_id in row_ids])
+    return np.fromiter((uniform(f"{seed}|{row_id}") for row_id in row_ids), dtype=np.float64, count=n)
 
 
 def uniform(text: str) -> float:

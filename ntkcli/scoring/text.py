@@ -17,11 +17,13 @@ from itertools import pairwise
 
 import numpy as np
 
-from ntkcli.errors import DataError, UsageError
+from ntkcli.errors import DataError
 from ntkcli.scoring.features import Rows, Wide
 
 BUCKETS = 10_000
 """Of DSIR's hashed counts: the paper's number (section 3)."""
+K1, B = 1.5, 0.75
+"""Of BM25: how soon repeats of a word stop to count, and how much a long text is held against it."""
 SMOOTHING = 1e-8
 """Added to each probability before the logarithm, as the authors' code does."""
 _TOKEN = re.compile(r"\w+|[^\w\s]+")
@@ -34,36 +36,45 @@ Texts = Callable[[], Iterable[tuple[int, str]]]
 def bm25_scores(pool: Texts, groups: Sequence[Sequence[str]], *, n: int) -> Wide:
     """The mean BM25 score over each group's texts as queries (n, groups), NaN for rows the pool doesn't give.
 
-    Words are runs of letters and digits in lower case, without a stop list. The index of the pool stays in memory,
-    about 8 bytes a word; then O(postings of the queries' words).
+    Words are runs of letters and digits in lower case, without a stop list. The mean over queries is one weighted sum
+    over a document's words, so nothing is indexed: two passes, memory O(words of the queries), whatever the pool is.
 
     Raises:
-        UsageError: bm25s is not installed.
         DataError: the pool has no words.
     """
-    try:
-        import bm25s
-    except ImportError as error:
-        raise UsageError("--method bm25 needs the package bm25s.", "Run `pip install 'ntksel[select]'`.") from error
-    vocabulary: dict[str, int] = {}
-    rows: list[int] = []
-    documents: list[list[int]] = []
-    for row, text in pool():
-        rows.append(row)
-        documents.append([vocabulary.setdefault(word, len(vocabulary)) for word in _WORD.findall(text.lower())])
-    if not vocabulary:
+    queries, weight = _query_words(groups)
+    documents, words_in_all = 0, 0
+    having = np.zeros(len(queries))
+    for _, text in pool():
+        words = _WORD.findall(text.lower())
+        documents, words_in_all = documents + 1, words_in_all + len(words)
+        having[[queries[word] for word in queries.keys() & words]] += 1
+    if not words_in_all:
         raise DataError("The pool's rows hold no words.", "Use a method on features.")
-    index = bm25s.BM25()
-    index.index((documents, vocabulary), show_progress=False, create_empty_token=False)
+    worth = weight * np.log(1 + (documents - having + 0.5) / (having + 0.5))[:, None]
+    average = words_in_all / documents
     scores = np.full((n, len(groups)), np.nan)
-    for g, texts in enumerate(groups):
-        total = np.zeros(len(rows))
-        for text in texts:
-            query = [vocabulary[word] for word in _WORD.findall(text.lower()) if word in vocabulary]
-            if query:
-                total += index.get_scores(query)
-        scores[rows, g] = total / len(texts)
+    for row, text in pool():
+        words = _WORD.findall(text.lower())
+        times = {queries[word]: count for word, count in Counter(words).items() if word in queries}
+        often = np.fromiter(times.values(), dtype=np.float64, count=len(times))
+        share = often / (often + K1 * (1 - B + B * len(words) / average))
+        scores[row] = share @ worth[list(times)]
     return scores
+
+
+def _query_words(groups: Sequence[Sequence[str]]) -> tuple[dict[str, int], Wide]:
+    """The words of all queries, numbered, and how often a query of each group has each in the mean (words, groups)."""
+    queries: dict[str, int] = {}
+    counts = [Counter(word for text in texts for word in _WORD.findall(text.lower())) for texts in groups]
+    for count in counts:
+        for word in count:
+            queries.setdefault(word, len(queries))
+    weight = np.zeros((len(queries), len(groups)))
+    for g, (count, texts) in enumerate(zip(counts, groups, strict=True)):
+        weight[[queries[word] for word in count], g] = list(count.values())
+        weight[:, g] /= len(texts)
+    return queries, weight
 
 
 def dsir_scores(pool: Texts, groups: Sequence[Sequence[str]], row_ids: Sequence[str], *, seed: int) -> Wide:
@@ -110,7 +121,8 @@ def match_length_scores(
     weight = np.log(want[have] + SMOOTHING) - np.log(share[have])
     weight[outside] = np.log(SMOOTHING)  # chosen only when nothing else is left
     scores = np.full(len(row_ids), np.nan)
-    scores[only] = weight + np.array([gumbel(row_ids[row], seed=seed) for row in only])
+    noise = (gumbel(row_ids[row], seed=seed) for row in only.tolist())
+    scores[only] = weight + np.fromiter(noise, dtype=np.float64, count=len(only))
     return scores
 
 

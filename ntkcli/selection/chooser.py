@@ -17,6 +17,8 @@ Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
+FIRST_VECTORS = 256
+"""Rows of the first array of vectors taken; it doubles."""
 AUTO_SHARE = 0.05
 """Of the first row's gain: below this a further row adds nothing that its cost is worth, and `-n auto` stops."""
 
@@ -59,6 +61,7 @@ class Chooser:
         self._tokens = None if limits.tokens is None else np.minimum(limits.tokens, cut)
         self._spent = False
         self._first_gain: float | None = None
+        self._vectors: Floats = np.empty((0, 0), dtype=np.float32)
         self._close_full(list(limits.most or ()))
         self._close_by_budget()
         self._close_for_least()
@@ -113,10 +116,19 @@ class Chooser:
         return int(np.argmax(np.where(self.open, gains, -np.inf)))
 
     def _too_like(self, row: int) -> bool:
+        """Whether a row that was taken is too like it; if none is, its vector is kept, in one array with the others."""
         vectors, tau = self._limits.vectors, self._limits.tau
-        if tau is None or vectors is None or not self.taken:
+        if tau is None or vectors is None:
             return False
-        return bool((vectors[self.taken] @ vectors[row]).max() > tau)
+        count = len(self.taken)
+        if count and (self._vectors[:count] @ vectors[row]).max() > tau:
+            return True
+        if count == len(self._vectors):
+            more = np.empty((max(FIRST_VECTORS, 2 * count), vectors.shape[1]), dtype=vectors.dtype)
+            more[:count] = self._vectors.reshape(count, vectors.shape[1])
+            self._vectors = more
+        self._vectors[count] = vectors[row]
+        return False
 
     def _close_full(self, sources: list[int]) -> None:
         for source in sources:

@@ -67,6 +67,8 @@ class Selector:
     `--dedup`. `summary` goes into the help. `options` are those of the command that change what it chooses
     ("exponent"), and so stand in the spec; `packages` are those whose versions are recorded with the result.
     `needs_features`: it compares features; `keeps_gains`: the gains say more than the scores do.
+    `memory(n, p, n_domain)` are the bytes that it takes for n candidates of p numbers, if it holds something for each:
+    it is asked before any work.
     """
 
     choose: Callable[[Chooser, Candidates], None]
@@ -75,6 +77,7 @@ class Selector:
     options: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
     keeps_gains: bool = True
+    memory: Callable[[int, int, int], int] | None = None
 
 
 def _top(chooser: Chooser, candidates: Candidates) -> None:
@@ -117,8 +120,18 @@ SELECTORS: Final = Door(
     builtin={
         "top": Selector(_top, "the highest scores", needs_features=False, keeps_gains=False),
         "round-robin": Selector(_by_turns, "domain rows take turns"),
-        "herding": Selector(_by_herding, "match the mean feature of the domain"),
-        "coverage": Selector(_by_coverage, "serve all domain rows", options=("exponent",)),
-        "ot": Selector(_by_transport, "optimal transport", packages=("POT", "scipy")),
+        "herding": Selector(_by_herding, "match the mean feature of the domain", memory=lambda n, p, _: 4 * n * p),
+        "coverage": Selector(
+            _by_coverage,
+            "serve all domain rows",
+            options=("exponent",),
+            memory=lambda n, _, n_domain: 4 * n * n_domain,
+        ),
+        "ot": Selector(
+            _by_transport,
+            "optimal transport",
+            packages=("POT", "scipy"),
+            memory=lambda n, p, n_domain: 4 * n * p + 36 * n * n_domain,  # of cosines: float32, and four as float64
+        ),
     },
 )

@@ -137,7 +137,7 @@ EFFECTS: dict[str, dict[str, tuple[Case, ...]]] = {
         "store": NAME,
         "name": NAME,
         "feature": NAME,
-        "data": (Value("--data {domain.jsonl}"),),
+        "data": NAME,  # repeatable: tests/steps/features/test_growth.py
         "kind": (Value("--kind loss --feature ntk --probe sum"),),
         "model": (Value("--model {other}"),),
         "adapter": (Value("--adapter warm"), Value("--adapter warm", on="embed"), Value("--adapter run", on="loss")),
@@ -218,6 +218,7 @@ EFFECTS: dict[str, dict[str, tuple[Case, ...]]] = {
         "max_tokens": (Value("--max-tokens 90"),),
         "tokens_of": (Value("--tokens-of {m}", on="budget"),),
         "dedup": (Value("--dedup exact"), Value("--dedup minhash"), Value("--dedup 0.99")),
+        "candidates": (Value("--candidates 6", on="coverage"),),
         "exclude": (Value("--exclude {ids.txt}"),),
         "only": (Value("--only source=a"), Value("--only {ids.txt} --only source=b", on="budget")),
         "match_tokens": (Value("--match-tokens against"),),

@@ -30,7 +30,7 @@ MADE = {  # verb's artefact → the packages that it passed through, beside ntks
     "features/pool/ntk": MODEL,
     "features/pool/embed": MODEL,
     "scores/mean": (),
-    "scores/words": ("bm25s",),
+    "scores/words": (),
     "scores/exact": MODEL,
     "selections/top": (),
     "selections/moved": ("POT", "scipy"),

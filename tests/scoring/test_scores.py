@@ -148,8 +148,24 @@ def test_bm25_against_the_formula() -> None:
                 tf = document.count(word)
                 expected[j] += idf * tf / (tf + 1.5 * (1 - 0.75 + 0.75 * len(document) / mean)) / 3
     found = bm25_scores(lambda: enumerate(DOCUMENTS), [QUERIES], n=6)[:, 0]
-    np.testing.assert_allclose(found[:5], expected, rtol=1e-5)
+    np.testing.assert_allclose(found[:5], expected, rtol=1e-12)
     assert np.isnan(found[5])
+
+
+def test_bm25_against_bm25s() -> None:
+    """The mean over the queries of each group, in two groups, on texts with words that many share."""
+    import bm25s
+
+    draw = np.random.default_rng(0)
+    texts = [" ".join(f"w{i}" for i in draw.zipf(1.5, draw.integers(1, 30))) for _ in range(80)]
+    groups = [texts[:5], [*texts[60:63], "w1 w1 unseen"]]
+    found = bm25_scores(lambda: ((2 * i, text) for i, text in enumerate(texts)), groups, n=160)
+    index = bm25s.BM25()
+    index.index([text.split() for text in texts], show_progress=False)
+    for g, queries in enumerate(groups):
+        expected = np.mean([index.get_scores(query.split()) for query in queries], axis=0)
+        np.testing.assert_allclose(found[::2, g], expected, rtol=1e-5)
+    assert np.isnan(found[1::2]).all()
 
 
 def test_dsir_is_the_log_ratio_plus_noise() -> None:

@@ -26,6 +26,7 @@ from ntkcli.steps.features.settings import FeatureSettings
 from ntkcli.steps.shared.datasets import register_data
 from ntkcli.steps.shared.disk_room import refuse_without_room
 from ntkcli.steps.shared.environment import begin, model_environment
+from ntkcli.steps.shared.growth import forget_counts, grew_from
 from ntkcli.steps.shared.model_settings import note_conversion, run_parent
 from ntkcli.steps.shared.release import frees_memory
 from ntkcli.steps.shared.row_sets import rows_in_order, selected_rows
@@ -100,7 +101,13 @@ def make_features(store_path: str | Path, request: FeatureRequest, progress: Pro
     stored = open_store(store_path, create=True)
     adapter = resolve_adapter(request.adapter, adapters=stored.path / "adapters") if request.adapter else None
     dataset, file = register_data(
-        stored, name=request.name, data=request.data, columns=how.columns, split=how.split, on_error=how.on_error
+        stored,
+        name=request.name,
+        data=request.data,
+        columns=how.columns,
+        split=how.split,
+        on_error=how.on_error,
+        grow=request.rows is None,
     )
     refuse_other_schema(str(dataset.spec["schema"]), use.text_as, f"--data {request.data}")
     progress.note(f"{dataset.name}: {dataset.n} rows of {file.path}, read as {dataset.spec['schema']}")
@@ -120,8 +127,11 @@ def make_features(store_path: str | Path, request: FeatureRequest, progress: Pro
     if known is not None and known.spec == spec and known.complete:
         progress.note(f"{place} is finished already: {known.n} rows")
         return _result(known, computed=0, tokens=0)
+    grows = known is not None and chosen is None and grew_from(dataset, known)
     if known is not None:
-        require_spec(known, spec)
+        require_spec(known, spec | {"data": known.spec["data"]} if grows else spec)
+    if known is not None and grows:
+        progress.note(f"{place}: {known.n} of {dataset.n} rows are there already; the new ones are computed")
     note_conversion(identity, progress)
     if known is None or chosen is None:  # of a selection they are not kept, and were reported when it began
         counts = _settle(stored, dataset, file, identity, chosen, request, progress)
@@ -179,6 +189,7 @@ class _Work:
                 f"memory ran out: batches went from {planned} to {extractor.budget.tokens} tokens; "
                 f"give --batch-tokens {extractor.budget.tokens} to start there"
             )
+        forget_counts(self.stored, self.dataset)
         return _result(artefact, computed=computed, tokens=tokens)
 
     def _artefact(self, extractor: Extractor, vectors: str) -> store.Artefact:
@@ -192,13 +203,16 @@ class _Work:
             some_rows=self.chosen is not None,
             losses=extractor.loss_names,
         )
+        part_rows = self.request.part_rows or default_part_rows(settings.kind, n, row_bytes(arrays))
+        if self.known is not None and self.known.spec != self.spec:
+            self.stored.grow(self.place, spec=self.spec, parents=self.parents, n=n, part_rows=part_rows)
         return self.stored.create(
             self.place,
             kind=store.Kind.FEATURES,
             spec=self.spec,
             parents=self.parents,
             n=n,
-            part_rows=self.request.part_rows or default_part_rows(settings.kind, n, row_bytes(arrays)),
+            part_rows=part_rows,
             arrays=arrays,
             plan={"batch_tokens": extractor.budget.tokens},
             attrs={"model": self.identity.reference, "adapter": str(adapter.folder) if adapter else None},

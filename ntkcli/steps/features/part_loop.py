@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -46,11 +46,14 @@ class FeatureLoop:
     on_error: OnError
     progress: Progress
     vectors: str
+    heads: dict[int, dict[str, NDArray[Any]]] = field(init=False, default_factory=dict)
+    """Rows of pending parts that are there from before the data set grew, by part."""
 
     def run(self, pending: Sequence[int]) -> tuple[int, int]:
         """Compute the pending parts; returns the rows and tokens computed."""
-        found = self.artefact.rows_done()
-        mine = sum(stop - start for start, stop in map(self.artefact.part_bounds, pending))
+        self.heads = {part: head for part in pending if (head := self.artefact.head(part)) is not None}
+        found = self.artefact.rows_done() + sum(len(head["status"]) for head in self.heads.values())
+        mine = sum(stop - start for start, stop in map(self._new_rows, pending))
         self.progress.start(self.artefact.name, total=found + mine, unit="rows", done=found)
         computed = tokens = 0
         begun: deque[tuple[_Part, Begun]] = deque()
@@ -79,7 +82,7 @@ class FeatureLoop:
 
     def _parts(self, pending: Sequence[int]) -> Iterator[tuple[int, list[Row | BadRow]]]:
         """The rows of each pending part, from one pass over the file that decodes no others."""
-        bounds = [self.artefact.part_bounds(number) for number in pending]
+        bounds = [self._new_rows(number) for number in pending]
         positions = np.concatenate([np.zeros(0, dtype=np.int64), *(np.arange(*bound) for bound in bounds)])
         wanted = positions if self.chosen is None else self.chosen[positions]
         stream = rows_in_order(self.file, wanted, self.row_status)
@@ -88,6 +91,17 @@ class FeatureLoop:
             if len(rows) != stop - start:
                 raise DataError(f"{self.file.path} ends before row {stop}: it changed during the run.", "Restore it.")
             yield number, rows
+
+    def _new_rows(self, part: int) -> tuple[int, int]:
+        """The rows [start, stop) of a part that are to be computed."""
+        start, stop = self.artefact.part_bounds(part)
+        return start + (len(self.heads[part]["status"]) if part in self.heads else 0), stop
+
+    def _whole(self, part: int, arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """What was computed, behind the rows that were there."""
+        if part not in self.heads:
+            return arrays
+        return {name: np.concatenate([self.heads[part][name], values]) for name, values in arrays.items()}
 
     def _next(self, parts: Iterator[tuple[int, list[Row | BadRow]]]) -> _Part | None:
         number_rows = next(parts, None)
@@ -148,7 +162,7 @@ class FeatureLoop:
         return part, found
 
     def _write(self, part: _Part, found: Vectors) -> None:
-        self.artefact.write_part(part.number, self._arrays(part, found))
+        self.artefact.write_part(part.number, self._whole(part.number, self._arrays(part, found)))
 
     def _arrays(self, part: _Part, found: Vectors) -> dict[str, NDArray[Any]]:
         n, good = len(part.rows), part.good

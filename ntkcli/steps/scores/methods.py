@@ -12,6 +12,7 @@ import numpy as np
 
 import store
 from ntkcli.errors import DataError, UsageError
+from ntkcli.progress import advancing
 from ntkcli.scoring.features import FeatureReader, Rows
 from ntkcli.scoring.random import random_scores
 from ntkcli.scoring.text import match_length_scores
@@ -28,6 +29,7 @@ from ntkcli.steps.scores.sorts import (
     TextScore,
 )
 from ntkcli.steps.shared.lengths import SPEC_KEY, Encoding, lengths, settle_encoding
+from ntkcli.steps.shared.row_ids import RowIds
 
 VOTE_SHARE = 0.005
 """Of the pool, what each domain row votes for by default: the paper's 9,000 of 1.8 million."""
@@ -142,14 +144,20 @@ def plan_by_texts(request: Request, entry: TextScore) -> ScorePlan:
         spec["groups"] = {"by": request.group_by or "domain"}
     if "seed" in entry.options:
         spec["seed"] = request.seed
+    if entry.version > 1:
+        spec["method_version"] = entry.version
 
     def compute() -> ScoresAndTies:
         texts = [[text for _, text in texts_of(stored, group.domain, group.rows)()] for group in groups]
         pool = texts_of(stored, dataset.name.partition("/")[2], request.only)
-        inputs = TextInputs(pool, texts, dataset.n, dataset.read("row_id").tolist(), request.seed)
+        inputs = TextInputs(
+            lambda: advancing(pool(), request.progress), texts, dataset.n, RowIds(dataset), request.seed
+        )
         return _checked(entry.compute(inputs), n=dataset.n, groups=len(groups))
 
-    return ScorePlan(spec, {each.name: each.fingerprint for each in sets}, compute)
+    rows = dataset.n if request.only is None else len(request.only)
+    parents = {each.name: each.fingerprint for each in sets}
+    return ScorePlan(spec, parents, compute, total=lambda: rows * entry.passes)
 
 
 def _checked(found: ScoresAndTies, *, n: int, groups: int) -> ScoresAndTies:
@@ -168,15 +176,16 @@ def plan_random(request: Request) -> ScorePlan:
     match_length, known = request.match_length, request.known
     wanted = np.arange(dataset.n) if only is None else only
     wanted = wanted[dataset.read("status")[wanted] < store.RowStatus.UNREADABLE]
-    ids = dataset.read("row_id").tolist()
+    ids = RowIds(dataset)
     if match_length is None:
 
         def draw() -> ScoresAndTies:
             found = np.full(dataset.n, np.nan)
-            found[wanted] = random_scores([ids[row] for row in wanted], seed=seed)
+            rows = advancing(wanted.tolist(), request.progress)
+            found[wanted] = random_scores((ids[row] for row in rows), n=len(wanted), seed=seed)
             return found, None
 
-        return ScorePlan({"seed": seed}, {}, draw)
+        return ScorePlan({"seed": seed}, {}, draw, total=lambda: len(wanted))
     pool = dataset.name.partition("/")[2]
     parent, data = _target(stored, match_length)
     encoding = settle_encoding(

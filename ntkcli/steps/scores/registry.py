@@ -120,8 +120,8 @@ SCORES: Final = Door(
             passes=None,
             options=("centre", "k"),
         ),
-        "bm25": TextScore(summary="similarity of words", compute=_bm25, packages=("bm25s",)),
-        "dsir": TextScore(summary="similarity of words and pairs of words", compute=_dsir, options=("seed",)),
+        "bm25": TextScore(summary="similarity of words", compute=_bm25, version=2, passes=2),
+        "dsir": TextScore(summary="similarity of words and pairs of words", compute=_dsir, options=("seed",), passes=2),
         "gist": FeatureScore(
             summary="cosine in the subspace of the domain's features",
             compute=_by_pass("gist"),

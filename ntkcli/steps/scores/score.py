@@ -289,8 +289,11 @@ def create_score(
     arrays = {"score": store.ArraySpec("float32"), "similarity": store.ArraySpec("float32")}
     if by_model:
         arrays["status"] = store.ArraySpec("uint8", attrs=store.status_attrs())
+    path = f"scores/{store.check_name(name, '--name')}"
+    if (known := stored.find(path)) is not None and known.spec != spec:
+        stored.refuse_shorter(known)
     return stored.create(
-        f"scores/{store.check_name(name, '--name')}",
+        path,
         kind=store.Kind.SCORE,
         spec=spec,
         parents=parents,

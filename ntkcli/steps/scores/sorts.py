@@ -158,9 +158,15 @@ class FeatureScore(Score):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextScore(Score):
-    """Compares texts: `compute(inputs)` gives scores (n,) or (n, groups) float64, NaN for rows that the pool skips."""
+    """Compares texts: `compute(inputs)` gives scores (n,) or (n, groups) float64, NaN for rows that the pool skips.
+
+    `passes` is how often it reads the pool's texts, for the progress bar. `version` goes up when the same texts would
+    give other scores; it is in the spec from 2 on.
+    """
 
     compute: Callable[[TextInputs], ScoresAndTies]
+    passes: int = 1
+    version: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 import store
 from ntkcli.errors import UsageError
-from ntkcli.progress import counted_below
+from ntkcli.progress import Progress, counted
 from ntkcli.scoring.features import FeatureReader
 from ntkcli.selection.top import top
 from ntkcli.steps.selections.selectors import ComparedRows, SelectorFeatures, features_to_compare, rows_with_features
 from ntkcli.steps.selections.why_not import displaced
 from ntkcli.steps.shared.datasets import moved_data
 from ntkcli.steps.shared.pool_rows import PoolRow, pool_rows
+from ntkcli.steps.shared.row_ids import first_row_of
 from ntkcli.steps.shared.stores import open_store, require_current
 
 NEAREST = 3
@@ -96,22 +97,27 @@ def explain(
 
 def row_number(dataset: store.Artefact, row: str) -> int:
     """The number of a data set's row that is given by its id or else by its number. UsageError if there is none."""
-    ids = dataset.read("row_id").tolist()
-    if row in ids:
-        return int(ids.index(row))
-    if row.isascii() and row.isdigit() and int(row) < len(ids):
+    if (found := first_row_of(dataset, row)) is not None:
+        return found
+    if row.isascii() and row.isdigit() and int(row) < dataset.n:
         return int(row)
     raise UsageError(
         f"The pool {dataset.name.partition('/')[2]!r} has no row {row!r}.",
-        f"Give a row's id, or a number to {len(ids) - 1}.",
+        f"Give a row's id, or a number to {dataset.n - 1}.",
     )
 
 
-def write_explanations(stored: store.Store, selection: store.Artefact) -> Path:
+def write_explanations(stored: store.Store, selection: store.Artefact, progress: Progress) -> Path:
     """`reports/<selection>-why.jsonl`: an explanation of each chosen row, in rank order."""
     path = stored.folder("reports", f"{selection.name.partition('/')[2]}-why.jsonl")
     path.parent.mkdir(exist_ok=True)
-    found = counted_below(_explanations(stored, selection, selection.read("row")), "explaining", selection.n)
+    found = counted(
+        _explanations(stored, selection, selection.read("row")),
+        progress,
+        "explanations",
+        total=selection.n,
+        unit="rows",
+    )
     store.write_bytes(path, *(json.dumps(_line(each), ensure_ascii=False).encode() + b"\n" for each in found))
     return path
 

@@ -175,10 +175,11 @@ def export_scores(stored: store.Store, dataset: store.Artefact, path: str | Path
 
     name = dataset.name.partition("/")[2]
     labels = [str(label) for label in dataset.attrs["sources"]]
+    ids = [pyarrow.array(arrays["row_id"], pyarrow.string()) for _, arrays in dataset.blocks(["row_id"])]
     columns: dict[str, Any] = {
         "row": np.arange(dataset.n),
-        "row_id": dataset.read("row_id").tolist(),
-        "source": [labels[code] for code in dataset.read("source")],
+        "row_id": pyarrow.concat_arrays(ids),
+        "source": pyarrow.array(labels, pyarrow.string()).take(pyarrow.array(dataset.read("source"))),
     }
     used: dict[str, str] = {}
     for score in stored.artefacts(store.Kind.SCORE):

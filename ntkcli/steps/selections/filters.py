@@ -15,6 +15,7 @@ from ntkcli.errors import UsageError
 from ntkcli.progress import Progress, counted
 from ntkcli.selection.duplicates import first_of_each
 from ntkcli.steps.scores.inputs import texts_of
+from ntkcli.steps.shared.row_ids import RowIds, rows_of_ids
 from store import layout
 
 Rows = NDArray[np.int64]
@@ -76,19 +77,25 @@ def listed_rows(
     """
     if not paths:
         return np.array([], dtype=np.int64), Listed(option, 0, 0, ())
-    position = {row_id: i for i, row_id in enumerate(dataset.read("row_id").tolist()) if row_id}
+    columns = dataset.attrs.get("columns") or {}
+    lists = {
+        path: list(listed_ids(str(path), option=option, columns=columns))
+        for path in paths
+        if not names_selection(stored, path)
+    }
+    position = rows_of_ids(dataset, {form for listed in lists.values() for each in listed for form in each.forms})
     found: set[int] = set()
     unknown: list[str] = []
     headers: list[str] = []
     matched = 0
     for path in paths:
-        if names_selection(stored, path):
+        if path not in lists:
             chosen = _selected(stored, dataset, str(path), option)
             found.update(chosen.tolist())
             matched += len(chosen)
             continue
         before, lacking = matched, len(unknown)
-        for listed in listed_ids(str(path), option=option, columns=dataset.attrs.get("columns") or {}):
+        for listed in lists[path]:
             row = next((position[form] for form in listed.forms if form in position), None)
             if row is not None:
                 found.add(row)
@@ -125,7 +132,7 @@ def _unknown(
     dataset: store.Artefact, option: str, path: str | Path, lacks: Sequence[str], *, known: int, strict: bool
 ) -> UsageError:
     pool = dataset.name.partition("/")[2]
-    example = next((row_id for row_id in dataset.read("row_id").tolist() if row_id), "")
+    example = next((row_id for row_id in RowIds(dataset) if row_id), "")
     if not known:
         return UsageError(
             f"{option} {path}: none of its {len(lacks)} ids is in the pool {pool!r}: {_named(lacks, len(lacks))}.",

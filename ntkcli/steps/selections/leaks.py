@@ -27,6 +27,7 @@ from ntkcli.progress import Progress, Silent, counted
 from ntkcli.selection.leaks import TestItems
 from ntkcli.steps.scores.inputs import texts_of
 from ntkcli.steps.shared.pool_rows import text_of
+from ntkcli.steps.shared.row_ids import RowIds
 
 VERSION = 1
 """Of the search, in specs of selections that leave leaks out: goes up when it would find others."""
@@ -94,7 +95,7 @@ def find_leaks(
         (path, row) for path in tests.paths for row in DataFile(path).rows() if isinstance(row, Row)
     ]
     index = TestItems([text_of(row) for _, row in items])
-    row_ids = stored.get(f"datasets/{data}").read("row_id")
+    row_ids = RowIds(stored.get(f"datasets/{data}"))
     leaked = np.zeros(len(rows), dtype=np.bool_)
     pairs: list[dict[str, Any]] = []
     texts = counted(

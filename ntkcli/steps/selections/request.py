@@ -48,6 +48,7 @@ class Constraints:
     tokens_of: str | None = None
     only: tuple[str, ...] = ()
     match_tokens: str | None = None
+    candidates: int | None = None
 
     def files(self) -> list[str | Path]:
         """The files that are read."""
@@ -120,6 +121,7 @@ class Request:
             "only": None if self.allowed is None else _digest(self.allowed),
             "must_include": _digest(self.first),
             "against": self.tests.spec if self.tests.paths and self.limits.leaks == Leaks.REMOVE else None,
+            "candidates": self.limits.candidates,
         }
         base = {"version": VERSION, "score": self.scores.fingerprint, "method": self.method}
         base["n"] = "auto" if self.auto else self.n
@@ -157,6 +159,7 @@ def resolve_request(
     if exponent != EXPONENT and "exponent" not in selector.options:
         raise UsageError(f"--exponent does not apply to --method {method}.", "Give --method coverage, or leave it out.")
     _check_amount(n, limits)
+    _check_candidates(method, n, limits)
     dataset = stored.get(f"datasets/{scores.attrs['data']}")
     first, excluded, allowed, listed = _listed_rows(stored, dataset, limits, progress)
     if limits.leaks == Leaks.IGNORE and limits.against:
@@ -191,6 +194,19 @@ def resolve_request(
         encoding=encoding,
         allowed=allowed,
     )
+
+
+def _check_candidates(method: str, n: int | Literal["auto"] | None, limits: Constraints) -> None:
+    """UsageError if --candidates means nothing to the method, or is less than the rows asked for."""
+    if limits.candidates is None:
+        return
+    if not SELECTORS.get(method).needs_features:
+        raise UsageError(
+            f"--candidates {limits.candidates}: --method {method} takes the rows by their scores, all of them.",
+            "Leave it out, or give a method that compares features.",
+        )
+    if isinstance(n, int) and limits.candidates < n:
+        raise UsageError(f"--candidates {limits.candidates} is less than -n {n}.", "Give more, or leave it out.")
 
 
 def _check_amount(n: int | Literal["auto"] | None, limits: Constraints) -> None:

@@ -102,7 +102,7 @@ def select(
         export_scores(stored, request.dataset, scores_export)
         progress.note(f"wrote {scores_export}")
     if explain:
-        progress.note(f"wrote {write_explanations(stored, artefact)}")
+        progress.note(f"wrote {write_explanations(stored, artefact, progress)}")
     hub = None
     if push_to_hub is not None:
         hub = push_rows(stored, request.dataset, artefact, push_to_hub, schema=schema, public=public)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +23,9 @@ from ntkcli.selection.registry import SELECTORS
 from ntkcli.steps.scores.inputs import features_of
 
 MAX_BYTES = 8 << 30
-"""Of features or similarities in memory: what a workstation has to spare. Beyond it, pre-select first."""
+"""Of features or similarities in memory: what a workstation has to spare."""
+UNASKED_BYTES = 3 << 29
+"""Of the same where --candidates doesn't say how many rows may take part: it leaves the process under 2 GiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,27 @@ def features_to_compare(
     return SelectorFeatures(pool_side, tuple(domain_sides.values()), centre)
 
 
+def refuse_without_memory(method: str, features: SelectorFeatures, candidates: int, *, unit: bool, named: bool) -> None:
+    """UsageError if `candidates` rows take more memory than is allowed, in `method` and, with `unit`, for --dedup.
+
+    `named`: --candidates gives their number.
+    """
+    selector = SELECTORS.get(method)
+    dim = FeatureReader(features.pool, n=features.pool.n).dim
+    need = 4 * candidates * dim if unit else 0
+    if selector.memory is not None:
+        need += selector.memory(candidates, dim, sum(side.n for side in features.domains))
+    allowed = MAX_BYTES if named else UNASKED_BYTES
+    if need > allowed:
+        fit, most = candidates * UNASKED_BYTES // need, candidates * MAX_BYTES // need
+        raise UsageError(
+            f"--method {method} on {candidates:,} candidates needs {need / 2**30:.1f} GiB of memory"
+            f"{' with --dedup' if unit else ''}; {allowed / 2**30:g} GiB are allowed.",
+            f"Give --candidates N, for the N best by score that pass the filters: {fit:,} need "
+            f"{UNASKED_BYTES / 2**30:g} GiB, and at most {most:,} are allowed ({MAX_BYTES >> 30} GiB).",
+        )
+
+
 class ComparedRows:
     """Rows that may be chosen (ascending) and their features, compared as the score compares them.
 
@@ -84,6 +109,12 @@ class ComparedRows:
             raise UsageError("The domain has no row with features.", "Featurize a domain that has some.")
         with self._pass(mean_over) as scored:
             self.target = CosineTarget.of_rows(scored, domain, centre=features.centre)
+
+    def of(self, rows: Rows) -> Self:
+        """Other rows (ascending), compared in the same way."""
+        other = copy.copy(self)
+        other.rows = rows
+        return other
 
     def unit(self) -> Floats:
         """Unit features of all candidates (n, p) float32. UsageError if they don't fit in memory."""
@@ -121,7 +152,7 @@ class ComparedRows:
         if need > MAX_BYTES:
             raise UsageError(
                 f"{len(self.rows)} candidates of {width} numbers each need {need >> 30} GiB of memory.",
-                "Pre-select with `ntksel select --method top`, score those with --rows, and select from that.",
+                "Give --candidates N, for the N rows with the highest scores.",
             )
 
 

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import store
 from ntkcli.choices import OnError
-from ntkcli.data import DataFile, Scan, scan, stdin
+from ntkcli.data import DataFile, scan, stdin
 from ntkcli.data.find_source import names_data
 from ntkcli.data.references import is_there, split_name
 from ntkcli.doors import SPEC_KEY, refuse_missing
-from ntkcli.errors import SpecError, UsageError
+from ntkcli.errors import UsageError
 from ntkcli.identity import EXACT
 from ntkcli.paths import home
-from ntkcli.steps.shared.stores import DATASET_PART_ROWS
+from ntkcli.steps.shared.growth import grown_data, has_grown, is_longer, new_data, other_rows
 from store import atomic, layout
 
 
@@ -58,12 +55,14 @@ def register_data(
     columns: Mapping[str, str] | None = None,
     split: str | None = None,
     on_error: OnError = OnError.FAIL,
+    grow: bool = False,
 ) -> tuple[store.Artefact, DataFile]:
     """The data set `name`, made of the file `data` at the first call, and the file itself.
 
     Later calls compare the file: at once by path, size, mtime and inode (unless `identity.EXACT`), else by content. It
     may move. `-` is standard input, kept in the store; a later call at a terminal goes on with what was kept.
-    `columns` (`ntkcli.data.columns`) and `split` are kept, and hold for later calls that don't give any.
+    `columns` (`ntkcli.data.columns`) and `split` are kept, and hold for later calls that don't give any. `grow`: a file
+    that begins with the same rows and has more makes the data set longer.
 
     Raises:
         SpecError: the file's rows are not those that the name stands for.
@@ -79,34 +78,20 @@ def register_data(
     if known is not None and known.complete and alike and _is_known(seen, known):
         _refuse_bad_rows(known, file, on_error)
         return known, file
-    found = scan(file, on_error=on_error, folder=stored.tmp_path().parent)
+    head_rows = -1 if known is None else known.n
+    found = scan(file, on_error=on_error, folder=stored.tmp_path().parent, head_rows=head_rows)
     file.require_unchanged()
     spec: dict[str, Any] = {"digest": found.digest, "schema": found.schema, "n": found.n}
     if file.plugins:
         spec[SPEC_KEY] = file.plugins
-    if known is not None and known.spec != spec:
-        raise SpecError(
-            f"The data set {name!r} in {stored.path} holds other rows than {data} has now: "
-            + ", ".join(str(difference) for difference in store.differences(known.spec, spec))
-            + ".",
-            f"Give the file it was made from ({known.attrs['source']}), or another --name for this one.",
-        )
-    artefact = stored.create(
-        artefact_name,
-        kind=store.Kind.DATASET,
-        spec=spec,
-        parents={},
-        n=found.n,
-        part_rows=DATASET_PART_ROWS,
-        arrays={
-            "row_id": store.ArraySpec(str),
-            "source": store.ArraySpec("int32"),
-            "status": store.ArraySpec("uint8", attrs=store.status_attrs()),
-        },
-        attrs={"source": file.reference, "sources": found.sources, "files": []},
-    )
-    _write_dataset(artefact, found)
     how = {} if alike and not file.columns and not file.split else {"columns": file.columns, "split": file.split}
+    if known is not None and known.spec != spec:
+        if not is_longer(known, found, spec):
+            raise other_rows(stored, known, found, spec, data)
+        if not grow:
+            raise has_grown(stored, known, found, data)
+        return grown_data(stored, known, found, spec, {"source": file.reference, "files": [seen], **how}), file
+    artefact = new_data(stored, artefact_name, found, spec, source=file.reference)
     artefact.note(source=file.reference, files=[seen], **how)
     return artefact, file
 
@@ -121,7 +106,7 @@ def data_name(stored: store.Store, reference: str, *, option: str, on_error: OnE
     if name is not None:
         if not file:
             raise UsageError(f"{option} {reference} names no file.", f"Give {option} {name}=FILE, or {name} alone.")
-        register_data(stored, name=name, data=file, on_error=on_error)
+        register_data(stored, name=name, data=file, on_error=on_error, grow=True)
         return name
     known = layout.is_name(reference) and stored.find(f"datasets/{reference}") is not None
     if not known and ("/" in reference or Path(reference).suffix or "=" in reference) and names_data(reference):
@@ -140,17 +125,6 @@ def data_file(stored: store.Store, dataset: store.Artefact) -> DataFile:
     if not _is_known(file.watch(), dataset) or file.plugins != dataset.spec.get(SPEC_KEY, {}):
         register_data(stored, name=name, data=file.reference, on_error=OnError.SKIP)
     return file
-
-
-def _write_dataset(artefact: store.Artefact, found: Scan) -> None:
-    """Write the parts that have no record yet; the ids come from disk, a part at a time."""
-    ids, pending = iter(found.row_ids), set(artefact.pending())
-    for i in range(artefact.n_parts):
-        start, stop = artefact.part_bounds(i)
-        part = np.array(list(islice(ids, stop - start)), dtype=object)
-        if i in pending:
-            arrays = {"row_id": part, "source": found.source_codes[start:stop], "status": found.status[start:stop]}
-            artefact.write_part(i, arrays)
 
 
 def _is_known(state: list[Any], dataset: store.Artefact) -> bool:

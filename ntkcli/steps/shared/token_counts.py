@@ -25,6 +25,7 @@ from ntkcli.data.raw_text import CHAT
 from ntkcli.identity import ModelIdentity, embedding_rows
 from ntkcli.progress import Progress, Silent
 from ntkcli.steps.shared.environment import begin, environment
+from ntkcli.steps.shared.growth import take_over_counts
 from ntkcli.steps.shared.kept_tokens import ANSWERS, IDS, KeptTokens, as_texts, kept_arrays
 from ntkcli.steps.shared.kept_tokens import VERSION as TOKENS_VERSION
 from ntkcli.steps.shared.row_sets import rows_in_order
@@ -94,6 +95,7 @@ def count_tokens(
         },
         attrs={"model": model.reference},
     )
+    take_over_counts(stored, dataset, artefact)
     if not artefact.complete:
         begin(artefact, environment("transformers", "tokenizers"), progress)
         status, encoder = dataset.read("status"), _encoder(model, thinking, text_as)
