@@ -21,6 +21,7 @@ from ntkcli.steps.shared.environment import begin, model_environment
 from ntkcli.steps.shared.model_settings import note_conversion
 from ntkcli.steps.shared.non_finite import settle_non_finite
 from ntkcli.steps.shared.outputs import Inputs
+from ntkcli.steps.shared.sharing import end_share, mine
 from ntkcli.steps.shared.stores import is_store, open_store
 
 if TYPE_CHECKING:
@@ -82,17 +83,19 @@ def evaluate_runs(store_path: str | Path, asked: EvaluationSettings, progress: P
     evaluator: Evaluator | None = None
     for run_name, adapter in plan.adapters.items():
         artefact = artefacts[run_name] = _create(plan, run_name)
-        if not artefact.pending():
+        pending = mine(artefact, artefact.pending())
+        if not pending:
             progress.note(f"{artefact.name} is finished already")
             continue
-        refuse_without_room(artefact, artefact.pending(), instead="")
+        refuse_without_room(artefact, pending, instead="")
         if evaluator is None:
             note_conversion(plan.identity, progress)
             evaluator = _load(plan, progress)
         evaluator.use(adapter, plan.identity)
         generates = "generate" in plan.items.scorers
         begin(artefact, model_environment(plan.identity, evaluator.loaded, generates=generates), progress)
-        _run(artefact, plan, evaluator, progress)
+        _run(artefact, pending, plan, evaluator, progress)
+    end_share()
     result = summarise(artefacts, name=asked.name, baseline=asked.baseline, items=plan.items)
     if asked.export is not None:
         write_export(asked.export, artefacts, plan.items, result, spec=plan.spec, model=plan.identity.reference)
@@ -145,11 +148,13 @@ def _load(plan: Plan, progress: Progress) -> Evaluator:
     return Evaluator(loaded, encoder, batch_tokens=use.batch_tokens)
 
 
-def _run(artefact: store.Artefact, plan: Plan, evaluator: Evaluator, progress: Progress) -> None:
+def _run(
+    artefact: store.Artefact, pending: Sequence[int], plan: Plan, evaluator: Evaluator, progress: Progress
+) -> None:
     """Compute the pending parts of one run, whose adapter is in use."""
     run = artefact.name.rpartition("/")[2]
     progress.start(artefact.name, total=artefact.n, unit="items", done=artefact.rows_done())
-    for part in artefact.pending():
+    for part in pending:
         bounds = artefact.part_bounds(part)
         arrays, tokens = score_part(plan.items, bounds, evaluator, plan.settings)
         bad = np.flatnonzero(arrays["status"] == store.RowStatus.NON_FINITE)

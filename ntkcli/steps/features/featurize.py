@@ -28,6 +28,7 @@ from ntkcli.steps.shared.environment import begin, model_environment
 from ntkcli.steps.shared.model_settings import note_conversion, run_parent
 from ntkcli.steps.shared.row_sets import rows_in_order, selected_rows
 from ntkcli.steps.shared.settings import ModelUse
+from ntkcli.steps.shared.sharing import end_share, mine
 from ntkcli.steps.shared.stores import open_store, require_spec
 from ntkcli.steps.shared.token_counts import (
     Counts,
@@ -161,7 +162,7 @@ class _Work:
         artefact = self._artefact(extractor, vectors)
         if use.batch_tokens is None:
             extractor.budget.tokens = artefact.plan["batch_tokens"]  # another writer may have been first
-        pending = artefact.pending(self.request.shard)
+        pending = mine(artefact, artefact.pending(self.request.shard))
         refuse_without_room(artefact, pending)
         if pending:
             begin(artefact, now, progress)
@@ -169,6 +170,7 @@ class _Work:
         loop = FeatureLoop(artefact, self.file, self.chosen, status, encoder, extractor, on_error, progress, vectors)
         planned = extractor.budget.tokens
         computed, tokens = loop.run(pending)
+        end_share()
         if extractor.budget.tokens < planned:
             progress.note(
                 f"memory ran out: batches went from {planned} to {extractor.budget.tokens} tokens; "

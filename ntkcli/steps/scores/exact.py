@@ -23,6 +23,7 @@ from ntkcli.steps.shared.datasets import data_file
 from ntkcli.steps.shared.environment import begin, model_environment
 from ntkcli.steps.shared.non_finite import name_of, settle_non_finite
 from ntkcli.steps.shared.row_sets import rows_in_order
+from ntkcli.steps.shared.sharing import end_share, mine
 
 VERSION = 1
 """Of this score, in its spec: goes up when the same features' settings would give other scores."""
@@ -70,7 +71,7 @@ def fill_exact(
     begin(score, now, progress)
     planned = scorer.budget.tokens
     wanted = np.ones(pool.n, dtype=np.bool_) if only is None else np.isin(np.arange(pool.n), only)
-    pending = score.pending()
+    pending = mine(score, score.pending())
     progress.start(score.name, total=domain.n + score.n, unit="rows", done=score.rows_done())
     left_out = _learn(scorer, encoder, _chunks(stored, domain, PART_ROWS), domain, on_error, progress)
     if left_out:
@@ -93,6 +94,7 @@ def fill_exact(
             f"memory ran out: batches went from {planned} to {scorer.budget.tokens} tokens; "
             f"--batch-tokens {scorer.budget.tokens} begins there"
         )
+    end_share()
 
 
 def _learn(
