@@ -25,13 +25,13 @@ import numpy as np
 from environment import describe
 from scipy import stats
 
+from ntkcli.api import score
 from ntkcli.data import DataFile, Row
 from ntkcli.demo import demo_model_path
 from ntkcli.demo.packages import data_folder
 from ntkcli.demo.pool import SOURCES, pool_rows
 from ntkcli.scoring.features import FeatureReader
 from ntkcli.steps.features.featurize import featurize
-from ntkcli.steps.scores.score import score
 from ntkcli.steps.selections.select import Constraints, select
 from ntkcli.steps.shared.row_sets import selected_rows
 from ntkcli.steps.shared.stores import open_store

@@ -8,7 +8,9 @@ import typer
 
 from ntkcli.choices import LossPer, Schedule
 
-LearningRate = Annotated[float, typer.Option("--lr", help="Peak learning rate.")]
+LearningRate = Annotated[
+    float | None, typer.Option("--lr", help="Peak learning rate.", show_default="by the model's width, 0.001 at most")
+]
 ScheduleOption = Annotated[
     Schedule, typer.Option("--schedule", help="Schedule of the learning rate after the warm-up.")
 ]

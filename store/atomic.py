@@ -62,10 +62,14 @@ class Batch:
         handle = _write_new(temp, pieces, on_large=begin)
         self._syncs.append(self._pool.submit(_sync_and_close, handle, after=begun))
 
-    def publish(self) -> None:
-        """Put every file in its place, durable."""
+    def settle(self) -> None:
+        """Wait until the bytes of all files are durable; none is in its place yet."""
         for sync in self._syncs:
             sync.result()
+
+    def publish(self) -> None:
+        """Put every file in its place, durable."""
+        self.settle()
         folders = sorted({folder for path in self._files for folder in self._folders(path)})
         for folder in folders[1:]:  # parents first; the base exists
             with contextlib.suppress(FileExistsError):

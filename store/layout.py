@@ -18,6 +18,7 @@ ARRAYS: Final = "arrays.zarr"
 TMP: Final = "tmp"
 NODE_FILE: Final = "zarr.json"
 RECORDS: Final = "part"  # the array of records; no other array may have this name
+LOCK: Final = "lock"  # an empty file beside the records, held while a part is put in place
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _NAME_RULE: Final = "use 1 to 100 letters, digits, '.', '_' or '-', the first a letter or a digit"

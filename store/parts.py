@@ -1,7 +1,8 @@
 """The parts of an artefact, one at a time: pending, write, record, read, verify. Knows nothing of specs.
 
-Order of a write (docs/store-format.md): every chunk durable, then the record. Two writers of one part write
-the same bytes, each to its own temporary file, so there is no lock.
+Order of a write (docs/store-format.md): every chunk durable, then the record. Two writers of one part should write
+the same bytes, each to its own temporary file; where a device rounds otherwise from run to run they don't. So chunks
+and record are put in place under a lock, and a record stands for one writer's bytes alone.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from store import atomic, attributes, chunks, documents
+from store import atomic, attributes, chunks, documents, locks
 from store.documents import ArraySpec, Rows
 from store.errors import DamagedError, IncompleteError, StoreError
 from store.fix import fix, making, repairing
-from store.layout import NODE_FILE, RECORDS, n_parts, part_bounds, row_ranges, say_rows, store_of
+from store.layout import LOCK, NODE_FILE, RECORDS, n_parts, part_bounds, row_ranges, say_rows, store_of
 from store.records import Records
 from store.scratch import Scratch
 
@@ -111,10 +112,22 @@ class Parts:
                 data.add(self._chunk(name, i), pieces)
             digest = digesting.result()
             record.add(self._records.path(i), [self._records.encode(digest)])
-            if self._records.read(i) not in (0, digest):
-                self.forget_part(i)  # a record never vouches for bytes that are being replaced by others
-            data.publish()
-            record.publish()
+            data.settle()
+            record.settle()
+            with locks.held(self.path / RECORDS / LOCK) as alone:
+                if self._records.read(i) not in (0, digest):
+                    self.forget_part(i)  # a record never vouches for bytes that are being replaced by others
+                data.publish()
+                record.publish()
+            if not alone and not self._is_written(i, digest):
+                self.forget_part(i)  # another writer's bytes are among ours: to be done again
+
+    def _is_written(self, i: int, digest: int) -> bool:
+        """Whether the bytes of part `i` on the disk have this digest."""
+        try:
+            return chunks.digest({name: self._part(name, i) for name in self.arrays}, self.arrays) == digest
+        except DamagedError:
+            return False
 
     def bytes_to_write(self, parts: Sequence[int]) -> int:
         """What the given parts will take on disk, in whole blocks; strings, whose length is not known, not counted."""

@@ -2,12 +2,13 @@
 """The map: when does choosing rows help? Trained on arms that choose nothing: the domain, random rows, right rows.
 
     python benchmarks/study/map.py recipe|map --data DIR --folder DIR --figures FILE.jsonl [--part I/N]
-        [--task T ...] [--domain N ...] [--kind K ...] [--seeds 0,1] [--hours] [--model M]
+        [--short] [--task T ...] [--domain N ...] [--kind K ...] [--seeds 0,1] [--hours] [--model M]
 
 `recipe` varies the training itself on one cell, `map` goes through the cells; docs/results.md has the protocol. Every
 run appends one line to --figures: what was trained, tokens, seconds, log loss and accuracy on the test items (of every
 item), and the environment. A run that is in the file is not trained again, so a second call goes on where the first was
-stopped; `--part 0/2` and `--part 1/2` share the work between two processes. --hours only prints what is left.
+stopped; `--part 0/2` and `--part 1/2` share the work between two processes. --short trains a fifth as long, on half the
+items. --hours only prints what is left.
 """
 
 from __future__ import annotations
@@ -38,20 +39,13 @@ from ntkcli.steps.training.finetune import finetune
 DOMAINS: Final = (32, 8, 128)
 SHARES: Final = (0.05, 0.2, 0.01)
 """Of the right rows in the pool."""
-ROWS: Final = 150
-"""Rows taken from the pool in every arm that takes some."""
-VISITS: Final = 128
-"""How often rows of the domain are trained on in every arm, all together: 16 passes of 8 rows, 1 pass of 128."""
-PASSES: Final = 2
-"""Over the rows taken from the pool."""
-TEST_ITEMS: Final = 200
 TOKENS_PER_SECOND: Final = 75
 """Of training, one thread of a 2-core machine; for --hours alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """How every run of the map is trained, but for its rows."""
+    """How every run of the map is trained and tested, but for its rows."""
 
     lr: float = 1e-3
     batch_size: int = 8
@@ -59,6 +53,17 @@ class Training:
     average_weights: bool = True
     dtype: str = "bfloat16"
     """Of the frozen weights and of what is computed; adapters are float32."""
+    rows: int = 150
+    """Rows taken from the pool in every arm that takes some."""
+    passes: int = 2
+    """Over the rows taken from the pool."""
+    visits: int = 128
+    """How often rows of the domain are trained on in every arm, all together: 16 passes of 8 rows, 1 pass of 128."""
+    items: int = 200
+    """Test items."""
+
+
+SHORT: Final = Training(batch_size=4, rows=64, passes=1, visits=64, items=100)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,40 +107,41 @@ def map_runs(given: argparse.Namespace) -> Iterator[Run]:
     kinds = given.kind or supply.KINDS
     for task, domain in cells:
         for seed in given.seeds:
-            yield Run(task, domain, "domain", seed)
-            yield Run(task, domain, "domain-steps", seed)
+            yield Run(task, domain, "domain", seed, training=given.training)
+            yield Run(task, domain, "domain-steps", seed, training=given.training)
         for kind in kinds:
             for seed in given.seeds:
-                yield Run(task, domain, "oracle", seed, kind)
-                yield Run(task, domain, "random", seed, kind, SHARES[0])
+                yield Run(task, domain, "oracle", seed, kind, training=given.training)
+                yield Run(task, domain, "random", seed, kind, SHARES[0], given.training)
     middle = [(task, domain) for task, domain in cells if domain == DOMAINS[0]]
     for task, domain in middle:
         for seed in given.seeds:
-            yield from (Run(task, domain, "random", seed, "skill", share) for share in SHARES[1:])
+            for share in SHARES[1:]:
+                yield Run(task, domain, "random", seed, "skill", share, given.training)
     for task, domain in middle:
         for kind in kinds:
             for seed in given.seeds:
-                yield Run(task, domain, "oracle-alone", seed, kind)
-                yield Run(task, domain, "random-alone", seed, kind, SHARES[0])
+                yield Run(task, domain, "oracle-alone", seed, kind, training=given.training)
+                yield Run(task, domain, "random-alone", seed, kind, SHARES[0], given.training)
 
 
 def training_references(run: Run, data: Path, folder: Path) -> list[str]:
     """The values of --train: files with how often each is passed over in the one epoch."""
-    stem = f"{run.task}-d{run.domain}"
+    stem, how = f"{run.task}-d{run.domain}", run.training
     domain = supply.write_rows(folder / f"{stem}.jsonl", supply.domain_rows(data, run.task, run.domain, seed=0))
-    visits = VISITS + PASSES * ROWS if run.arm == "domain-steps" else VISITS
+    visits = how.visits + how.passes * how.rows if run.arm == "domain-steps" else how.visits
     own = [f"{domain}={visits / run.domain:g}"]
     if run.arm.startswith("domain"):
         return own
     largest = max(DOMAINS)
-    wanted = supply.wanted_rows(data, run.task, run.kind, ROWS, largest_domain=largest, seed=run.seed)
+    wanted = supply.wanted_rows(data, run.task, run.kind, how.rows, largest_domain=largest, seed=run.seed)
     rows = wanted
     if run.share is not None:
-        general = supply.general_rows(data, run.task, ROWS, seed=run.seed)
-        rows = supply.random_draw(wanted, general, ROWS, run.share, seed=run.seed)
+        general = supply.general_rows(data, run.task, how.rows, seed=run.seed)
+        rows = supply.random_draw(wanted, general, how.rows, run.share, seed=run.seed)
     share = "" if run.share is None else f"-r{round(100 * run.share)}"
-    taken = supply.write_rows(folder / f"{run.task}-{run.kind}{share}-s{run.seed}.jsonl", rows)
-    return [*([] if run.arm.endswith("-alone") else own), f"{taken}={PASSES}"]
+    taken = supply.write_rows(folder / f"{run.task}-{run.kind}{share}-n{how.rows}-s{run.seed}.jsonl", rows)
+    return [*([] if run.arm.endswith("-alone") else own), f"{taken}={how.passes}"]
 
 
 def measure(run: Run, *, data: Path, folder: Path, model: str) -> dict[str, Any]:
@@ -144,11 +150,13 @@ def measure(run: Run, *, data: Path, folder: Path, model: str) -> dict[str, Any]
     train = training_references(run, data, folder / "data")
     store = folder / "store"
     shared: dict[str, Any] = {"model": model, "max_length": 256, "dtype": run.training.dtype}
-    training = {key: value for key, value in asdict(run.training).items() if key != "dtype"}
+    how = run.training
+    training = {key: getattr(how, key) for key in ("lr", "batch_size", "loss_per", "average_weights")}
     trained = finetune(store, name=run.name, train=train, epochs=1, seed=run.seed, **training, **shared)
-    test = supply.write_rows(folder / "data" / f"{run.task}-test.jsonl", supply.test_rows(data, run.task, TEST_ITEMS))
-    evaluate(store, run=[run.name], task=[test], name=run.task, **shared)
-    found = open_store(store).get(f"evals/{run.task}/{run.name}")
+    test = folder / "data" / f"{run.task}-test{how.items}.jsonl"
+    supply.write_rows(test, supply.test_rows(data, run.task, how.items))
+    evaluate(store, run=[run.name], task=[test], name=test.stem, **shared)
+    found = open_store(store).get(f"evals/{test.stem}/{run.name}")
     nats, correct = log_loss(found), found.read("correct").astype(int)
     return {
         "name": run.name,
@@ -174,7 +182,7 @@ def main() -> None:
         done = {json.loads(line)["name"] for line in given.figures.read_text(encoding="utf-8").splitlines()}
     part, parts = given.part
     left = [run for run in runs if run.name not in done][part::parts]
-    tokens = 90 * (VISITS + PASSES * ROWS)
+    tokens = 90 * (given.training.visits + given.training.passes * given.training.rows)
     print(f"{len(left)} of {len(runs)} runs left here, about {len(left) * tokens / TOKENS_PER_SECOND / 3600:.1f} hours")
     if given.hours:
         return
@@ -215,6 +223,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--domain", type=int, action="append", help=f"rows of the domain; default: {DOMAINS}")
     parser.add_argument("--kind", action="append", choices=supply.KINDS)
     parser.add_argument("--seeds", type=lambda text: tuple(map(int, text.split(","))), default=(0, 1))
+    parser.add_argument("--short", action="store_const", const=SHORT, default=Training(), dest="training")
     parser.add_argument("--hours", action="store_true", help="print what is left, run nothing")
     parser.add_argument("--model", help="default: the demo's SmolLM2-135M-Instruct")
     return parser.parse_args()

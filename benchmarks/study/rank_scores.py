@@ -2,7 +2,7 @@
 """Which score should one trust? Every score of one pool, ranked by retraining (`ntksel validate`) on one cell.
 
     python benchmarks/study/rank_scores.py --task financial-fpb --data DIR --folder DIR [--subsets 40]
-        [--design subsets] [--items 100] [--model M]
+        [--design subsets] [--rows 64] [--domain-repeat 2] [--items 100] [--model M]
 
 Makes the cell's files, features and scores with the commands of the program, then one validation in which all scores
 share their runs; a second call goes on where the first was stopped. docs/results.md has the protocol. The pool holds
@@ -37,6 +37,7 @@ FEATURES: Final[dict[str, dict[str, Any]]] = {
     "ntk": {"kind": "ntk", "probe": "sum"},
     "centred": {"kind": "ntk", "probe": "centred"},
     "light": {"kind": "ntk", "probe": "centred", "layers": "last:4", "dim": 1024},
+    "loss": {"kind": "loss"},
     "adam": {"kind": "loss"},
 }
 SCORES: Final[dict[str, dict[str, Any]]] = {
@@ -51,7 +52,7 @@ SCORES: Final[dict[str, dict[str, Any]]] = {
     "centred-gist": {"method": "gist", "feature": "centred", "centre": True},
     "centred-whitened": {"method": "cosine", "feature": "centred", "centre": True, "whiten": 0.1},
     "light-cosine": {"method": "cosine", "feature": "light", "centre": True},
-    "loss-cosine": {"method": "cosine", "feature": "adam", "centre": True},
+    "loss-cosine": {"method": "cosine", "feature": "loss", "centre": True},
     "less": {"method": "less", "feature": ["adam"]},
 }
 
@@ -67,7 +68,8 @@ def main() -> None:
     subprocess.run([*command, "run", str(recipe)], check=True, stdout=subprocess.DEVNULL)
     options = [word for score in SCORES for word in ("--score", score)]
     options += ["--model", model, "--domain", files["domain"], "--task", files["test"], "--name", "ranking"]
-    options += ["--design", given.design, "--subsets", str(given.subsets), "--rows", "100", "--domain-repeat", "3"]
+    options += ["--design", given.design, "--subsets", str(given.subsets)]
+    options += ["--rows", str(given.rows), "--domain-repeat", str(given.domain_repeat)]
     options += ["--epochs", "1", "--seeds", given.seeds, "--oracle", "source=" + ",".join(WANTED)]
     options += [word for key, value in TRAINING.items() for word in (f"--{key}", str(value))]
     options += ["--export", str(given.folder / f"{given.task}.json"), "--force"]
@@ -110,6 +112,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, required=True, help="where rows, stores and results are kept")
     parser.add_argument("--design", default="subsets", choices=("subsets", "bins", "both"))
     parser.add_argument("--subsets", type=int, default=40)
+    parser.add_argument("--rows", type=int, default=64, help="rows of the pool in a run")
+    parser.add_argument("--domain-repeat", type=int, default=2, help="visits of a domain row in a run")
     parser.add_argument("--seeds", default="0,1", help="of the runs that are not subsets")
     parser.add_argument("--items", type=int, default=100, help="test items")
     parser.add_argument("--model", help="default: the demo's SmolLM2-135M-Instruct")

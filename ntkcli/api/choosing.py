@@ -27,12 +27,13 @@ from ntkcli.choices import (
 from ntkcli.errors import UsageError
 from ntkcli.options import is_on
 from ntkcli.progress import Progress
+from ntkcli.steps.scores.options import ScoreOptions
 
 
 def featurize(
     store: StorePath, *, data: str | Path, name: str, kind: Kind, model: str, adapter: str | None = None,
     feature: str | None = None, rows: str | None = None, max_length: int = 1024, positions: Positions | None = None,
-    pooling: Pooling = Pooling.MEAN, probe: ProbeName = "sum", probes: int = 1, layers: str = "all",
+    pooling: Pooling = Pooling.MEAN, probe: ProbeName = "centred", probes: int = 1, layers: str = "all",
     projection: Projection = Projection.SJLT, dim: int = 8192, seed: int = 0, rank: int = 16,
     target_modules: str = "all-linear", adapter_seed: int = 0, adam: bool = False, losses: bool = False,
     store_dtype: StoreDtype = StoreDtype.FLOAT16, dtype: Dtype = Dtype.AUTO, device: str = "auto",
@@ -70,11 +71,9 @@ def score(
         UsageError: an option means nothing to the method, or can't be used.
         SpecError: pool and domain were not featurized alike.
     """
-    given = {**locals(), "data": data or ()}
-    from ntkcli.steps.scores import score as step
-
-    found = step.score(path_of(given.pop("store")), **given)
-    return Scored.of(found, store=path_of(store))
+    given = locals()
+    methods = {given.pop("name"): given.pop("method")}
+    return scores(**given, methods=methods)[0]
 
 
 def scores(
@@ -93,11 +92,22 @@ def scores(
         UsageError: an option means nothing to any of the methods, or can't be used.
         SpecError: pool and domain were not featurized alike.
     """
-    given = {**locals(), "data": data or ()}
-    from ntkcli.steps.scores import score as step
+    from ntkcli.steps.scores.score import scores as step
 
-    found = step.scores(path_of(given.pop("store")), **given)
+    options = ScoreOptions(
+        domain=_listed(domain), group_by=group_by, across=across, feature=_listed(feature), rows=rows, centre=centre,
+        k=k, subspace=subspace, whiten=whiten, residual=residual, seed=seed, match_length=match_length,
+        tokens_of=tokens_of, dtype=dtype, device=device, batch_tokens=batch_tokens,
+    )  # fmt: skip
+    found = step(
+        path_of(store), pool=pool, methods=methods, options=options, on_error=on_error, data=data or (),
+        progress=progress,
+    )  # fmt: skip
     return [Scored.of(each, store=path_of(store)) for each in found]
+
+
+def _listed(names: str | Sequence[str] | None) -> Sequence[str]:
+    return [names] if isinstance(names, str) else names or ()
 
 
 def combine(store: StorePath, *, combine: Sequence[str], name: str, progress: Progress | None = None) -> Scored:

@@ -29,13 +29,14 @@ def finetune(
 ) -> Trained:  # fmt: skip
     """Fine-tune a LoRA adapter; resumes from its last checkpoint. Like `ntksel finetune` with one seed.
 
-    `lr` None is 0.0002. `push_to_hub` puts the adapter into a repository of the Hub, which is private unless `public`.
+    Without `lr` the rate goes by the model's width. `push_to_hub` puts the adapter into a repository of the Hub, which
+    is private unless `public`.
 
     Raises:
         DivergedError: the loss or the weights are not finite.
     """
     given = {**locals(), "thinking": is_on(thinking), "seed": seed or 0, "then": then or (), "data": data or ()}
-    given |= {"report_to": report_to or (), "lr": 2e-4 if lr is None else lr}
+    given["report_to"] = report_to or ()
     from ntkcli.steps.training import finetune as step
 
     found = step.finetune(path_of(given.pop("store")), **given)

@@ -169,7 +169,7 @@ def arms(
     dim: Annotated[int, typer.Option(min=1, help="How many numbers a kernel feature has.")] = 8192,
     epochs: Annotated[int, typer.Option(min=1, help="How many passes every arm makes over its rows.")] = 3,
     warmup_epochs: Annotated[int, typer.Option(min=1, help="How many passes the warm-up makes over the domain.")] = 1,
-    lr: t.LearningRate = 2e-4,
+    lr: t.LearningRate = None,
     rank: t.Rank = None,
     batch_size: t.BatchSize = 16,
     schedule: t.ScheduleOption = Schedule.COSINE,
@@ -290,7 +290,7 @@ def arms(
         common=_given(max_length=(max_length, 1024), dtype=(dtype, "auto"), device=(device, "auto"))
         | _given(thinking=(thinking, None), trust_remote_code=(trust_remote_code, False)),
         rows_as=_given(text_as=(text_as, "chat")),
-        training=_given(lr=(lr, 2e-4), rank=(rank, None), batch_size=(batch_size, 16), alpha=(alpha, None))
+        training=_given(lr=(lr, None), rank=(rank, None), batch_size=(batch_size, 16), alpha=(alpha, None))
         | _given(schedule=(schedule, "cosine"), warmup=(warmup, 0.03), target_modules=(target_modules, None))
         | _given(gradient_checkpointing=(gradient_checkpointing, False)),
         arm_training=_given(loss_per=(losses, "token"), average_weights=(average_weights, False))

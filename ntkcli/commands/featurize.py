@@ -13,6 +13,7 @@ from ntkcli.engine.gradients.registry import PROBES
 from ntkcli.errors import ExitCode
 from ntkcli.formatting import estimate_line
 from ntkcli.help_panels import Command, examples
+from ntkcli.kernel_presets import DEFAULT
 
 EXAMPLE = "ntksel featurize med --data pool.jsonl --name pool --kind ntk --model ./Llama-3-8B --adapter warmup"
 SECOND = "ntksel featurize med --data pool.jsonl --name pool --kind embed --model ./Llama-3-8B --dry-run"
@@ -62,7 +63,7 @@ def featurize(
         Pooling,
         typer.Option(help="embed: how hidden states are pooled: mean, weighted by position, or the last token only."),
     ] = Pooling.MEAN,
-    probe: Annotated[str, o.named(PROBES, f"ntk: direction in logit space. {PROBE_HELP}.")] = "sum",
+    probe: Annotated[str, o.named(PROBES, f"ntk: direction in logit space. {PROBE_HELP}.")] = DEFAULT.probe,
     probes: Annotated[
         int,
         typer.Option(

@@ -65,7 +65,7 @@ def finetune(
         str | None,
         typer.Option(help="Stop after as many steps as this run of the store took.", show_default="none"),
     ] = None,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate.", show_default="0.0002")] = None,
+    lr: t.LearningRate = None,
     lr_find: Annotated[
         bool,
         typer.Option(

@@ -12,6 +12,7 @@ from ntkcli.choices import Across, Dtype, GroupBy, OnError
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode, UsageError
 from ntkcli.help_panels import Command, examples
+from ntkcli.steps.scores.options import ScoreOptions
 from ntkcli.steps.scores.registry import SCORES
 
 EXAMPLE = "ntksel score med --pool pool --domain domain --method cosine --centre --feature ntk --name stage2"
@@ -195,22 +196,24 @@ def score(
             store,
             pool=pool,
             methods=_named(method, name),
-            domain=domain,
-            group_by=group_by,
-            across=across,
-            feature=feature,
-            rows=rows,
-            centre=centre,
-            k=k,
-            subspace=subspace,
-            whiten=whiten,
-            residual=residual,
-            seed=seed,
-            match_length=match_length,
-            tokens_of=tokens_of,
-            dtype=dtype,
-            device=device,
-            batch_tokens=batch_tokens,
+            options=ScoreOptions(
+                domain=domain or (),
+                group_by=group_by,
+                across=across,
+                feature=feature or (),
+                rows=rows,
+                centre=centre,
+                k=k,
+                subspace=subspace,
+                whiten=whiten,
+                residual=residual,
+                seed=seed,
+                match_length=match_length,
+                tokens_of=tokens_of,
+                dtype=dtype,
+                device=device,
+                batch_tokens=batch_tokens,
+            ),
             on_error=on_error,
             data=data or (),
             progress=output.progress,

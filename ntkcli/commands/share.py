@@ -7,6 +7,7 @@ import importlib
 import io
 import os
 import pickle
+import sys
 from contextvars import copy_context
 from typing import Any
 
@@ -19,7 +20,13 @@ from ntkcli.steps.shared.sharing import Share, ShareDoneError, sharing
 def run_share(job: Job, folder: str) -> Outcome:
     """Run a job in the folder that the driver runs in; errors are returned. What is printed goes nowhere."""
     os.chdir(folder)
-    return copy_context().run(_run, job)
+    try:
+        return copy_context().run(_run, job)
+    finally:
+        if "torch" in sys.modules:  # the process stays for other jobs, and others may share its GPU
+            from ntkcli.engine.models.release import free_memory
+
+            free_memory()
 
 
 def _run(job: Job) -> Outcome:

@@ -86,7 +86,7 @@ def validate(
         int | None,
         typer.Option(min=1, help="Instead of --epochs: as many passes as hold this many tokens.", show_default="none"),
     ] = None,
-    lr: t.LearningRate = 2e-4,
+    lr: t.LearningRate = None,
     schedule: t.ScheduleOption = Schedule.COSINE,
     warmup: t.Warmup = 0.03,
     rank: t.Rank = None,

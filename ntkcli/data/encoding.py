@@ -6,7 +6,6 @@ know files, models or torch. Read `Encoder` first.
 
 from __future__ import annotations
 
-import unicodedata
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from ntkcli.data.answers import Span, find_answer
+from ntkcli.data.answers import find_answer
+from ntkcli.data.masking import Draft, tokens_and_mask
 from ntkcli.data.raw_text import CHAT, RAW, Ids, RawText, check_text_as
 from ntkcli.data.rendering import PLAIN, Renderer
 from ntkcli.data.rows import Message, Row, RowError
@@ -111,31 +111,61 @@ class Encoder:
 
         A row that comes as tokens is taken as it is. RowError, with reason and status, if the row is refused.
         """
-        if self._raw is not None:
-            ids = self._raw_ids(row)
-            return _document(ids[: self.max_length], truncated=len(ids) > self.max_length)
-        if row.tokens:
-            return self._fit_given(self._given(row))
-        self._renderer.check_content(row.messages, row.tools)
-        learned = [
-            turn
-            for turn, message in enumerate(row.messages)
-            if message.role == "assistant" and turn >= row.context and message.learned
-        ]
-
-        def encoded(kept: Kept) -> list[Encoded]:
-            messages = [row.messages[i] for i in kept]
-            turns = [kept.index(turn) for turn in learned if turn in kept]
-            heads = {turn: self._renderer.head(messages, turn, tools=row.tools) for turn in turns}
-            return [self._tokens(messages, heads, row.tools)]
-
-        return self._fit(row.messages, learned, encoded)[0]
+        return self.fit(row, self.whole(row))
 
     def encode_pieces(self, row: Row) -> list[Encoded]:
         """The row as training examples: itself, or a raw document in pieces, so that nothing of it is cut off."""
+        return self.fit_pieces(row, self.whole(row))
+
+    def whole(self, row: Row) -> Encoded:
+        """As `encode`, before any cut. RowError if the row is refused."""
+        drafted = self.draft(row)
+        return drafted if isinstance(drafted, Encoded) else self.finish(drafted, self._encoding(drafted.text))
+
+    def draft(self, row: Row) -> Draft | Encoded:
+        """The row as text, to be tokenised; as tokens, if that is how it comes. RowError if the row is refused."""
+        if self._raw is not None:
+            self._renderer.check_content(row.messages)
+            return Draft(self._raw.text(row))
+        if row.tokens:
+            return self._given(row)
+        self._renderer.check_content(row.messages, row.tools)
+        return self._draft(row.messages, self._heads(row, range(len(row.messages))), row.tools)
+
+    def tokenise(self, drafts: Sequence[Draft]) -> list[Any]:
+        """What `finish` takes of each draft: on all cores, and without Python's lock, so that other threads go on."""
+        texts = [draft.text for draft in drafts]
+        found: list[Any] = self._backend.encode_batch(texts, add_special_tokens=self._raw is not None)
+        return found
+
+    def finish(self, draft: Draft, encoding: Any) -> Encoded:
+        """The tokens of a draft. RowError if the row is refused."""
+        if self._raw is not None:
+            ids = self._raw.closed(encoding.ids)
+            self._check(ids)
+            return _document(ids)
+        return self._finish(draft, encoding)
+
+    def fit(self, row: Row, whole: Encoded) -> Encoded:
+        """The row cut to `max_length`; `whole` are its tokens before any cut. RowError if it is refused."""
+        if self._raw is not None:
+            return _document(whole.ids[: self.max_length], truncated=len(whole) > self.max_length)
+        if row.tokens:
+            return self._fit_given(whole)
+        if len(whole) <= self.max_length:
+            return self._checked([whole])[0]
+
+        def encoded(kept: Kept) -> list[Encoded]:
+            messages = [row.messages[i] for i in kept]
+            return [self._tokens(messages, self._heads(row, kept), row.tools)]
+
+        return self._fit(row.messages, self._learned(row), encoded, first=[whole])[0]
+
+    def fit_pieces(self, row: Row, whole: Encoded) -> list[Encoded]:
+        """As `encode_pieces`; `whole` are the row's tokens before any cut."""
         if self._raw is None:
-            return [self.encode(row)]
-        return [_document(ids) for ids in self._raw.pieces(self._raw_ids(row), self.max_length)]
+            return [self.fit(row, whole)]
+        return [_document(ids) for ids in self._raw.pieces(whole.ids, self.max_length)]
 
     def encode_choices(self, row: Row) -> list[Encoded]:
         """One for each choice: the row with it as the last assistant turn, which alone is supervised.
@@ -195,14 +225,23 @@ class Encoder:
         added = self._backend.get_added_tokens_decoder().get(token)
         return token if added is not None and added.special else None
 
-    def _raw_ids(self, row: Row) -> Ids:
-        """All tokens of a row of schema text. RowError if it is refused."""
-        if self._raw is None:
-            raise ValueError("the encoder reads texts as chats")
-        self._renderer.check_content(row.messages)
-        ids = self._raw.ids(row)
-        self._check(ids)
-        return ids
+    def _learned(self, row: Row) -> list[int]:
+        """Positions of the turns that are supervised."""
+        return [
+            turn
+            for turn, message in enumerate(row.messages)
+            if message.role == "assistant" and turn >= row.context and message.learned
+        ]
+
+    def _heads(self, row: Row, kept: Sequence[int]) -> dict[int, str]:
+        """Of the turns that stay, those to learn by their place, each with the text before it."""
+        messages = [row.messages[i] for i in kept]
+        turns = [kept.index(turn) for turn in self._learned(row) if turn in kept]
+        return {turn: self._renderer.head(messages, turn, tools=row.tools) for turn in turns}
+
+    def _encoding(self, text: str) -> Any:
+        """What the tokenizer makes of one text."""
+        return self._backend.encode(text, add_special_tokens=self._raw is not None)
 
     def _prompt(self, text: str) -> Encoded:
         """The tokens of a text, none of them supervised."""
@@ -215,19 +254,22 @@ class Encoder:
 
     def _tokens(self, messages: Sequence[Message], heads: Mapping[int, str], tools: str) -> Encoded:
         """The whole row, with the answers of the turns in `heads` supervised and verified."""
+        draft = self._draft(messages, heads, tools)
+        return self._finish(draft, self._backend.encode(draft.text, add_special_tokens=False))
+
+    def _draft(self, messages: Sequence[Message], heads: Mapping[int, str], tools: str) -> Draft:
         text = self._renderer.text(messages, tools=tools)
         self._renderer.check_results(messages, text)
-        spans = [
-            find_answer(self._renderer, messages, turn, text, head=head, tools=tools) for turn, head in heads.items()
-        ]
-        encoding = self._backend.encode(text, add_special_tokens=False)
-        ids = np.array(encoding.ids, dtype=np.int32)
-        supervised = np.zeros(len(ids), dtype=np.bool_)
-        offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
-        for span in spans:
-            first, stop = self._token_range(offsets, span)
-            self._verify(ids[first:stop], span)
-            supervised[first:stop] = True
+        return Draft(
+            text,
+            tuple(
+                find_answer(self._renderer, messages, turn, text, head=head, tools=tools)
+                for turn, head in heads.items()
+            ),
+        )
+
+    def _finish(self, draft: Draft, encoding: Any) -> Encoded:
+        ids, supervised = tokens_and_mask(self._backend, encoding, draft.spans)
         if self._prepend_bos:
             ids = np.concatenate([np.array([self._bos_id], dtype=np.int32), ids])
             supervised = np.concatenate([np.zeros(1, dtype=np.bool_), supervised])
@@ -261,29 +303,23 @@ class Encoder:
             f"{self._rows}: tokenizer and weights are of two models, or the model was not resized"
         )
 
-    def _token_range(self, offsets: npt.NDArray[np.int64], span: Span) -> tuple[int, int]:
-        """The tokens [first, stop) that touch the span: one that straddles its start says a part of it."""
-        touching = np.flatnonzero((offsets[:, 0] < span.stop) & (offsets[:, 1] > span.start))
-        return (int(touching[0]), int(touching[-1]) + 1) if touching.size else (0, 0)
-
-    def _verify(self, ids: npt.NDArray[np.int32], span: Span) -> None:
-        decoded = _letters(self._backend.decode(ids.tolist(), skip_special_tokens=False))
-        if not all(_letters(content) in decoded for content in span.contents):
-            raise RowError("decoding the supervised tokens doesn't give the answer back", RowStatus.UNMASKED)
-
     def _fit(
         self,
         messages: Sequence[Message],
         learned: Sequence[int],
         encoded: Callable[[Kept], list[Encoded]],
         cut: Callable[[Sequence[Encoded]], list[Encoded]] | None = None,
+        first: list[Encoded] | None = None,
     ) -> list[Encoded]:
-        """What `encoded` makes of the most turns with which all of it fits; of the fewest, `cut`, if nothing fits."""
+        """What `encoded` makes of the most turns with which all of it fits; of the fewest, `cut`, if nothing fits.
+
+        `first` is what it makes of all turns, where that is known.
+        """
         views = shortened(messages, learned)
         made: dict[int, list[Encoded]] = {}
 
         def fits(number: int) -> bool:
-            made[number] = encoded(views[number])
+            made[number] = first if number == 0 and first is not None else encoded(views[number])
             return max(map(len, made[number])) <= self.max_length
 
         if fits(0):
@@ -353,8 +389,3 @@ def _cut(encoded: Encoded, keep: int, start: int, stop: int) -> Encoded:
 def _document(ids: Ids, *, truncated: bool = False) -> Encoded:
     """A plain text: every token is supervised but the first, which nothing predicts."""
     return Encoded(ids, np.arange(len(ids)) > 0, truncated)
-
-
-def _letters(text: str) -> str:
-    """The text without white space, in one Unicode form: tokenizers may trim and normalise."""
-    return "".join(unicodedata.normalize("NFKC", text).split())

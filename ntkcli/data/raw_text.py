@@ -55,15 +55,17 @@ class RawText:
                 "--text-as raw: the model's tokenizer has no end-of-text token, with which documents end.",
                 "Set eos_token in its tokenizer_config.json, or leave --text-as out.",
             )
-        self._backend = backend
         self._eos_id: int = eos
         self._head = [] if bos_id is None else [bos_id]
 
-    def ids(self, row: Row) -> Ids:
-        """All tokens of the row's text. RowError if it is no text, or has no tokens."""
+    def text(self, row: Row) -> str:
+        """The row's text, to be tokenised with the tokenizer's own special tokens. RowError if it is no text."""
         if len(row.messages) != 1 or row.messages[0].role != "user" or row.choices or row.tools:
             raise RowError("it is not of schema text, which --text-as raw is for", RowStatus.UNMASKED)
-        ids = self._backend.encode(row.messages[0].content, add_special_tokens=True).ids
+        return row.messages[0].content
+
+    def closed(self, ids: list[int]) -> Ids:
+        """All tokens of a document, of its text's. RowError if it has none."""
         if ids[-1:] != [self._eos_id]:
             ids = [*ids, self._eos_id]
         if len(ids) - len(self._head) < 2:

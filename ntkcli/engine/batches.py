@@ -5,7 +5,8 @@ Legend: B rows of a batch, T its longest row.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from ntkcli.data.encoding import Encoded
 from ntkcli.engine.rope import LengthClasses
+from ntkcli.engine.transfers import to_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,26 +35,31 @@ class Batch:
 
 
 def plan_batches(
-    lengths: Sequence[int] | NDArray[np.int64], budget_tokens: int, classes: LengthClasses | None = None
+    lengths: Sequence[int] | NDArray[np.int64],
+    budget_tokens: int,
+    classes: LengthClasses | None = None,
+    held: Callable[[NDArray[np.int64]], NDArray[np.int64]] | None = None,
 ) -> list[NDArray[np.int64]]:
     """Indices of the rows of each batch, longest rows first, so that what runs out of memory runs out at once.
 
     A batch holds rows x longest row <= `budget_tokens`, and at least one row. Of all such cuts of the sorted rows this
     is the one of the least padding, where a batch of its own costs `_overhead` tokens: a large budget does not
     pad short rows to the length of long ones. Depends on the arguments alone; O(rows x rows of a batch), vectorised.
-    Rows of different `classes` are never in one batch.
+    Rows of different `classes` are never in one batch. `held`: how many tokens rows of these lengths count against the
+    budget, if not their own.
     """
     if classes is not None:
         of_row = classes(lengths)
         if len(np.unique(of_row)) > 1:
-            return _plan_classes(np.asarray(lengths, dtype=np.int64), of_row, budget_tokens)
+            return _plan_classes(np.asarray(lengths, dtype=np.int64), of_row, budget_tokens, held)
     order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
     sizes = np.maximum(1, np.asarray(lengths, dtype=np.int64)[order])
+    most = np.maximum(1, budget_tokens // (sizes if held is None else held(sizes)))  # rows of a batch of this length
     count, overhead = len(order), _overhead(budget_tokens)
     cost = np.zeros(count + 1, dtype=np.int64)  # cost[i]: the cheapest way to batch the rows from i on
     stop = np.zeros(count, dtype=np.int64)  # stop[i]: where the batch that begins at i then ends
     for i in range(count - 1, -1, -1):
-        rows = np.arange(1, 1 + min(count - i, max(1, budget_tokens // int(sizes[i]))))
+        rows = np.arange(1, 1 + min(count - i, int(most[i])))
         costs = rows * sizes[i] + cost[i + rows]
         best = len(rows) - 1 - int(np.argmin(costs[::-1]))  # of equal ones the largest
         cost[i], stop[i] = costs[best] + overhead, i + rows[best]
@@ -64,11 +71,16 @@ def plan_batches(
     return batches
 
 
-def _plan_classes(lengths: NDArray[np.int64], of_row: NDArray[np.int64], budget_tokens: int) -> list[NDArray[np.int64]]:
+def _plan_classes(
+    lengths: NDArray[np.int64],
+    of_row: NDArray[np.int64],
+    budget_tokens: int,
+    held: Callable[[NDArray[np.int64]], NDArray[np.int64]] | None,
+) -> list[NDArray[np.int64]]:
     batches = []
     for one in np.unique(of_row):
         rows = np.flatnonzero(of_row == one)
-        batches += [rows[where] for where in plan_batches(lengths[rows], budget_tokens)]
+        batches += [rows[where] for where in plan_batches(lengths[rows], budget_tokens, held=held)]
     return sorted(batches, key=lambda where: -int(lengths[where[0]]))
 
 
@@ -139,7 +151,7 @@ def pad(rows: Sequence[Encoded], *, positions: str, pad_id: int, device: torch.d
     weighted = np.argwhere(weight)
     used = longest if whole else int(weighted[:, 1].max()) + 1
     arrays = (ids[:, :used], weight[:, :used], weighted, ids[weighted[:, 0], weighted[:, 1] + 1])
-    return Batch(*(torch.from_numpy(np.ascontiguousarray(x)).to(device, non_blocking=True) for x in arrays))
+    return Batch(*(to_device(x, device) for x in arrays))
 
 
 def final_hidden(decoder: Any, batch: Batch) -> Tensor:
@@ -148,5 +160,29 @@ def final_hidden(decoder: Any, batch: Batch) -> Tensor:
     Without an attention mask: no position of a causal model looks to its right, where the padding is, and what comes
     out at the padding has weight 0. The kernels for plain causal attention are faster than those that take a mask.
     """
-    hidden: Tensor = decoder(input_ids=batch.ids, use_cache=False).last_hidden_state
+    with _one_text_a_row():
+        hidden: Tensor = decoder(input_ids=batch.ids, use_cache=False).last_hidden_state
     return hidden
+
+
+@contextmanager
+def _one_text_a_row() -> Iterator[None]:
+    """Within, transformers is not to look for several texts in a row: it would wait for the device in every forward.
+
+    Without a mask it reads from the positions whether a row is one text, as ours always are
+    (`masking_utils.find_packed_sequence_indices`, transformers 4.53 to 5.24 at least).
+    """
+    from transformers import masking_utils
+
+    own = getattr(masking_utils, _FINDS_TEXTS, None)
+    if own is None:
+        yield
+        return
+    setattr(masking_utils, _FINDS_TEXTS, lambda *_, **__: None)
+    try:
+        yield
+    finally:
+        setattr(masking_utils, _FINDS_TEXTS, own)
+
+
+_FINDS_TEXTS = "find_packed_sequence_indices"

@@ -173,16 +173,16 @@ def test_data_between_two_parts(
     assert cli("featurize", whole, "--data", data, *settings).code == 0
     from ntkcli.engine.features.extract import Extractor
 
-    real, calls = Extractor.vectors, []
+    real, calls = Extractor.begin, []
 
-    def vectors(self: Extractor, *arguments: Any, **named: Any) -> Any:
+    def begin(self: Extractor, *arguments: Any, **named: Any) -> Any:
         calls.append(1)
         if len(calls) == 3:
             with data.open("r+b") as file:  # in place, under the reader's hands
                 file.write(data.read_bytes().replace(b"licence", b"LICENCE"))
         return real(self, *arguments, **named)
 
-    monkeypatch.setattr(Extractor, "vectors", vectors)
+    monkeypatch.setattr(Extractor, "begin", begin)
     ran = cli("featurize", tmp_path / "s", "--data", data, *settings)
     assert ran.code == 1
     assert f"{data} was changed while it was read" in ran.error_line

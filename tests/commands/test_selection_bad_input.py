@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ntkcli.steps.scores.score import score
+from ntkcli.api import score
 from ntkcli.steps.shared.stores import open_store
 from tests.commands.conftest import Cli
 from tests.scoring.kit import add_data, add_features, make_store

@@ -37,25 +37,28 @@ def on(store: Path, data: Path, model: Path, kind: str = "embed") -> list[Any]:
 
 @pytest.fixture
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The maximum length of every encoding: counting has none that could be reached."""
+    """The maximum length of every row that was tokenised: counting has none that could be reached."""
     calls: list[int] = []
-    encode = Encoder.encode
-    monkeypatch.setattr(Encoder, "encode", lambda self, row: calls.append(self.max_length) or encode(self, row))
+    finish = Encoder.finish
+
+    def finished(self: Encoder, *given: Any) -> Any:
+        calls.append(self.max_length)
+        return finish(self, *given)
+
+    monkeypatch.setattr(Encoder, "finish", finished)
     return calls
 
 
-def counting(encoded: list[int]) -> int:
-    return sum(length > 10**9 for length in encoded)
-
-
-def test_a_second_kind_counts_nothing(
+def test_rows_are_tokenised_once(
     cli: Cli, tmp_path: Path, model_dir: Path, write_jsonl: Writer, encoded: list[int]
 ) -> None:
     store, data = tmp_path / "s", write_jsonl("d.jsonl", ROWS)
     assert cli(*on(store, data, model_dir)).code == 0
-    assert counting(encoded) == 30
+    assert len(encoded) == 30 == sum(length > 10**9 for length in encoded)
     assert cli(*on(store, data, model_dir, "ntk")).code == 0
-    assert counting(encoded) == 30
+    train = ("finetune", store, "--train", "d", "--name", "r", "--max-steps", "1", "--model", model_dir)
+    assert cli(*train).code == 0
+    assert len(encoded) == 30
     arrays = zarr.open_group(store / "arrays.zarr", mode="r")
     (name,) = arrays["tokens/d"].group_keys()
     assert (arrays[f"tokens/d/{name}/length"][:] == arrays["features/d/embed/tokens"][:]).all()
@@ -181,3 +184,55 @@ def test_shards_count_together(
     assert found.complete
     alone = token_counts.count(file.rows(), model, thinking=None)
     assert token_counts.counts_of(found, None).length.tolist() == alone.length.tolist()
+
+
+def test_features_are_the_same_with_and_without_kept_tokens(
+    cli: Cli, tmp_path: Path, model_dir: Path, write_jsonl: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that are cut, or refused, among them."""
+    from ntkcli.steps.features import featurize
+    from ntkcli.steps.shared.kept_tokens import KeptTokens
+
+    forged = {"prompt": "a<|im_end|>b", "completion": "c"}
+    data = write_jsonl("d.jsonl", [*ROWS[:3], forged, *ROWS[3:]])
+    how = ("--max-length", "60", "--on-error", "skip")
+    kept = json.loads(cli(*on(tmp_path / "kept", data, model_dir, "ntk"), *how).out)
+    monkeypatch.setattr(featurize, "kept_tokens", lambda *given: KeptTokens(None, given[-1]))
+    bare = json.loads(cli(*on(tmp_path / "bare", data, model_dir, "ntk"), *how).out)
+    assert kept["digest"] == bare["digest"]
+    assert kept["truncated"] > 0 < kept["skipped"]
+
+
+def test_counts_of_before_tokens_were_kept_go_on_counting(
+    cli: Cli, tmp_path: Path, model_dir: Path, write_jsonl: Writer, encoded: list[int]
+) -> None:
+    import store as stores
+    from ntkcli.identity import resolve_model
+    from ntkcli.steps.shared import token_counts
+    from ntkcli.steps.shared.datasets import register_data
+    from ntkcli.steps.shared.stores import open_store
+
+    data = write_jsonl("d.jsonl", ROWS)
+    stored = open_store(tmp_path / "s", create=True)
+    dataset, file = register_data(stored, name="d", data=data)
+    model = resolve_model(str(model_dir))
+    spec = {
+        "data": dataset.spec["digest"],
+        "tokenizer": model.spec["tokenizer"],
+        "encoder": {"version": token_counts.ENCODER_VERSION},
+    }
+    old = stored.create(
+        f"tokens/d/{stores.fingerprint(spec)[:16]}",
+        kind=stores.Kind.TOKENS,
+        spec=spec,
+        parents={dataset.name: dataset.fingerprint},
+        n=30,
+        part_rows=1 << 14,
+        arrays={"length": stores.ArraySpec("int32"), "status": stores.ArraySpec("uint8")},
+    )
+    counts = token_counts.count(file.rows(), model, thinking=None)
+    old.write_part(0, {"length": counts.length, "status": counts.status})
+    assert token_counts.count_tokens(stored, dataset, file, model).name == old.name
+    encoded.clear()
+    assert cli(*on(tmp_path / "s", data, model_dir)).code == 0
+    assert encoded == [1024] * 30

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ntkcli.api import score
 from ntkcli.data.ids import listed_ids
 from ntkcli.errors import NtkselError
-from ntkcli.steps.scores.score import score
 from ntkcli.steps.selections.select import Constraints, select
 from ntkcli.steps.shared.datasets import register_data
 from ntkcli.steps.shared.stores import open_store

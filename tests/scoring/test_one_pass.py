@@ -10,11 +10,11 @@ import pytest
 
 import store
 from ntkcli import feature_encoding
+from ntkcli.api import score, scores
 from ntkcli.errors import UsageError
 from ntkcli.scoring.features import FeatureReader
 from ntkcli.scoring.passes import one_pass
 from ntkcli.scoring.similarity import MeanKernel, cosine_scores
-from ntkcli.steps.scores.score import score, scores
 from ntkcli.steps.shared.stores import open_store, write_rows
 from tests.scoring.kit import make_store
 

@@ -11,11 +11,11 @@ import pytest
 from scipy import stats
 
 import store
+from ntkcli.api import score
 from ntkcli.errors import NtkselError
 from ntkcli.scoring.groups import combine_by_rank, mean_ranks
 from ntkcli.scoring.text import bm25_scores, dsir_scores, gumbel, hashed_counts, match_length_scores
 from ntkcli.steps.scores.combine import combine
-from ntkcli.steps.scores.score import score
 from ntkcli.steps.selections.select import Constraints, select
 from ntkcli.steps.shared.stores import open_store
 from tests.scoring.kit import add_data, add_features, cosines, make_store

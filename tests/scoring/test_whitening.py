@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ntkcli.api import score
 from ntkcli.errors import UsageError
-from ntkcli.steps.scores.score import score
 from ntkcli.steps.shared.stores import open_store
 from tests.scoring.kit import cosines, make_store
 

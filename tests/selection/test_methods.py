@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ntkcli.api import score
 from ntkcli.errors import UsageError
 from ntkcli.selection.chooser import Chooser, Limits
 from ntkcli.selection.coverage import choose_by_coverage
 from ntkcli.selection.herding import choose_by_herding
 from ntkcli.selection.top import choose_top
 from ntkcli.selection.transport import ENTROPY, NEAR, PULL, densities, transported_mass
-from ntkcli.steps.scores.score import score
 from ntkcli.steps.selections.select import Constraints, select
 from ntkcli.steps.shared.stores import open_store
 from tests.conftest import prompt_rows

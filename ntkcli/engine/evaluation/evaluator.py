@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from ntkcli.data.encoding import Encoded, Encoder
 from ntkcli.engine.evaluation.generation import generate_greedily, longest_context
 from ntkcli.engine.evaluation.loglikelihood import Likelihoods, choice_logliks, shares_prefixes
-from ntkcli.engine.features.extract import default_batch_tokens
-from ntkcli.engine.memory import TokenBudget
+from ntkcli.engine.features.extract import token_budget
 from ntkcli.engine.models.attach import attach_adapter, take_off, weight_hashes
 from ntkcli.engine.models.environment import stop_tokens
+from ntkcli.engine.models.footprint import forward_footprint
 from ntkcli.engine.models.loading import LoadedModel, load_model
 from ntkcli.errors import NtkselError, UsageError, listed
 from ntkcli.identity import AdapterIdentity, ModelIdentity, refuse_other_base
@@ -30,7 +30,7 @@ class Evaluator:
         self.loaded, self.encoder = loaded, encoder
         self._attached: Any = None
         self._weights: dict[str, Any] | None = None
-        self._budget = TokenBudget(batch_tokens or default_batch_tokens(loaded, backward=False))
+        self._budget = token_budget(loaded, forward_footprint(loaded.model.config, loaded.dtype), batch_tokens)
         shares_prefixes(loaded)  # settled by the bare model, so that it can't differ from run to run
 
     def use(self, adapter: AdapterIdentity | None, model: ModelIdentity) -> None:

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntkcli.data.encoding import Encoded
-from ntkcli.engine.features.extract import default_batch_tokens
-from ntkcli.engine.gradients.probes import LogitProbe
+from ntkcli.engine.features.extract import gradient_footprint, token_budget
+from ntkcli.engine.gradients.probes import LogitProbe, with_room
 from ntkcli.engine.gradients.projections import make_projection
 from ntkcli.engine.gradients.row_gradients import GradientEngine
 from ntkcli.engine.gradients.side_by_side import SideBySide
-from ntkcli.engine.memory import TokenBudget, run_batches
+from ntkcli.engine.memory import run_batches
 from ntkcli.engine.models.adapters import AdaptedLayer
 from ntkcli.engine.models.loading import LoadedModel
 from ntkcli.engine.rope import length_classes
@@ -39,9 +39,9 @@ class SketchedKernels:
         """`sketches`: size and seed of each."""
         made = [make_projection("sjlt", dim=p, seed=seed, device=loaded.device) for p, seed in sketches]
         self._side = SideBySide(made, loaded.device)
-        self._probe = LogitProbe(loaded.model, probe)
+        self._probe = with_room(LogitProbe(loaded.model, probe), loaded.dtype)
         self._engine = GradientEngine(loaded, layers, projection=self._side, probes=[self._probe])
-        self._budget = TokenBudget(batch_tokens or default_batch_tokens(loaded, backward=True))
+        self._budget = token_budget(loaded, gradient_footprint(loaded, layers, self._side.dim), batch_tokens)
         self._classes = length_classes(loaded.model.config)
         self._domain: Wide = np.zeros((0, 0))
         self._order: list[int] = []

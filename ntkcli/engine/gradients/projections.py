@@ -183,10 +183,14 @@ class AgainstMean(_InOrder):
         else:
             total[:, 0] += torch.einsum("brd,rd->b", gradient_Brd, self._sums[place])
 
-    def keep(self) -> None:
-        """Add the batch's sums to the mean's."""
+    def keep(self, wanted: Tensor) -> None:
+        """Add the batch's sums to the mean's where `wanted` holds: a truth value, which stays on the device."""
         for place, batch in self._batch.items():
-            self._sums[place] = self._sums.get(place, 0) + batch
+            batch.masked_fill_(~wanted, 0)
+            if place in self._sums:
+                self._sums[place] += batch
+            else:
+                self._sums[place] = batch
         self.forget()
 
     def forget(self) -> None:

@@ -120,11 +120,11 @@ class GradientEngine:
         """A direction of the projection's as one of each layer's factors."""
         found: dict[str, tuple[Tensor, Tensor | None]] = {}
         for tap in self._taps:
-            rows, columns = tap.layer.shape
+            rows, columns = tap.shape
             to_b, to_a = tap.factors
             m_b = adjoint(self._projection, to_b, tap.rank, rows, direction_p)
             m_a = None if to_a is None else adjoint(self._projection, to_a, tap.rank, columns, direction_p)
-            found[tap.layer.name] = m_b, m_a
+            found[tap.name] = m_b, m_a
         return found
 
     def each_probe(
@@ -145,15 +145,30 @@ class GradientEngine:
         for k, probe in enumerate(probes):
             upstream_BTD = probe(hidden_BTD.detach(), batch).to(hidden_BTD.dtype)
             last = k + 1 == len(probes)
-            part_Bp, part_BL = self._backward(hidden_BTD, upstream_BTD, keep_graph=not last)
+            part_Bp, part_BL = self._backward(hidden_BTD, upstream_BTD, probe.scale, keep_graph=not last)
             yield part_Bp * probe.scale, part_BL * probe.scale**2
 
-    def _backward(self, hidden_BTD: Tensor, upstream_BTD: Tensor, *, keep_graph: bool) -> tuple[Tensor, Tensor]:
-        """One backward: projected gradients (B, p) and squared norms of each layer (B, L)."""
+    def _backward(
+        self, hidden_BTD: Tensor, upstream_BTD: Tensor, scale: float, *, keep_graph: bool
+    ) -> tuple[Tensor, Tensor]:
+        """One backward: projected gradients (B, p) and squared norms of each layer (B, L), without the `scale`."""
         total = self._projection.zeros(len(hidden_BTD))
         for tap in self._taps:
-            tap.begin(total)
+            tap.begin(total, scale)
         torch.autograd.backward(hidden_BTD, upstream_BTD, retain_graph=keep_graph)
         self._inputs.finish()
-        squares_BL = torch.stack([tap.end() for tap in self._taps], dim=1)
-        return self._projection.finish(total), squares_BL
+        return self._projection.finish(total), _squares([tap.end() for tap in self._taps], like=total)
+
+
+def _squares(norms: Sequence[Sequence[Tensor]], *, like: Tensor) -> Tensor:
+    """Each layer's squared norms (B, L) from those of its factors, in three operations however many there are.
+
+    Zeros where gradients were not contracted (`token_products`); `like` has B rows.
+    """
+    factors = len(norms[0])
+    if not factors:
+        return torch.zeros(len(like), len(norms), device=like.device)
+    if any(len(layer) != factors for layer in norms):
+        return torch.stack([torch.stack(list(layer)).square().sum(dim=0) for layer in norms], dim=1)
+    every = torch.stack([one for layer in norms for one in layer]).square()
+    return every.view(len(norms), factors, -1).sum(dim=1).T

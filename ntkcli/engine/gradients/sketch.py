@@ -15,37 +15,73 @@ distance cancel like independent ones (but for the distance dim/2).
 Offsets and signs are a counter-based hash of (seed, factor name, index) alone: the same on every device, for
 any batch, part or shard.
 
+On CUDA a factor is added by one kernel (`sketch_kernel.py`), elsewhere by rank x segments operations, to the same bits.
+
 Legend: B rows of data, r rank, d columns, p = `dim`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ntkcli.engine.hashing import hash_u64, signs
+from ntkcli.notes import note
 
 
 @dataclass(frozen=True, slots=True)
 class FactorSketch:
-    """The sketch of one LoRA factor: `offsets[i][k]` in [0, p), `alpha` (r,) and `beta` (d,) of -1 or 1."""
+    """The sketch of one LoRA factor: `offsets[i][k]` in [0, p), `alpha` (r,) and `beta` (d,) of -1 or 1.
+
+    `table` has the offsets (r, segments) int32 on the device.
+    """
 
     offsets: list[list[int]]
     alpha: Tensor
     beta: Tensor
+    table: Tensor | None = field(default=None, kw_only=True)
+
+
+class AddFactor(Protocol):
+    """Adds a factor's gradients (B, r, d) to an accumulator (B, p + longest segment)."""
+
+    def __call__(self, total: Tensor, gradient_Brd: Tensor, *, offsets: Tensor, beta: Tensor, dim: int) -> None:
+        """`offsets` (r, segments) int32, `beta` (d,) float32."""
+
+
+@cache
+def one_kernel(device: torch.device) -> AddFactor | None:
+    """The kernel that adds a factor at once; None on a CPU, and with a warning where Triton is missing or fails."""
+    if device.type != "cuda":
+        return None
+    try:
+        from ntkcli.engine.gradients import sketch_kernel
+
+        sketch_kernel.check(device)
+    except Exception as error:  # Triton raises of every kind: no compiler, no driver, an unknown card
+        note(
+            f"The sketch is added up in many small steps, which is slower: Triton can't be used here ({error}). "
+            "Install triton and a C compiler (gcc)."
+        )
+        return None
+    return sketch_kernel.add
 
 
 class Sketch:
     """Adds per-row factor gradients into (B, p) float32 sketches.
 
-    Memory: (r + d) numbers a factor and one (B, p + longest segment) buffer; no p x P matrix.
+    Memory: (r + d) numbers a factor and one (B, p + longest segment) buffer; no p x P matrix. `add_factor`: another
+    than `one_kernel`'s choice.
     """
 
-    def __init__(self, dim: int, seed: int, device: torch.device) -> None:
+    def __init__(self, dim: int, seed: int, device: torch.device, *, add_factor: AddFactor | None = None) -> None:
         self.dim, self.seed, self.device = dim, seed, device
+        self._add_factor = add_factor or one_kernel(device)
         self._longest = 0
 
     def factor(self, name: str, rank: int, columns: int) -> FactorSketch:
@@ -54,10 +90,12 @@ class Sketch:
         draws = hash_u64(self.seed, f"{name}|offset", rank * segments) >> np.uint64(32)
         offsets = (draws * np.uint64(self.dim)) >> np.uint64(32)  # multiply-shift: no division, no bias worth a name
         self._longest = max(self._longest, min(columns, self.dim))
+        table = offsets.astype(np.int32).reshape(rank, segments)
         return FactorSketch(
-            offsets.astype(np.int64).reshape(rank, segments).tolist(),
+            table.tolist(),
             torch.from_numpy(signs(self.seed, f"{name}|row", rank)).to(self.device),
             torch.from_numpy(signs(self.seed, f"{name}|column", columns)).to(self.device),
+            table=torch.from_numpy(table).to(self.device),
         )
 
     def zeros(self, rows: int) -> Tensor:
@@ -69,6 +107,9 @@ class Sketch:
 
         (The engine multiplies alpha into the thin matrix that the gradient is a product of: it is free there.)
         """
+        if self._add_factor is not None and factor.table is not None and not gradient_Brd.requires_grad:
+            self._add_factor(total, gradient_Brd, offsets=factor.table, beta=factor.beta, dim=self.dim)
+            return
         columns = gradient_Brd.shape[2]
         for start, offsets in zip(range(0, columns, self.dim), zip(*factor.offsets, strict=True), strict=True):
             size = min(self.dim, columns - start)

@@ -29,10 +29,10 @@ from ntkcli.errors import UsageError
 
 @dataclass(slots=True)
 class _Total:
-    """What one layer adds to during a backward: the projections of all layers, and its own squared norms (B,)."""
+    """What one layer adds to during a backward: the projections of all layers, and its own factors' norms (B,)."""
 
     sketch: Tensor
-    squares: Tensor
+    norms: list[Tensor]
     collected: bool = False
 
 
@@ -144,9 +144,11 @@ class LayerTap:
     """One adapted layer: stands in for its forward and collects per-row gradients in its backward."""
 
     def __init__(self, layer: AdaptedLayer, projection: Projection, dtype: torch.dtype, inputs: Inputs) -> None:
-        self.layer, self.inputs, self._projection = layer, inputs, projection
+        # Not the module itself, which holds the tap by its forward: it would stay until the next collection.
+        self.name, self.shape = layer.name, layer.shape
+        self.inputs, self._projection = inputs, projection
         self.rank, columns_in = layer.a.shape
-        columns_out = layer.shape[0]
+        columns_out = self.shape[0]
         self._to_b = projection.factor(f"{layer.name}.lora_B", self.rank, columns_out)
         # s and the projection's row signs alpha ride on the thin factors, where they cost nothing.
         self.a_in_r = (layer.scale * self._to_b.alpha[:, None] * layer.a).T.to(dtype).contiguous()
@@ -161,6 +163,7 @@ class LayerTap:
             shift = None if layer.shift is None else (layer.scale * layer.shift).to(dtype)
             self.beside = _Beside(b_r_out.to(dtype).contiguous(), a_r_in.to(dtype).contiguous(), shift)
         self.moments: Mapping[str, FactorMoments] = {}  # by factor: gradients become Adam's directions
+        self._scale = 1.0
         self._total: _Total | None = None
         self._anchor = torch.zeros((), requires_grad=True)  # makes the output need a gradient even when x needs none
         layer.module.forward = self._stand_in(layer, dtype)
@@ -188,29 +191,30 @@ class LayerTap:
         """The input of the layer, if its rows are the batch's."""
         if not self.inputs.holds_rows(x):
             raise UsageError(
-                f"{self.layer.name} is given its tokens without their rows; an adapter there is not supported.",
+                f"{self.name} is given its tokens without their rows; an adapter there is not supported.",
                 "Leave it out: --target-modules q_proj,k_proj,v_proj,o_proj adapts the attention alone.",
             )
         return x
 
-    def begin(self, total: Tensor) -> None:
-        """Collect the next backward into the accumulator `total`."""
-        self._total = _Total(total, torch.zeros(len(total), device=total.device))
+    def begin(self, total: Tensor, scale: float) -> None:
+        """Collect the next backward into the accumulator `total`; its gradients are to be taken `scale` times."""
+        self._scale = scale
+        self._total = _Total(total, [])
 
-    def end(self) -> Tensor:
-        """The squared gradient norm of each row in this layer, (B,) float32."""
+    def end(self) -> list[Tensor]:
+        """The gradient norm of each row in this layer's factors, (B,) float32 each: B's and, where B is not 0, A's."""
         total, self._total = self._total, None
         if total is None or not total.collected:
             raise UsageError(
-                f"{self.layer.name} took no part in the computation: the model uses its weight in another way.",
+                f"{self.name} took no part in the computation: the model uses its weight in another way.",
                 "Leave it out by --target-modules.",
             )
-        return total.squares
+        return total.norms
 
     def collect(self, found: _Input, x: Tensor, g: Tensor, ax: Tensor | None = None, bg: Tensor | None = None) -> None:
         """One backward's input and output gradient, and A x and B^T g where they are known."""
         if self._total is None or self._total.collected:
-            raise UsageError(f"{self.layer.name} runs twice in one forward; its gradients can't be separated.")
+            raise UsageError(f"{self.name} runs twice in one forward; its gradients can't be separated.")
         self._total.collected = True
         by_row = self.inputs.by_row
         known = (None if thin is None else by_row(thin) for thin in (ax, bg))
@@ -232,8 +236,9 @@ class LayerTap:
     def _add(self, gradient_Brd: Tensor, factor: FactorSketch, name: str) -> None:
         if self._total is not None:
             if self.moments:
-                gradient_Brd = self.moments[f"{self.layer.name}.{name}"].direction(gradient_Brd, factor.alpha)
-            self._total.squares += torch.linalg.vector_norm(gradient_Brd, dim=(1, 2)).square()
+                moments = self.moments[f"{self.name}.{name}"]
+                gradient_Brd = moments.direction(gradient_Brd * self._scale, factor.alpha) / self._scale
+            self._total.norms.append(torch.linalg.vector_norm(gradient_Brd, dim=(1, 2)))
             self._projection.add(self._total.sketch, gradient_Brd, factor)
 
 

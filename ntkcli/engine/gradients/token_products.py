@@ -39,7 +39,7 @@ class TokenProducts:
     def __call__(self, x_BTi: Tensor, arrived: Sequence[Arrived]) -> None:
         """Add the products of some layers that read the same input."""
         for one in arrived:
-            to_b, to_a = self._directions[one.tap.layer.name]
+            to_b, to_a = self._directions[one.tap.name]
             ax_BTr = x_BTi @ one.tap.a_in_r if one.ax is None else one.ax
             self._add(((ax_BTr.float() @ to_b) * one.g.float()).sum(dim=2))
             bg_BTr = one.bg()

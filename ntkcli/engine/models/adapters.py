@@ -135,16 +135,16 @@ def _run_beside(layer: AdaptedLayer) -> None:
     """Let a layer whose update is not in its weight compute with it, rounded once where that can be."""
     if layer.merged or layer.b is None:
         return
-    linear, own = nn.functional.linear, layer.module.forward
-    weight, bias = layer.weight, getattr(layer.module, "bias", None)
+    linear, weight, bias = nn.functional.linear, layer.weight, getattr(layer.module, "bias", None)
+    own: Any = layer.module.forward if weight is None else None  # else the module would hold itself
     a, b, shift = layer.a, layer.scale * layer.b, None if layer.shift is None else layer.scale * layer.shift
 
     def forward(x: Tensor) -> Tensor:
         delta = linear(linear(x, a.to(x.dtype)), b.to(x.dtype), None if shift is None else shift.to(x.dtype))
-        if weight is None:
-            found: Tensor = own(x) + delta
-            return found
-        return product_with(delta, x, weight, bias)
+        if weight is not None:
+            return product_with(delta, x, weight, bias)
+        found: Tensor = own(x) + delta
+        return found
 
     layer.module.forward = forward
 

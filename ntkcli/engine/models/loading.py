@@ -131,7 +131,7 @@ def load_model(identity: ModelIdentity, *, dtype: str, device: str, with_head: b
             folder,
             dtype=DTYPES[dtype],
             use_safetensors=True,
-            device_map={"": place} if quantised else None,
+            device_map={"": place} if quantised or place.type == "cuda" else None,  # straight to where it computes
             trust_remote_code=trust,
             ignore_mismatched_sizes=True,  # found out below, with the names
             output_loading_info=True,

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ntkcli.data.encoding import Encoded
 from ntkcli.engine.batches import mask_of, pad_rows
-from ntkcli.engine.memory import LOGIT_BYTES, TokenBudget, run_batches
+from ntkcli.engine.memory import LOGIT_BYTES, Footprint, TokenBudget, run_batches
 from ntkcli.engine.models.loading import decoder_of, head_logits, head_of
 from ntkcli.engine.rope import LengthClasses, length_classes
 from ntkcli.engine.training.packs import joined, positions_of, segments_of
@@ -38,7 +38,8 @@ class StepLoss:
     """Computes losses of a model's steps, at most `budget.tokens` padded tokens at a time.
 
     `per_row`: the mean over rows of each row's mean, instead of the mean over all supervised tokens. On out-of-memory
-    the budget halves, for good; rows are never cut. `autocast` gives the precision's context.
+    the budget halves, for good; rows are never cut. `autocast` gives the precision's context; `footprint`: what rows
+    hold, where memory is counted.
     """
 
     def __init__(
@@ -48,9 +49,10 @@ class StepLoss:
         budget_tokens: int,
         per_row: bool = False,
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        footprint: Footprint | None = None,
     ) -> None:
         self._model, self._decoder, self._autocast = model, decoder_of(model), autocast
-        self.budget = TokenBudget(budget_tokens)
+        self.budget = TokenBudget(budget_tokens, footprint)
         self._classes = length_classes(model.config)
         self._per_row = per_row
 
@@ -103,7 +105,8 @@ class StepLoss:
             backward(loss)
             total = total + loss.detach()
 
-        for group, length in like_lengths(batch["attention_mask"].sum(dim=1), self.budget.tokens, self._classes):
+        lengths_B = batch["attention_mask"].sum(dim=1)
+        for group, length in like_lengths(lengths_B, self.budget.tokens, self._classes, self.budget.row):
             if not self.budget.fits(partial(piece, group, length), group.tolist(), longest=length):
                 return None
         return total
@@ -137,12 +140,16 @@ class StepLoss:
 
 
 def like_lengths(
-    lengths_B: Tensor, budget_tokens: int | None = None, classes: LengthClasses | None = None
+    lengths_B: Tensor,
+    budget_tokens: int | None = None,
+    classes: LengthClasses | None = None,
+    held: Callable[[int], int] = int,
 ) -> list[tuple[Tensor, int]]:
     """The rows of a step in groups of like length, each with its longest: computed apart, they need little padding.
 
     A group ends where a row is shorter than `SHORTEST_SHARE` of its longest, or where it would hold more than
-    `budget_tokens` padded tokens (a single row may), or where the next row is of another of the `classes`.
+    `budget_tokens` padded tokens (a single row may), or where the next row is of another of the `classes`. `held`: how
+    many tokens a row padded to a length counts.
     """
     order = torch.argsort(lengths_B, descending=True, stable=True)
     sorted_lengths = lengths_B[order].tolist()
@@ -151,7 +158,7 @@ def like_lengths(
     start = 0
     for i in range(1, len(order) + 1):
         longest = sorted_lengths[start]
-        full = budget_tokens is not None and (i - start + 1) * longest > budget_tokens
+        full = budget_tokens is not None and (i - start + 1) * held(int(longest)) > budget_tokens
         if i == len(order) or full or kinds[i] != kinds[start] or sorted_lengths[i] < SHORTEST_SHARE * longest:
             groups.append((order[start:i], int(longest)))
             start = i

@@ -9,9 +9,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from ntkcli.engine.features.extract import default_batch_tokens
 from ntkcli.engine.models.adapters import linear_layers
 from ntkcli.engine.models.devices import DTYPES, pick_device, pick_dtype
+from ntkcli.engine.models.footprint import counted_tokens, trained_bytes, training_footprint
 from ntkcli.engine.models.loading import LoadedModel, model_config
 from ntkcli.identity import AdapterIdentity, ModelIdentity
 
@@ -20,15 +20,13 @@ from ntkcli.identity import AdapterIdentity, ModelIdentity
 class TrainingSize:
     """Weights of an adapter, padded tokens computed at a time, and bytes of a base weight and a token's activations.
 
-    Activations: 10 hidden-sized and 4 MLP-sized tensors a layer, as `ntkcli.engine.features.extract` counts them;
-    with gradient checkpointing those of one layer, and the input of each.
+    As `ntkcli.engine.models.footprint` counts them, with gradient checkpointing if that is asked for.
     """
 
     adapter_parameters: int
     batch_tokens: int
     weight_bytes: int
     token_bytes: int
-    checkpointed_token_bytes: int
 
 
 def training_size(
@@ -39,6 +37,7 @@ def training_size(
     dtype: str,
     device: str,
     init: AdapterIdentity | None = None,
+    checkpointed: bool = False,
 ) -> TrainingSize:
     """The size of a training; no weight is read. An adapter to go on from (`init`) is as large as its file says.
 
@@ -51,16 +50,36 @@ def training_size(
     number = DTYPES[pick_dtype(dtype, place)]
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(model_config(identity))
-    config = model.config.get_text_config()
-    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    layer = 10 * config.hidden_size + 4 * inner
+    adapted = adapter_weights(model, rank=rank, target_modules=target_modules, init=init)
+    weights = sum(weight.numel() for weight in model.parameters()) * number.itemsize  # on the device by then
+    footprint = training_footprint(model.config, number, checkpointed=checkpointed)
     return TrainingSize(
-        adapter_parameters=_new_weights(model, rank, target_modules) if init is None else _kept_weights(init),
-        batch_tokens=default_batch_tokens(LoadedModel(model, None, place, number), backward=True),
+        adapter_parameters=adapted,
+        batch_tokens=counted_tokens(footprint, place, reserved=weights + trained_bytes(adapted)),
         weight_bytes=number.itemsize,
-        token_bytes=config.num_hidden_layers * layer * number.itemsize,
-        checkpointed_token_bytes=(config.num_hidden_layers * config.hidden_size + layer) * number.itemsize,
+        token_bytes=footprint.token,
     )
+
+
+def pick_batch_tokens(
+    loaded: LoadedModel,
+    *,
+    rank: int,
+    target_modules: str,
+    init: AdapterIdentity | None = None,
+    checkpointed: bool = False,
+) -> int:
+    """Padded tokens of a forward and backward that fit beside the loaded model and the adapter to be trained on it."""
+    footprint = training_footprint(loaded.model.config, loaded.dtype, checkpointed=checkpointed)
+    if loaded.device.type != "cuda":
+        return counted_tokens(footprint, loaded.device)
+    adapted = adapter_weights(loaded.model, rank=rank, target_modules=target_modules, init=init)
+    return counted_tokens(footprint, loaded.device, reserved=trained_bytes(adapted))
+
+
+def adapter_weights(model: nn.Module, *, rank: int, target_modules: str, init: AdapterIdentity | None) -> int:
+    """Weights of an adapter: a new one, or as many as the file of the one to go on from has."""
+    return _new_weights(model, rank, target_modules) if init is None else _kept_weights(init)
 
 
 def _new_weights(model: nn.Module, rank: int, target_modules: str) -> int:

@@ -24,7 +24,6 @@ import torch
 from numpy.typing import NDArray
 
 import store
-from ntkcli.engine.features.extract import default_batch_tokens
 from ntkcli.engine.models.adapters import linear_layers
 from ntkcli.engine.models.attach import attach_adapter
 from ntkcli.engine.models.beside import round_once
@@ -165,11 +164,6 @@ def _plan_steps(data: TrainingRows, options: TrainingOptions) -> list[NDArray[np
 def _save_best(model: Any, trainer: Any, work: Path) -> None:
     _save_adapter(model, work)
     _save_moments(trainer, work)
-
-
-def pick_batch_tokens(loaded: LoadedModel) -> int:
-    """Padded tokens of a forward and backward that fit: fixed on a CPU, from the free memory on CUDA."""
-    return default_batch_tokens(loaded, backward=True)
 
 
 def _arguments(loaded: LoadedModel, options: TrainingOptions, checkpoints: Path, *, n_steps: int) -> Any:

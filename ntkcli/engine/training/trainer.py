@@ -16,7 +16,8 @@ from torch import Tensor
 from transformers import PrinterCallback, Trainer
 
 from ntkcli.data.encoding import Encoded
-from ntkcli.engine.memory import DoesNotFitError
+from ntkcli.engine.memory import DoesNotFitError, Footprint
+from ntkcli.engine.models.footprint import training_footprint
 from ntkcli.engine.training import checkpoints
 from ntkcli.engine.training.checkpoints import RunState
 from ntkcli.engine.training.loss import StepLoss, collate, collate_packs, not_finite
@@ -95,8 +96,16 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # untyped base
             budget_tokens=state.budget_tokens,
             per_row=per_row,
             autocast=self.accelerator.autocast,
+            footprint=self._footprint(model.get_base_model()),
         )
         self.remove_callback(PrinterCallback)  # prints to stdout
+
+    def _footprint(self, base: Any) -> Footprint | None:
+        """What a step's rows hold, where memory is counted."""
+        if self.args.device.type != "cuda":
+            return None
+        checkpointed = self.args.gradient_checkpointing
+        return training_footprint(base.config, base.dtype, checkpointed=checkpointed)
 
     def get_train_dataloader(self) -> Any:
         """The planned steps as batches, each with the places of its rows."""

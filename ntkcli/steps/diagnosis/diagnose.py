@@ -19,6 +19,7 @@ from ntkcli.steps.diagnosis.request import USES, Request, check_request, missing
 from ntkcli.steps.diagnosis.sketch import sketch, sketch_cost
 from ntkcli.steps.diagnosis.stability import stability, stability_cost
 from ntkcli.steps.diagnosis.supply import supply, supply_cost
+from ntkcli.steps.shared.release import frees_memory
 
 STEPS: Final[dict[str, tuple[Callable[..., Finding], Callable[[Request], Cost]]]] = {
     "length": (length, length_cost),
@@ -56,6 +57,7 @@ class Costs:
     left_out: dict[str, str]
 
 
+@frees_memory
 def diagnose(
     store_path: str | Path, *, check: str, progress: Progress | None = None, **given: Any
 ) -> tuple[Diagnosis, list[Panel]]:

@@ -6,8 +6,8 @@ import numpy as np
 
 import store
 from ntkcli.data import Encoded
+from ntkcli.steps.evaluation.item_tokens import ItemTokens, refuse_long_items
 from ntkcli.steps.evaluation.plan import Plan
-from ntkcli.steps.evaluation.scorers import encode_item, refuse_long_items
 from ntkcli.steps.shared.cost import SAMPLE_ROWS, Estimate, weight_size
 
 FORWARD_OPERATIONS = 2.0
@@ -16,21 +16,22 @@ FORWARD_OPERATIONS = 2.0
 
 def estimate_evaluation(plan: Plan) -> Estimate:
     """The bill of the items that are not done yet, over all runs; generated answers count at their longest."""
+    from ntkcli.engine.models.footprint import planned_tokens
     from ntkcli.engine.models.loading import load_tokenizer
     from ntkcli.engine.models.speed import operations_per_second
 
-    items = plan.items
-    encoder = plan.asked.use.encoder(load_tokenizer(plan.identity))
+    items, use = plan.items, plan.asked.use
+    item_tokens = ItemTokens(items, use.encoder(load_tokenizer(plan.identity)))
     some = np.unique(np.linspace(0, len(items.rows) - 1, min(SAMPLE_ROWS, len(items.rows))).astype(np.int64))
     lengths, unusable, truncated = [], 0, 0
     for index in some.tolist():
-        status, encoded = encode_item(items, index, encoder)
+        status, encoded = item_tokens.of(index)
         if not encoded:
             unusable += 1
             continue
         truncated += status == store.RowStatus.TRUNCATED
         lengths.append(_tokens(encoded) + (plan.settings.max_new_tokens if items.scorer(index) == "generate" else 0))
-    refuse_long_items(items, encoder, plan.identity, plan.settings.max_new_tokens)
+    refuse_long_items(item_tokens, plan.identity, plan.settings.max_new_tokens)
     counts = np.array(lengths or [0])
     rows = sum(_open_items(plan, run) for run in plan.adapters)
     tokens = round(float(counts.mean()) * rows * len(lengths) / max(1, len(some)))
@@ -47,7 +48,11 @@ def estimate_evaluation(plan: Plan) -> Estimate:
         truncated=truncated,
         disk_bytes=rows * 8 * (items.n_choices + 3),
         weight_bytes=weight_bytes,
-        seconds=tokens * parameters * FORWARD_OPERATIONS / operations_per_second(plan.asked.use.device),
+        batch_tokens=use.batch_tokens
+        or planned_tokens(
+            plan.identity, backward=False, dtype=str(plan.spec["dtype"]), device=use.device, weights=parameters
+        ),
+        seconds=tokens * parameters * FORWARD_OPERATIONS / operations_per_second(use.device),
     )
 
 

@@ -12,8 +12,9 @@ import store
 from ntkcli.choices import Dtype, Normalise, OnError, Scorer, TextAs
 from ntkcli.data.references import split_name
 from ntkcli.progress import Progress, Silent
+from ntkcli.steps.evaluation.item_tokens import ItemTokens, refuse_long_items, refuse_unusable
 from ntkcli.steps.evaluation.plan import Plan, check_baseline, make_plan
-from ntkcli.steps.evaluation.scorers import item_arrays, refuse_long_items, refuse_unusable, score_part
+from ntkcli.steps.evaluation.scorers import item_arrays, score_part
 from ntkcli.steps.evaluation.settings import MAX_NEW_TOKENS, EvaluationSettings
 from ntkcli.steps.evaluation.summary import EvaluateResult, summarise
 from ntkcli.steps.shared.disk_room import refuse_without_room
@@ -21,6 +22,7 @@ from ntkcli.steps.shared.environment import begin, model_environment
 from ntkcli.steps.shared.model_settings import note_conversion
 from ntkcli.steps.shared.non_finite import settle_non_finite
 from ntkcli.steps.shared.outputs import Inputs
+from ntkcli.steps.shared.release import frees_memory
 from ntkcli.steps.shared.sharing import end_share, mine
 from ntkcli.steps.shared.stores import is_store, open_store
 
@@ -67,6 +69,7 @@ def evaluate(
     return evaluate_runs(store_path, asked, progress)
 
 
+@frees_memory
 def evaluate_runs(store_path: str | Path, asked: EvaluationSettings, progress: Progress) -> EvaluateResult:
     """The runs on tasks of our own, as the settings ask for them."""
     from ntkcli.steps.evaluation.export import check_export, write_export
@@ -80,7 +83,7 @@ def evaluate_runs(store_path: str | Path, asked: EvaluationSettings, progress: P
     plan = make_plan(store_path, asked, create=True)
     check_baseline(plan, asked.baseline)
     artefacts: dict[str, store.Artefact] = {}
-    evaluator: Evaluator | None = None
+    loaded: tuple[Evaluator, ItemTokens] | None = None
     for run_name, adapter in plan.adapters.items():
         artefact = artefacts[run_name] = _create(plan, run_name)
         pending = mine(artefact, artefact.pending())
@@ -88,13 +91,14 @@ def evaluate_runs(store_path: str | Path, asked: EvaluationSettings, progress: P
             progress.note(f"{artefact.name} is finished already")
             continue
         refuse_without_room(artefact, pending, instead="")
-        if evaluator is None:
+        if loaded is None:
             note_conversion(plan.identity, progress)
-            evaluator = _load(plan, progress)
+            loaded = _load(plan, progress)
+        evaluator, tokens = loaded
         evaluator.use(adapter, plan.identity)
         generates = "generate" in plan.items.scorers
         begin(artefact, model_environment(plan.identity, evaluator.loaded, generates=generates), progress)
-        _run(artefact, pending, plan, evaluator, progress)
+        _run(artefact, pending, plan, evaluator, tokens, progress)
     end_share()
     result = summarise(artefacts, name=asked.name, baseline=asked.baseline, items=plan.items)
     if asked.export is not None:
@@ -132,7 +136,7 @@ def _create(plan: Plan, run: str) -> store.Artefact:
     return artefact
 
 
-def _load(plan: Plan, progress: Progress) -> Evaluator:
+def _load(plan: Plan, progress: Progress) -> tuple[Evaluator, ItemTokens]:
     """The base model; before its weights are loaded, items that can't be encoded are refused unless they may be."""
     from ntkcli.engine.evaluation.evaluator import Evaluator
     from ntkcli.engine.models.loading import load_model, load_tokenizer
@@ -141,25 +145,31 @@ def _load(plan: Plan, progress: Progress) -> Evaluator:
     encoder = use.encoder(load_tokenizer(plan.identity))
     if encoder.form:
         progress.note(encoder.form)
+    tokens = ItemTokens(plan.items, encoder)
     if plan.asked.reading.on_error == OnError.FAIL:
-        refuse_unusable(plan.items, encoder)
-    refuse_long_items(plan.items, encoder, plan.identity, plan.settings.max_new_tokens)
+        refuse_unusable(tokens)
+    refuse_long_items(tokens, plan.identity, plan.settings.max_new_tokens)
     loaded = load_model(plan.identity, dtype=str(plan.spec["dtype"]), device=use.device)
-    return Evaluator(loaded, encoder, batch_tokens=use.batch_tokens)
+    return Evaluator(loaded, encoder, batch_tokens=use.batch_tokens), tokens
 
 
 def _run(
-    artefact: store.Artefact, pending: Sequence[int], plan: Plan, evaluator: Evaluator, progress: Progress
+    artefact: store.Artefact,
+    pending: Sequence[int],
+    plan: Plan,
+    evaluator: Evaluator,
+    tokens: ItemTokens,
+    progress: Progress,
 ) -> None:
     """Compute the pending parts of one run, whose adapter is in use."""
     run = artefact.name.rpartition("/")[2]
     progress.start(artefact.name, total=artefact.n, unit="items", done=artefact.rows_done())
     for part in pending:
         bounds = artefact.part_bounds(part)
-        arrays, tokens = score_part(plan.items, bounds, evaluator, plan.settings)
+        arrays, n_tokens = score_part(tokens, bounds, evaluator, plan.settings)
         bad = np.flatnonzero(arrays["status"] == store.RowStatus.NON_FINITE)
         rows = [plan.items.rows[bounds[0] + i] for i in bad]
         settle_non_finite(f"values under {run}", rows, on_error=plan.asked.reading.on_error, progress=progress)
         artefact.write_part(part, arrays)
-        progress.advance(bounds[1] - bounds[0], tokens=tokens)
+        progress.advance(bounds[1] - bounds[0], tokens=n_tokens)
     progress.stop()

@@ -24,6 +24,7 @@ from ntkcli.steps.evaluation.summary import HARNESS_SCORER, EvaluateResult, summ
 from ntkcli.steps.shared.environment import begin, model_environment
 from ntkcli.steps.shared.model_settings import note_conversion
 from ntkcli.steps.shared.outputs import Inputs
+from ntkcli.steps.shared.release import frees_memory
 from ntkcli.steps.shared.stores import is_store, open_store, require_spec
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ PART_ROWS = 4096
 """Items of a part; a run is computed as a whole, because the harness makes its metrics at the end."""
 
 
+@frees_memory
 def evaluate_harness(store_path: str | Path, asked: EvaluationSettings, progress: Progress) -> EvaluateResult:
     """Write `evals/<name>/<run>` for every run on tasks `lm_eval:NAME` or `lm_eval:FILE.yaml`, but finished ones.
 

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 import store
 from ntkcli.answers import AnswerPattern, exact_match, find_answer, find_choice, token_f1
-from ntkcli.data import BadRow, Encoded, Encoder, Row, RowError
-from ntkcli.data.problems import BAD_KEPT, refusal, unusable
-from ntkcli.identity import ModelIdentity
+from ntkcli.data import Encoded, Encoder, Row, RowError
+from ntkcli.steps.evaluation.item_tokens import ItemTokens
 from ntkcli.steps.evaluation.items import Items
 from ntkcli.steps.shared.non_finite import name_of
 
@@ -66,57 +65,14 @@ def item_arrays(items: Items) -> dict[str, store.ArraySpec]:
     return arrays
 
 
-def refuse_unusable(items: Items, encoder: Encoder) -> None:
-    """Raise DataError if items can't be encoded: the first of them with their reasons, the rest counted."""
-    bad = []
-    for index, row in enumerate(items.rows):
-        if isinstance(row, Row):
-            try:
-                _encode(row, items.scorer(index), encoder)
-            except RowError as error:
-                bad.append(unusable(row, error))
-    if bad:
-        raise refusal(bad[:BAD_KEPT], len(bad))
-
-
-def refuse_long_items(items: Items, encoder: Encoder, model: ModelIdentity, max_new_tokens: int) -> None:
-    """UsageError if an item needs more positions than the model has embeddings for."""
-    from ntkcli.engine.models.limits import position_limit, refuse_no_room, refuse_too_long
-    from ntkcli.engine.models.loading import model_config
-
-    if position_limit(model_config(model), encoder.max_length + max_new_tokens) is None:
-        return
-    for index, row in enumerate(items.rows):
-        longest = max((len(one) for one in encode_item(items, index, encoder)[1]), default=0)
-        if isinstance(row, BadRow) or not longest:
-            continue
-        if items.scorer(index) == "generate":
-            refuse_no_room(model, longest, max_new_tokens, row.place)
-        else:
-            refuse_too_long(model, longest, row.place)
-
-
-def encode_item(items: Items, index: int, encoder: Encoder) -> tuple[int, list[Encoded]]:
-    """The item's status, and what is computed of it: its choices, its prompt, or itself; nothing if unusable."""
-    row = items.rows[index]
-    if isinstance(row, BadRow):
-        return row.status, []
-    try:
-        encoded = _encode(row, items.scorer(index), encoder)
-    except RowError as error:
-        return int(error.status), []
-    truncated = any(one.truncated for one in encoded)
-    return int(store.RowStatus.TRUNCATED if truncated else store.RowStatus.OK), encoded
-
-
 def score_part(
-    items: Items, bounds: tuple[int, int], evaluator: Evaluator, settings: ScorerSettings
+    tokens: ItemTokens, bounds: tuple[int, int], evaluator: Evaluator, settings: ScorerSettings
 ) -> tuple[Arrays, int]:
     """The arrays of items [start, stop), and how many tokens were computed.
 
     An item with a value that is not finite has the status `non_finite` and no values: it is never a prediction.
     """
-    start, stop = bounds
+    (start, stop), items = bounds, tokens.items
     arrays = {
         name: np.full((stop - start, *spec.tail), _nothing(name, spec), dtype=spec.numpy)
         for name, spec in item_arrays(items).items()
@@ -124,7 +80,7 @@ def score_part(
     arrays["task"] = items.task[start:stop].astype(np.int32)
     encoded: list[list[Encoded]] = []
     for i, row in enumerate(items.rows[start:stop]):
-        arrays["status"][i], found = encode_item(items, start + i, evaluator.encoder)
+        arrays["status"][i], found = tokens.of(start + i)
         encoded.append(found)
         if isinstance(row, Row) and row.answer is not None:
             arrays["answer"][i] = row.answer
@@ -151,18 +107,6 @@ def _naming(rows: Sequence[Row], scorer: str) -> Iterator[None]:
 
 def _nothing(name: str, spec: store.ArraySpec) -> Any:
     return -1 if name in ("prediction", "answer") else spec.fill
-
-
-def _encode(row: Row, scorer: str, encoder: Encoder) -> list[Encoded]:
-    if scorer == "choices":
-        return encoder.encode_choices(row)
-    if scorer == "generate":
-        return [encoder.encode_prompt(row)]
-    whole = encoder.encode(row)
-    if whole.supervised.any():
-        return [whole]
-    everything = np.arange(len(whole)) > 0  # a text by itself: all that something predicts
-    return [replace(whole, supervised=everything)]
 
 
 def _choices(

@@ -40,6 +40,8 @@ def estimate_featurize(store_path: str | Path, request: FeatureRequest) -> Estim
     identity = use.resolve()
     stored = open_store(store_path) if is_store(store_path) or request.rows is not None else None
     known = stored.find(f"datasets/{store.check_name(request.name, '--name')}") if stored is not None else None
+    place = f"features/{request.name}/{store.check_name(request.feature or settings.kind, '--feature')}"
+    begun = stored.find(place) if stored is not None else None
     with readable(str(request.data)) as path:
         file, alike = read_as_known(known, path, columns=how.columns, split=how.split)
         refuse_other_schema(file.schema.name, use.text_as, f"--data {request.data}")
@@ -60,6 +62,8 @@ def estimate_featurize(store_path: str | Path, request: FeatureRequest) -> Estim
             forwards=1 + (settings.losses and adapted),
             disk_bytes=n * row_bytes(arrays),
             device=use.device,
+            dtype=use.dtype if begun is None else begun.spec["dtype"],
+            batch_tokens=use.batch_tokens or (None if begun is None else begun.plan["batch_tokens"]),
             **use.counting(),
             counts=_counted(stored, known if same else None, identity, use, chosen),
         )

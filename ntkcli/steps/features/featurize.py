@@ -16,6 +16,7 @@ from ntkcli.data import DataFile, Encoder
 from ntkcli.data.raw_text import refuse_other_schema
 from ntkcli.doors import refuse_missing
 from ntkcli.identity import AdapterIdentity, ModelIdentity, resolve_adapter
+from ntkcli.kernel_presets import DEFAULT
 from ntkcli.progress import Progress, Silent
 from ntkcli.steps.features.adam_moments import AdamState, adam_state
 from ntkcli.steps.features.arrays import default_part_rows, feature_arrays, row_bytes
@@ -26,6 +27,7 @@ from ntkcli.steps.shared.datasets import register_data
 from ntkcli.steps.shared.disk_room import refuse_without_room
 from ntkcli.steps.shared.environment import begin, model_environment
 from ntkcli.steps.shared.model_settings import note_conversion, run_parent
+from ntkcli.steps.shared.release import frees_memory
 from ntkcli.steps.shared.row_sets import rows_in_order, selected_rows
 from ntkcli.steps.shared.settings import ModelUse
 from ntkcli.steps.shared.sharing import end_share, mine
@@ -36,6 +38,7 @@ from ntkcli.steps.shared.token_counts import (
     count_tokens,
     counts_of,
     find_counts,
+    kept_tokens,
     refuse_long_rows,
     settle_problems,
 )
@@ -62,7 +65,7 @@ class FeaturizeResult:
 def featurize(
     store_path: str | Path, *, data: str | Path, name: str, kind: Kind, model: str, adapter: str | None = None,
     feature: str | None = None, rows: str | None = None, max_length: int = 1024, positions: Positions | None = None,
-    pooling: Pooling = Pooling.MEAN, probe: str = "sum", probes: int = 1, layers: str = "all",
+    pooling: Pooling = Pooling.MEAN, probe: str = DEFAULT.probe, probes: int = 1, layers: str = "all",
     projection: Projection = Projection.SJLT, dim: int = 8192, seed: int = 0,
     store_dtype: StoreDtype = StoreDtype.FLOAT16, dtype: Dtype = Dtype.AUTO, device: str = "auto",
     batch_tokens: int | None = None, part_rows: int | None = None, shard: tuple[int, int] = (0, 1),
@@ -89,6 +92,7 @@ def featurize(
     return make_features(store_path, FeatureRequest.of(**given), progress or Silent())
 
 
+@frees_memory
 def make_features(store_path: str | Path, request: FeatureRequest, progress: Progress) -> FeaturizeResult:
     """Compute the features that the request asks for, or find them finished."""
     request.check()
@@ -167,7 +171,8 @@ class _Work:
         if pending:
             begin(artefact, now, progress)
         status, on_error = self.dataset.read("status"), self.request.reading.on_error
-        loop = FeatureLoop(artefact, self.file, self.chosen, status, encoder, extractor, on_error, progress, vectors)
+        kept = kept_tokens(self.stored, self.dataset, self.identity, encoder)
+        loop = FeatureLoop(artefact, self.file, self.chosen, status, kept, extractor, on_error, progress, vectors)
         planned = extractor.budget.tokens
         computed, tokens = loop.run(pending)
         end_share()

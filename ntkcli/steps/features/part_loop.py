@@ -1,7 +1,11 @@
-"""The loop over the parts of a features artefact: encode the next part and write the last while this one computes."""
+"""The loop over the parts of a features artefact: encode the next part and write the last while this one computes.
+
+On a GPU a part is read and written after the next one has been handed to the device, which so never runs out of work.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,14 +18,19 @@ from numpy.typing import NDArray
 import store
 from ntkcli import feature_encoding
 from ntkcli.choices import OnError
-from ntkcli.data import BadRow, DataFile, Encoded, Encoder, Row, RowError
+from ntkcli.data import BadRow, DataFile, Encoded, Row, RowError
 from ntkcli.errors import DataError
 from ntkcli.progress import Progress
+from ntkcli.steps.shared.kept_tokens import KeptTokens
 from ntkcli.steps.shared.non_finite import name_of, settle_non_finite
 from ntkcli.steps.shared.row_sets import rows_in_order
 
 if TYPE_CHECKING:
-    from ntkcli.engine.features.extract import Extractor, Vectors
+    from ntkcli.engine.features.extract import Begun, Extractor, Vectors
+
+_PARTS_IN_FLIGHT = 4
+"""Parts whose batches the device was given and that are not read yet, at most: of small models, whose batches are
+short; a kill loses them, and they are in memory as float32."""
 
 
 @dataclass(slots=True)
@@ -32,7 +41,7 @@ class FeatureLoop:
     file: DataFile
     chosen: NDArray[np.int64] | None
     row_status: NDArray[np.uint8]
-    encoder: Encoder
+    tokens: KeptTokens
     extractor: Extractor
     on_error: OnError
     progress: Progress
@@ -44,18 +53,25 @@ class FeatureLoop:
         mine = sum(stop - start for start, stop in map(self.artefact.part_bounds, pending))
         self.progress.start(self.artefact.name, total=found + mine, unit="rows", done=found)
         computed = tokens = 0
+        begun: deque[tuple[_Part, Begun]] = deque()
         with ThreadPoolExecutor(1, "encode") as encoding, ThreadPoolExecutor(1, "write") as writing:
             write: Future[None] | None = None
             parts = self._parts(pending)
             upcoming = encoding.submit(self._next, parts)
-            while (part := upcoming.result()) is not None:
-                upcoming = encoding.submit(self._next, parts)
-                arrays = self._compute(part)
-                if write is not None:
-                    write.result()
-                write = writing.submit(self.artefact.write_part, part.number, arrays)
-                computed += len(part.rows)
-                tokens += int(arrays["tokens"].sum())
+            ended = False
+            while not ended:
+                part = upcoming.result()
+                ended = part is None
+                if part is not None:
+                    upcoming = encoding.submit(self._next, parts)
+                    begun.append((part, self._begin(part)))
+                while begun and (ended or not begun[0][1].left or len(begun) > _PARTS_IN_FLIGHT):
+                    done, values = self._finish(*begun.popleft())
+                    if write is not None:
+                        write.result()
+                    write = writing.submit(self._write, done, values)
+                    computed += len(done.rows)
+                    tokens += done.tokens(values)
             if write is not None:
                 write.result()
         self.progress.stop()
@@ -80,25 +96,23 @@ class FeatureLoop:
         number, rows = number_rows
         encoded: list[Encoded | None] = []
         status = np.zeros(len(rows), dtype=np.uint8)
-        for i, row in enumerate(rows):
-            code, tokens = self._encode(row)
-            status[i] = code
-            encoded.append(tokens)
+        for i, (row, found) in enumerate(self.tokens.encoded_rows(rows)):
+            status[i] = self._status(row, found)
+            encoded.append(found if isinstance(found, Encoded) else None)
         return _Part(number, rows, encoded, status)
 
-    def _encode(self, row: Row | BadRow) -> tuple[int, Encoded | None]:
+    def _status(self, row: Row | BadRow, found: Encoded | RowError | None) -> int:
+        """The row's status, with what the encoder made of it."""
         if isinstance(row, BadRow):
-            return row.status, None
-        try:
-            encoded = self.encoder.encode(row)
-        except RowError as error:
+            return row.status
+        if isinstance(found, RowError):
             if self.on_error == OnError.FAIL:
                 raise DataError(
-                    f"{row.place}: {error.reason}.",
+                    f"{row.place}: {found.reason}.",
                     "Fix the row, or give --on-error skip to leave such rows out.",
-                ) from error
-            return int(error.status), None
-        return int(store.RowStatus.TRUNCATED if encoded.truncated else store.RowStatus.OK), encoded
+                ) from found
+            return int(found.status)
+        return int(store.RowStatus.TRUNCATED if found is not None and found.truncated else store.RowStatus.OK)
 
     @property
     def _held(self) -> dict[str, store.ArraySpec]:
@@ -106,8 +120,38 @@ class FeatureLoop:
         names = (self.vectors, feature_encoding.SCALE)
         return {name: self.artefact.arrays[name] for name in names if name in self.artefact.arrays}
 
-    def _compute(self, part: _Part) -> dict[str, NDArray[Any]]:
-        n = len(part.rows)
+    def _begin(self, part: _Part) -> Begun:
+        """Hand the part's rows to the device. Rows that don't fit are named."""
+        from ntkcli.engine.memory import DoesNotFitError
+
+        good = part.good
+        self.progress.advance(len(part.rows) - len(good))
+        rows = [row for row in part.encoded if row is not None]
+        try:
+            return self.extractor.begin(rows, on_batch=lambda r, t: self.progress.advance(r, tokens=t))
+        except DoesNotFitError as error:
+            raise error.named(name_of(part.rows[good[error.row]])) from error
+
+    def _finish(self, part: _Part, begun: Begun) -> tuple[_Part, Vectors]:
+        """The part's values, of the rows that could be encoded. Those that are not finite are named."""
+        found = self.extractor.finish(begun)
+        if found.non_finite:
+            bad = sorted(found.non_finite)
+            layer = found.non_finite[bad[0]]
+            settle_non_finite(
+                "features",
+                [part.rows[part.good[k]] for k in bad],
+                on_error=self.on_error,
+                progress=self.progress,
+                began=f"; it began in {layer}" if layer else "",
+            )
+        return part, found
+
+    def _write(self, part: _Part, found: Vectors) -> None:
+        self.artefact.write_part(part.number, self._arrays(part, found))
+
+    def _arrays(self, part: _Part, found: Vectors) -> dict[str, NDArray[Any]]:
+        n, good = len(part.rows), part.good
         arrays: dict[str, NDArray[Any]] = {
             **{name: _unset(array, n) for name, array in self._held.items()},
             "norm": np.full(n, np.nan, dtype=np.float32),
@@ -118,9 +162,6 @@ class FeatureLoop:
         if self.chosen is not None:
             start, stop = self.artefact.part_bounds(part.number)
             arrays["row"] = self.chosen[start:stop]
-        good = [i for i, row in enumerate(part.encoded) if row is not None]
-        self.progress.advance(n - len(good))
-        found = self._vectors(part, good)
         finite = np.array([k not in found.non_finite for k in range(len(good))], dtype=np.bool_)
         kept = np.array(good, dtype=np.int64)[finite]
         for name, values in feature_encoding.encode(
@@ -132,27 +173,6 @@ class FeatureLoop:
         arrays["tokens"][kept] = [len(row) for i in kept if (row := part.encoded[i]) is not None]
         arrays["status"][[good[k] for k in found.non_finite]] = store.RowStatus.NON_FINITE
         return arrays
-
-    def _vectors(self, part: _Part, good: Sequence[int]) -> Vectors:
-        """Of the rows that could be encoded, `good`. Rows that don't fit, or are not finite, are named."""
-        from ntkcli.engine.memory import DoesNotFitError
-
-        rows = [row for row in part.encoded if row is not None]
-        try:
-            found = self.extractor.vectors(rows, on_batch=lambda r, t: self.progress.advance(r, tokens=t))
-        except DoesNotFitError as error:
-            raise error.named(name_of(part.rows[good[error.row]])) from error
-        if found.non_finite:
-            bad = sorted(found.non_finite)
-            layer = found.non_finite[bad[0]]
-            settle_non_finite(
-                "features",
-                [part.rows[good[k]] for k in bad],
-                on_error=self.on_error,
-                progress=self.progress,
-                began=f"; it began in {layer}" if layer else "",
-            )
-        return found
 
 
 def _unset(array: store.ArraySpec, n: int) -> NDArray[Any]:
@@ -168,3 +188,13 @@ class _Part:
     rows: list[Row | BadRow]
     encoded: list[Encoded | None]
     status: NDArray[np.uint8]
+
+    @property
+    def good(self) -> list[int]:
+        """The rows that could be encoded."""
+        return [i for i, row in enumerate(self.encoded) if row is not None]
+
+    def tokens(self, found: Vectors) -> int:
+        """Of the rows that have finite values."""
+        lengths = [len(row) for row in self.encoded if row is not None]
+        return sum(length for k, length in enumerate(lengths) if k not in found.non_finite)

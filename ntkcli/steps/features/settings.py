@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ntkcli.choices import Kind, Pooling, Positions, Projection, StoreDtype, checked
+from ntkcli.choices import Dtype, Kind, Pooling, Positions, Projection, StoreDtype, checked
 from ntkcli.engine.gradients.registry import PROBES
 from ntkcli.errors import UsageError
 from ntkcli.identity import AdapterIdentity, ModelIdentity
+from ntkcli.kernel_presets import DEFAULT
 from ntkcli.seeds import check_seed
 from ntkcli.steps.features.adam_moments import AdamState
 from ntkcli.steps.shared.settings import ModelUse
@@ -21,6 +22,8 @@ VERSION = 2
 SOME_LAYERS_VERSION = 3
 """The same, of gradients by an adapter in some blocks alone: where its updates are not merged into the weights (half
 precision, quantised), version 2 left out those of the other blocks."""
+FLOAT16_VERSION = 4
+"""The same, of gradients computed in float16, which version 2 began so small that they lost digits."""
 LOSSES_VERSION = 1
 """Of the rows' losses, in the specs of features that hold them: goes up when the same model gives other losses."""
 PROJECTION_VERSION = 1
@@ -36,7 +39,7 @@ class FeatureSettings:
     kind: Kind
     positions: Positions | None = None
     pooling: Pooling = Pooling.MEAN
-    probe: str = "sum"
+    probe: str = DEFAULT.probe
     probes: int = 1
     layers: str = "all"
     projection: Projection = Projection.SJLT
@@ -82,7 +85,9 @@ class FeatureSettings:
         spec: dict[str, Any] = {
             "kind": self.kind,
             "version": feature_version(
-                adapted=adapter is not None, layers=self.layers if self.kind != Kind.EMBED else "all"
+                adapted=adapter is not None,
+                layers=self.layers if self.kind != Kind.EMBED else "all",
+                half=dtype == Dtype.FLOAT16 and self.kind != Kind.EMBED,
             ),
             "model": model.spec,
             "adapter": adapter.spec if adapter else None,
@@ -130,6 +135,11 @@ class FeatureSettings:
         )
 
 
-def feature_version(*, adapted: bool, layers: str) -> int:
-    """The version of features with the adapter of a run (`adapted`) or a fresh one, in these blocks."""
+def feature_version(*, adapted: bool, layers: str, half: bool) -> int:
+    """The version of features with the adapter of a run (`adapted`) or a fresh one, in these blocks.
+
+    `half`: gradients in float16.
+    """
+    if half:
+        return FLOAT16_VERSION
     return SOME_LAYERS_VERSION if adapted and layers != "all" else VERSION

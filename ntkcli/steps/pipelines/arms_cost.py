@@ -19,8 +19,8 @@ from ntkcli.identity import ModelIdentity, resolve_model
 from ntkcli.statistics import group_seeds
 from ntkcli.statistics.learning import choice_nats
 from ntkcli.statistics.validation import detectable_between, spread_between_seeds
+from ntkcli.steps.evaluation.item_tokens import encode_item
 from ntkcli.steps.evaluation.items import Items, load_tasks
-from ntkcli.steps.evaluation.scorers import encode_item
 from ntkcli.steps.pipelines.arms_plan import Plan
 from ntkcli.steps.pipelines.arms_report import is_local
 from ntkcli.steps.pipelines.recipe import Step

@@ -139,11 +139,9 @@ class _Maker:
     ) -> Iterator[Step]:
         """Features by the kernel of the domain and of some rows of the pool, and their score `stage`."""
         plan, suffix = self.plan, probe_suffix(probe)
-        how: dict[str, Any] = {"kind": "ntk", **plan.features}
+        how: dict[str, Any] = {"kind": "ntk", "probe": probe, **plan.features}
         if not PROBES.get(probe).seeded:
             how.pop("probes", None)  # several directions are of the random ones
-        if probe != "sum":  # the default of featurize
-            how["probe"] = probe
         feature = f"ntk{suffix}{of}"
         how |= {"feature": self._own(feature)} if feature != "ntk" or plan.prefix else {}
         drop = plan.method == "drop"  # of losses under the warmed-up adapter: compares with no domain row

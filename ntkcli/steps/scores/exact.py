@@ -12,21 +12,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 import store
-from ntkcli.choices import OnError
-from ntkcli.data import BadRow, Encoded, Encoder, Row, RowError
+from ntkcli.choices import Dtype, OnError
+from ntkcli.data import BadRow, Encoded, Row
 from ntkcli.errors import NtkselError, UsageError
 from ntkcli.progress import Progress
 from ntkcli.scoring.features import Rows
-from ntkcli.steps.scores.remake import gradient_settings, refuse_adam, remake
+from ntkcli.steps.scores.remake import Remade, gradient_settings, refuse_adam, remake
 from ntkcli.steps.scores.sorts import ModelInputs, ModelScore, PartScorer
 from ntkcli.steps.shared.datasets import data_file
 from ntkcli.steps.shared.environment import begin, model_environment
+from ntkcli.steps.shared.kept_tokens import KeptTokens
 from ntkcli.steps.shared.non_finite import name_of, settle_non_finite
+from ntkcli.steps.shared.release import frees_memory
 from ntkcli.steps.shared.row_sets import rows_in_order
 from ntkcli.steps.shared.sharing import end_share, mine
+from ntkcli.steps.shared.token_counts import kept_tokens
 
-VERSION = 1
-"""Of this score, in its spec: goes up when the same features' settings would give other scores."""
+VERSION, FLOAT16_VERSION = 1, 2
+"""Of this score, in its spec: goes up when the same features' settings would give other scores. In float16 it went up
+alone: gradients began so small that they lost digits."""
 TOO_LONG = "Give --dtype bfloat16 or --device cpu, or score by features that were made with a shorter --max-length."
 """What helps where a row does not fit in memory: how long rows may be stands in the features' spec."""
 PART_ROWS = 256
@@ -36,7 +40,8 @@ PART_ROWS = 256
 def exact_spec(features: store.Artefact, known: store.Artefact | None, *, dtype: str) -> dict[str, Any]:
     """What only this score's spec has. `dtype` auto: as the score was begun, else as the features were computed."""
     begun = features.spec["dtype"] if known is None else known.spec.get("dtype", features.spec["dtype"])
-    return {"exact": VERSION, "dtype": begun if dtype == "auto" else dtype}
+    settled = begun if dtype == Dtype.AUTO else dtype
+    return {"exact": FLOAT16_VERSION if settled == Dtype.FLOAT16 else VERSION, "dtype": settled}
 
 
 def skipped_rows(score: store.Artefact) -> int:
@@ -45,6 +50,7 @@ def skipped_rows(score: store.Artefact) -> int:
     return of_pool + int(score.attrs.get("domain_left_out", 0))
 
 
+@frees_memory
 def fill_exact(
     stored: store.Store,
     score: store.Artefact,
@@ -67,19 +73,21 @@ def fill_exact(
         SpecError: the model or the adapter is no longer where the features were made from, or has changed.
         NtkselError: a row does not fit in memory or, with on_error "fail", has values that are not finite; names it.
     """
-    scorer, encoder, now = _load(features, entry, dtype=score.spec["dtype"], device=device, batch_tokens=batch_tokens)
+    scorer, made, now = _load(features, entry, dtype=score.spec["dtype"], device=device, batch_tokens=batch_tokens)
     begin(score, now, progress)
     planned = scorer.budget.tokens
     wanted = np.ones(pool.n, dtype=np.bool_) if only is None else np.isin(np.arange(pool.n), only)
     pending = mine(score, score.pending())
     progress.start(score.name, total=domain.n + score.n, unit="rows", done=score.rows_done())
-    left_out = _learn(scorer, encoder, _chunks(stored, domain, PART_ROWS), domain, on_error, progress)
+    tokens = kept_tokens(stored, domain, made.model, made.encoder)
+    left_out = _learn(scorer, tokens, _chunks(stored, domain, PART_ROWS), domain, on_error, progress)
     if left_out:
         score.note(domain_left_out=left_out)
+    tokens = kept_tokens(stored, pool, made.model, made.encoder)
     for part, rows in enumerate(_chunks(stored, pool, score.part_rows)):
         if part not in pending:
             continue
-        chunk = _Chunk.of(rows, encoder, wanted)
+        chunk = _Chunk.of(rows, tokens, wanted)
         values, status = np.full(len(rows), np.nan, dtype=np.float32), chunk.status
         with chunk.naming(), np.errstate(over="ignore"):
             values[chunk.good] = scorer.score(chunk.encoded)
@@ -99,7 +107,7 @@ def fill_exact(
 
 def _learn(
     scorer: PartScorer,
-    encoder: Encoder,
+    tokens: KeptTokens,
     chunks: Iterator[list[Row | BadRow]],
     domain: store.Artefact,
     on_error: OnError,
@@ -108,7 +116,7 @@ def _learn(
     """Give the scorer the domain; returns how many rows' gradients are not finite and were left out of the mean."""
     learned = left_out = 0
     for rows in chunks:
-        chunk = _Chunk.of(rows, encoder)
+        chunk = _Chunk.of(rows, tokens)
         with chunk.naming():
             bad = [rows[chunk.good[k]] for k in scorer.learn(chunk.encoded)]
         settle_non_finite("gradients", bad, on_error=on_error, progress=progress)
@@ -132,21 +140,18 @@ class _Chunk:
     status: NDArray[np.uint8]
 
     @classmethod
-    def of(cls, rows: Sequence[Row | BadRow], encoder: Encoder, wanted: NDArray[np.bool_] | None = None) -> Self:
+    def of(cls, rows: Sequence[Row | BadRow], tokens: KeptTokens, wanted: NDArray[np.bool_] | None = None) -> Self:
         """The rows encoded that can be and, of a pool, are `wanted`."""
         chunk = cls(rows, [], [], np.zeros(len(rows), dtype=np.uint8))
-        for i, row in enumerate(rows):
-            if isinstance(row, BadRow):
-                chunk.status[i] = row.status
-            elif wanted is None or wanted[row.index]:
-                try:
-                    encoded = encoder.encode(row)
-                except RowError as error:
-                    chunk.status[i] = error.status
-                    continue
+        places = [i for i, row in enumerate(rows) if isinstance(row, BadRow) or wanted is None or wanted[row.index]]
+        for i, (row, found) in zip(places, tokens.encoded_rows([rows[i] for i in places]), strict=True):
+            if isinstance(found, Encoded):
                 chunk.good.append(i)
-                chunk.encoded.append(encoded)
-                chunk.status[i] = store.RowStatus.TRUNCATED if encoded.truncated else store.RowStatus.OK
+                chunk.encoded.append(found)
+                chunk.status[i] = store.RowStatus.TRUNCATED if found.truncated else store.RowStatus.OK
+            else:
+                bad = row if isinstance(row, BadRow) else found
+                chunk.status[i] = bad.status if bad is not None else store.RowStatus.UNREADABLE
         return chunk
 
     @contextmanager
@@ -167,14 +172,14 @@ def _load(
     dtype: str,
     device: str,
     batch_tokens: int | None,
-) -> tuple[PartScorer, Encoder, dict[str, Any]]:
+) -> tuple[PartScorer, Remade, dict[str, Any]]:
     if features.spec["kind"] == "embed":
         raise UsageError(f"{features.name} are embeddings; exact is a score of gradients.", "Give --feature ntk.")
     refuse_adam(features, what="exact is a score of gradients")
     made = remake(features, dtype=dtype, device=device)
     settings = replace(gradient_settings(features.spec), projection="none")
     scorer = entry.scorer(ModelInputs(made.loaded, made.model, made.adapter, settings, batch_tokens))
-    return scorer, made.encoder, model_environment(made.model, made.loaded)
+    return scorer, made, model_environment(made.model, made.loaded)
 
 
 def _chunks(stored: store.Store, dataset: store.Artefact, size: int) -> Iterator[list[Row | BadRow]]:

@@ -23,6 +23,7 @@ from ntkcli.selection.top import top
 from ntkcli.steps.features.again import load_again
 from ntkcli.steps.shared.datasets import moved_data
 from ntkcli.steps.shared.pool_rows import PoolRow, pool_rows
+from ntkcli.steps.shared.release import frees_memory
 from ntkcli.steps.shared.stores import open_store
 
 WAYS = "--text TEXT, --prompt TEXT with --completion TEXT, or --row FILE"
@@ -141,6 +142,7 @@ def _read(raw: dict[str, Any], what: str, columns: Mapping[str, str]) -> Row:
     raise DataError(f"{what} fits no schema: {known_schemas()}.", "Rename its columns.")
 
 
+@frees_memory
 def _featurized(stored: store.Store, features: store.Artefact, row: Row, *, device: str) -> tuple[HeldRows, int, bool]:
     """The row's feature as the store would keep it, its tokens, and whether it was cut."""
     extractor, encoder = load_again(stored, features, device=device)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import store
+from ntkcli.choices import Dtype, Kind
 from ntkcli.data import Encoder
 from ntkcli.data.encoding import VERSION as ENCODER_VERSION
 from ntkcli.errors import SpecError, UsageError
@@ -48,7 +49,8 @@ def remake(features: store.Artefact, *, dtype: str, device: str) -> Remade:
             "Featurize again under another --feature.",
         )
     adapted = "fresh" not in (spec["adapter"] or {"fresh": {}})
-    if spec["version"] != feature_version(adapted=adapted, layers=spec.get("layers", "all")):
+    half = spec["dtype"] == Dtype.FLOAT16 and spec["kind"] != Kind.EMBED
+    if spec["version"] != feature_version(adapted=adapted, layers=spec.get("layers", "all"), half=half):
         raise SpecError(
             f"{features.name} were made by another version of ntksel, whose gradients may be others.",
             "Featurize again under another --feature.",

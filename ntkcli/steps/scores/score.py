@@ -12,18 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 import store
-from ntkcli.choices import Across, Dtype, GroupBy, OnError
+from ntkcli.choices import Across, OnError
 from ntkcli.data.references import split_name
 from ntkcli.doors import refuse_missing
 from ntkcli.errors import UsageError
 from ntkcli.progress import Progress, Silent
 from ntkcli.scoring.features import Rows, Wide
 from ntkcli.scoring.groups import across_groups
-from ntkcli.seeds import check_seed
 from ntkcli.steps.scores import exact
-from ntkcli.steps.scores.check_options import check_options
 from ntkcli.steps.scores.losses import weigh_by_residual
 from ntkcli.steps.scores.methods import plan_by_features, plan_by_model, plan_by_texts
+from ntkcli.steps.scores.options import DEFAULTS, ScoreOptions, check_options
 from ntkcli.steps.scores.registry import SCORES
 from ntkcli.steps.scores.sorts import (
     FeatureScore,
@@ -66,140 +65,71 @@ class ScoreResult:
     skipped: int = 0
 
 
-def score(
-    store_path: str | Path,
-    *,
-    pool: str,
-    name: str,
-    method: str,
-    domain: str | Sequence[str] | None = None,
-    group_by: GroupBy | None = None,
-    across: Across = Across.MAX,
-    feature: str | Sequence[str] | None = None,
-    rows: str | None = None,
-    centre: bool = False,
-    k: int | None = None,
-    subspace: float | None = None,
-    whiten: float | None = None,
-    residual: bool = False,
-    seed: int = 0,
-    match_length: str | None = None,
-    tokens_of: str | None = None,
-    dtype: Dtype = Dtype.AUTO,
-    device: str = "auto",
-    batch_tokens: int | None = None,
-    on_error: OnError = OnError.FAIL,
-    data: Sequence[str] = (),
-    progress: Progress | None = None,
-) -> ScoreResult:
-    """Write `scores/<name>`: one float32 a row of the data set `pool`, NaN where there is none.
+def scores(
+    store_path: str | Path, *, pool: str, methods: Mapping[str, str], options: ScoreOptions = DEFAULTS,
+    on_error: OnError = OnError.FAIL, data: Sequence[str] = (), progress: Progress | None = None,
+) -> list[ScoreResult]:  # fmt: skip
+    """Write `scores/<name>`, one for each of `methods` (name -> method): one float32 a row of the data set `pool`.
 
-    `pool` and `domain` are data sets of the store, or NAME=FILE, which names a file's rows there first (bad ones
-    as `on_error` says). Methods:
-    `ntkcli.scoring`, `less` (`ntkcli.steps.scores.less`) and `exact` (`ntkcli.engine.features.exact_scores`). `feature`
-    names the features on all sides (default ntk, for less loss; less takes several; words and random take none); `rows`
-    keeps to a selection of the pool; `k` is for votes and rds (default 0.5% of the pool, at least 10), `subspace`
-    for gist (a share of energy below 1, else directions; default 0.9), `seed` for dsir
-    and random. drop, which takes no domain, and `residual` read the losses that the features hold
-    (`ntkcli.steps.scores.losses`). Several domains, or `group_by="source"`, make groups: a score each, joined by
-    `across` (max, mean).
-    `match_length` names a data set or a selection whose lengths in tokens random rows shall have, counted as
-    `ntkcli.steps.shared.lengths` settles it or by `tokens_of` (features of the pool, or a model). `dtype` (auto: the
-    features'), `device` and `batch_tokens` are for exact, which computes. With on_error "skip" rows whose values are
-    not finite get no score. `data` says where files of data sets are now (NAME=FILE), if they have moved.
+    A row without a score has NaN. `pool` and the domains are data sets of the store, or NAME=FILE, which names a file's
+    rows there first (bad ones as `on_error` says). Methods that compare features read the pool's once together, others
+    are computed one after the other; each score is what it would be alone. An option goes to the methods that know it.
+    Scores that are finished are left as they are. With on_error "skip" rows whose values are not finite get no score.
+    `data` says where files of data sets are now (NAME=FILE), if they have moved.
 
     Raises:
+        UsageError: an option means nothing to the methods.
         store.MissingArtefactError, store.IncompleteError: features are missing or not finished.
         SpecError: the sides' features were not made alike, or don't cover the rows.
         NtkselError: rows' values are not finite, with on_error "fail"; names them.
     """
-    return scores(
-        store_path,
-        pool=pool,
-        methods={name: method},
-        domain=domain,
-        group_by=group_by,
-        across=across,
-        feature=feature,
-        rows=rows,
-        centre=centre,
-        k=k,
-        subspace=subspace,
-        whiten=whiten,
-        residual=residual,
-        seed=seed,
-        match_length=match_length,
-        tokens_of=tokens_of,
-        dtype=dtype,
-        device=device,
-        batch_tokens=batch_tokens,
-        on_error=on_error,
-        data=data,
-        progress=progress,
-    )[0]
-
-
-def scores(
-    store_path: str | Path, *, pool: str, methods: Mapping[str, str], domain: str | Sequence[str] | None = None,
-    group_by: GroupBy | None = None, across: Across = Across.MAX, feature: str | Sequence[str] | None = None,
-    rows: str | None = None, centre: bool = False, k: int | None = None, subspace: float | None = None,
-    whiten: float | None = None, residual: bool = False, seed: int = 0, match_length: str | None = None,
-    tokens_of: str | None = None, dtype: Dtype = Dtype.AUTO, device: str = "auto", batch_tokens: int | None = None,
-    on_error: OnError = OnError.FAIL, data: Sequence[str] = (), progress: Progress | None = None,
-) -> list[ScoreResult]:  # fmt: skip
-    """Write several scores of one pool: `methods` is name -> method. Each is what `score` alone would write.
-
-    Methods of `SHARE_A_PASS` read the pool's features once together; others are computed one after the other. An option
-    goes to the methods that know it. Scores that are finished are left as they are. Errors: as for `score`.
-    """
     progress = progress or Silent()
-    domains = [domain] if isinstance(domain, str) else list(domain or ())
-    features = [feature] if isinstance(feature, str) else list(feature or ())
-    check_options(
-        list(methods.values()), centre=centre, k=k, subspace=subspace, whiten=whiten, residual=residual,
-        match_length=match_length, tokens_of=tokens_of, across=across, group_by=group_by, domains=len(domains),
-        features=len(features), computes=dtype != Dtype.AUTO or device != "auto" or batch_tokens is not None,
-    )  # fmt: skip
-    check_seed("--seed", seed)
+    check_options(list(methods.values()), options)
     names = [store.check_name(name, "--name") for name in methods]
-    files = [name for name, _ in map(split_name, (pool, *domains)) if name is not None]
+    files = [name for name, _ in map(split_name, (pool, *options.domain)) if name is not None]
     stored = open_store(store_path, create=bool(files))
     moved_data(stored, data, default=[pool])
     pool = data_name(stored, pool, option="--pool", on_error=on_error)
-    domains = [data_name(stored, each, option="--domain", on_error=on_error) for each in domains]
+    domains = [data_name(stored, each, option="--domain", on_error=on_error) for each in options.domain]
     dataset = stored.get(f"datasets/{pool}")
     parents = {dataset.name: dataset.fingerprint}
     spec: dict[str, Any] = {"version": VERSION, "data": dataset.spec["digest"], "rows": None}
     only: Rows | None = None
-    if rows is not None:
-        only, selection = selected_rows(stored, rows, dataset=dataset)
+    if options.rows is not None:
+        only, selection = selected_rows(stored, options.rows, dataset=dataset)
         parents[selection.name] = spec["rows"] = selection.fingerprint
-    request = Request(
-        stored=stored, dataset=dataset, only=only, method="", domains=domains, group_by=group_by, features=features,
-        centre=centre, k=k, subspace=SUBSPACE if subspace is None else subspace, whiten=whiten, residual=residual,
-        seed=seed, match_length=match_length, tokens_of=tokens_of, known=None, progress=progress,
-    )  # fmt: skip
-    requests = {name: _request_of(request, name, method) for name, method in methods.items()}
-    plans = _plans(request, requests)
-    created = _create_all(requests, plans, spec, parents, across=across, dtype=dtype)
-    artefacts = {name: created[name] for name in names}
-    for name, artefact in artefacts.items():
-        if not artefact.complete:
-            _compute(
-                artefact, plans[name], requests[name], across=across, device=device, batch_tokens=batch_tokens,
-                on_error=on_error,
-            )  # fmt: skip
+    every = _whole_request(stored, dataset, only, domains, options, progress)
+    requests = {name: _request_of(every, name, method) for name, method in methods.items()}
+    plans = _plans(every, requests)
+    created = _create_all(requests, plans, spec, parents, options)
+    for name in names:
+        if not created[name].complete:
+            _compute(created[name], plans[name], requests[name], options, on_error=on_error)
     progress.stop()
     unusable = sum(_unusable(stored.get(f"datasets/{each}")) for each in files)
     return [
-        replace(result_of(artefacts[name], methods[name]), skipped=_left_out(artefacts[name], plans[name]) + unusable)
-        for name in names
+        replace(result_of(created[name], method), skipped=_left_out(created[name], plans[name]) + unusable)
+        for name, method in methods.items()
     ]
 
 
+def _whole_request(
+    stored: store.Store, dataset: store.Artefact, only: Rows | None, domains: Sequence[str], options: ScoreOptions,
+    progress: Progress,
+) -> Request:  # fmt: skip
+    """What was asked for of all scores: no method, and every option."""
+    return Request(
+        stored=stored, dataset=dataset, only=only, method="", domains=domains, group_by=options.group_by,
+        features=options.feature, centre=options.centre, k=options.k,
+        subspace=SUBSPACE if options.subspace is None else options.subspace, whiten=options.whiten,
+        residual=options.residual, seed=options.seed, match_length=options.match_length, tokens_of=options.tokens_of,
+        known=None, progress=progress,
+    )  # fmt: skip
+
+
 def _create_all(
-    requests: Mapping[str, Request], plans: Mapping[str, ScorePlan], spec: dict[str, Any], parents: dict[str, str], *,
-    across: Across, dtype: Dtype,
+    requests: Mapping[str, Request], plans: Mapping[str, ScorePlan], spec: dict[str, Any], parents: dict[str, str],
+    options: ScoreOptions,
 ) -> dict[str, store.Artefact]:  # fmt: skip
     """The scores in the store by name, new or known. Plans of those that are finished are skipped."""
     artefacts = {}
@@ -207,10 +137,10 @@ def _create_all(
     for name in sorted(requests, key=lambda each: requests[each].known is None):
         plan, request = plans[name], requests[name]
         if "groups" in plan.spec:
-            plan.spec["groups"]["across"] = across
+            plan.spec["groups"]["across"] = options.across
         by_model = isinstance(SCORES.get(request.method), ModelScore)
         if by_model:
-            plan.spec |= exact.exact_spec(_pool_features(request), request.known, dtype=dtype)
+            plan.spec |= exact.exact_spec(_pool_features(request), request.known, dtype=options.dtype)
         whole = spec | {"method": request.method} | SCORES.spec(request.method) | plan.spec
         artefact = create_score(request.stored, name, whole, parents | plan.parents, request.dataset, by_model=by_model)
         refuse_without_room(artefact, artefact.pending(), instead="")
@@ -222,8 +152,7 @@ def _create_all(
 
 
 def _compute(
-    artefact: store.Artefact, plan: ScorePlan, request: Request, *, across: Across, device: str,
-    batch_tokens: int | None, on_error: OnError,
+    artefact: store.Artefact, plan: ScorePlan, request: Request, options: ScoreOptions, *, on_error: OnError
 ) -> None:  # fmt: skip
     """Compute one score and write it."""
     entry, stored, dataset = SCORES.get(request.method), request.stored, request.dataset
@@ -231,13 +160,13 @@ def _compute(
         with SCORES.blaming(request.method):
             exact.fill_exact(
                 stored, artefact, entry, features=_pool_features(request), pool=dataset,
-                domain=stored.get(f"datasets/{request.domains[0]}"), only=request.only, device=device,
-                batch_tokens=batch_tokens, on_error=on_error, progress=request.progress,
+                domain=stored.get(f"datasets/{request.domains[0]}"), only=request.only, device=options.device,
+                batch_tokens=options.batch_tokens, on_error=on_error, progress=request.progress,
             )  # fmt: skip
         return
     begin(artefact, environment(*entry.packages, *SCORES.packages(request.method)), request.progress)
     with SCORES.blaming(request.method):
-        _fill(stored, artefact, dataset, plan, across=across, on_error=on_error, progress=request.progress)
+        _fill(stored, artefact, dataset, plan, across=options.across, on_error=on_error, progress=request.progress)
 
 
 def _request_of(request: Request, name: str, method: str) -> Request:

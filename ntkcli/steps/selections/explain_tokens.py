@@ -24,6 +24,7 @@ from ntkcli.steps.scores.inputs import domain_groups, features_of, group_readers
 from ntkcli.steps.scores.remake import Remade, gradient_settings, refuse_adam, remake
 from ntkcli.steps.selections.explain import row_number
 from ntkcli.steps.shared.datasets import data_file, moved_data
+from ntkcli.steps.shared.release import frees_memory
 from ntkcli.steps.shared.row_sets import rows_in_order
 from ntkcli.steps.shared.stores import open_store
 
@@ -57,6 +58,7 @@ class TokenExplanation:
     tokens: tuple[Token, ...]
 
 
+@frees_memory
 def explain_tokens(
     store_path: str | Path,
     *,

@@ -28,7 +28,7 @@ class Estimate:
     """The bill of a step. Tokens are extrapolated from `sampled` rows, exact if those are all; seconds from a matrix
     product on this device.
 
-    `disk_bytes` is what it adds to the store; `weight_bytes` and `batch_tokens` bound the memory.
+    `disk_bytes` is what it adds to the store; `weight_bytes` and `batch_tokens`, computed at a time, bound the memory.
     """
 
     step: str
@@ -42,6 +42,7 @@ class Estimate:
     truncated: int
     disk_bytes: int
     weight_bytes: int
+    batch_tokens: int
     seconds: float
 
 
@@ -54,6 +55,8 @@ def estimate(
     max_length: int,
     disk_bytes: int,
     device: str,
+    dtype: str,
+    batch_tokens: int | None,
     passes: int = 1,
     forwards: int = 1,
     thinking: bool | None = None,
@@ -62,8 +65,10 @@ def estimate(
 ) -> Estimate:
     """The bill for `n` rows with `forwards` and `passes` backwards each; `step` is a key of `OPERATIONS`.
 
-    From the first of `rows`, or from `counts` of all of them.
+    From the first of `rows`, or from `counts` of all of them. `batch_tokens`: as it is known, else as the step will
+    count them.
     """
+    from ntkcli.engine.models.footprint import planned_tokens
     from ntkcli.engine.models.limits import refuse_too_long
     from ntkcli.engine.models.speed import operations_per_second
 
@@ -88,12 +93,19 @@ def estimate(
         truncated=int((whole > max_length).sum()),
         disk_bytes=disk_bytes,
         weight_bytes=weight_bytes,
+        batch_tokens=batch_tokens
+        or planned_tokens(model, backward=step != "embed", dtype=dtype, device=device, weights=parameters),
         seconds=tokens * parameters * (forwards * forward + passes * backward) / operations_per_second(device),
     )
 
 
 def hidden_size(model: ModelIdentity) -> int:
     """Numbers in a hidden state, by the model's configuration."""
+    if model.gguf is None:
+        config = json.loads((model.folder / "config.json").read_text(encoding="utf-8"))
+        for each in (config, config.get("text_config")):
+            if isinstance(each, dict) and isinstance(width := each.get("hidden_size"), int):
+                return width  # without transformers, which takes seconds to import
     from ntkcli.engine.models.loading import model_config
 
     return int(model_config(model).get_text_config().hidden_size)

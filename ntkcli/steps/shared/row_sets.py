@@ -28,7 +28,7 @@ class RowSet:
     """Some rows of a data set, in order: what a selection, a data set or a file stands for.
 
     `spec` goes into the spec of what is made of them; `parents` names the artefacts; `rows` are
-    ascending indices (int64), None for all.
+    ascending indices (int64), None for all. `dataset` is the store's, if the rows are of one.
     """
 
     label: str
@@ -37,6 +37,7 @@ class RowSet:
     file: DataFile
     rows: NDArray[np.int64] | None
     status: NDArray[np.uint8]
+    dataset: store.Artefact | None = None
 
     def __iter__(self) -> Iterator[Row | BadRow]:
         """The rows in the order of the file."""
@@ -102,13 +103,13 @@ def _selection(stored: store.Store, name: str) -> RowSet:
     spec = {"selection": artefact.fingerprint, "data": dataset.spec["digest"]}
     parents = {artefact.name: artefact.fingerprint}
     rows, status = np.sort(artefact.read("row")), dataset.read("status")
-    return RowSet(name, spec, parents, data_file(stored, dataset), rows, status)
+    return RowSet(name, spec, parents, data_file(stored, dataset), rows, status, dataset)
 
 
 def _dataset(stored: store.Store, name: str) -> RowSet:
     artefact = stored.get(f"datasets/{name}")
     parents, spec = {artefact.name: artefact.fingerprint}, {"data": artefact.spec["digest"]}
-    return RowSet(name, spec, parents, data_file(stored, artefact), None, artefact.read("status"))
+    return RowSet(name, spec, parents, data_file(stored, artefact), None, artefact.read("status"), artefact)
 
 
 def rows_in_order(file: DataFile, rows: NDArray[np.int64] | None, status: NDArray[np.uint8]) -> Iterator[Row | BadRow]:

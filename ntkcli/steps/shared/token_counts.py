@@ -1,7 +1,7 @@
-"""Exact lengths in tokens of a data set's rows, counted once for each tokenizer and kept.
+"""Exact lengths in tokens of a data set's rows, and the tokens, made once for each tokenizer and kept.
 
 So every problem of a file is told before weights are loaded, and `--dry-run`, a second kind of features and `select`
-know lengths without tokenising again.
+know lengths without tokenising again; features and training take the tokens (`ntkcli.steps.shared.kept_tokens`).
 """
 
 from __future__ import annotations
@@ -17,19 +17,23 @@ from numpy.typing import NDArray
 
 import store
 from ntkcli.choices import OnError
-from ntkcli.data import BadRow, DataFile, Encoder, Row, RowError
+from ntkcli.data import BadRow, DataFile, Encoded, Encoder, Row, RowError
+from ntkcli.data.encode_stream import attempt, encode_whole
 from ntkcli.data.encoding import VERSION as ENCODER_VERSION
 from ntkcli.data.problems import BAD_KEPT, each, refusal, unusable
 from ntkcli.data.raw_text import CHAT
 from ntkcli.identity import ModelIdentity, embedding_rows
 from ntkcli.progress import Progress, Silent
 from ntkcli.steps.shared.environment import begin, environment
+from ntkcli.steps.shared.kept_tokens import ANSWERS, IDS, KeptTokens, as_texts, kept_arrays
+from ntkcli.steps.shared.kept_tokens import VERSION as TOKENS_VERSION
 from ntkcli.steps.shared.row_sets import rows_in_order
 
-PART_ROWS: Final = 1 << 14
-"""Rows of a part: ten seconds of one core."""
+PART_ROWS: Final = 1 << 12
+"""Rows of a part: two seconds of one core, and some MB of tokens."""
 _NO_LIMIT: Final = sys.maxsize  # lengths are kept as they are; a maximum length is applied where they are read
 _DIGITS: Final = 16
+_TOKENS: Final = "ids"  # the field of a spec whose counts have the tokens beside them
 
 Rows = NDArray[np.int64]
 
@@ -52,8 +56,11 @@ def find_counts(
 ) -> store.Artefact | None:
     """The finished counts of a data set by this tokenizer, if there are any."""
     spec = _spec(dataset, model, thinking, text_as)
-    known = stored.find(_name(dataset, spec))
-    return known if known is not None and known.spec == spec and known.complete else None
+    for one in (spec, {key: value for key, value in spec.items() if key != _TOKENS}):  # counts were kept alone first
+        known = stored.find(_name(dataset, one))
+        if known is not None and known.spec == one and known.complete:
+            return known
+    return None
 
 
 def count_tokens(
@@ -68,6 +75,9 @@ def count_tokens(
     progress: Progress | None = None,
 ) -> store.Artefact:
     """`tokens/<data>/<digest of tokenizer and template>`, finished: by this process and the other shards together."""
+    known = find_counts(stored, dataset, model, thinking=thinking, text_as=text_as)
+    if known is not None:
+        return known
     progress = progress or Silent()
     spec = _spec(dataset, model, thinking, text_as)
     artefact = stored.create(
@@ -80,6 +90,7 @@ def count_tokens(
         arrays={
             "length": store.ArraySpec("int32"),
             "status": store.ArraySpec("uint8", attrs=store.status_attrs()),
+            **kept_arrays(),
         },
         attrs={"model": model.reference},
     )
@@ -91,6 +102,16 @@ def count_tokens(
             _fill(artefact, artefact.pending(whose), file, status, encoder, progress)
         progress.stop()
     return artefact
+
+
+def kept_tokens(
+    stored: store.Store | None, dataset: store.Artefact | None, model: ModelIdentity, encoder: Encoder
+) -> KeptTokens:
+    """Rows of the data set as tokens by this encoder: those that the store has, the others made."""
+    if stored is None or dataset is None:
+        return KeptTokens(None, encoder)
+    thinking, text_as = encoder.spec.get("thinking"), encoder.spec.get("text_as", CHAT)
+    return KeptTokens(find_counts(stored, dataset, model, thinking=thinking, text_as=text_as), encoder)
 
 
 def counts_of(artefact: store.Artefact, rows: Rows | None) -> Counts:
@@ -105,7 +126,11 @@ def count(
 ) -> Counts:  # fmt: skip
     """The counts of these rows, not kept; before any cut, or cut at `max_length`."""
     encoder = _encoder(model, thinking, text_as, max_length or _NO_LIMIT)
-    return _counts([_count(row, encoder) for row in rows])
+    found = [
+        _count(row, whole if not isinstance(whole, Encoded) else attempt(encoder.fit, row, whole))
+        for row, whole in encode_whole(rows, encoder)
+    ]
+    return _counts(found)
 
 
 def settle_problems(
@@ -153,7 +178,12 @@ def _spec(dataset: store.Artefact, model: ModelIdentity, thinking: bool | None, 
         encoder["thinking"] = thinking
     if text_as != CHAT:
         encoder["text_as"] = text_as
-    return {"data": dataset.spec["digest"], "tokenizer": model.spec["tokenizer"], "encoder": encoder}
+    return {
+        "data": dataset.spec["digest"],
+        "tokenizer": model.spec["tokenizer"],
+        "encoder": encoder,
+        _TOKENS: TOKENS_VERSION,
+    }
 
 
 def _name(dataset: store.Artefact, spec: dict[str, Any]) -> str:
@@ -178,24 +208,31 @@ def _fill(
     """Count the pending parts, in one pass over the file that decodes no other rows."""
     bounds = [artefact.part_bounds(part) for part in pending]
     wanted = np.concatenate([np.zeros(0, dtype=np.int64), *(np.arange(*bound) for bound in bounds)])
-    stream = rows_in_order(file, wanted, status) if len(wanted) else iter(())
+    stream = encode_whole(rows_in_order(file, wanted, status) if len(wanted) else iter(()), encoder)
     for part, (start, stop) in zip(pending, bounds, strict=True):
-        found = []
-        for row in islice(stream, stop - start):
-            found.append(_count(row, encoder))
+        found, texts = [], []
+        for row, whole in islice(stream, stop - start):
+            found.append(_count(row, whole))
+            texts.append(as_texts(whole if isinstance(whole, Encoded) else None))
             progress.advance(1, tokens=found[-1][0])
         counts = _counts(found)
-        artefact.write_part(part, {"length": counts.length, "status": counts.status})
+        artefact.write_part(
+            part,
+            {
+                "length": counts.length,
+                "status": counts.status,
+                IDS: [ids for ids, _ in texts],
+                ANSWERS: [answers for _, answers in texts],
+            },
+        )
 
 
-def _count(row: Row | BadRow, encoder: Encoder) -> tuple[int, int]:
+def _count(row: Row | BadRow, encoded: Encoded | RowError | None) -> tuple[int, int]:
     """Length and status of a row."""
-    if isinstance(row, BadRow):
-        return 0, row.status
-    try:
-        return len(encoder.encode(row)), int(store.RowStatus.OK)
-    except RowError as error:
-        return 0, int(error.status)
+    if isinstance(encoded, Encoded):
+        return len(encoded), int(store.RowStatus.OK)
+    bad = row if isinstance(row, BadRow) else encoded
+    return 0, int(bad.status if bad is not None else store.RowStatus.UNREADABLE)
 
 
 def _counts(found: list[tuple[int, int]]) -> Counts:

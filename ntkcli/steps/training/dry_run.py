@@ -104,6 +104,7 @@ def _cost(
         dtype=use.dtype,
         device=use.device,
         init=None if init is None else init.identity,
+        checkpointed=request.gradient_checkpointing,
     )
     every = sum(one.rows for one in lengths)
     mean = sum(one.rows * one.mean for one in lengths) / every
@@ -136,7 +137,7 @@ def _cost(
         max_tokens=max(one.longest for one in lengths),
         adapter_parameters=size.adapter_parameters,
         batch_tokens=at_once,
-        memory_bytes=_memory(size, parameters, at_once, gradient_checkpointing=checkpointing),
+        memory_bytes=_memory(size, parameters, at_once),
         disk_bytes=4 * size.adapter_parameters * copies,
         seconds=(OPERATIONS * tokens + forward) * parameters / operations_per_second(use.device),
     )
@@ -231,7 +232,6 @@ def _sequences_per_row(lengths: Sequence[_Lengths], max_length: int) -> float:
     return len(pack_rows(tokens.tolist(), max_length, seed=0)) / max(1, len(tokens))
 
 
-def _memory(size: TrainingSize, parameters: int, batch_tokens: int, *, gradient_checkpointing: bool) -> int:
+def _memory(size: TrainingSize, parameters: int, batch_tokens: int) -> int:
     """Bytes of weights, optimiser and activations."""
-    token_bytes = size.checkpointed_token_bytes if gradient_checkpointing else size.token_bytes
-    return parameters * size.weight_bytes + STATE_BYTES * size.adapter_parameters + batch_tokens * token_bytes
+    return parameters * size.weight_bytes + STATE_BYTES * size.adapter_parameters + batch_tokens * size.token_bytes

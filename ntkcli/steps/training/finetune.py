@@ -16,6 +16,7 @@ from ntkcli.progress import Progress, Silent
 from ntkcli.seeds import check_seeds
 from ntkcli.steps.shared import seal
 from ntkcli.steps.shared.model_settings import note_conversion, run_parent
+from ntkcli.steps.shared.release import frees_memory
 from ntkcli.steps.shared.stores import open_store, require_spec
 from ntkcli.steps.training.model_card import command_words
 from ntkcli.steps.training.push_adapter import push_adapter
@@ -62,7 +63,7 @@ class SeedsResult:
 def finetune(
     store_path: str | Path, *, model: str, train: Sequence[str], then: Sequence[str] = (), name: str,
     epochs: int | None = None, max_tokens: int | None = None, match_tokens: str | None = None,
-    max_steps: int | None = None, match_steps: str | None = None, lr: float = 2e-4,
+    max_steps: int | None = None, match_steps: str | None = None, lr: float | None = None,
     schedule: Schedule = Schedule.COSINE, warmup: float = 0.03, rank: int | None = None, alpha: float | None = None,
     target_modules: str | None = None, init_adapter: str | None = None, batch_size: int = 16,
     batch_tokens: int | None = None, gradient_checkpointing: bool = False, max_length: int = 1024, seed: int = 0,
@@ -77,19 +78,20 @@ def finetune(
     """Train `adapters/<name>` on the rows of all `train` references together; the log of its steps is `runs/<name>`.
 
     A reference is a selection of the store, a data set of it, or a data file; `REF=N` weights it
-    (`ntkcli.steps.training.rows`). Defaults: 3 epochs (arXiv 2511.07380), rank 16, alpha 2·rank, all linear layers, and
-    the learning rate and warm-up of LESS. The other options: `ntkcli.engine.training.train.TrainingOptions`; of files:
-    `ntkcli.data.DataFile`. `data` says where files of data sets are now, if they have moved. `match_tokens` names a run
-    of the store: as many tokens as it was trained on, `match_steps` one: as many steps as it took. `then`: more
-    references, trained on for as many epochs after the rows of `train`, under the one schedule. `hold_out_of` is one of
-    `train`: rows of it alone are held out, the same ones for every seed and whatever the other sets are. `text_as`:
-    `ntkcli.data.Encoder`; raw texts longer than `max_length` are trained on in pieces. `pack`: rows are packed into
-    sequences of up to `max_length` tokens, in which they do not see each other; a step has `batch_size` sequences.
-    `keep_optimizer` leaves Adam's moments beside the adapter, also of a run that is finished already;
-    `keep_checkpoints` the adapter before the first step and at each checkpoint, in `adapters/<name>/steps`, for which a
-    finished run is trained again. `group` is kept as an attribute, which runs that differ only in the seed share.
-    `report_to`: services that each step is reported to, by transformers' names; off by default, and not in the spec.
-    `push_to_hub`: put the adapter and its card into this repository of the Hub at the end: private, unless `public`.
+    (`ntkcli.steps.training.rows`). Defaults: 3 epochs (arXiv 2511.07380), rank 16, alpha 2·rank, all linear layers, the
+    warm-up of LESS, and a learning rate by the model's width (`ntkcli.steps.training.settings.usual_rate`). The other
+    options: `ntkcli.engine.training.train.TrainingOptions`; of files: `ntkcli.data.DataFile`. `data` says where files
+    of data sets are now, if they have moved. `match_tokens` names a run of the store: as many tokens as it was trained
+    on, `match_steps` one: as many steps as it took. `then`: more references, trained on for as many epochs after the
+    rows of `train`, under the one schedule. `hold_out_of` is one of `train`: rows of it alone are held out, the same
+    ones for every seed and whatever the other sets are. `text_as`: `ntkcli.data.Encoder`; raw texts longer than
+    `max_length` are trained on in pieces. `pack`: rows are packed into sequences of up to `max_length` tokens, in which
+    they do not see each other; a step has `batch_size` sequences. `keep_optimizer` leaves Adam's moments beside the
+    adapter, also of a run that is finished already; `keep_checkpoints` the adapter before the first step and at each
+    checkpoint, in `adapters/<name>/steps`, for which a finished run is trained again. `group` is kept as an attribute,
+    which runs that differ only in the seed share. `report_to`: services that each step is reported to, by transformers'
+    names; off by default, and not in the spec. `push_to_hub`: put the adapter and its card into this repository of the
+    Hub at the end: private, unless `public`.
 
     Raises:
         UsageError, DataError: a reference, an option or a row can't be used.
@@ -101,6 +103,7 @@ def finetune(
     return train_run(store_path, TrainingRequest.of(**given), command, progress or Silent())
 
 
+@frees_memory
 def train_run(
     store_path: str | Path, request: TrainingRequest, command: Sequence[str], progress: Progress
 ) -> FinetuneResult:
@@ -108,6 +111,7 @@ def train_run(
     store.check_name(request.name, "--name")
     request = request.settled(store_path)
     identity = request.use.resolve()
+    request = replace(request, settings=request.settings.for_model(identity))
     stored = open_store(store_path, create=True)
     init = resolve_init(request.init_adapter, request.settings, adapters=stored.path / "adapters", model=identity)
     first, second = request.resolve_sets(stored)

@@ -21,7 +21,9 @@ from ntkcli.progress import Progress, Silent
 from ntkcli.steps.shared.disk_room import refuse_without_room
 from ntkcli.steps.shared.environment import begin, model_environment
 from ntkcli.steps.shared.model_settings import note_conversion
+from ntkcli.steps.shared.release import frees_memory
 from ntkcli.steps.shared.stores import require_spec
+from ntkcli.steps.shared.token_counts import kept_tokens
 from ntkcli.steps.training.lr_request import HELD_OUT, HELD_OUT_ROWS, RATES, TRIAL_STEPS, Sweep, prepare
 from ntkcli.steps.training.lr_result import LrFindResult, result_of
 from ntkcli.steps.training.one_base import OneBase, last_loss
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from ntkcli.engine.training.trainer import Step
 
 
+@frees_memory
 def find_rate(
     store_path: str | Path, *, lr_rates: Sequence[float] = RATES, lr_steps: int = TRIAL_STEPS,
     seeds: Sequence[int] = (0,), progress: Progress | None = None, **given: Any,
@@ -66,7 +69,6 @@ def _run(sweep: Sweep, progress: Progress) -> store.Artefact:
     from ntkcli.engine.evaluation.evaluator import Evaluator
     from ntkcli.engine.models.loading import load_model
     from ntkcli.engine.training.packs import require_packing
-    from ntkcli.engine.training.train import pick_batch_tokens
 
     use = sweep.asked.use
     encoder, data = _encode(sweep, progress)
@@ -74,7 +76,9 @@ def _run(sweep: Sweep, progress: Progress) -> store.Artefact:
     loaded = load_model(sweep.identity, dtype=sweep.spec["dtype"], device=use.device)
     if sweep.settings.pack:
         require_packing(loaded)
-    artefact = _create(sweep, data, planned, {"batch_tokens": use.batch_tokens or pick_batch_tokens(loaded)})
+    checkpointed = sweep.asked.gradient_checkpointing
+    picked = sweep.settings.pick_batch_tokens(loaded, init=sweep.init, checkpointed=checkpointed)
+    artefact = _create(sweep, data, planned, {"batch_tokens": use.batch_tokens or picked})
     budget = use.batch_tokens or artefact.plan["batch_tokens"]
     refuse_without_room(artefact, artefact.pending(), instead="")
     options = _options(sweep, planned, budget)
@@ -150,6 +154,7 @@ def _encode(sweep: Sweep, progress: Progress) -> tuple[Encoder, TrainingData]:
         on_error=sweep.asked.reading.on_error,
         hold_out_of=0,
         pack=sweep.settings.pack,
+        tokens_of=lambda rows: kept_tokens(sweep.stored, rows.dataset, sweep.identity, encoder),
     )
     longest = max(range(len(data.rows)), key=lambda i: len(data.rows[i]))
     refuse_too_long(sweep.identity, len(data.rows[longest]), data.names[longest])

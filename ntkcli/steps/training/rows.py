@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 import store
 from ntkcli.choices import OnError
 from ntkcli.data import BadRow, Encoded, Encoder, Row, RowError
+from ntkcli.data.encode_stream import attempt
 from ntkcli.data.packing import pack_rows
 from ntkcli.data.problems import BAD_KEPT, refusal, unusable
 from ntkcli.data.raw_text import CHAT, SCHEMA, refuse_other_schema
 from ntkcli.data.references import split_weight
 from ntkcli.errors import DataError, UsageError
 from ntkcli.steps.shared.datasets import data_sets_of, moved_data
+from ntkcli.steps.shared.kept_tokens import KeptTokens
 from ntkcli.steps.shared.row_sets import RowSet, resolve_rows
 
 MOST_TIMES = 100
@@ -148,13 +150,14 @@ def resolve_train(
 def encode_training(
     sets: Sequence[TrainingSet], encoder: Encoder, *, seed: int, hold_out: float, on_error: OnError,
     first_stage: int | None = None, pack: bool = False, hold_out_of: int | None = None,
+    tokens_of: Callable[[RowSet], KeptTokens] | None = None,
 ) -> TrainingData:  # fmt: skip
     """The rows of all sets that have an answer to learn, encoded; a share of them held out.
 
     The first `first_stage` sets are a stage of their own, before the others. Rows are held out by what they hold, so
     that copies of one, and pieces of one document, are never on both sides: of all rows, by the seed; or of the set at
     `hold_out_of` alone, whatever the seed and the other sets. `pack`: those to train on are packed into sequences of at
-    most the encoder's length, each stage by itself.
+    most the encoder's length, each stage by itself. `tokens_of` finds the tokens that the store has of a set's rows.
 
     Raises:
         DataError: a row can't be encoded (`on_error` "fail"), or too few are left to train on or to hold out.
@@ -169,8 +172,9 @@ def encode_training(
                 f"--train {one.rows.label}={one.times:g}: that share draws none of its rows.", "Give a larger one."
             )
         positions: list[int] = []
-        for row, count in zip(drawn, times.tolist(), strict=True):
-            pieces = range(0) if isinstance(row, BadRow) else found.add(row, encoder)
+        tokens = KeptTokens(None, encoder) if tokens_of is None else tokens_of(one.rows)
+        for (row, whole), count in zip(tokens.whole_rows(drawn), times.tolist(), strict=True):
+            pieces = range(0) if isinstance(row, BadRow) else found.add(row, whole, encoder)
             skipped += not pieces  # a bad row was scanned before: only left in where these may be skipped
             positions += list(pieces) * count
         uses.append(np.array(positions, dtype=np.int64))
@@ -227,9 +231,12 @@ class _Encoding:
     documents: list[range]
     bad: list[BadRow]
 
-    def add(self, row: Row, encoder: Encoder) -> range:
-        """The places of what is trained on of the row: one, several for a long raw document, none if it is useless."""
-        encoded = _encode(encoder, row, self.bad)
+    def add(self, row: Row, whole: Encoded | RowError | None, encoder: Encoder) -> range:
+        """The places of what is trained on of the row: one, several for a long raw document, none if it is useless.
+
+        `whole` are its tokens before any cut, or why it has none.
+        """
+        encoded = _pieces(encoder, row, whole, self.bad)
         pieces = range(len(self.rows), len(self.rows) + len(encoded))
         name = f"{row.place} (id {row.row_id})"
         self.names.extend([name] if len(encoded) == 1 else [f"{name}, piece {i + 1}" for i in range(len(encoded))])
@@ -252,12 +259,12 @@ def _packed(
     return [each for packs in staged for each in packs], tuple(map(len, staged)) if stages else ()
 
 
-def _encode(encoder: Encoder, row: Row, bad: list[BadRow]) -> list[Encoded]:
+def _pieces(encoder: Encoder, row: Row, whole: Encoded | RowError | None, bad: list[BadRow]) -> list[Encoded]:
     """The row's tokens, a raw document's in pieces; none if it has nothing to learn or goes to the `bad` ones."""
-    try:
-        encoded = encoder.encode_pieces(row)
-    except RowError as error:
-        bad.append(unusable(row, error))
+    encoded = attempt(encoder.fit_pieces, row, whole) if isinstance(whole, Encoded) else whole
+    if isinstance(encoded, RowError):
+        bad.append(unusable(row, encoded))
+    if not isinstance(encoded, list):
         return []
     return encoded if any(one.supervised.any() for one in encoded) else []
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import math
@@ -24,18 +23,16 @@ from ntkcli.notes import note
 from ntkcli.progress import Progress
 from ntkcli.steps.shared import seal
 from ntkcli.steps.shared.environment import begin, model_environment
+from ntkcli.steps.shared.token_counts import kept_tokens
 from ntkcli.steps.training.log import Course, arrays
 from ntkcli.steps.training.model_card import CardSet, model_card
 from ntkcli.steps.training.request import TrainingRequest
 from ntkcli.steps.training.rows import TrainingData, TrainingSet, encode_training
 from ntkcli.steps.training.settings import CHECKPOINTS, InitAdapter
 from store import atomic
+from store.locks import NO_LOCKS
 
 CARD = "README.md"
-
-
-_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
-"""What file systems without locks answer: NFS without its lock server, Lustre without -o flock, some of FUSE."""
 
 
 @contextmanager
@@ -51,7 +48,7 @@ def alone(folder: Path, busy: str = "") -> Iterator[None]:
         try:
             _lock(held.enter_context((folder / ".lock").open("w")), busy)
         except OSError as error:
-            if error.errno not in _NO_LOCKS:
+            if error.errno not in NO_LOCKS:
                 raise
             note(
                 f"the file system of {folder} has no locks ({error.strerror}): a second process that {busy} "
@@ -97,7 +94,6 @@ class TrainingRun:
         from ntkcli.engine.training.checkpoints import drop_older
         from ntkcli.engine.training.packs import require_packing
         from ntkcli.engine.training.reporting import Reporting
-        from ntkcli.engine.training.train import pick_batch_tokens
 
         asked = self.asked
         encoder = asked.use.encoder(load_tokenizer(self.model))
@@ -112,6 +108,7 @@ class TrainingRun:
             first_stage=self.first_stage,
             pack=asked.settings.pack,
             hold_out_of=self.spec.get("hold_out_of"),
+            tokens_of=lambda rows: kept_tokens(self.stored, rows.dataset, self.model, encoder),
         )
         longest = max(range(len(data.rows)), key=lambda i: len(data.rows[i]))
         refuse_too_long(self.model, len(data.rows[longest]), data.names[longest])
@@ -119,14 +116,16 @@ class TrainingRun:
         loaded = load_model(self.model, dtype=self.spec["dtype"], device=asked.use.device)
         if asked.settings.pack:
             require_packing(loaded)
-        plan = {"batch_tokens": asked.use.batch_tokens or pick_batch_tokens(loaded)}
+        checkpointed = asked.gradient_checkpointing
+        picked = asked.settings.pick_batch_tokens(loaded, init=self.init, checkpointed=checkpointed)
+        plan = {"batch_tokens": asked.use.batch_tokens or picked}
         artefact = self._artefact(steps, data, plan, parents, attrs)
         options = asked.settings.options(
             self.spec,
             init=self.init,
             checkpoint_steps=artefact.part_rows,
             batch_tokens=asked.use.batch_tokens or artefact.plan["batch_tokens"],  # another process may have been first
-            gradient_checkpointing=asked.gradient_checkpointing,
+            gradient_checkpointing=checkpointed,
             keep_optimizer=asked.keep_optimizer,
             keep_checkpoints=asked.keep_checkpoints,
         )

@@ -15,8 +15,8 @@ from ntkcli.data import Encoded, Row
 from ntkcli.errors import NtkselError
 from ntkcli.identity import ModelIdentity
 from ntkcli.progress import Progress
+from ntkcli.steps.evaluation.item_tokens import encode_item
 from ntkcli.steps.evaluation.items import Items
-from ntkcli.steps.evaluation.scorers import encode_item
 from ntkcli.steps.training.one_base import OneBase, last_loss
 from ntkcli.steps.training.settings import CHECKPOINTS
 

@@ -10,7 +10,7 @@ import numpy as np
 
 import store
 from ntkcli.data.encoding import Encoded
-from ntkcli.steps.evaluation.scorers import encode_item
+from ntkcli.steps.evaluation.item_tokens import encode_item
 from ntkcli.steps.shared.cost import SAMPLE_ROWS, weight_size
 from ntkcli.steps.shared.row_sets import rows_in_order
 from ntkcli.steps.shared.token_counts import Counts, count, counts_of, find_counts

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 import store
 from ntkcli.choices import Scorer
-from ntkcli.data import BadRow, DataFile, Encoded, Encoder, Row, RowError
+from ntkcli.data import BadRow, DataFile, Encoded, Row, RowError
 from ntkcli.data.problems import BAD_KEPT, refusal, unusable
 from ntkcli.data.rows import Content, content_id
 from ntkcli.errors import DataError, SpecError, UsageError, listed
@@ -19,6 +19,7 @@ from ntkcli.selection.duplicates import normalised
 from ntkcli.statistics.learning import share_nats
 from ntkcli.steps.evaluation.items import Items, Task, load_tasks
 from ntkcli.steps.shared.datasets import data_file, kept_data
+from ntkcli.steps.shared.kept_tokens import KeptTokens
 from ntkcli.steps.shared.non_finite import name_of
 from ntkcli.steps.shared.pool_rows import text_of
 from ntkcli.steps.shared.row_sets import RowSet, resolve_rows, rows_in_order
@@ -190,18 +191,19 @@ def read_domain(domain: RowSet) -> list[Row]:
     return [row for row in domain if isinstance(row, Row)]
 
 
-def encode_all(rows: Sequence[Row], encoder: Encoder, *, what: str) -> list[Encoded]:
+def encode_all(rows: Sequence[Row], tokens: KeptTokens, *, what: str) -> list[Encoded]:
     """Each row's tokens. DataError, naming rows, if some can't be encoded or have no answer to learn."""
     bad: list[BadRow] = []
-    silent, encoded = [], []
-    for row in rows:
-        try:
-            encoded.append(encoder.encode(row))
-        except RowError as error:
-            bad.append(unusable(row, error))
-            continue
-        if not encoded[-1].supervised.any():
-            silent.append(name_of(row))
+    silent: list[str] = []
+    encoded: list[Encoded] = []
+    for row, found in zip(rows, tokens.encoded_rows(rows), strict=True):
+        match found[1]:
+            case RowError() as error:
+                bad.append(unusable(row, error))
+            case Encoded() as one:
+                encoded.append(one)
+                if not one.supervised.any():
+                    silent.append(name_of(row))
     if bad:
         raise refusal(bad[:BAD_KEPT], len(bad))
     if silent:

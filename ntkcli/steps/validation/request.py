@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -130,6 +130,7 @@ def prepare(store_path: str | Path, asked: ValidationSettings) -> Request:
     stored = open_store(store_path)
     scored = inputs.find_scores(stored, asked.score)
     identity = asked.use.resolve()
+    asked = replace(asked, training=asked.training.for_model(identity))
     init = resolve_init(asked.init_adapter, asked.training, adapters=stored.path / "adapters", model=identity)
     how = asked.reading
     domain_set = resolve_rows(stored, asked.domain, option="--domain", columns=how.columns, split=how.split)

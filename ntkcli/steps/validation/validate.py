@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 import store
 from ntkcli.data import Encoded, Encoder, Row
 from ntkcli.progress import Progress, Silent
-from ntkcli.steps.evaluation.scorers import refuse_long_items, refuse_unusable
+from ntkcli.steps.evaluation.item_tokens import ItemTokens, refuse_long_items, refuse_unusable
 from ntkcli.steps.shared.disk_room import refuse_without_room
+from ntkcli.steps.shared.kept_tokens import KeptTokens
 from ntkcli.steps.shared.model_settings import note_conversion
 from ntkcli.steps.shared.non_finite import name_of
+from ntkcli.steps.shared.release import frees_memory
 from ntkcli.steps.shared.sharing import end_share, mine
-from ntkcli.steps.shared.token_counts import count_tokens, counts_of
+from ntkcli.steps.shared.token_counts import count_tokens, counts_of, kept_tokens
 from ntkcli.steps.training.rows import content_of, held_out
 from ntkcli.steps.validation import inputs
 from ntkcli.steps.validation.bench import Bench, Judge, Keep, Measured, Trainer
@@ -43,6 +45,7 @@ class MakeTrainer(Protocol):
         """The trainer of these runs."""
 
 
+@frees_memory
 def validate(
     store_path: str | Path, *, gradient_checkpointing: bool = False, keep_runs: bool = False,
     progress: Progress | None = None, trainer: MakeTrainer | None = None, **given: Any,
@@ -74,13 +77,14 @@ def validate(
         return summarise(measures_of(known, request))
     runs, needed = _plan(request, progress)
     encoder = _encoder(request)
-    refuse_unusable(request.items, encoder)
-    refuse_long_items(request.items, encoder, request.identity, 0)
+    items = ItemTokens(request.items, encoder)
+    refuse_unusable(items)
+    refuse_long_items(items, request.identity, 0)
     inputs.refuse_overlap(request.items, list(needed.values()), what=request.scored.dataset.name)
-    domain = inputs.encode_all(request.domain_rows, encoder, what="--domain")
-    by_row = dict(
-        zip(needed, inputs.encode_all(list(needed.values()), encoder, what=request.scored.dataset.name), strict=True)
-    )
+    pool = request.scored.dataset
+    domain = inputs.encode_all(request.domain_rows, KeptTokens(None, encoder), what="--domain")
+    tokens = kept_tokens(request.stored, pool, request.identity, encoder)
+    by_row = dict(zip(needed, inputs.encode_all(list(needed.values()), tokens, what=pool.name), strict=True))
     _refuse_long(request, [*domain, *by_row.values()])
     note_conversion(request.identity, progress)
     make = trainer or _Loading(gradient_checkpointing, encoder, progress)
@@ -292,11 +296,11 @@ class _Loading:
         """The bench, with the base model."""
         from ntkcli.engine.evaluation.evaluator import Evaluator
         from ntkcli.engine.models.loading import load_model
-        from ntkcli.engine.training.train import pick_batch_tokens
 
         use = request.asked.use
         loaded = load_model(request.identity, dtype=request.spec["dtype"], device=use.device)
-        budget = use.batch_tokens or plan.get("batch_tokens") or pick_batch_tokens(loaded)
+        picked = request.settings.pick_batch_tokens(loaded, init=request.init, checkpointed=self._checkpointing)
+        budget = use.batch_tokens or plan.get("batch_tokens") or picked
         self.plan = {"batch_tokens": budget}
         options = request.settings.options(
             {**request.spec, "seed": 0},

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from ntkcli.api import score
 from ntkcli.errors import NtkselError
 from ntkcli.steps.scores.agreement import compare_scores
-from ntkcli.steps.scores.score import score
 from ntkcli.steps.shared.stores import open_store
 from tests.commands.conftest import Cli, cli
 from tests.scoring.kit import make_store

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from ntkcli.api import score
 from ntkcli.data.encoding import VERSION as ENCODER_VERSION
 from ntkcli.errors import SpecError
 from ntkcli.steps.features.featurize import featurize
-from ntkcli.steps.scores.score import score
 from ntkcli.steps.shared.stores import open_store
 from ntkcli.steps.training.finetune import finetune
 from tests.conftest import Writer, prompt_rows

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ntkcli.api import score, scores
 from ntkcli.errors import UsageError
 from ntkcli.scoring.losses import drops
-from ntkcli.steps.scores.score import score, scores
 from ntkcli.steps.selections.explain import explain
 from ntkcli.steps.selections.select import select
 from ntkcli.steps.shared.stores import open_store

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ntkcli.api import score
 from ntkcli.steps.features.featurize import featurize
 from ntkcli.steps.scores.query import query
-from ntkcli.steps.scores.score import score
 from ntkcli.steps.shared.stores import open_store
 from ntkcli.steps.training.finetune import finetune
 from tests.commands.conftest import Cli, cli

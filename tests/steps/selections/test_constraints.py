@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ntkcli.api import score
 from ntkcli.errors import NtkselError
 from ntkcli.selection.duplicates import NEAR, NearDuplicates, first_of_each, gram_hashes, normalised
-from ntkcli.steps.scores.score import score
 from ntkcli.steps.selections.select import Constraints, select
 from ntkcli.steps.shared.stores import open_store
 from tests.commands.conftest import Cli, cli

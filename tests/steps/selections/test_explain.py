@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ntkcli.api import score
 from ntkcli.errors import NtkselError
-from ntkcli.steps.scores.score import score
 from ntkcli.steps.selections.explain import explain
 from ntkcli.steps.selections.select import Constraints, select
 from ntkcli.steps.shared.stores import open_store

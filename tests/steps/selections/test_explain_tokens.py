@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ntkcli.api import score
 from ntkcli.errors import SpecError, UsageError
 from ntkcli.steps.features.featurize import featurize
-from ntkcli.steps.scores.score import score
 from ntkcli.steps.selections.explain_tokens import explain_tokens
 from ntkcli.steps.selections.select import select
 from ntkcli.steps.shared.stores import open_store

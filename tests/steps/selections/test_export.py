@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
+from ntkcli.api import score
 from ntkcli.data import DataFile, Row
 from ntkcli.errors import NtkselError
-from ntkcli.steps.scores.score import score
 from ntkcli.steps.selections.export import _FORMATS, _write_parquet, checked_table
 from ntkcli.steps.selections.select import select
 from ntkcli.steps.shared.stores import open_store

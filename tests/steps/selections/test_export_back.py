@@ -15,10 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ntkcli.api import score
 from ntkcli.data import DataFile, Row
 from ntkcli.data.rows import canonical_row
 from ntkcli.errors import DataError, NtkselError
-from ntkcli.steps.scores.score import score
 from ntkcli.steps.selections.export import Format, checked_table, shaped
 from ntkcli.steps.selections.export_values import json_lines
 from ntkcli.steps.selections.select import select

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import store
+from ntkcli.api import score
 from ntkcli.errors import NtkselError
 from ntkcli.selection.leaks import MOST_ITEMS, TestItems
-from ntkcli.steps.scores.score import score
 from ntkcli.steps.selections.select import Constraints, select
 from ntkcli.steps.shared.stores import open_store
 from tests.commands.conftest import Cli, cli

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 import store
+from ntkcli.api import score
 from ntkcli.data import DataFile, Encoder, Row
 from ntkcli.engine.models.loading import load_tokenizer
 from ntkcli.errors import IncompleteError, UsageError
 from ntkcli.identity import resolve_model
 from ntkcli.steps.features.featurize import featurize
 from ntkcli.steps.scores.combine import combine
-from ntkcli.steps.scores.score import score
 from ntkcli.steps.selections.select import Constraints, select
 from ntkcli.steps.shared.lengths import Encoding, lengths, settle_encoding
 from ntkcli.steps.shared.stores import open_store

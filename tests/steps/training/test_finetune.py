@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,11 @@ import numpy as np
 import pytest
 
 from ntkcli.errors import BusyError, DataError, NtkselError, UsageError
+from ntkcli.identity import ModelIdentity
+from ntkcli.steps.shared.cost import hidden_size
 from ntkcli.steps.shared.stores import open_store
 from ntkcli.steps.training.finetune import finetune
+from ntkcli.steps.training.settings import usual_rate
 from ntkcli.steps.upkeep.verify import verify
 from tests.conftest import Writer, prompt_rows
 
@@ -140,3 +145,35 @@ def test_stages_losses_per_row_and_averaged_weights_are_in_the_spec(
         )
     with pytest.raises(UsageError, match="--average-weights keeps the mean"):
         finetune(tmp_path / "s", name="x", **shared, **both, average_weights=True, hold_out=0.2)
+
+
+@pytest.mark.parametrize(("width", "rate"), [(64, 1e-3), (576, 1e-3), (1024, 8.4e-4), (2048, 4.9e-4), (4096, 2.9e-4)])
+def test_the_usual_rate_falls_with_the_width(width: int, rate: float) -> None:
+    assert usual_rate(width) == rate
+
+
+def test_without_lr_the_rate_of_the_width_is_trained_at_and_kept(
+    tmp_path: Path, model_dir: Path, write_jsonl: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ntkcli.steps.training.settings.hidden_size", lambda model: 4096)
+    data = write_jsonl("d.jsonl", prompt_rows(8))
+    finetune(tmp_path / "s", model=str(model_dir), train=[str(data)], name="r", epochs=1, batch_size=8, warmup=0)
+    run = open_store(tmp_path / "s").get("runs/r")
+    assert run.spec["lr"] == 2.9e-4
+    assert run.read("learning_rate").max() == pytest.approx(2.9e-4)
+
+
+@pytest.mark.parametrize("config", [{"hidden_size": 48}, {"text_config": {"hidden_size": 48}}])
+def test_the_width_is_read_without_transformers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: dict[str, Any]
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert hidden_size(ModelIdentity("m", tmp_path, None, {})) == 48
+
+
+def test_the_width_of_a_gpt2_is_found(tmp_path: Path) -> None:
+    from transformers import GPT2Config
+
+    GPT2Config(n_embd=24).save_pretrained(tmp_path)
+    assert hidden_size(ModelIdentity("m", tmp_path, None, {})) == 24
