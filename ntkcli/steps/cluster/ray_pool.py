@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ RETRIES: Final = 5
 _ANSWER_SECONDS: Final = 600
 """Within which a machine must answer: the first time it reads the model's files for their digest."""
 _CANCEL_SECONDS: Final = 60
+_CONNECT_SECONDS: Final = 20
 SETTINGS: Final = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing about this cluster is sent anywhere
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the future default; without it Ray warns
@@ -114,6 +116,8 @@ def connected(address: str) -> Iterator[None]:
         import ray
     except ImportError as error:
         raise UsageError("--ray needs the package ray.", 'Install it: `pip install "ntksel[ray]"`.') from error
+    if address != LOCAL:
+        require_listener(address)
     how: dict[str, Any] = {"log_to_driver": False, "configure_logging": False, "logging_level": "ERROR"}
     if address == LOCAL:
         how["include_dashboard"] = False
@@ -130,6 +134,22 @@ def connected(address: str) -> Iterator[None]:
     finally:
         ray.shutdown()
         listen()
+
+
+def require_listener(address: str) -> None:
+    """UsageError unless something listens at `HOST:PORT`: Ray itself waits for a minute, and ends the process."""
+    host, colon, port = address.rpartition(":")
+    if not (colon and host and "/" not in host and port.isdigit()):
+        raise UsageError(
+            f"--ray {address} is not an address.", "Give HOST:PORT as `ray start --head` printed it, or local."
+        )
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UsageError(
+            f"--ray {address}: there is no cluster to connect to ({reason_of(error)}).",
+            "Give `local`, or the address that `ray start --head` printed.",
+        ) from error
 
 
 def own_threads() -> int:

@@ -150,6 +150,8 @@ def test_an_address_without_a_cluster(cli: Cli, tmp_path: Path, model_dir: Path,
     ran = cli("featurize", tmp_path / "s", *words, "--ray", "127.0.0.1:9")
     assert ran.code == 2
     assert "there is no cluster to connect to" in ran.error_line
+    for address in ("auto", "ray://head:10001", "head"):
+        assert "is not an address" in cli("featurize", tmp_path / "s", *words, "--ray", address).error_line
     assert not (tmp_path / "s").exists()
 
 
