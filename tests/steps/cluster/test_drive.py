@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from ntkcli.errors import DataError, NtkselError, UsageError
 from ntkcli.progress import Silent
 from ntkcli.steps.cluster.drive import Driver, split
 from ntkcli.steps.cluster.jobs import Job, Outcome
+from ntkcli.steps.cluster.nodes import ask, look, refuse_unfit
+from ntkcli.steps.cluster.ray_pool import gpu_share
 from ntkcli.steps.cluster.words import by_seed, depends, for_share, is_shared
 from tests.commands.conftest import Cli, cli
 from tests.conftest import Writer, choice_rows, prompt_rows
@@ -234,3 +238,60 @@ def test_options_that_ray_cant_share(cli: Cli, tmp_path: Path) -> None:
         assert ran.code == 2
         assert message in ran.error_line
     assert not (tmp_path / "s").exists()
+
+
+def test_nothing_of_ray_is_imported_without_the_option() -> None:
+    """One file imports it, within functions that only `--ray` calls."""
+    import ntkcli
+
+    pattern = re.compile(r"^( *)(?:import|from) ray\b", re.MULTILINE)
+    found = {
+        path.name: [len(indent) for indent in pattern.findall(path.read_text(encoding="utf-8"))]
+        for path in Path(ntkcli.__file__).parent.rglob("*.py")
+    }
+    assert {name for name, indents in found.items() if indents} == {"ray_pool.py"}
+    assert min(found["ray_pool.py"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("model", "gpu", "bounded", "share"),
+    [(16 << 30, 80 << 30, True, 1.0), (1 << 30, 80 << 30, True, 1 / 8), (4 << 30, 80 << 30, True, 1 / 4),
+     (1 << 30, 80 << 30, False, 1.0), (1 << 30, 0, True, 1.0)],
+)  # fmt: skip
+def test_several_jobs_on_one_gpu_only_where_they_fit(model: int, gpu: int, bounded: bool, share: float) -> None:
+    assert gpu_share(model, gpu, bounded=bounded) == share
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": "0.0.1"}, "host has ntksel 0.0.1"),
+        ({"has_folder": False}, "host has no folder"),
+        ({"sees_token": False}, "is not shared: host"),
+        ({"reply": ""}, "is not shared: "),
+        ({"missing": ("pool.jsonl",)}, "host does not have pool.jsonl"),
+        ({"model_error": "m: there is no m"}, "host does not have the model m: there is no m"),
+        ({"models": ("other",)}, "on host is not the one here"),
+    ],
+)
+def test_what_a_machine_lacks_is_named(tmp_path: Path, model_dir: Path, change: dict[str, Any], message: str) -> None:
+    stored = store.Store.open_or_create(tmp_path / "s", made_by="test")
+    question = ask(stored, ["featurize", str(tmp_path / "s")], [str(model_dir)])
+    answer = look(question)
+    assert Path(answer.reply).read_text() == question.token
+    if "reply" in change:
+        Path(answer.reply).unlink()
+    with pytest.raises(NtkselError, match=message):
+        refuse_unfit(question, [answer, dataclasses.replace(answer, host="host", **change)], stored.path)
+    assert list(stored.scratch.folder.iterdir()) == []
+    fine = ask(stored, [], [str(model_dir)])
+    refuse_unfit(fine, [look(fine)], stored.path)
+
+
+def test_a_machine_with_another_file_of_the_same_name(tmp_path: Path, write_jsonl: Writer) -> None:
+    stored = store.Store.open_or_create(tmp_path / "s", made_by="test")
+    path = write_jsonl("d.jsonl", prompt_rows(3))
+    question = ask(stored, ["featurize", "s", f"--data={path}", "--name", "x" * 300], [])
+    assert question.files == ((str(path), path.stat().st_size),)
+    path.write_text("{}\n")
+    assert look(question).missing == (str(path),)
