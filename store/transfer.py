@@ -13,13 +13,13 @@ from typing import Final
 
 from google_crc32c import value as crc32c
 
-from store import atomic, chunks, header
+from store import atomic, chunks, header, locks
 from store.artefact import Artefact
 from store.documents import COPY
 from store.errors import DamagedError, StoreError
 from store.fix import fix, repairing
 from store.header import COPY as HEADER_COPY
-from store.layout import ARRAYS, NODE_FILE, RECORDS, STORE_FILE, TMP
+from store.layout import ARRAYS, LOCK, NODE_FILE, RECORDS, STORE_FILE, TMP
 from store.root import Store
 from store.scratch import Scratch
 
@@ -103,10 +103,13 @@ def receive_part(artefact: Artefact, i: int, files: Mapping[Path, bytes]) -> Non
     record = artefact.path / RECORDS / "c" / str(i)
     if record not in files or len(files[record]) != _RECORD_BYTES:
         raise StoreError(f"part {i} of {artefact.name} came without its record", "copy it again")
-    if record.is_file() and record.read_bytes() != files[record]:
-        artefact.forget_part(i)
     with atomic.Batch(artefact.path, artefact.fresh) as data, atomic.Batch(artefact.path, artefact.fresh) as last:
         for path, content in files.items():
             (last if path == record else data).add(path, [content])
-        data.publish()
-        last.publish()
+        data.settle()
+        last.settle()
+        with locks.held(artefact.path / RECORDS / LOCK):
+            if record.is_file() and record.read_bytes() != files[record]:
+                artefact.forget_part(i)
+            data.publish()
+            last.publish()

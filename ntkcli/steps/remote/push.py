@@ -128,6 +128,7 @@ class _Push:
         paths = [path for _, files in self.found.units.values() for path in files]
         with self._whole():
             sizes = {path: (self.stored.path / path).stat().st_size for path in paths}
+            vouching = {path: _digests(self.stored.path / path)[0] for path in paths if comes_last(path)}
         claim = Claim(self.place, self.stored.id)
         if not self.dry_run:
             claim.begin()
@@ -140,7 +141,7 @@ class _Push:
             progress.stop()
         if self.dry_run:
             return self._result()
-        self._refuse_changes()
+        self._refuse_changes(vouching)
         self._compare_sizes(paths)
         if not claim.is_ours:
             raise BusyError(f"Another push to {self.place.url} began meanwhile.", "Wait for it, then push again.")
@@ -206,13 +207,14 @@ class _Push:
                 self._withdraw_manifest()
                 self.place.remove(path)
 
-    def _refuse_changes(self) -> None:
-        """BusyError if what vouches for others, or a file that was read twice, is not what it was when it was sent."""
+    def _refuse_changes(self, vouching: Mapping[str, str]) -> None:
+        """BusyError if a file that vouches for others is not what it was before they were read, or one that was read
+        twice is not what was sent."""
         for path, entry in self.entries.items():
-            if comes_last(path) or entry.size > LARGE_BYTES:
+            if path in vouching or entry.size > LARGE_BYTES:
                 with self._whole():
                     now, _ = _digests(self.stored.path / path)
-                if now != entry.sha256:
+                if {now, vouching.get(path, now)} != {entry.sha256}:
                     raise self._busy(path)
 
     def _compare_sizes(self, paths: list[str]) -> None:

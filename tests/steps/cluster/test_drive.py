@@ -182,6 +182,21 @@ def data(write_jsonl: Writer) -> dict[str, Path]:
     }
 
 
+def test_shared_features_have_the_bytes_of_one_process(
+    cli: Cli, inline: list[Inline], tmp_path: Path, model_dir: Path, data: dict[str, Path]
+) -> None:
+    words = ["--data", data["pool"], "--name", "pool", "--kind", "embed", "--model", model_dir, "--part-rows", "8"]
+    one = cli("featurize", tmp_path / "one", *words, "--json")
+    many = cli("featurize", tmp_path / "many", *words, "--json", "--ray", "local")
+    assert one.code == many.code == 0, one.err + many.err
+    assert json.loads(one.out)["digest"] == json.loads(many.out)["digest"]
+    assert len(inline[0].jobs) == 1 + 2
+    assert arrays_of(tmp_path / "one") == arrays_of(tmp_path / "many")
+    assert cli("featurize", tmp_path / "many", *words, "--ray", "local").code == 0
+    assert len(inline[1].jobs) == 1  # finds it finished
+
+
+@pytest.mark.slow
 def test_each_verb_gives_the_bytes_of_one_process(
     cli: Cli, inline: list[Inline], tmp_path: Path, model_dir: Path, data: dict[str, Path]
 ) -> None:
@@ -208,6 +223,7 @@ def test_each_verb_gives_the_bytes_of_one_process(
     assert arrays_of(tmp_path / "one") == arrays_of(tmp_path / "many")
 
 
+@pytest.mark.slow
 def test_arms_give_the_bytes_of_one_process(
     cli: Cli, inline: list[Inline], tmp_path: Path, model_dir: Path, data: dict[str, Path]
 ) -> None:

@@ -84,7 +84,8 @@ def tree(path: Path) -> dict[str, bytes]:
     found = {}
     for file in sorted(path.rglob("*")):
         name = file.relative_to(path).as_posix()
-        skipped = name.split("/")[0] in IGNORED or "broken" in name or "checkpoints" in name or ".lock" in name
+        skipped = name.split("/")[0] in IGNORED or any(word in name for word in ("broken", "checkpoints", ".lock"))
+        skipped = skipped or name.endswith("/part/lock")
         if file.is_file() and not skipped:
             found[name] = file.read_bytes()
     return found

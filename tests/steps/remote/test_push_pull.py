@@ -19,6 +19,7 @@ from ntkcli.steps.remote.manifest import BEFORE, BEGUN, MANIFEST
 from ntkcli.steps.remote.place import Place
 from ntkcli.steps.remote.pull import pull
 from ntkcli.steps.remote.push import push
+from ntkcli.steps.training.run import alone
 from ntkcli.steps.upkeep.info import info
 from ntkcli.steps.upkeep.verify import verify
 from tests.steps.remote.kit import Breaks, make_store, tree
@@ -275,12 +276,14 @@ def test_a_manifest_that_leaves_the_folder_is_refused(med: Path, url: str, tmp_p
         pull(url, tmp_path / "back")
 
 
-def test_a_store_that_is_written_to_meanwhile(med: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    write, record = Place.write, "arrays.zarr/scores/near/part/c/0"
+@pytest.mark.parametrize("after", ["part/c/0", "score/c/0"])
+def test_a_store_that_is_written_to_meanwhile(med: Path, url: str, after: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part is written again, with other bytes, after its chunk was sent, or its record."""
+    write, sent = Place.write, f"arrays.zarr/scores/near/{after}"
 
     def rewrites(place: Place, path: str, data: bytes) -> None:
         write(place, path, data)
-        if path == record:
+        if path == sent:
             score = store.Store.open(med).get("scores/near")
             score.write_part(0, {name: np.zeros(8, np.float32) for name in ("score", "similarity")})
 
@@ -298,6 +301,13 @@ def test_a_store_that_is_written_to_meanwhile(med: Path, url: str, monkeypatch: 
         other.setattr(Place, "write", removes)
         with pytest.raises(BusyError, match="was removed while"):
             push(med, f"{url}2")
+
+
+def test_a_run_that_is_being_trained_is_not_pulled_over(med: Path, url: str, tmp_path: Path) -> None:
+    push(med, url)
+    pull(url, tmp_path / "back")
+    with alone(tmp_path / "back/adapters/warm"), pytest.raises(BusyError, match="is training warm"):
+        pull(url, tmp_path / "back")
 
 
 def test_two_pushes_at_once(med: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
