@@ -2,7 +2,7 @@
 """Which score should one trust? Every score of one pool, ranked by retraining (`ntksel validate`) on one cell.
 
     python benchmarks/study/rank_scores.py --task financial-fpb --data DIR --folder DIR [--subsets 40]
-        [--design subsets] [--rows 64] [--domain-repeat 2] [--items 100] [--model M]
+        [--design subsets] [--rows 64] [--domain-repeat 2] [--items 100] [--model M] [--figures FILE.jsonl]
 
 Makes the cell's files, features and scores with the commands of the program, then one validation in which all scores
 share their runs; a second call goes on where the first was stopped. docs/results.md has the protocol. The pool holds
@@ -13,6 +13,7 @@ labels, 60 with its labels asked otherwise, 780 of neither.
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -75,6 +76,20 @@ def main() -> None:
     options += ["--export", str(given.folder / f"{given.task}.json"), "--force"]
     print(describe())
     subprocess.run([*command, "validate", str(store), *options], check=True)
+    if given.figures is not None:
+        with given.figures.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line(given)) + "\n")
+
+
+def line(given: argparse.Namespace) -> dict[str, Any]:
+    """What the validation found, without its curves, and what it was asked for."""
+    found = json.loads((given.folder / f"{given.task}.json").read_text(encoding="utf-8"))
+    asked = {
+        key: getattr(given, key) for key in ("task", "design", "subsets", "rows", "domain_repeat", "seeds", "items")
+    }
+    by_design = {each["score"]: each["lds_by_design"] for each in found["curves"]}
+    scores = [{**each, "lds_by_design": by_design[each["score"]]} for each in found["scores"]]
+    return {**asked, **found, "scores": scores, "curves": None, "environment": describe()}
 
 
 def cell_files(data: Path, folder: Path, task: str, items: int) -> dict[str, str]:
@@ -116,6 +131,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--domain-repeat", type=int, default=2, help="visits of a domain row in a run")
     parser.add_argument("--seeds", default="0,1", help="of the runs that are not subsets")
     parser.add_argument("--items", type=int, default=100, help="test items")
+    parser.add_argument("--figures", type=Path, help="append the result to this file, a line for each call")
     parser.add_argument("--model", help="default: the demo's SmolLM2-135M-Instruct")
     return parser.parse_args()
 
