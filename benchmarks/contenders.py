@@ -14,16 +14,17 @@ from typing import Any
 import torch
 
 from ntkcli.data.encoding import Encoded
-from ntkcli.engine.batches import pad
+from ntkcli.engine.batches import one_text_a_row, pad
 from ntkcli.engine.features.embeddings import EmbeddingEngine
 from ntkcli.engine.gradients.probes import LogitProbe, LossProbe
 from ntkcli.engine.gradients.projections import make_projection
-from ntkcli.engine.gradients.row_gradients import GradientEngine
+from ntkcli.engine.gradients.row_gradients import Features, GradientEngine
+from ntkcli.engine.gradients.sketch import Sketch
 from ntkcli.engine.models.adapters import AdaptedLayer, fresh_adapter
 from ntkcli.engine.models.loading import LoadedModel, decoder_of
 from ntkcli.engine.training.loss import collate
 
-Run = Callable[[Sequence[Encoded]], None]
+Run = Callable[[Sequence[Encoded]], object]
 RANK, DIM = 16, 8192
 _SMALL_TARGETS = "q_proj,v_proj"
 """For the exact gradients of projection `none`, which are kept whole."""
@@ -43,16 +44,26 @@ def bound(loaded: LoadedModel) -> Run:
     def run(rows: Sequence[Encoded]) -> None:
         batch = pad(rows, positions="completion", pad_id=0, device=loaded.device)
         x = embed(batch.ids).requires_grad_(True)
-        hidden = decoder(inputs_embeds=x, use_cache=False).last_hidden_state
+        with one_text_a_row():
+            hidden = decoder(inputs_embeds=x, use_cache=False).last_hidden_state
         torch.autograd.backward(hidden, batch.weight[..., None].to(hidden.dtype).expand_as(hidden))
 
     return run
 
 
 def ntksel(
-    loaded: LoadedModel, *, trained: bool = True, probe: str = "sum", probes: int = 1, projection: str = "sjlt"
-) -> Run:
-    """`ntksel featurize` without reading and writing; a trained adapter has B ≠ 0."""
+    loaded: LoadedModel,
+    *,
+    trained: bool = True,
+    probe: str = "sum",
+    probes: int = 1,
+    projection: str = "sjlt",
+    plain_sketch: bool = False,
+) -> Callable[[Sequence[Encoded]], Features]:
+    """`ntksel featurize` without reading and writing; a trained adapter has B ≠ 0.
+
+    `plain_sketch`: the sketch by many small operations, also on CUDA.
+    """
     loaded = twin(loaded)
     targets = _SMALL_TARGETS if projection == "none" else "all-linear"
     layers = fresh_adapter(loaded.model, rank=RANK, target_modules=targets, seed=0)
@@ -66,11 +77,13 @@ def ntksel(
     if probe != "loss":
         directions = [LogitProbe(loaded.model, probe, number=k) for k in range(probes)]
     onto = make_projection(projection, dim=DIM, seed=0, device=loaded.device)
+    if plain_sketch:
+        onto = Sketch(DIM, 0, loaded.device)
     engine = GradientEngine(loaded, layers, projection=onto, probes=directions)
     positions = "targets" if probe == "loss" else "completion"
 
-    def run(rows: Sequence[Encoded]) -> None:
-        engine.features(rows, positions=positions)
+    def run(rows: Sequence[Encoded]) -> Features:
+        return engine.features(rows, positions=positions)
 
     return run
 

@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 from importlib.util import find_spec
 from types import SimpleNamespace
+from typing import Any
 
 import contenders
 import numpy as np
@@ -77,14 +78,26 @@ def load(args: argparse.Namespace) -> LoadedModel:
     """The model, or random weights of a shape."""
     if not args.shape:
         return load_model(resolve_model(args.model or str(demo_model_path())), dtype=args.dtype, device=args.device)
+    device, dtype = pick_device(args.device), DTYPES[args.dtype]
+    return random_model(SHAPES[args.shape], device, dtype)
+
+
+def random_model(shape: dict[str, Any], device: torch.device, dtype: torch.dtype) -> LoadedModel:
+    """A Llama of this shape with random weights, made where it is to be."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    device, dtype = pick_device(args.device), DTYPES[args.dtype]
+    torch.manual_seed(0)
     with torch.device(device):
         torch.set_default_dtype(dtype)
-        model = LlamaForCausalLM(LlamaConfig(**SHAPES[args.shape])).eval().requires_grad_(False)
+        model = LlamaForCausalLM(LlamaConfig(**shape)).eval().requires_grad_(False)
         torch.set_default_dtype(torch.float32)
     return LoadedModel(model, SimpleNamespace(pad_token_id=0), device, dtype)
+
+
+def operations_per_token(loaded: LoadedModel) -> int:
+    """4·N: forward and activation backward of the N parameters below the head, but the embedding table."""
+    embed = loaded.model.get_input_embeddings().weight.numel()
+    return 4 * (sum(p.numel() for p in decoder_of(loaded.model).parameters()) - embed)
 
 
 def make(
@@ -175,8 +188,7 @@ def report(
     shape = args.shape or args.model or "SmolLM2-135M-Instruct"
     print(f"{shape}: {len(rows)} rows, {tokens_of([rows])} tokens, batches of {args.batch_tokens} tokens, ", end="")
     print(f"rank {RANK}, p = {DIM}, {args.dtype}, {args.repeats} rounds; adapters are trained ones unless said")
-    embed = loaded.model.get_input_embeddings().weight.numel()
-    operations = 4 * (sum(p.numel() for p in decoder_of(loaded.model).parameters()) - embed)
+    operations = operations_per_token(loaded)
     full = peak_operations(args.dtype)
     limit = found[BOUND][0]
     print(f"{'':42} tokens/s  of the bound  working memory{'  of peak' if full else ''}")

@@ -255,19 +255,25 @@ _OTHER_RANKS = (("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("PMI_RANK", "
 """Of mpirun: no command shares parts by these."""
 
 
-def refuse_ranks(verb: str) -> None:
+def share_of(verb: str) -> tuple[int, int]:
+    """This process's share of the parts, for a command whose processes take them in turns; mpirun's are refused."""
+    refuse_ranks(verb, of=_OTHER_RANKS)
+    return own_shard()
+
+
+def refuse_ranks(verb: str, *, of: Sequence[tuple[str, str]] = (*_RANKS, *_OTHER_RANKS)) -> None:
     """UsageError in one of several processes that torchrun, srun or mpirun started, for a command of one process.
 
     Each would do the same work, into one store; a training would wait for the others for ever.
     """
-    for rank, size in (*_RANKS, *_OTHER_RANKS):
+    for rank, size in of:
         index, count = os.environ.get(rank), os.environ.get(size)
         if index is not None and count is not None and count not in ("0", "1"):
             raise UsageError(
                 f"ntksel {verb} is for one process, and {rank}={index} with {size}={count} in the environment say that "
                 "there are several.",
                 f"Start it once, without torchrun, srun or mpirun; else unset {rank} and {size}. "
-                "Only featurize shares its work.",
+                "Only featurize, eval and score --method exact share their work, under torchrun and srun.",
             )
 
 

@@ -140,7 +140,7 @@ def evaluate(
     from ntkcli.steps.shared.pictures import check_picture, write_arms
     from ntkcli.steps.shared.stores import is_store, open_store
 
-    o.refuse_ranks("eval")
+    share = o.share_of("eval")
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
     arguments: dict[str, Any] = {
         "model": model,
@@ -154,7 +154,7 @@ def evaluate(
         "answer_pattern": answer_pattern,
         "max_length": max_length,
         "dtype": dtype,
-        "device": device,
+        "device": o.own_device(device),
         "on_error": on_error,
         "columns": o.parse_columns(columns),
         "split": split,
@@ -170,6 +170,7 @@ def evaluate(
         "force": force,
     }
     if dry_run:
+        o.refuse_ranks("eval --dry-run")
         from ntkcli.steps.evaluation.dry_run import estimate_evaluation
         from ntkcli.steps.evaluation.plan import check_baseline, make_plan
         from ntkcli.steps.evaluation.settings import EvaluationSettings
@@ -185,7 +186,9 @@ def evaluate(
     stored = open_store(store) if is_store(store) else None
     check_picture(plot, inputs=Inputs(files, (model,)), stored=stored, force=force)
     share_own(context, ray, store, output)
-    result = step.evaluate(store, **arguments, progress=output.progress)
+    result = step.evaluate(store, **arguments, share=share, progress=output.progress)
+    if share[0] > 0:  # the first process shows the result
+        return ExitCode.ROWS_SKIPPED if result.skipped else ExitCode.OK
     if plot is not None:
         write_arms(plot, [("", result.baseline, result.scores)], kind="eval")
     if json:

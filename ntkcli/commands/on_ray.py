@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import typer
 
+from ntkcli import options as o
 from ntkcli.commands.share import run_share
 from ntkcli.console import Output, ThisThread
 from ntkcli.errors import UsageError
@@ -35,6 +36,7 @@ def share_own(context: typer.Context, address: str | None, store: Path, output: 
         raise UsageError("--ray is for --method exact: other scores take no model, and less time.", "Leave it out.")
     if "--shard" in words or any(word.startswith("--shard=") for word in words):
         raise UsageError("--shard and --ray both share the parts.", "Give one of them.")
+    o.refuse_ranks(f"{context.info_name} --ray")
     if "-" in words:
         raise UsageError("Standard input is not there on other machines.", "With --ray, give a file.")
     with pool_of(address, store, [words]) as pool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +15,9 @@ from ntkcli.errors import ExitCode, UsageError
 from ntkcli.help_panels import Command, examples
 from ntkcli.steps.scores.options import ScoreOptions
 from ntkcli.steps.scores.registry import SCORES
+
+if TYPE_CHECKING:
+    from ntkcli.steps.scores.score import ScoreResult
 
 EXAMPLE = "ntksel score med --pool pool --domain domain --method cosine --centre --feature ntk --name stage2"
 SECOND = "ntksel score med --pool pool --domain domain --method votes --feature embed --name stage1"
@@ -162,7 +166,7 @@ def score(
     from ntkcli.commands.on_ray import share_own
     from ntkcli.steps.scores import score as step
 
-    o.refuse_ranks("score")
+    share = _share(method or [])
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
     share_own(context, ray, store, output)
     if compare:
@@ -211,13 +215,20 @@ def score(
                 match_length=match_length,
                 tokens_of=tokens_of,
                 dtype=dtype,
-                device=device,
+                device=device if share[1] == 1 else o.own_device(device),
                 batch_tokens=batch_tokens,
             ),
             on_error=on_error,
             data=data or (),
+            share=share,
             progress=output.progress,
         )
+    if share[0] == 0:  # of several processes the first one shows the result
+        _show(results, output, store, json=json)
+    return ExitCode.ROWS_SKIPPED if any(result.skipped for result in results) else ExitCode.OK
+
+
+def _show(results: Sequence[ScoreResult], output: Output, store: Path, *, json: bool) -> None:
     if json and len(results) > 1:
         output.result(results, line="")
     for result in results if len(results) == 1 or not json else ():
@@ -230,7 +241,6 @@ def score(
             _draw_histogram(output, store, result.artefact.partition("/")[2])
     chosen = results[-1].artefact.partition("/")[2]
     output.next_step(f"ntksel select {store} --score {chosen} -n N --name SELECTION --export FILE.jsonl")
-    return ExitCode.ROWS_SKIPPED if any(result.skipped for result in results) else ExitCode.OK
 
 
 def _draw_histogram(output: Output, store: Path, name: str) -> None:
@@ -238,6 +248,16 @@ def _draw_histogram(output: Output, store: Path, name: str) -> None:
 
     if (found := histogram(store, name)) is not None:
         output.histogram("rows by score", found.counts, f"{found.low:.4g}", f"{found.high:.4g}")
+
+
+def _share(methods: list[str]) -> tuple[int, int]:
+    """Which parts are this process's: scores that compute (exact) share their work, all others are one process's."""
+    from ntkcli.steps.scores.sorts import ModelScore
+
+    if methods and all(isinstance(SCORES.get(each.partition("=")[0]), ModelScore) for each in methods):
+        return o.share_of("score")
+    o.refuse_ranks("score")
+    return 0, 1
 
 
 def _named(methods: list[str], name: str | None) -> dict[str, str]:

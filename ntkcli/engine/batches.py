@@ -160,13 +160,13 @@ def final_hidden(decoder: Any, batch: Batch) -> Tensor:
     Without an attention mask: no position of a causal model looks to its right, where the padding is, and what comes
     out at the padding has weight 0. The kernels for plain causal attention are faster than those that take a mask.
     """
-    with _one_text_a_row():
+    with one_text_a_row():
         hidden: Tensor = decoder(input_ids=batch.ids, use_cache=False).last_hidden_state
     return hidden
 
 
 @contextmanager
-def _one_text_a_row() -> Iterator[None]:
+def one_text_a_row() -> Iterator[None]:
     """Within, transformers is not to look for several texts in a row: it would wait for the device in every forward.
 
     Without a mask it reads from the positions whether a row is one text, as ours always are

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,9 +14,10 @@ import torch
 from ntkcli import options
 from ntkcli.errors import UsageError
 from ntkcli.steps.features.featurize import featurize
+from ntkcli.steps.shared import turns
 from ntkcli.steps.shared.stores import open_store
 from tests.commands.conftest import Cli
-from tests.conftest import Writer, prompt_rows
+from tests.conftest import Writer, choice_rows, prompt_rows
 
 VARIABLES = (
     "RANK",
@@ -39,16 +41,94 @@ def arguments(store: Path, model: Path, data: Path) -> list[str]:
     return ["featurize", str(store), "--data", str(data), "--model", str(model), *settings]
 
 
+def torchrun(*words: str) -> str:
+    """What two processes of a command print. Without the `--` torchrun takes `--run` for one of its own options."""
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "-m", "--", "ntkcli"]
+    root = Path(__file__).parents[2]
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", *launcher, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+def test_exact_scores_and_evals_by_torchrun(tmp_path: Path, model_dir: Path, write_jsonl: Writer, cli: Cli) -> None:
+    """Two processes: the artefacts of one, and the result once, from the first process, when all parts are there."""
+    pool, domain = write_jsonl("p.jsonl", prompt_rows(600)), write_jsonl("d.jsonl", prompt_rows(4, seed=1))
+    task = write_jsonl("t.jsonl", choice_rows(150))
+    s = str(tmp_path / "s")
+    how = ("--kind", "ntk", "--model", str(model_dir), "--dim", "64", "-q")
+    for name, data in (("p", pool), ("d", domain)):
+        assert cli("featurize", s, "--data", str(data), "--name", name, *how).code == 0
+    given: dict[str, list[str]] = {
+        "score": [s, "--pool", "p", "--domain", "d", "--method", "exact", "--feature", "ntk", "--json", "-q"],
+        "eval": [s, "--model", str(model_dir), "--run", "base", "--task", str(task), "--json", "-q"],
+    }
+    for verb, words in given.items():
+        alone = cli(verb, *words, "--name", "one")
+        assert alone.code == 0, alone.err
+        both = json.loads(torchrun(verb, *words, "--name", "two"))  # one object: a second would be no JSON
+        assert both == json.loads(alone.out.replace('/one"', '/two"').replace('"one"', '"two"'))
+    stored = open_store(s)
+    for kind in ("scores/{}", "evals/{}/base"):
+        one, two = (stored.get(kind.format(name)) for name in ("one", "two"))
+        assert two.complete
+        assert len(two.done()) == 3
+        assert two.digest() == one.digest()
+
+
+@pytest.mark.parametrize("verb", ["score", "eval"])
+def test_each_process_computes_its_own_parts(
+    tmp_path: Path, model_dir: Path, write_jsonl: Writer, cli: Cli, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """A process whose others have stopped says so, and the command goes on where they were."""
+    pool, task = write_jsonl("p.jsonl", prompt_rows(600)), write_jsonl("t.jsonl", choice_rows(150))
+    s = str(tmp_path / "s")
+    given: dict[str, list[str]] = {
+        "score": [s, "--pool", "p", "--domain", "p", "--method", "exact", "--feature", "ntk", "--name", "x", "--json"],
+        "eval": [s, "--model", str(model_dir), "--run", "base", "--task", str(task), "--name", "x", "--json"],
+    }
+    if verb == "score":
+        how = ("--kind", "ntk", "--model", str(model_dir), "--dim", "64", "-q")
+        assert cli("featurize", s, "--data", str(pool), "--name", "p", *how).code == 0
+    monkeypatch.setattr(turns, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(turns, "_LOOK_SECONDS", 0.0)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    first = cli(verb, *given[verb])
+    assert first.code == 1
+    assert "the other processes have written nothing" in first.error_line
+    place = {"score": "scores/x", "eval": "evals/x/base"}[verb]
+    assert open_store(s).get(place).done().tolist() == [False, True, False]
+    monkeypatch.setenv("RANK", "0")
+    second = cli(verb, *given[verb])
+    assert second.code == 0, second.err
+    assert json.loads(second.out)
+    monkeypatch.setenv("RANK", "1")
+    third = cli(verb, *given[verb])
+    assert (third.code, third.out) == (0, "")
+
+
+def test_a_task_of_lm_eval_is_one_process_s(
+    tmp_path: Path, model_dir: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    words = ("--model", str(model_dir), "--run", "base", "--task", "lm_eval:piqa", "--name", "x")
+    ran = cli("eval", str(tmp_path / "s"), *words)
+    assert ran.code == 2
+    assert "--task lm_eval:NAME is for one process, and this is one of 2" in ran.error_line
+
+
 def test_torchrun(tmp_path: Path, model_dir: Path, write_jsonl: Writer) -> None:
     """Two real processes that start at once, from nothing: the store of one process."""
     data = write_jsonl("d.jsonl", prompt_rows(21))
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "-m", "ntkcli"]
-    command = [sys.executable, "-W", "ignore", *launcher, *arguments(tmp_path / "s", model_dir, data)]
-    root = Path(__file__).parents[2]
-    ran = subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}
-    )
-    assert ran.returncode == 0, ran.stderr
+    torchrun(*arguments(tmp_path / "s", model_dir, data))
     both = open_store(tmp_path / "s").get("features/d/ntk")
     assert both.complete
     one = featurize(
@@ -115,7 +195,7 @@ def test_several_probes_of_one_direction_are_refused(
     assert not (tmp_path / "s").exists()
 
 
-ALONE = ("score", "select", "finetune", "eval", "diagnose", "arms", "run", "rm", "demo", "merge")
+ALONE = ("score", "select", "finetune", "diagnose", "arms", "run", "rm", "demo", "merge")
 """Commands that can't share their work."""
 
 
@@ -126,7 +206,6 @@ def least_arguments(verb: str, tmp_path: Path) -> list[str | Path]:
         "score": [store, "--pool", "p", "--method", "random", "--name", "x"],
         "select": [store, "--score", "x", "-n", "1", "--name", "y"],
         "finetune": [store, "--train", "d.jsonl", "--model", "m", "--name", "r"],
-        "eval": [store, "--task", "d.jsonl", "--model", "m", "--run", "base", "--name", "e"],
         "diagnose": [store, "length"],
         "arms": [store, "--domain", "d", "--pool", "p", "--task", "t", "--model", "m", "-n", "1", "--name", "a"],
         "run": ["recipe.toml"],

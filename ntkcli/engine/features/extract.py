@@ -84,7 +84,7 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class _InFlight:
-    """A batch of `begun`: its rows `where` there, its padded tokens, and its results on their way."""
+    """A batch of `begun`: its rows `where` there, the tokens that it counts, and its results on their way."""
 
     begun: Begun
     where: NDArray[np.int64]
@@ -155,7 +155,8 @@ class Extractor:
                 self._read(keep=0)  # if memory ran out: what was sent takes some
                 raise
             longest = lengths[where[0]]
-            self._in_flight.append(_InFlight(begun, chosen[where], longest * len(where), parcel))
+            tokens = self.budget.row(longest) * len(where)
+            self._in_flight.append(_InFlight(begun, chosen[where], tokens, parcel))
             begun.left += 1
             self._read_arrived()
             begun.padded.update(int(chosen[i]) for i in where if lengths[i] < longest)

@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ntkcli.engine.gradients.sketch import FactorSketch, Sketch
+from ntkcli.engine.gradients.sketch import FactorSketch, Sketch, one_kernel
 from ntkcli.errors import UsageError
 
 MAX_EXACT_COORDINATES = 1 << 20
@@ -48,7 +48,7 @@ class Projection(Protocol):
 def make_projection(name: str, *, dim: int, seed: int, device: torch.device) -> Projection:
     """The projection `name`; `dim` and `seed` mean nothing to `none`."""
     if name == "sjlt":
-        return Sketch(dim, seed, device)
+        return Sketch(dim, seed, device, add_factor=one_kernel(device))
     return DenseRademacher(dim, seed, device) if name == "rademacher" else Exact(device)
 
 

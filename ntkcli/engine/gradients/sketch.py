@@ -75,13 +75,13 @@ def one_kernel(device: torch.device) -> AddFactor | None:
 class Sketch:
     """Adds per-row factor gradients into (B, p) float32 sketches.
 
-    Memory: (r + d) numbers a factor and one (B, p + longest segment) buffer; no p x P matrix. `add_factor`: another
-    than `one_kernel`'s choice.
+    Memory: (r + d) numbers a factor and one (B, p + longest segment) buffer; no p x P matrix. `add_factor`: a kernel
+    that does what the loop in `add` does; gradients that are to be differentiated go through the loop.
     """
 
     def __init__(self, dim: int, seed: int, device: torch.device, *, add_factor: AddFactor | None = None) -> None:
         self.dim, self.seed, self.device = dim, seed, device
-        self._add_factor = add_factor or one_kernel(device)
+        self._add_factor = add_factor
         self._longest = 0
 
     def factor(self, name: str, rank: int, columns: int) -> FactorSketch:

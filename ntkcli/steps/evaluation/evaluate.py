@@ -11,6 +11,7 @@ import numpy as np
 import store
 from ntkcli.choices import Dtype, Normalise, OnError, Scorer, TextAs
 from ntkcli.data.references import split_name
+from ntkcli.errors import UsageError
 from ntkcli.progress import Progress, Silent
 from ntkcli.steps.evaluation.item_tokens import ItemTokens, refuse_long_items, refuse_unusable
 from ntkcli.steps.evaluation.plan import Plan, check_baseline, make_plan
@@ -25,6 +26,7 @@ from ntkcli.steps.shared.outputs import Inputs
 from ntkcli.steps.shared.release import frees_memory
 from ntkcli.steps.shared.sharing import end_share, mine
 from ntkcli.steps.shared.stores import is_store, open_store
+from ntkcli.steps.shared.turns import ALONE, Share, wait_for_others
 
 if TYPE_CHECKING:
     from ntkcli.engine.evaluation.evaluator import Evaluator
@@ -41,7 +43,7 @@ def evaluate(
     on_error: OnError = OnError.FAIL, columns: Mapping[str, str] | None = None, split: str | None = None,
     thinking: bool | None = None, text_as: TextAs = TextAs.CHAT, num_fewshot: int | None = None,
     limit: int | None = None, apply_chat_template: bool = False, trust_remote_code: bool = False,
-    export: str | Path | None = None, force: bool = False, progress: Progress | None = None,
+    export: str | Path | None = None, force: bool = False, share: Share = ALONE, progress: Progress | None = None,
 ) -> EvaluateResult:  # fmt: skip
     """Write `evals/<name>/<run>` for every run: an adapter of the store, a folder with one, `base`, or an arm's seeds.
 
@@ -51,6 +53,7 @@ def evaluate(
     general ability. Runs `x.s0`, `x.s1` are seeds of the arm `x`; all arms are compared with the `baseline` arm, by
     default the first. `export` writes every item (.jsonl) or totals (.json), over a file that is not ours only with
     `force`. `columns`, `split`: `ntkcli.data.DataFile`, for every task; `thinking`, `text_as`: `ntkcli.data.Encoder`.
+    `share` (i, n): one of n processes, which take the parts in turns; each waits for the others' at the end.
     `num_fewshot`, `limit` (items of each task) and `apply_chat_template` are of tasks `lm_eval:NAME`.
 
     Raises:
@@ -59,19 +62,26 @@ def evaluate(
         SpecError: an adapter is of another base model, or not whole.
     """
     given = locals().copy()
-    del given["store_path"], given["progress"]
+    del given["store_path"], given["progress"], given["share"]
     asked, progress = EvaluationSettings.of(**given), progress or Silent()
     asked.check_options()
     if asked.by_harness:
+        if share != ALONE:
+            raise UsageError(
+                f"--task lm_eval:NAME is for one process, and this is one of {share[1]}.",
+                "Start it once, without torchrun or srun.",
+            )
         from ntkcli.steps.evaluation.lm_eval import evaluate_harness
 
         return evaluate_harness(store_path, asked, progress)
-    return evaluate_runs(store_path, asked, progress)
+    return evaluate_runs(store_path, asked, progress, share)
 
 
 @frees_memory
-def evaluate_runs(store_path: str | Path, asked: EvaluationSettings, progress: Progress) -> EvaluateResult:
-    """The runs on tasks of our own, as the settings ask for them."""
+def evaluate_runs(
+    store_path: str | Path, asked: EvaluationSettings, progress: Progress, share: Share = ALONE
+) -> EvaluateResult:
+    """The runs on tasks of our own, as the settings ask for them; of several processes the first one exports."""
     from ntkcli.steps.evaluation.export import check_export, write_export
 
     if asked.export is not None:
@@ -86,9 +96,10 @@ def evaluate_runs(store_path: str | Path, asked: EvaluationSettings, progress: P
     loaded: tuple[Evaluator, ItemTokens] | None = None
     for run_name, adapter in plan.adapters.items():
         artefact = artefacts[run_name] = _create(plan, run_name)
-        pending = mine(artefact, artefact.pending())
+        pending = mine(artefact, artefact.pending(share))
         if not pending:
-            progress.note(f"{artefact.name} is finished already")
+            if artefact.complete:
+                progress.note(f"{artefact.name} is finished already")
             continue
         refuse_without_room(artefact, pending, instead="")
         if loaded is None:
@@ -100,8 +111,9 @@ def evaluate_runs(store_path: str | Path, asked: EvaluationSettings, progress: P
         begin(artefact, model_environment(plan.identity, evaluator.loaded, generates=generates), progress)
         _run(artefact, pending, plan, evaluator, tokens, progress)
     end_share()
+    wait_for_others(list(artefacts.values()), share, progress)
     result = summarise(artefacts, name=asked.name, baseline=asked.baseline, items=plan.items)
-    if asked.export is not None:
+    if asked.export is not None and share[0] == 0:
         write_export(asked.export, artefacts, plan.items, result, spec=plan.spec, model=plan.identity.reference)
     return result
 
@@ -161,7 +173,7 @@ def _run(
     tokens: ItemTokens,
     progress: Progress,
 ) -> None:
-    """Compute the pending parts of one run, whose adapter is in use."""
+    """Compute these parts of one run, whose adapter is in use."""
     run = artefact.name.rpartition("/")[2]
     progress.start(artefact.name, total=artefact.n, unit="items", done=artefact.rows_done())
     for part in pending:

@@ -27,6 +27,7 @@ from ntkcli.steps.shared.release import frees_memory
 from ntkcli.steps.shared.row_sets import rows_in_order
 from ntkcli.steps.shared.sharing import end_share, mine
 from ntkcli.steps.shared.token_counts import kept_tokens
+from ntkcli.steps.shared.turns import ALONE, Share, wait_for_others
 
 VERSION, FLOAT16_VERSION = 1, 2
 """Of this score, in its spec: goes up when the same features' settings would give other scores. In float16 it went up
@@ -50,7 +51,6 @@ def skipped_rows(score: store.Artefact) -> int:
     return of_pool + int(score.attrs.get("domain_left_out", 0))
 
 
-@frees_memory
 def fill_exact(
     stored: store.Store,
     score: store.Artefact,
@@ -64,20 +64,36 @@ def fill_exact(
     batch_tokens: int | None,
     on_error: OnError,
     progress: Progress,
+    share: Share = ALONE,
 ) -> None:
     """Compute the pending parts of the score of data set `pool` against `domain`, as `features` (the pool's) were made.
 
-    The domain's mean gradient is computed anew by each run that finds parts pending.
+    The domain's mean gradient is computed by each run, and by each process, that finds parts of its own pending. The
+    score is complete afterwards: of several processes each waits for the others' parts.
 
     Raises:
         SpecError: the model or the adapter is no longer where the features were made from, or has changed.
         NtkselError: a row does not fit in memory or, with on_error "fail", has values that are not finite; names it.
     """
+    pending = mine(score, score.pending(share))
+    if pending:
+        _fill(pending, stored, score, entry, features=features, pool=pool, domain=domain, only=only, device=device,
+              batch_tokens=batch_tokens, on_error=on_error, progress=progress)  # fmt: skip
+    end_share()
+    wait_for_others([score], share, progress)
+
+
+@frees_memory
+def _fill(
+    pending: Sequence[int], stored: store.Store, score: store.Artefact, entry: ModelScore, *, features: store.Artefact,
+    pool: store.Artefact, domain: store.Artefact, only: Rows | None, device: str, batch_tokens: int | None,
+    on_error: OnError, progress: Progress,
+) -> None:  # fmt: skip
+    """Compute these parts."""
     scorer, made, now = _load(features, entry, dtype=score.spec["dtype"], device=device, batch_tokens=batch_tokens)
     begin(score, now, progress)
     planned = scorer.budget.tokens
     wanted = np.ones(pool.n, dtype=np.bool_) if only is None else np.isin(np.arange(pool.n), only)
-    pending = mine(score, score.pending())
     progress.start(score.name, total=domain.n + score.n, unit="rows", done=score.rows_done())
     tokens = kept_tokens(stored, domain, made.model, made.encoder)
     left_out = _learn(scorer, tokens, _chunks(stored, domain, PART_ROWS), domain, on_error, progress)
@@ -102,7 +118,6 @@ def fill_exact(
             f"memory ran out: batches went from {planned} to {scorer.budget.tokens} tokens; "
             f"--batch-tokens {scorer.budget.tokens} begins there"
         )
-    end_share()
 
 
 def _learn(

@@ -21,6 +21,7 @@ from ntkcli.engine.gradients import adam
 from ntkcli.engine.gradients.probes import LossProbe
 from ntkcli.engine.gradients.projections import make_projection
 from ntkcli.engine.gradients.row_gradients import GradientEngine
+from ntkcli.engine.memory import TokenBudget
 from ntkcli.engine.transfers import Parcel
 from ntkcli.steps.features.featurize import featurize
 from ntkcli.steps.shared.stores import open_store
@@ -127,7 +128,7 @@ def test_exact_scores(kind: str) -> None:
 
 
 def extractor(compute: Callable[[Sequence[Encoded]], Any], *, budget: int = 100, layers: Sequence[str] = ()) -> Any:
-    return Extractor(compute, dim=4, layer_names=layers, budget_tokens=budget, device=CPU)
+    return Extractor(compute, dim=4, layer_names=layers, budget=TokenBudget(budget), device=CPU)
 
 
 class LateParcel(Parcel):
