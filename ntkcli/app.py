@@ -19,6 +19,8 @@ from ntkcli.commands import (
     finetune,
     info,
     merge,
+    pull,
+    push,
     query,
     report,
     rm,
@@ -104,7 +106,7 @@ def _root(
 
 _VERBS = (
     *(featurize, score, select, explain, query, finetune, evaluation, validate, diagnose, arms, recipe, split),
-    *(merge, tasks, info, report, rm, demo),
+    *(merge, tasks, info, report, push, pull, rm, demo),
 )
 for _verb in _VERBS:
     _verb.add_to(app)

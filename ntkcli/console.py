@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -323,6 +324,16 @@ def _fitted(label: str, counts: str, console: Console) -> tuple[str, list[Progre
     columns += [done, *([TextColumn("{task.fields[rate]}")] if "rate" in found else [])]
     columns += [TextColumn("ETA"), TimeRemainingColumn()]
     return label, columns + ([TextColumn("{task.fields[note]}")] if "note" in found else [])
+
+
+class ThisThread:
+    """A stream for the thread that makes it; what other threads write to it, as Ray's do, goes to stderr."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._thread = stream, threading.get_ident()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream if threading.get_ident() == self._thread else sys.stderr, name)
 
 
 def _shade(share: float) -> str:

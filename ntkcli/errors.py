@@ -34,6 +34,10 @@ class NtkselError(Exception):
         self.fix = fix
         self.details = tuple(details)
 
+    def __reduce__(self) -> tuple[type[NtkselError], tuple[str, str], dict[str, Sequence[str]]]:
+        """So that the error survives pickling between processes, with its fix."""
+        return type(self), (self.what, self.fix), {"details": self.details}
+
 
 class UsageError(NtkselError):
     """An option's value can't be used: a missing file, a name with a slash, N larger than the pool."""

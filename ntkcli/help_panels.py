@@ -27,7 +27,7 @@ PANELS: Final = {
     "Check": "verify repair",
     "Validation": "design bins subsets domain-repeat oracle keep-runs",
     "Sample": "domain-rows dims near run eval",
-    "Compute": "dtype device batch-tokens part-rows shard gradient-checkpointing",
+    "Compute": "dtype device batch-tokens part-rows shard ray gradient-checkpointing",
     "Output": "export format export-scores explain bottom recipe prefix force plot report-to "
     "push-to-hub public dry-run json quiet verbose",
 }
@@ -67,6 +67,8 @@ EXCEPTIONS: Final = {
 """(Command, option) → panel, where one word has another use in that command."""
 _PANEL_OF: Final = {option: panel for panel, names in PANELS.items() for option in names.split()}
 REQUIRED: Final = "Required"
+ARGUMENTS: Final = "ntksel.arguments"
+"""Where a command finds the words that it was given, in its context's `meta`."""
 
 
 class Command(TyperCommand):
@@ -78,6 +80,11 @@ class Command(TyperCommand):
         if len(options) > LONG:
             for option in options:
                 option.rich_help_panel = panel_of(self.name or "", option)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the words that the command was given, and keep them: `--ray` gives them to other processes."""
+        ctx.meta[ARGUMENTS] = list(args)
+        return super().parse_args(ctx, args)
 
     def format_help(self, *arguments: Any) -> None:
         """The help, with the names of plug-ins where an option takes one."""

@@ -13,10 +13,21 @@ from ntkcli.choices import Dtype, OnError, TextAs, Thinking
 from ntkcli.data.formats.registry import READERS
 from ntkcli.doors import SPEC_KEY, Door, refuse_missing
 from ntkcli.errors import UsageError
+from ntkcli.paths import remote_url
 from ntkcli.seeds import check_training_seed
 
 FILES = ", ".join(READERS.builtin)
 """Formats of data files."""
+
+
+def _refuse_url(context: typer.Context, value: Path | None) -> Path | None:
+    """UsageError, naming the verb, if the store is a URL."""
+    if value is not None and remote_url(value) is not None:
+        from ntkcli.steps.shared.stores import refuse_url
+
+        refuse_url(value, f"ntksel {context.info_name}")
+    return value
+
 
 Store = Annotated[
     Path,
@@ -24,7 +35,11 @@ Store = Annotated[
         help="Folder of the store; the first command that writes to it creates it.",
         show_default=False,
         is_eager=True,  # parsed first: a name that is not known may be that of a plug-in which it was made with
+        callback=_refuse_url,
     ),
+]
+AnyStore = Annotated[
+    Path, typer.Argument(help="Folder of the store, or the URL of a pushed one.", show_default=False, is_eager=True)
 ]
 Model = Annotated[
     str, typer.Option(help="Base model: a folder, a GGUF file or a Hub id (org/name[@revision]).", show_default=False)
@@ -146,6 +161,15 @@ PushToHub = Annotated[
 ]
 Public = Annotated[
     bool, typer.Option("--public", help="With --push-to-hub: make the repository public, or push to a public one.")
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        help="Share the work between the GPUs of a Ray cluster (extra ray): its address, or local for this machine's.",
+        metavar="local|ADDRESS",
+        show_default="this process alone",
+    ),
 ]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Only show what the command would need: rows, tokens, disk, memory and time.")

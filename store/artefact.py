@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -29,15 +29,22 @@ GREW: Final = "grew"
 class Artefact(Parts):
     """One named result of a store, as it stands on disk. Made by `Store.create`, `find` and `get`."""
 
-    def __init__(self, path: Path, name: str, attrs: dict[str, Any], scratch: Scratch) -> None:
-        declared = attributes.declared(attrs)
-        super().__init__(path, name, n=attrs["n"], part_rows=attrs["part_rows"], scratch=scratch, declared=declared)
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        attrs: dict[str, Any],
+        scratch: Scratch,
+        fetch: Callable[[Path], None] | None = None,
+    ) -> None:
+        n, part_rows, declared = attrs["n"], attrs["part_rows"], attributes.declared(attrs)
+        super().__init__(path, name, n=n, part_rows=part_rows, scratch=scratch, declared=declared, fetch=fetch)
         self._attrs = attrs
 
     @classmethod
-    def load(cls, path: Path, name: str, scratch: Scratch) -> Self:
+    def load(cls, path: Path, name: str, scratch: Scratch, fetch: Callable[[Path], None] | None = None) -> Self:
         """The artefact in the folder `path`; DamagedError if its attributes are no good."""
-        return cls(path, name, attributes.read(path, name), scratch)
+        return cls(path, name, attributes.read(path, name), scratch, fetch)
 
     def __repr__(self) -> str:
         return f"<Artefact {self.name}: {self.n} rows in {self.n_parts} parts>"

@@ -62,6 +62,26 @@ def create(store: Path, scratch: Scratch, *, made_by: str) -> None:
     atomic.publish_new(store / STORE_FILE, _document(said), temp=scratch.fresh())
 
 
+def adopt(store: Path, scratch: Scratch, data: bytes) -> None:
+    """Make the folder `store` with the header `data` of another store, if there is nothing.
+
+    NoStoreError, and nothing written, if the folder holds other things. DamagedError if `data` is not a header.
+    """
+    try:
+        said = _checked(json.loads(data))
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedError(f"the header that came for {store} is damaged ({error})", "copy it again") from error
+    if said["version"] > VERSION:
+        what = f"the store that came for {store} is of format version {said['version']}, made by {said['made_by']}"
+        raise NewerFormatError(
+            f"{what}; this program reads up to {VERSION}", "update it: `pip install --upgrade ntksel`"
+        )
+    if (store / STORE_FILE).exists() or _copy(store) is not None:
+        return
+    _refuse_other_things(store, scratch)
+    atomic.publish_new(store / STORE_FILE, data, temp=scratch.fresh())
+
+
 def ensure_copy(store: Path, said: Mapping[str, Any], *, temp: Callable[[], Path]) -> None:
     """Write the copy of the header, which says `said`, if there is none."""
     path = store.joinpath(*COPY)

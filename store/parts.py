@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ class Parts:
         part_rows: int,
         scratch: Scratch,
         declared: Mapping[str, ArraySpec] | None,
+        fetch: Callable[[Path], None] | None = None,
     ) -> None:
         self.path = path
         self.name = name
@@ -46,6 +47,7 @@ class Parts:
         self.n_parts = n_parts(n, part_rows)
         self._scratch = scratch
         self._declared = declared
+        self._fetch = fetch
         self._records = Records(path, self.n_parts)
 
     @functools.cached_property
@@ -143,6 +145,10 @@ class Parts:
         ]
         return len(parts) * sum(-(-size // block) * block for size in [*chunk_bytes, block])  # and the record
 
+    def fresh(self) -> Path:
+        """A path for a file in flight, to be renamed to its place in the artefact."""
+        return self._scratch.fresh()
+
     def forget_part(self, i: int) -> None:
         """Part `i` is not done: the fix for a damaged one."""
         self._records.forget(i)
@@ -186,8 +192,11 @@ class Parts:
         return out
 
     def _read_into(self, out: Rows, array: str, i: int) -> None:
+        chunk = self._chunk(array, i)
+        if self._fetch is not None:
+            self._fetch(chunk)
         try:
-            chunks.read_into(out, self._chunk(array, i), self.arrays[array], self.part_rows)
+            chunks.read_into(out, chunk, self.arrays[array], self.part_rows)
         except chunks.ChunkError as error:
             raise self._damaged(i, f"in array {array}, {error}") from error
 

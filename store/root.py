@@ -21,22 +21,27 @@ from store.spec import differences, fingerprint, listed
 class Store:
     """One project's cache, in the folder `path`. Get one by `open` or `open_or_create`."""
 
-    def __init__(self, path: Path, said: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, said: Mapping[str, Any], fetch: Callable[[Path], None] | None = None) -> None:
         self.path = path
         self.said = said
         self.id = str(said["id"])
         self.made_by = str(said["made_by"])
         self.version = int(said["version"])
         self.scratch = Scratch(path / TMP)
+        self._fetch = fetch
 
     def __repr__(self) -> str:
         return f"<Store {self.path}>"
 
     @classmethod
-    def open(cls, path: str | Path) -> Self:
-        """The store at `path`; NoStoreError if there is none, NewerFormatError if it is too new."""
+    def open(cls, path: str | Path, *, fetch: Callable[[Path], None] | None = None) -> Self:
+        """The store at `path`; NoStoreError if there is none, NewerFormatError if it is too new.
+
+        `fetch` is called with the path of each chunk before it is read: the store is a copy without its chunks, and it
+        brings them.
+        """
         path = Path(path)
-        return cls(path, header.read(path))
+        return cls(path, header.read(path), fetch)
 
     @classmethod
     def open_or_create(cls, path: str | Path, *, made_by: str) -> Self:
@@ -49,7 +54,7 @@ class Store:
         header.create(path, Scratch(path / TMP), made_by=made_by)
         store = cls.open(path)
         header.ensure_copy(path, store.said, temp=store.tmp_path)
-        store._make_groups([])
+        store.make_groups("")
         return store
 
     def folder(self, *names: str) -> Path:
@@ -97,7 +102,7 @@ class Store:
         if self.find(name) is None:
             built, final = self.tmp_path(), self._place(name)
             create_files(built, attributes, n=n, part_rows=attributes["part_rows"], arrays=arrays)
-            self._make_groups(name.split("/")[:-1])
+            self.make_groups(name)
             atomic.publish_dir(built, final)
         artefact = self.get(name)
         declaration.refuse_differences(artefact, attributes, arrays)
@@ -151,7 +156,7 @@ class Store:
         kind_of(name)
         path = self._place(name)
         atomic.restore_aside(path)
-        return Artefact.load(path, name, self.scratch) if path.is_dir() else None
+        return Artefact.load(path, name, self.scratch, self._fetch) if path.is_dir() else None
 
     def get(self, name: str) -> Artefact:
         """The artefact `name`; MissingArtefactError lists what there is of its kind."""
@@ -253,10 +258,10 @@ class Store:
     def _place(self, name: str) -> Path:
         return self.path / ARRAYS / name
 
-    def _make_groups(self, names: list[str]) -> None:
-        """Make the root group and the groups `names`, each in the one before, where they are missing."""
+    def make_groups(self, artefact: str) -> None:
+        """Make the root group and those above the artefact of this name, each in the one before, where missing."""
         folder = self.path / ARRAYS
-        for name in ["", *names]:
+        for name in ["", *artefact.split("/")[:-1]]:
             folder = folder / name
             atomic.make_folder(folder)
             if not (folder / NODE_FILE).exists():

@@ -27,8 +27,8 @@ from tests.scoring.kit import make_store
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-OF_A_PROGRAM = {"json", "quiet", "verbose", "dry_run", "help"}
-"""What only a program needs."""
+OF_A_PROGRAM = {"json", "quiet", "verbose", "dry_run", "help", "ray"}
+"""What only a program needs, or (`ray`) starts as a program."""
 OTHER = {
     "score": {"combine", "compare", "n", "plot", "force"},  # functions of their own: `combine`, `scores`
     "explain": {"tokens", "device"},  # `explain_tokens`
@@ -42,6 +42,7 @@ FUNCTIONS = {
     **{name: getattr(api, name) for name in ("featurize", "score", "select", "explain", "finetune", "arms")},
     **{name: getattr(api, name) for name in ("validate", "split", "query", "diagnose", "merge")},
     "eval": api.evaluate,
+    **{name: getattr(api, name) for name in ("push", "pull")},
 }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-HEAVY = ("torch", "transformers", "peft", "accelerate", "datasets")
+HEAVY = ("torch", "transformers", "peft", "accelerate", "datasets", "ray", "fsspec")
 
 
 def test_the_contracts_hold() -> None:

@@ -9,6 +9,7 @@ Every function takes a store (`open_store`, or a path), returns a result with th
 
 from ntkcli.api.choosing import combine, explain, explain_tokens, featurize, query, score, scores, select
 from ntkcli.api.comparing import ArmName, CheckName, arms, diagnose, split, validate
+from ntkcli.api.elsewhere import Pulled, Pushed, pull, push
 from ntkcli.api.names import PluginName, ProbeName, ScoreName, SelectorName
 from ntkcli.api.opening import ArtefactKind, Store, StorePath, open_store
 from ntkcli.api.results import (
@@ -84,6 +85,8 @@ __all__ = [
     "ProbeName",
     "Progress",
     "Projection",
+    "Pulled",
+    "Pushed",
     "Queried",
     "RatesFound",
     "Result",
@@ -115,6 +118,8 @@ __all__ = [
     "finetune",
     "merge",
     "open_store",
+    "pull",
+    "push",
     "query",
     "score",
     "scores",

@@ -197,6 +197,7 @@ def arms(
     max_length: o.MaxLength = 1024,
     dtype: o.DtypeOption = Dtype.AUTO,
     device: o.Device = "auto",
+    ray: o.Ray = None,
     domain_split: Annotated[
         str | None, typer.Option(help="Split to read the domain from.", show_default="the only one")
     ] = None,
@@ -337,7 +338,7 @@ def arms(
         found = ArmsPlan(plan.described(), shown, shared, folds, estimate)
         output.result(found, line="\n".join([*shown, *(f"# {line}" for line in arms_estimate_lines(estimate))]))
         return ExitCode.OK
-    done = chain.run_commands(commands, output, results_to_stderr=True, hidden=("eval",))
+    done = chain.run_commands(commands, output, results_to_stderr=True, hidden=("eval",), ray=ray)
     result = step.arms_result(
         store, plan, baseline=baseline, commands=shown, export=export, plot=plot, folds=plans if divided else ()
     )

@@ -10,13 +10,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import typer
 
 from ntkcli.commands import eval as evaluation
 from ntkcli.commands import explain, featurize, finetune, score, select
-from ntkcli.console import Output
+from ntkcli.console import Output, ThisThread
 from ntkcli.errors import ExitCode, UsageError, parsing_message
 
 if TYPE_CHECKING:
@@ -66,32 +66,51 @@ def check_arguments(recipe: Recipe, words: Vocabulary) -> None:
 
 
 def run_commands(
-    commands: Sequence[Sequence[str]], output: Output, *, results_to_stderr: bool = False, hidden: Sequence[str] = ()
-) -> list[Done]:
+    commands: Sequence[Sequence[str]], output: Output, *, results_to_stderr: bool = False, hidden: Sequence[str] = (),
+    ray: str | None = None,
+) -> list[Done]:  # fmt: skip
     """Run the commands, each named on stderr before it starts; the first error ends it and tells which it was.
 
     The commands' own results go to stdout, to stderr if `results_to_stderr`, or, with `--json`, into what is returned;
-    those of the `hidden` verbs, which the caller shows in its own way, go nowhere.
+    those of the `hidden` verbs, which the caller shows in its own way, go nowhere. With `ray`, a cluster's
+    address, the parts of each are computed there first.
     """
+    done: dict[int, Done] = {}
+
+    def finish(i: int) -> None:
+        done[i] = _run_one(commands, i, output, results_to_stderr=results_to_stderr, hidden=hidden)
+
+    if ray is not None:
+        from ntkcli.commands.on_ray import share_chain
+
+        share_chain(ray, commands, finish, output)
+    else:
+        for i in range(len(commands)):
+            finish(i)
+    return [done[i] for i in range(len(commands))]
+
+
+def _run_one(
+    commands: Sequence[Sequence[str]], i: int, output: Output, *, results_to_stderr: bool, hidden: Sequence[str]
+) -> Done:
+    """Run the i-th of the commands."""
     from ntkcli.steps.pipelines.recipe import as_shell
 
-    done = []
-    for i, arguments in enumerate(commands, start=1):
-        shown = as_shell(arguments)
-        output.progress.note(f"[{i}/{len(commands)}] {shown}")
-        began, text = time.monotonic(), io.StringIO()
-        words = [*arguments, *(["--quiet"] if output.quiet else []), *(["--json"] if output.as_json else [])]
-        aside = output.as_json or arguments[0] in hidden
-        where = text if aside else sys.stderr if results_to_stderr else sys.stdout
-        try:
-            with contextlib.redirect_stdout(where), Output.without_hints():
-                code = _run(words)
-        except Exception as error:
-            error.add_note(f"(command {i} of {len(commands)}: {shown})")
-            raise
-        result = json.loads(text.getvalue()) if output.as_json else None
-        done.append(Done(shown, code, time.monotonic() - began, result))
-    return done
+    arguments = commands[i]
+    shown = as_shell(arguments)
+    output.progress.note(f"[{i + 1}/{len(commands)}] {shown}")
+    began, text = time.monotonic(), io.StringIO()
+    words = [*arguments, *(["--quiet"] if output.quiet else []), *(["--json"] if output.as_json else [])]
+    aside = output.as_json or arguments[0] in hidden
+    where = text if aside else sys.stderr if results_to_stderr else sys.stdout
+    try:
+        with contextlib.redirect_stdout(cast(Any, ThisThread(where))), Output.without_hints():
+            code = _run(words)
+    except Exception as error:
+        error.add_note(f"(command {i + 1} of {len(commands)}: {shown})")
+        raise
+    result = json.loads(text.getvalue()) if output.as_json else None
+    return Done(shown, code, time.monotonic() - began, result)
 
 
 def exit_code(done: Sequence[Done]) -> int:

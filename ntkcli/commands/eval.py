@@ -27,6 +27,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def evaluate(
+    context: typer.Context,
     store: o.Store,
     model: o.Model,
     run: Annotated[
@@ -82,6 +83,7 @@ def evaluate(
     dtype: o.DtypeOption = Dtype.AUTO,
     device: o.Device = "auto",
     batch_tokens: o.BatchTokens = None,
+    ray: o.Ray = None,
     on_error: o.OnErrorOption = OnError.FAIL,
     columns: o.Columns = None,
     split: o.Split = None,
@@ -131,6 +133,7 @@ def evaluate(
     verbose: o.Verbose = False,
 ) -> int:
     """Evaluate runs on the same items, with intervals and paired tests."""
+    from ntkcli.commands.on_ray import share_own
     from ntkcli.data.references import split_name
     from ntkcli.steps.evaluation import evaluate as step
     from ntkcli.steps.shared.outputs import Inputs
@@ -182,6 +185,7 @@ def evaluate(
     files = [split_name(each)[1] for each in (*task, *(retain or ()))]
     stored = open_store(store) if is_store(store) else None
     check_picture(plot, inputs=Inputs(files, (model,)), stored=stored, force=force)
+    share_own(context, ray, store, output)
     result = step.evaluate(store, **arguments, share=share, progress=output.progress)
     if share[0] > 0:  # the first process shows the result
         return ExitCode.ROWS_SKIPPED if result.skipped else ExitCode.OK

@@ -21,7 +21,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def explain(
-    store: o.Store,
+    store: o.AnyStore,
     selection: Annotated[str, typer.Argument(help="Name of the selection.", show_default=False)],
     row: Annotated[str, typer.Argument(help="A row of its pool: its id, or its number from 0.", show_default=False)],
     bottom: Annotated[

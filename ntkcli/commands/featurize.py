@@ -27,6 +27,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def featurize(
+    context: typer.Context,
     store: o.Store,
     data: o.Data,
     name: Annotated[str, typer.Option(help="Name of the data set in the store.", show_default=False)],
@@ -119,6 +120,7 @@ def featurize(
             show_default="0/1; the rank under torchrun or SLURM",
         ),
     ] = None,
+    ray: o.Ray = None,
     on_error: o.OnErrorOption = OnError.FAIL,
     columns: o.Columns = None,
     split: o.Split = None,
@@ -131,6 +133,7 @@ def featurize(
     verbose: o.Verbose = False,
 ) -> int:
     """Compute features of every row: sketched per-example LoRA gradients, or embeddings."""
+    from ntkcli.commands.on_ray import share_own
     from ntkcli.steps.features import featurize as step
 
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
@@ -176,6 +179,7 @@ def featurize(
         found = estimate_featurize(store, FeatureRequest.of(**given))
         output.result(found, line=estimate_line(found))
         return ExitCode.OK
+    share_own(context, ray, store, output)
     result = step.featurize(store, **given, progress=output.progress)
     state = "" if result.complete else f" (of {result.rows}; other shards are to come)"
     output.result(

@@ -12,6 +12,7 @@ from ntkcli.choices import TextAs
 from ntkcli.console import Output
 from ntkcli.errors import ExitCode, UsageError
 from ntkcli.help_panels import Command, examples
+from ntkcli.paths import remote_url
 from ntkcli.units import human_bytes
 
 if TYPE_CHECKING:
@@ -19,7 +20,11 @@ if TYPE_CHECKING:
     from ntkcli.steps.upkeep.preview import Preview
     from ntkcli.steps.upkeep.verify import VerifyResult
 
-EXAMPLES = ("ntksel info med --verify", "ntksel info --data domain.jsonl --model M --rows 5")
+EXAMPLES = (
+    "ntksel info med --verify",
+    "ntksel info s3://bucket/med",
+    "ntksel info --data domain.jsonl --model M --rows 5",
+)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -28,7 +33,9 @@ def add_to(app: typer.Typer) -> None:
 
 
 def info(
-    store: Annotated[Path | None, typer.Argument(help="Folder of the store.", show_default=False)] = None,
+    store: Annotated[
+        Path | None, typer.Argument(help="Folder of the store, or the URL of a pushed one.", show_default=False)
+    ] = None,
     verify: Annotated[
         bool,
         typer.Option(
@@ -146,7 +153,7 @@ def _show(found: StoreInfo, output: Output) -> None:
 def _show_scores(found: StoreInfo, output: Output) -> None:
     """How each score's values are spread, where the terminal has room for it."""
     names = [each.name.partition("/")[2] for each in found.artefacts if each.kind == "score" and each.complete]
-    if not (names and output.draws):
+    if not (names and output.draws) or remote_url(found.path) is not None:
         return
     from ntkcli.steps.scores.histogram import histogram
 

@@ -42,6 +42,7 @@ def run_recipe(
         bool, typer.Option("--dry-run", help="Only check the recipe and print the commands that would run.")
     ] = False,
     example: Annotated[bool, typer.Option("--example", help="Print an example recipe to start from.")] = False,
+    ray: o.Ray = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
@@ -69,7 +70,7 @@ def run_recipe(
         output.result(RunResult(str(recipe), shown), line="\n".join(shown))
         return ExitCode.OK
     began = time.monotonic()
-    done = chain.run_commands(commands, output)
+    done = chain.run_commands(commands, output, ray=ray)
     if json:
         output.result(RunResult(str(recipe), shown, tuple(done), time.monotonic() - began), line="")
     else:

@@ -38,6 +38,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def score(
+    context: typer.Context,
     store: o.Store,
     pool: Annotated[
         str | None,
@@ -157,16 +158,19 @@ def score(
             "them (exit 3).",
         ),
     ] = OnError.FAIL,
+    ray: o.Ray = None,
     data: o.Moved = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
 ) -> int:
     """Score every pool row against the domain, streaming over the pool."""
+    from ntkcli.commands.on_ray import share_own
     from ntkcli.steps.scores import score as step
 
     share = _share(method or [])
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
+    share_own(context, ray, store, output)
     if compare:
         if method or domain or rows or pool or name or combine:
             raise UsageError(

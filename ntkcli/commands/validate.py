@@ -31,6 +31,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def validate(
+    context: typer.Context,
     store: o.Store,
     score: Annotated[
         list[str], typer.Option(help="A score of the store; repeatable, all of one pool.", show_default=False)
@@ -99,6 +100,7 @@ def validate(
     ] = None,
     batch_size: t.BatchSize = 16,
     batch_tokens: t.BatchTokens = None,
+    ray: o.Ray = None,
     gradient_checkpointing: t.GradientCheckpointing = False,
     max_length: o.MaxLength = 1024,
     loss_per: t.LossPerOption = LossPer.ROW,
@@ -151,6 +153,7 @@ def validate(
     verbose: o.Verbose = False,
 ) -> int:
     """Train on the rows that scores like best and least, and report whether the best help more; resumes run by run."""
+    from ntkcli.commands.on_ray import share_own
     from ntkcli.data.references import split_name
     from ntkcli.steps.shared.outputs import Inputs
     from ntkcli.steps.validation.export import check_files, write_export, write_plot
@@ -208,6 +211,7 @@ def validate(
         estimate = estimate_validation(prepare(store, ValidationSettings.of(**given)))
         output.result(estimate, line=_estimate_line(estimate))
         return ExitCode.OK
+    share_own(context, ray, store, output)
     found = step(
         store,
         **given,

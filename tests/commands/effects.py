@@ -64,6 +64,8 @@ RUNS_MODEL = {
     "trust_remote_code": (Same("--trust-remote-code"),),  # of a model with code: tests/commands/test_remote_code.py
     "dry_run": (Shown("--dry-run"),),
 }
+RAY = (Name(""),)
+"""Who computes the parts, which are the same bytes: tests/steps/cluster."""
 
 COMMANDS: dict[str, dict[str, str]] = {
     "featurize": {
@@ -132,6 +134,7 @@ COMMANDS: dict[str, dict[str, str]] = {
 
 EFFECTS: dict[str, dict[str, tuple[Case, ...]]] = {
     "featurize": {
+        "ray": RAY,
         **RUNS_MODEL,
         **PRINTS,
         "store": NAME,
@@ -163,6 +166,7 @@ EFFECTS: dict[str, dict[str, tuple[Case, ...]]] = {
         "text_as": (Value("--text-as raw", on="text"), Same("--text-as chat")),
     },
     "score": {
+        "ray": RAY,
         **PRINTS,
         "store": NAME,
         "name": NAME,
@@ -286,6 +290,7 @@ EFFECTS: dict[str, dict[str, tuple[Case, ...]]] = {
         "split": (Value("--split test", on="folder"),),
     },
     "eval": {
+        "ray": RAY,
         **RUNS_MODEL,
         **PRINTS,
         "store": NAME,
@@ -311,6 +316,7 @@ EFFECTS: dict[str, dict[str, tuple[Case, ...]]] = {
         "plot": (Shown("--plot {eval.svg}"), Shown("--plot {eval.png}")),
     },
     "validate": {
+        "ray": RAY,
         **{option: cases for option, cases in RUNS_MODEL.items() if option != "on_error"},
         **PRINTS,
         "store": NAME,
@@ -352,7 +358,7 @@ EFFECTS: dict[str, dict[str, tuple[Case, ...]]] = {
         "force": (Shown("--force --export {foreign.csv}"),),
     },
 }
-NO_ARTEFACTS = ("explain", "info", "query", "report", "tasks", "rm", "split", "merge")
+NO_ARTEFACTS = ("explain", "info", "query", "report", "tasks", "rm", "split", "merge", "push", "pull")
 """Verbs that make nothing that is kept under a fingerprint."""
 ELSEWHERE = ("diagnose",)
 """Verbs whose options are tried in a file of their own: with results that have no name."""
@@ -415,11 +421,12 @@ CHAINS: dict[str, dict[str, str]] = {
         "plot": "",
         "recipe": "",
         "dry_run": "",
+        "ray": "",
         "json": "",
         "quiet": "",
         "verbose": "",
     },
-    "run": dict.fromkeys(("recipe", "dry_run", "example", "json", "quiet", "verbose"), ""),
+    "run": dict.fromkeys(("recipe", "dry_run", "example", "ray", "json", "quiet", "verbose"), ""),
     "demo": dict.fromkeys(("folder", "seed", "json", "quiet", "verbose"), ""),
 }
 """Verbs that run others and make nothing by themselves. Each option of arms that is not "" must change what it runs;

@@ -150,7 +150,7 @@ def test_four_writers_at_once_give_one_store_and_the_same_bytes(tmp_path: Path) 
 
 def test_the_second_to_publish_gets_the_first_ones(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other writer creates the artefact between our look and our rename."""
-    make_groups, others = Store._make_groups, []
+    make_groups, others = Store.make_groups, []
 
     def late(self: Store, names: list[str]) -> None:
         make_groups(self, names)
@@ -158,7 +158,7 @@ def test_the_second_to_publish_gets_the_first_ones(store: Store, monkeypatch: py
             others.append(None)
             others.append(kit.make(store, plan={"batch_tokens": 1}))
 
-    monkeypatch.setattr(Store, "_make_groups", late)
+    monkeypatch.setattr(Store, "make_groups", late)
     assert kit.make(store).plan == {"batch_tokens": 1}
     assert list((store.path / "tmp").iterdir()) == []
 

@@ -24,6 +24,7 @@ from ntkcli.steps.shared.model_settings import note_conversion
 from ntkcli.steps.shared.non_finite import settle_non_finite
 from ntkcli.steps.shared.outputs import Inputs
 from ntkcli.steps.shared.release import frees_memory
+from ntkcli.steps.shared.sharing import end_share, mine
 from ntkcli.steps.shared.stores import is_store, open_store
 from ntkcli.steps.shared.turns import ALONE, Share, wait_for_others
 
@@ -95,7 +96,7 @@ def evaluate_runs(
     loaded: tuple[Evaluator, ItemTokens] | None = None
     for run_name, adapter in plan.adapters.items():
         artefact = artefacts[run_name] = _create(plan, run_name)
-        pending = artefact.pending(share)
+        pending = mine(artefact, artefact.pending(share))
         if not pending:
             if artefact.complete:
                 progress.note(f"{artefact.name} is finished already")
@@ -109,6 +110,7 @@ def evaluate_runs(
         generates = "generate" in plan.items.scorers
         begin(artefact, model_environment(plan.identity, evaluator.loaded, generates=generates), progress)
         _run(artefact, pending, plan, evaluator, tokens, progress)
+    end_share()
     wait_for_others(list(artefacts.values()), share, progress)
     result = summarise(artefacts, name=asked.name, baseline=asked.baseline, items=plan.items)
     if asked.export is not None and share[0] == 0:

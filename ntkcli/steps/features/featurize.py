@@ -31,6 +31,7 @@ from ntkcli.steps.shared.model_settings import note_conversion, run_parent
 from ntkcli.steps.shared.release import frees_memory
 from ntkcli.steps.shared.row_sets import rows_in_order, selected_rows
 from ntkcli.steps.shared.settings import ModelUse
+from ntkcli.steps.shared.sharing import end_share, mine
 from ntkcli.steps.shared.stores import open_store, require_spec
 from ntkcli.steps.shared.token_counts import (
     Counts,
@@ -175,7 +176,7 @@ class _Work:
         artefact = self._artefact(extractor, vectors)
         if use.batch_tokens is None:
             extractor.budget.tokens = artefact.plan["batch_tokens"]  # another writer may have been first
-        pending = artefact.pending(self.request.shard)
+        pending = mine(artefact, artefact.pending(self.request.shard))
         refuse_without_room(artefact, pending)
         if pending:
             begin(artefact, now, progress)
@@ -184,6 +185,7 @@ class _Work:
         loop = FeatureLoop(artefact, self.file, self.chosen, status, kept, extractor, on_error, progress, vectors)
         planned = extractor.budget.tokens
         computed, tokens = loop.run(pending)
+        end_share()
         if extractor.budget.tokens < planned:
             progress.note(
                 f"memory ran out: batches went from {planned} to {extractor.budget.tokens} tokens; "

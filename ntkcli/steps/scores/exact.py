@@ -25,6 +25,7 @@ from ntkcli.steps.shared.kept_tokens import KeptTokens
 from ntkcli.steps.shared.non_finite import name_of, settle_non_finite
 from ntkcli.steps.shared.release import frees_memory
 from ntkcli.steps.shared.row_sets import rows_in_order
+from ntkcli.steps.shared.sharing import end_share, mine
 from ntkcli.steps.shared.token_counts import kept_tokens
 from ntkcli.steps.shared.turns import ALONE, Share, wait_for_others
 
@@ -74,10 +75,11 @@ def fill_exact(
         SpecError: the model or the adapter is no longer where the features were made from, or has changed.
         NtkselError: a row does not fit in memory or, with on_error "fail", has values that are not finite; names it.
     """
-    pending = score.pending(share)
+    pending = mine(score, score.pending(share))
     if pending:
         _fill(pending, stored, score, entry, features=features, pool=pool, domain=domain, only=only, device=device,
               batch_tokens=batch_tokens, on_error=on_error, progress=progress)  # fmt: skip
+    end_share()
     wait_for_others([score], share, progress)
 
 

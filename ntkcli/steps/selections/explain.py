@@ -16,12 +16,13 @@ from ntkcli.errors import UsageError
 from ntkcli.progress import Progress, counted
 from ntkcli.scoring.features import FeatureReader
 from ntkcli.selection.top import top
+from ntkcli.steps.remote.reading import reading
 from ntkcli.steps.selections.selectors import ComparedRows, SelectorFeatures, features_to_compare, rows_with_features
 from ntkcli.steps.selections.why_not import displaced
 from ntkcli.steps.shared.datasets import moved_data
 from ntkcli.steps.shared.pool_rows import PoolRow, pool_rows
 from ntkcli.steps.shared.row_ids import first_row_of
-from ntkcli.steps.shared.stores import open_store, require_current
+from ntkcli.steps.shared.stores import refuse_url, require_current
 
 NEAREST = 3
 Rows = NDArray[np.int64]
@@ -77,12 +78,18 @@ def explain(
     """Explain one row of the selection's pool, given by its id or else by its number from 0.
 
     `bottom` adds the farthest domain rows and the pool's lowest rows. `data` is where the pool's file is now, if it has
-    moved.
+    moved. `store_path` may be the URL of a pushed store.
 
     Raises:
         UsageError: the pool has no such row.
     """
-    stored = open_store(store_path)
+    if data:
+        refuse_url(store_path, "explain --data, which notes where files are now,")
+    with reading(store_path) as stored:
+        return _explain(stored, selection, row, bottom=bottom, data=data)
+
+
+def _explain(stored: store.Store, selection: str, row: str, *, bottom: bool, data: Sequence[str]) -> Explanation:
     artefact = stored.get(f"selections/{store.check_name(selection, 'SELECTION')}")
     require_current(stored, artefact)
     moved_data(stored, data, default=[str(artefact.attrs["data"])])

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 import store
 from ntkcli import __version__
 from ntkcli.doors import refuse_missing
-from ntkcli.paths import home
+from ntkcli.errors import UsageError
+from ntkcli.paths import home, remote_url, without_secrets
 from store import layout
 
 DATASET_PART_ROWS = 1 << 16
@@ -19,6 +20,7 @@ DATASET_PART_ROWS = 1 << 16
 
 def open_store(path: str | Path, *, create: bool = False) -> store.Store:
     """The store at `path`; made there if `create`, else refused when there is none."""
+    refuse_url(path)
     path = home(path)
     if create:
         return store.Store.open_or_create(path, made_by=f"ntksel {__version__}")
@@ -55,4 +57,15 @@ def require_current(stored: store.Store, artefact: store.Artefact) -> None:
 
 def is_store(path: str | Path) -> bool:
     """Whether there is a store at `path`."""
+    refuse_url(path)
     return (Path(home(path)) / layout.STORE_FILE).exists()
+
+
+def refuse_url(path: str | Path, what: str = "This") -> None:
+    """UsageError if a store is given as a URL to something that works on folders only."""
+    if (url := remote_url(path)) is not None:
+        raise UsageError(
+            f"{what} works on a store in a folder, and {without_secrets(url)} is a URL; `ntksel info` and "
+            "`ntksel explain` read one in place.",
+            f"Copy it first: `ntksel pull {without_secrets(url)} FOLDER`, and give the folder.",
+        )

@@ -36,31 +36,33 @@ CARD = "README.md"
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Hold the run's folder against a second process. The system drops the lock with the process: none goes stale.
+def alone(folder: Path, busy: str = "") -> Iterator[None]:
+    """Hold the run's folder, or another, against a second process; `busy` says what the first one does there.
 
-    Where the folder's file system has no locks, against a second process of this machine.
+    The system drops the lock with the process: none goes stale. Where the folder's file system has no locks, against a
+    second process of this machine.
     """
     atomic.make_folder(folder)
+    busy = busy or f"is training {folder.name}"
     with ExitStack() as held:
         try:
-            _lock(held.enter_context((folder / ".lock").open("w")), folder)
+            _lock(held.enter_context((folder / ".lock").open("w")), busy)
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
             note(
-                f"the file system of {folder} has no locks ({error.strerror}): a second training of {folder.name} is "
-                "noticed on this machine only, so don't start one on another."
+                f"the file system of {folder} has no locks ({error.strerror}): a second process that {busy} "
+                "is noticed on this machine only, so don't start one on another."
             )
-            _lock(held.enter_context(_local_lock(folder)), folder)
+            _lock(held.enter_context(_local_lock(folder)), busy)
         yield
 
 
-def _lock(file: IO[Any], folder: Path) -> None:
+def _lock(file: IO[Any], busy: str) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise BusyError(f"Another process is training {folder.name}.", "Wait for it, or stop it.") from error
+        raise BusyError(f"Another process {busy}.", "Wait for it, or stop it.") from error
 
 
 def _local_lock(folder: Path) -> IO[Any]:

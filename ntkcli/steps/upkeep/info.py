@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import store
+from ntkcli.paths import remote_url
 from ntkcli.progress import Progress
+from ntkcli.steps.remote.reading import as_shown, reading
 from ntkcli.steps.shared.commands import message
-from ntkcli.steps.shared.stores import open_store
+from ntkcli.steps.shared.stores import refuse_url
 from ntkcli.steps.upkeep.verify import VerifyResult
 from ntkcli.steps.upkeep.verify import verify as verify_store
 
@@ -60,10 +62,17 @@ def info(
 ) -> StoreInfo:
     """Read the store's JSON and records only: fast, whatever its size. Never imports torch.
 
-    With `verify` or `repair` first what `ntkcli.steps.upkeep.verify` does, which reads everything.
+    `store_path` may be the URL of a pushed store. With `verify` or `repair`, of a folder, first what
+    `ntkcli.steps.upkeep.verify` does, which reads everything.
     """
+    if (verify or repair) and (url := remote_url(store_path)) is not None:
+        refuse_url(url, "info --repair" if repair else "info --verify")
     verified = verify_store(store_path, repair=repair, progress=progress) if verify or repair else None
-    stored = open_store(store_path)
+    with reading(store_path, progress) as stored:
+        return _info(stored, store_path, verified)
+
+
+def _info(stored: store.Store, reference: str | Path, verified: VerifyResult | None) -> StoreInfo:
     damaged: list[str] = []
     found = stored.artefacts(on_damage=lambda error: damaged.append(message(error)))
     there = set(stored.names())
@@ -72,25 +81,27 @@ def info(
         for parent in artefact.parents:
             used_by.setdefault(parent, []).append(artefact.name)
     return StoreInfo(
-        path=str(stored.path),
+        path=as_shown(str(stored.path), stored, reference),
         id=stored.id,
         made_by=stored.made_by,
         version=stored.version,
-        artefacts=tuple(_describe(stored, artefact, there, used_by.get(artefact.name, [])) for artefact in found),
-        damaged=tuple(damaged),
+        artefacts=tuple(
+            _describe(stored, artefact, there, used_by.get(artefact.name, []), reference) for artefact in found
+        ),
+        damaged=tuple(as_shown(text, stored, reference) for text in damaged),
         size_bytes=store.folder_bytes(stored.path),
         verified=verified,
     )
 
 
 def _describe(
-    stored: store.Store, artefact: store.Artefact, there: set[str], dependents: Sequence[str]
+    stored: store.Store, artefact: store.Artefact, there: set[str], dependents: Sequence[str], reference: str | Path
 ) -> ArtefactInfo:
     try:
         stored.check_parents(artefact)
         stale = None
     except store.SpecDiffersError as error:
-        stale = message(error)
+        stale = as_shown(message(error), stored, reference)
     rows_done, of_run = artefact.rows_done(), artefact.kind == store.Kind.RUN
     return ArtefactInfo(
         name=artefact.name,

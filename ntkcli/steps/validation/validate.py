@@ -20,6 +20,7 @@ from ntkcli.steps.shared.kept_tokens import KeptTokens
 from ntkcli.steps.shared.model_settings import note_conversion
 from ntkcli.steps.shared.non_finite import name_of
 from ntkcli.steps.shared.release import frees_memory
+from ntkcli.steps.shared.sharing import end_share, mine
 from ntkcli.steps.shared.token_counts import count_tokens, counts_of, kept_tokens
 from ntkcli.steps.training.rows import content_of, held_out
 from ntkcli.steps.validation import inputs
@@ -93,6 +94,7 @@ def validate(
     refuse_without_room(artefact, artefact.pending(), instead="")
     examples = _Examples(domain, by_row, needed)
     _train_all(request, artefact, runs, examples, train, keep_runs=keep_runs, progress=progress)
+    end_share()
     return summarise(measures_of(artefact, request))
 
 
@@ -113,7 +115,7 @@ def _train_all(
     progress.start(artefact.name, total=artefact.n, unit="runs", done=artefact.rows_done())
     gc.freeze()  # what stands by now stays: every trainer collects garbage, which else walks over all of it
     try:
-        while pending := artefact.pending():
+        while pending := mine(artefact, artefact.pending()):
             number, fold = divmod(pending[0], request.n_folds)
             run = runs[number]
             rows, names, judge = _rows_of(request, run, fold, examples)

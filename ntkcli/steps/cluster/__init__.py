@@ -1,0 +1,1 @@
+"""Commands shared between processes on several machines: jobs, who runs them, what depends on what."""
