@@ -115,7 +115,10 @@ def _decode_strings(data: bytes, part_rows: int) -> Rows:
 
     body = data[:-CRC_BYTES]
     _check(data[-CRC_BYTES:], _crc32c(np.frombuffer(body, np.uint8)))
-    rows: Rows = VLenUTF8().decode(body)
+    try:
+        rows: Rows = VLenUTF8().decode(body)
+    except ValueError as error:  # whole, and in the wrong place: the chunk of another array
+        raise ChunkError("it holds no strings") from error
     if len(rows) != part_rows:
         raise ChunkError(f"it holds {len(rows)} rows, not {part_rows}")
     return rows

@@ -277,7 +277,7 @@ def test_refused(
         (["--run", "base", "--task", texts], 1, "no answer to compare with .*--scorer loss"),
         (["--run", "base", "--run", "base", "--task", test], 2, "'base' is given twice"),
         (["--run", "base", "--task", test, "--task", same_name], 2, "Two tasks are called 'test'.*--task NAME="),
-        (["--run", "base", "--task", test, "--baseline", "b"], 2, "--baseline b is none .* base"),
+        (["--run", "base", "--task", test, "--baseline", "b"], 2, "--baseline b is not one of .* base"),
         (["--run", "nosuch", "--task", test], 2, "--run nosuch: no finished run"),
         (["--run", "base", "--task", test, "--answer-pattern", "("], 2, "not a valid regular expression"),
         (["--run", "base", "--task", test, "--export", tmp_path / "x.csv"], 2, r"--export .*\.jsonl"),

@@ -19,7 +19,7 @@ from ntkcli.steps.upkeep.verify import VerifyResult, verify
 from store.layout import PLACES
 from tests.conftest import choice_rows, prompt_rows, write_rows
 
-UNCHECKED = {"checkpoints", "reports", "tmp", ".lock", "README.md"}
+UNCHECKED = {"checkpoints", "reports", "tmp", ".lock", "lock", "README.md"}
 """Work in flight, and what is for people and not read again."""
 
 

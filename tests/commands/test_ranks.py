@@ -189,7 +189,7 @@ def test_several_probes_of_one_direction_are_refused(
     tmp_path: Path, model_dir: Path, write_jsonl: Writer, cli: Cli, dry: list[str]
 ) -> None:
     data = write_jsonl("d.jsonl", prompt_rows(3))
-    ran = cli(*arguments(tmp_path / "s", model_dir, data), "--probes", "4", *dry)
+    ran = cli(*arguments(tmp_path / "s", model_dir, data), "--probe", "sum", "--probes", "4", *dry)
     assert ran.code == 2
     assert "--probe rademacher or --probe centred" in ran.error_line
     assert not (tmp_path / "s").exists()

@@ -76,7 +76,7 @@ def test_the_whole_command(cli: Cli, tmp_path: Path, model_dir: Path, monkeypatc
     artefact = stored.get("validations/v")
     _same_as_a_kept_run(cli, world, model_dir, artefact.read("nats")[2], artefact.read("tokens")[2])
     assert cli("info", world["store"], "--verify").code == 0
-    refused = cli("validate", *words(world, model_dir, "--lr", "1e-3"))
+    refused = cli("validate", *words(world, model_dir, "--lr", "2e-3"))
     assert refused.code == 12
     assert "--lr" in refused.error_line
     assert cli("rm", world["store"], "validations/v").code == 0

@@ -172,7 +172,7 @@ def test_refused() -> None:
     items = TaskItems({"a": {"": BASE}})
     for tasks, baseline, match in [
         ({}, "a", "no task"),
-        ({"t": items}, "b", "none of the arms"),
+        ({"t": items}, "b", "not one of the arms"),
         ({"t": items, "u": TaskItems({"b": {"": BASE}})}, "a", "has the arms"),
         ({"t": TaskItems({"a": {"": BASE, "1": BASE[:3]}})}, "a", "not the same"),
     ]:

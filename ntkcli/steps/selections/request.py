@@ -151,13 +151,7 @@ def resolve_request(
     if known is not None:
         refuse_missing(known.spec, known.name)
     selector = SELECTORS.get(method)
-    if not 0 < exponent <= 1:
-        raise UsageError(
-            f"--exponent {exponent:g}: must be above 0 and at most 1.",
-            "Give 1 for the highest mean cosines, a lower value to spread the choice.",
-        )
-    if exponent != EXPONENT and "exponent" not in selector.options:
-        raise UsageError(f"--exponent does not apply to --method {method}.", "Give --method coverage, or leave it out.")
+    _check_exponent(method, exponent)
     _check_amount(n, limits)
     _check_candidates(method, n, limits)
     dataset = stored.get(f"datasets/{scores.attrs['data']}")
@@ -207,6 +201,16 @@ def _check_candidates(method: str, n: int | Literal["auto"] | None, limits: Cons
         )
     if isinstance(n, int) and limits.candidates < n:
         raise UsageError(f"--candidates {limits.candidates} is less than -n {n}.", "Give more, or leave it out.")
+
+
+def _check_exponent(method: str, exponent: float) -> None:
+    if not 0 < exponent <= 1:
+        raise UsageError(
+            f"--exponent {exponent:g}: must be above 0 and at most 1.",
+            "Give 1 for the highest mean cosines, a lower value to spread the choice.",
+        )
+    if exponent != EXPONENT and "exponent" not in SELECTORS.get(method).options:
+        raise UsageError(f"--exponent does not apply to --method {method}.", "Give --method coverage, or leave it out.")
 
 
 def _check_amount(n: int | Literal["auto"] | None, limits: Constraints) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
+from transformers.utils import logging as messages
 
 from ntkcli.engine.features.embeddings import EmbeddingEngine
 from ntkcli.engine.models.loading import load_model
@@ -42,11 +43,10 @@ def test_padded_rows_give_no_warning(gpt2: Path) -> None:
     seen, transformers = Messages(), logging.getLogger("transformers")
     transformers.addHandler(seen)
     try:
+        messages.warning_once.cache_clear()  # an earlier test may have been warned
         _warned(GPT2LMHeadModel.from_pretrained(gpt2).transformer)  # as it is without us
         assert [text for text in seen.texts if "attention_mask" in text]
         seen.texts.clear()
-        from transformers.utils import logging as messages
-
         messages.warning_once.cache_clear()
         rows = make_rows([3, 9])
         together, _ = EmbeddingEngine(loaded, pooling="mean").features(rows, positions="all")
