@@ -237,7 +237,7 @@ _RANKS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))
 
 
 def own_shard() -> tuple[int, int]:
-    """This process's share of the parts: its rank under torchrun or srun, else all of them.
+    """This process's shard of the parts: its rank under torchrun or srun, else all of them.
 
     SLURM's number is the step's: a batch script that runs the program without srun is one process, whatever --ntasks.
     """
@@ -257,8 +257,8 @@ _OTHER_RANKS = (("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("PMI_RANK", "
 """Of mpirun: no command shares parts by these."""
 
 
-def share_of(verb: str) -> tuple[int, int]:
-    """This process's share of the parts, for a command whose processes take them in turns; mpirun's are refused."""
+def own_shard_of(verb: str) -> tuple[int, int]:
+    """This process's shard of the parts, for a command whose processes take them in turns; mpirun's are refused."""
     refuse_ranks(verb, of=_OTHER_RANKS)
     return own_shard()
 

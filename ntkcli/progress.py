@@ -114,7 +114,7 @@ class ShownFile(io.FileIO):
         self._shown = ExitStack()
         self._advance: Callable[[int], None] | None = None
 
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]  # it takes any buffer
         """As `io.FileIO` has it."""
         count = super().readinto(buffer)
         self._read += count

@@ -140,7 +140,7 @@ def evaluate(
     from ntkcli.steps.shared.pictures import check_picture, write_arms
     from ntkcli.steps.shared.stores import is_store, open_store
 
-    share = o.share_of("eval")
+    shard = o.own_shard_of("eval")
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
     arguments: dict[str, Any] = {
         "model": model,
@@ -186,8 +186,8 @@ def evaluate(
     stored = open_store(store) if is_store(store) else None
     check_picture(plot, inputs=Inputs(files, (model,)), stored=stored, force=force)
     share_own(context, ray, store, output)
-    result = step.evaluate(store, **arguments, share=share, progress=output.progress)
-    if share[0] > 0:  # the first process shows the result
+    result = step.evaluate(store, **arguments, shard=shard, progress=output.progress)
+    if shard[0] > 0:  # the first process shows the result
         return ExitCode.ROWS_SKIPPED if result.skipped else ExitCode.OK
     if plot is not None:
         write_arms(plot, [("", result.baseline, result.scores)], kind="eval")

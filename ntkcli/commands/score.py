@@ -168,7 +168,7 @@ def score(
     from ntkcli.commands.on_ray import share_own
     from ntkcli.steps.scores import score as step
 
-    share = _share(method or [])
+    shard = _shard(method or [])
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
     share_own(context, ray, store, output)
     if compare:
@@ -217,15 +217,15 @@ def score(
                 match_length=match_length,
                 tokens_of=tokens_of,
                 dtype=dtype,
-                device=device if share[1] == 1 else o.own_device(device),
+                device=device if shard[1] == 1 else o.own_device(device),
                 batch_tokens=batch_tokens,
             ),
             on_error=on_error,
             data=data or (),
-            share=share,
+            shard=shard,
             progress=output.progress,
         )
-    if share[0] == 0:  # of several processes the first one shows the result
+    if shard[0] == 0:  # of several processes the first one shows the result
         _show(results, output, store, json=json)
     return ExitCode.ROWS_SKIPPED if any(result.skipped for result in results) else ExitCode.OK
 
@@ -252,12 +252,12 @@ def _draw_histogram(output: Output, store: Path, name: str) -> None:
         output.histogram("rows by score", found.counts, f"{found.low:.4g}", f"{found.high:.4g}")
 
 
-def _share(methods: list[str]) -> tuple[int, int]:
+def _shard(methods: list[str]) -> tuple[int, int]:
     """Which parts are this process's: scores that compute (exact) share their work, all others are one process's."""
     from ntkcli.steps.scores.sorts import ModelScore
 
     if methods and all(isinstance(SCORES.get(each.partition("=")[0]), ModelScore) for each in methods):
-        return o.share_of("score")
+        return o.own_shard_of("score")
     o.refuse_ranks("score")
     return 0, 1
 

@@ -37,7 +37,8 @@ class Outbox:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        on_cuda = device.type == "cuda"
+        self._stream = torch.cuda.Stream(device) if on_cuda else None  # type: ignore[no-untyped-call]  # torch's
 
     @property
     def waits(self) -> bool:
@@ -55,7 +56,7 @@ class Outbox:
             for host, one in zip(arrived, results, strict=True):
                 host.copy_(one, non_blocking=True)
             # The thread that waits for it sleeps, so that others encode and write.
-            done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+            done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # torch's
             done.record(self._stream)
         return Parcel(results, arrived, done)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from ntkcli.data.encoding import Encoded
@@ -202,3 +204,17 @@ def trace_kernels(
     columns = len(probes) - 1 - len(others)
     centred, total = np.sum(found[:columns], axis=0), found[columns]
     return centred + total / head.outputs, centred, total, found[columns + 1 :]
+
+
+def save_moments(layers: Sequence[AdaptedLayer], folder: Path) -> tuple[dict[str, torch.Tensor], Path]:
+    """Adam's moments of all factors (beta1 0.8, beta2 0.95, eps 0.001) as a run keeps them, and their file."""
+    draw = torch.Generator().manual_seed(3)
+    held = {}
+    for layer in layers:
+        for factor, like in (("lora_A", layer.a), ("lora_B", layer.b)):
+            assert like is not None
+            held[f"{layer.name}.{factor}.exp_avg"] = 0.1 * torch.randn(like.shape, generator=draw)
+            held[f"{layer.name}.{factor}.exp_avg_sq"] = 0.1 * torch.rand(like.shape, generator=draw)
+    said = {"step": "9", "beta1": "0.8", "beta2": "0.95", "eps": "0.001", "mean_learning_rate": "0.1"}
+    save_file(held, folder / "optimizer.safetensors", metadata=said)
+    return held, folder / "optimizer.safetensors"

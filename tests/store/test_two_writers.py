@@ -58,13 +58,19 @@ def write_other(folder: Path) -> subprocess.Popen[bytes]:
     return writer
 
 
+def half_way(store: Path, mark: Path) -> subprocess.Popen[bytes]:
+    """A writer that has put half of its part in place, and waits as long as `mark` is there."""
+    writer = subprocess.Popen([sys.executable, "-c", HALF_WAY, str(store), str(mark)])
+    while not mark.exists():
+        assert writer.poll() is None
+        time.sleep(0.01)
+    return writer
+
+
 def test_a_record_stands_for_one_writers_bytes(tmp_path: Path) -> None:
     store = Store.open_or_create(tmp_path / "s", made_by="tests")
     artefact, mark = kit.make(store), tmp_path / "half way"
-    first = subprocess.Popen([sys.executable, "-c", HALF_WAY, str(tmp_path / "s"), str(mark)])
-    while not mark.exists():
-        assert first.poll() is None
-        time.sleep(0.01)
+    first = half_way(tmp_path / "s", mark)
     second = write_other(tmp_path / "s")
     with pytest.raises(subprocess.TimeoutExpired):  # it waits for the first one
         second.wait(1)
@@ -77,10 +83,7 @@ def test_a_record_stands_for_one_writers_bytes(tmp_path: Path) -> None:
 def test_a_killed_writer_holds_nobody_up(tmp_path: Path) -> None:
     store = Store.open_or_create(tmp_path / "s", made_by="tests")
     artefact, mark = kit.make(store), tmp_path / "half way"
-    first = subprocess.Popen([sys.executable, "-c", HALF_WAY, str(tmp_path / "s"), str(mark)])
-    while not mark.exists():
-        assert first.poll() is None
-        time.sleep(0.01)
+    first = half_way(tmp_path / "s", mark)
     first.kill()
     first.wait()
     artefact.write_part(0, other_part(artefact))

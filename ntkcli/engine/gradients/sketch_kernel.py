@@ -21,7 +21,7 @@ _BLOCK = 1024
 """Lanes of a program: 8 numbers for each of 128 threads, so that loads are wide."""
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit  # type: ignore[untyped-decorator]  # Triton has no types
 def _add(  # type: ignore[no-untyped-def]  # Triton reads the annotations too, and knows its own alone
     total,
     gradient,

@@ -13,6 +13,6 @@ def free_memory() -> None:
     peft and the Trainer leave such circles, which Python collects when it has made many small objects, and a model is
     few large ones. On a CPU they wait for that: to look for them takes a tenth of a second.
     """
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch's
         gc.collect()
         torch.cuda.empty_cache()

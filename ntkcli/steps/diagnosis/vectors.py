@@ -23,6 +23,7 @@ from ntkcli.steps.diagnosis.sample import Setup, Side
 from ntkcli.steps.features.settings import FeatureSettings
 from ntkcli.steps.shared.disk_room import refuse_without_room
 from ntkcli.steps.shared.environment import begin, model_environment
+from ntkcli.steps.shared.fitting import naming
 from ntkcli.steps.shared.model_settings import note_conversion
 from ntkcli.steps.shared.non_finite import name_of, settle_non_finite
 from ntkcli.steps.shared.settings import ModelUse
@@ -166,15 +167,11 @@ def _load(
 def _fill(
     artefact: store.Artefact, rows: list[Row], encoded: list[Encoded], extractor: Any, progress: Progress
 ) -> None:
-    from ntkcli.engine.memory import DoesNotFitError
-
     progress.start(artefact.name, total=artefact.n, unit="rows", done=artefact.rows_done())
     for part in artefact.pending():
         start, stop = artefact.part_bounds(part)
-        try:
+        with naming([name_of(row) for row in rows[start:stop]]):
             found = extractor.vectors(encoded[start:stop], on_batch=lambda r, t: progress.advance(r, tokens=t))
-        except DoesNotFitError as error:
-            raise error.named(name_of(rows[start + error.row])) from error
         bad = sorted(found.non_finite)
         found.norm[bad] = np.nan
         found.unit[bad] = 0.0

@@ -24,9 +24,9 @@ from ntkcli.steps.shared.model_settings import note_conversion
 from ntkcli.steps.shared.non_finite import settle_non_finite
 from ntkcli.steps.shared.outputs import Inputs
 from ntkcli.steps.shared.release import frees_memory
+from ntkcli.steps.shared.shards import ALONE, Shard, wait_for_others
 from ntkcli.steps.shared.sharing import end_share, mine
 from ntkcli.steps.shared.stores import is_store, open_store
-from ntkcli.steps.shared.turns import ALONE, Share, wait_for_others
 
 if TYPE_CHECKING:
     from ntkcli.engine.evaluation.evaluator import Evaluator
@@ -43,7 +43,7 @@ def evaluate(
     on_error: OnError = OnError.FAIL, columns: Mapping[str, str] | None = None, split: str | None = None,
     thinking: bool | None = None, text_as: TextAs = TextAs.CHAT, num_fewshot: int | None = None,
     limit: int | None = None, apply_chat_template: bool = False, trust_remote_code: bool = False,
-    export: str | Path | None = None, force: bool = False, share: Share = ALONE, progress: Progress | None = None,
+    export: str | Path | None = None, force: bool = False, shard: Shard = ALONE, progress: Progress | None = None,
 ) -> EvaluateResult:  # fmt: skip
     """Write `evals/<name>/<run>` for every run: an adapter of the store, a folder with one, `base`, or an arm's seeds.
 
@@ -53,7 +53,7 @@ def evaluate(
     general ability. Runs `x.s0`, `x.s1` are seeds of the arm `x`; all arms are compared with the `baseline` arm, by
     default the first. `export` writes every item (.jsonl) or totals (.json), over a file that is not ours only with
     `force`. `columns`, `split`: `ntkcli.data.DataFile`, for every task; `thinking`, `text_as`: `ntkcli.data.Encoder`.
-    `share` (i, n): one of n processes, which take the parts in turns; each waits for the others' at the end.
+    `shard` (i, n): one of n processes, which take the parts in turns; each waits for the others' at the end.
     `num_fewshot`, `limit` (items of each task) and `apply_chat_template` are of tasks `lm_eval:NAME`.
 
     Raises:
@@ -62,24 +62,24 @@ def evaluate(
         SpecError: an adapter is of another base model, or not whole.
     """
     given = locals().copy()
-    del given["store_path"], given["progress"], given["share"]
+    del given["store_path"], given["progress"], given["shard"]
     asked, progress = EvaluationSettings.of(**given), progress or Silent()
     asked.check_options()
     if asked.by_harness:
-        if share != ALONE:
+        if shard != ALONE:
             raise UsageError(
-                f"--task lm_eval:NAME is for one process, and this is one of {share[1]}.",
+                f"--task lm_eval:NAME is for one process, and this is one of {shard[1]}.",
                 "Start it once, without torchrun or srun.",
             )
         from ntkcli.steps.evaluation.lm_eval import evaluate_harness
 
         return evaluate_harness(store_path, asked, progress)
-    return evaluate_runs(store_path, asked, progress, share)
+    return evaluate_runs(store_path, asked, progress, shard)
 
 
 @frees_memory
 def evaluate_runs(
-    store_path: str | Path, asked: EvaluationSettings, progress: Progress, share: Share = ALONE
+    store_path: str | Path, asked: EvaluationSettings, progress: Progress, shard: Shard = ALONE
 ) -> EvaluateResult:
     """The runs on tasks of our own, as the settings ask for them; of several processes the first one exports."""
     from ntkcli.steps.evaluation.export import check_export, write_export
@@ -96,7 +96,7 @@ def evaluate_runs(
     loaded: tuple[Evaluator, ItemTokens] | None = None
     for run_name, adapter in plan.adapters.items():
         artefact = artefacts[run_name] = _create(plan, run_name)
-        pending = mine(artefact, artefact.pending(share))
+        pending = mine(artefact, artefact.pending(shard))
         if not pending:
             if artefact.complete:
                 progress.note(f"{artefact.name} is finished already")
@@ -111,9 +111,9 @@ def evaluate_runs(
         begin(artefact, model_environment(plan.identity, evaluator.loaded, generates=generates), progress)
         _run(artefact, pending, plan, evaluator, tokens, progress)
     end_share()
-    wait_for_others(list(artefacts.values()), share, progress)
+    wait_for_others(list(artefacts.values()), shard, progress)
     result = summarise(artefacts, name=asked.name, baseline=asked.baseline, items=plan.items)
-    if asked.export is not None and share[0] == 0:
+    if asked.export is not None and shard[0] == 0:
         write_export(asked.export, artefacts, plan.items, result, spec=plan.spec, model=plan.identity.reference)
     return result
 

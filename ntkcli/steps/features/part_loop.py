@@ -21,6 +21,7 @@ from ntkcli.choices import OnError
 from ntkcli.data import BadRow, DataFile, Encoded, Row, RowError
 from ntkcli.errors import DataError
 from ntkcli.progress import Progress
+from ntkcli.steps.shared.fitting import naming
 from ntkcli.steps.shared.kept_tokens import KeptTokens
 from ntkcli.steps.shared.non_finite import name_of, settle_non_finite
 from ntkcli.steps.shared.row_sets import rows_in_order
@@ -136,15 +137,11 @@ class FeatureLoop:
 
     def _begin(self, part: _Part) -> Begun:
         """Hand the part's rows to the device. Rows that don't fit are named."""
-        from ntkcli.engine.memory import DoesNotFitError
-
         good = part.good
         self.progress.advance(len(part.rows) - len(good))
         rows = [row for row in part.encoded if row is not None]
-        try:
+        with naming([name_of(part.rows[i]) for i in good]):
             return self.extractor.begin(rows, on_batch=lambda r, t: self.progress.advance(r, tokens=t))
-        except DoesNotFitError as error:
-            raise error.named(name_of(part.rows[good[error.row]])) from error
 
     def _finish(self, part: _Part, begun: Begun) -> tuple[_Part, Vectors]:
         """The part's values, of the rows that could be encoded. Those that are not finite are named."""

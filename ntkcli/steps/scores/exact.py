@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Self
@@ -21,13 +21,14 @@ from ntkcli.steps.scores.remake import Remade, gradient_settings, refuse_adam, r
 from ntkcli.steps.scores.sorts import ModelInputs, ModelScore, PartScorer
 from ntkcli.steps.shared.datasets import data_file
 from ntkcli.steps.shared.environment import begin, model_environment
+from ntkcli.steps.shared.fitting import naming
 from ntkcli.steps.shared.kept_tokens import KeptTokens
 from ntkcli.steps.shared.non_finite import name_of, settle_non_finite
 from ntkcli.steps.shared.release import frees_memory
 from ntkcli.steps.shared.row_sets import rows_in_order
+from ntkcli.steps.shared.shards import ALONE, Shard, wait_for_others
 from ntkcli.steps.shared.sharing import end_share, mine
 from ntkcli.steps.shared.token_counts import kept_tokens
-from ntkcli.steps.shared.turns import ALONE, Share, wait_for_others
 
 VERSION, FLOAT16_VERSION = 1, 2
 """Of this score, in its spec: goes up when the same features' settings would give other scores. In float16 it went up
@@ -64,7 +65,7 @@ def fill_exact(
     batch_tokens: int | None,
     on_error: OnError,
     progress: Progress,
-    share: Share = ALONE,
+    shard: Shard = ALONE,
 ) -> None:
     """Compute the pending parts of the score of data set `pool` against `domain`, as `features` (the pool's) were made.
 
@@ -75,12 +76,12 @@ def fill_exact(
         SpecError: the model or the adapter is no longer where the features were made from, or has changed.
         NtkselError: a row does not fit in memory or, with on_error "fail", has values that are not finite; names it.
     """
-    pending = mine(score, score.pending(share))
+    pending = mine(score, score.pending(shard))
     if pending:
         _fill(pending, stored, score, entry, features=features, pool=pool, domain=domain, only=only, device=device,
               batch_tokens=batch_tokens, on_error=on_error, progress=progress)  # fmt: skip
     end_share()
-    wait_for_others([score], share, progress)
+    wait_for_others([score], shard, progress)
 
 
 @frees_memory
@@ -170,15 +171,9 @@ class _Chunk:
                 chunk.status[i] = bad.status if bad is not None else store.RowStatus.UNREADABLE
         return chunk
 
-    @contextmanager
-    def naming(self) -> Iterator[None]:
+    def naming(self) -> AbstractContextManager[None]:
         """A row that does not fit in memory is named."""
-        from ntkcli.engine.memory import DoesNotFitError
-
-        try:
-            yield
-        except DoesNotFitError as error:
-            raise error.named(name_of(self.rows[self.good[error.row]]), TOO_LONG) from error
+        return naming([name_of(self.rows[i]) for i in self.good], TOO_LONG)
 
 
 def _load(

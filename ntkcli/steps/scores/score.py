@@ -39,8 +39,8 @@ from ntkcli.steps.shared.disk_room import refuse_without_room
 from ntkcli.steps.shared.environment import begin, environment
 from ntkcli.steps.shared.non_finite import settle_non_finite
 from ntkcli.steps.shared.row_sets import rows_in_order, selected_rows
+from ntkcli.steps.shared.shards import ALONE, Shard
 from ntkcli.steps.shared.stores import DATASET_PART_ROWS, open_store, write_rows
-from ntkcli.steps.shared.turns import ALONE, Share
 
 VERSION = 2
 """Of the scores, in every spec: goes up when the same features would give other scores."""
@@ -68,7 +68,7 @@ class ScoreResult:
 
 def scores(
     store_path: str | Path, *, pool: str, methods: Mapping[str, str], options: ScoreOptions = DEFAULTS,
-    on_error: OnError = OnError.FAIL, data: Sequence[str] = (), share: Share = ALONE, progress: Progress | None = None,
+    on_error: OnError = OnError.FAIL, data: Sequence[str] = (), shard: Shard = ALONE, progress: Progress | None = None,
 ) -> list[ScoreResult]:  # fmt: skip
     """Write `scores/<name>`, one for each of `methods` (name -> method): one float32 a row of the data set `pool`.
 
@@ -77,7 +77,7 @@ def scores(
     are computed one after the other; each score is what it would be alone. Each option applies to the methods that
     have it.
     Scores that are finished are left as they are. With on_error "skip" rows whose values are not finite get no score.
-    `data` says where files of data sets are now (NAME=FILE), if they have moved. `share` (i, n): one of n processes,
+    `data` says where files of data sets are now (NAME=FILE), if they have moved. `shard` (i, n): one of n processes,
     which take the parts of scores that compute (exact) in turns.
 
     Raises:
@@ -107,7 +107,7 @@ def scores(
     created = _create_all(requests, plans, spec, parents, options)
     for name in names:
         if not created[name].complete:
-            _compute(created[name], plans[name], requests[name], options, on_error=on_error, share=share)
+            _compute(created[name], plans[name], requests[name], options, on_error=on_error, shard=shard)
     progress.stop()
     unusable = sum(_unusable(stored.get(f"datasets/{each}")) for each in files)
     return [
@@ -156,7 +156,7 @@ def _create_all(
 
 def _compute(
     artefact: store.Artefact, plan: ScorePlan, request: Request, options: ScoreOptions, *, on_error: OnError,
-    share: Share,
+    shard: Shard,
 ) -> None:  # fmt: skip
     """Compute one score and write it."""
     entry, stored, dataset = SCORES.get(request.method), request.stored, request.dataset
@@ -165,7 +165,7 @@ def _compute(
             exact.fill_exact(
                 stored, artefact, entry, features=_pool_features(request), pool=dataset,
                 domain=stored.get(f"datasets/{request.domains[0]}"), only=request.only, device=options.device,
-                batch_tokens=options.batch_tokens, on_error=on_error, progress=request.progress, share=share,
+                batch_tokens=options.batch_tokens, on_error=on_error, progress=request.progress, shard=shard,
             )  # fmt: skip
         return
     begin(artefact, environment(*entry.packages, *SCORES.packages(request.method)), request.progress)

@@ -179,7 +179,7 @@ def usual_rate(width: int) -> float:
     """The default learning rate for a model whose hidden states have `width` numbers, to two digits.
 
     5e-4 · (2000 / width)^0.781, fitted to Llama models by Schulman et al. (LoRA Without Regret, 2025), but at most
-    1e-3, which learns reliably at 135M parameters: 1e-3 at a width of 576, 2.9e-4 at 4,096.
+    1e-3, the rate at which docs/results.md trains 135M parameters: 1e-3 at a width of 576, 2.9e-4 at 4,096.
     """
     return float(f"{min(1e-3, 5e-4 * (2000 / width) ** 0.781):.2g}")
 

@@ -47,7 +47,7 @@ def _launcher(function: Callable[..., None]) -> Any:
 
 
 def _pointer(one: torch.Tensor) -> _Pointer:
-    whole = torch.empty(0, dtype=one.dtype).set_(one.untyped_storage())  # type: ignore[call-overload]
+    whole = torch.empty(0, dtype=one.dtype).set_(one.untyped_storage())  # type: ignore[call-overload]  # torch lacks it
     return _Pointer(whole.numpy(), one.storage_offset())
 
 

@@ -11,7 +11,17 @@ from safetensors.torch import save_file
 
 from ntkcli.engine.gradients.adam import load_moments
 from ntkcli.errors import SpecError
-from tests.engine.kit import RANK, adapter_layers, dense_sketch, load, make_engine, make_rows, norm_of, one_row_loop
+from tests.engine.kit import (
+    RANK,
+    adapter_layers,
+    dense_sketch,
+    load,
+    make_engine,
+    make_rows,
+    norm_of,
+    one_row_loop,
+    save_moments,
+)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2_conv1d"])
@@ -20,16 +30,8 @@ def test_adams_steps_equal_a_one_row_loop(name: str, tmp_path: Path) -> None:
     rows = make_rows([5, 12, 3, 9])
     loaded = load(name)
     layers = adapter_layers(loaded.model, warm=True)
-    draw = torch.Generator().manual_seed(3)
-    held = {}
-    for layer in layers:
-        for factor, like in (("lora_A", layer.a), ("lora_B", layer.b)):
-            assert like is not None
-            held[f"{layer.name}.{factor}.exp_avg"] = 0.1 * torch.randn(like.shape, generator=draw)
-            held[f"{layer.name}.{factor}.exp_avg_sq"] = 0.1 * torch.rand(like.shape, generator=draw)
-    said = {"step": "9", "beta1": "0.8", "beta2": "0.95", "eps": "0.001", "mean_learning_rate": "0.1"}
-    save_file(held, tmp_path / "optimizer.safetensors", metadata=said)
-    moments = load_moments(tmp_path / "optimizer.safetensors", layers, loaded.device)
+    held, path = save_moments(layers, tmp_path)
+    moments = load_moments(path, layers, loaded.device)
     found = make_engine(loaded, layers, probe="loss", moments=moments).features(rows, positions="targets")
 
     def step(gradient: np.ndarray, key: str) -> np.ndarray:

@@ -8,17 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from ntkcli.engine.features.extract import GradientSettings, make_probes
 from ntkcli.engine.gradients.adam import load_moments
 from ntkcli.engine.gradients.probes import FLOAT16_TIMES, AnyProbe, LogitProbe, LossProbe, ScaledProbe, with_room
 from ntkcli.engine.gradients.projections import make_projection
 from ntkcli.engine.gradients.row_gradients import Features, GradientEngine
-from ntkcli.engine.models.adapters import AdaptedLayer
 from ntkcli.engine.models.loading import LoadedModel
 from ntkcli.steps.features.settings import FLOAT16_VERSION, VERSION, feature_version
-from tests.engine.kit import DIM, SEED, adapter_layers, load, make_rows
+from tests.engine.kit import DIM, SEED, adapter_layers, load, make_rows, save_moments
 
 ROWS = make_rows([5, 40, 17, 3])
 
@@ -28,22 +26,9 @@ def features(
 ) -> Features:
     layers = adapter_layers(loaded.model, warm=warm)
     made = make_projection("sjlt", dim=DIM, seed=SEED, device=loaded.device)
-    moments = None if adam is None else load_moments(_moments(layers, adam), layers, loaded.device)
+    moments = None if adam is None else load_moments(save_moments(layers, adam)[1], layers, loaded.device)
     engine = GradientEngine(loaded, layers, projection=made, probes=probes, seed=SEED, moments=moments)
     return engine.features(ROWS, positions="completion")
-
-
-def _moments(layers: Sequence[AdaptedLayer], folder: Path) -> Path:
-    draw = torch.Generator().manual_seed(3)
-    held = {}
-    for layer in layers:
-        for factor, like in (("lora_A", layer.a), ("lora_B", layer.b)):
-            assert like is not None
-            held[f"{layer.name}.{factor}.exp_avg"] = 0.1 * torch.randn(like.shape, generator=draw)
-            held[f"{layer.name}.{factor}.exp_avg_sq"] = 0.1 * torch.rand(like.shape, generator=draw)
-    said = {"step": "9", "beta1": "0.8", "beta2": "0.95", "eps": "0.001", "mean_learning_rate": "0.1"}
-    save_file(held, folder / "optimizer.safetensors", metadata=said)
-    return folder / "optimizer.safetensors"
 
 
 @pytest.mark.parametrize(("kind", "adam"), [("sum", False), ("loss", False), ("loss", True)])

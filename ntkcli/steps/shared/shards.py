@@ -1,4 +1,4 @@
-"""Processes that take the parts of one artefact in turns: each computes its share, then waits for the others' parts."""
+"""Processes that take the parts of one artefact in turns: each computes its shard, then waits for the others' parts."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import store
 from ntkcli.errors import NtkselError
 from ntkcli.progress import Progress
 
-Share = tuple[int, int]
+Shard = tuple[int, int]
 """(i, n): the parts i, i + n, ... are this process's."""
-ALONE: Share = (0, 1)
+ALONE: Shard = (0, 1)
 PATIENCE_SECONDS = 1800.0
 """Without a new part: longer than a part takes on any device; then the others have stopped."""
 _LOOK_SECONDS = 0.5
 
 
-def wait_for_others(artefacts: Sequence[store.Artefact], share: Share, progress: Progress) -> None:
+def wait_for_others(artefacts: Sequence[store.Artefact], shard: Shard, progress: Progress) -> None:
     """Wait until all parts are there; each process has done its own.
 
     Raises:
         NtkselError: no part came for `PATIENCE_SECONDS`.
     """
-    if share == ALONE:
+    if shard == ALONE:
         return
     done, since, noted = -1, time.monotonic(), False
     while not all(artefact.complete for artefact in artefacts):
@@ -37,6 +37,6 @@ def wait_for_others(artefacts: Sequence[store.Artefact], share: Share, progress:
                 "Start the command again, with or without torchrun or srun: it computes the parts that are missing.",
             )
         if not noted:
-            progress.note(f"process {share[0] + 1} of {share[1]} has done its parts and waits for the others")
+            progress.note(f"process {shard[0] + 1} of {shard[1]} has done its parts and waits for the others")
             noted = True
         time.sleep(_LOOK_SECONDS)
