@@ -14,7 +14,7 @@ import torch
 from ntkcli import options
 from ntkcli.errors import UsageError
 from ntkcli.steps.features.featurize import featurize
-from ntkcli.steps.shared import turns
+from ntkcli.steps.shared import shards
 from ntkcli.steps.shared.stores import open_store
 from tests.commands.conftest import Cli
 from tests.conftest import Writer, choice_rows, prompt_rows
@@ -96,8 +96,8 @@ def test_each_process_computes_its_own_parts(
     if verb == "score":
         how = ("--kind", "ntk", "--model", str(model_dir), "--dim", "64", "-q")
         assert cli("featurize", s, "--data", str(pool), "--name", "p", *how).code == 0
-    monkeypatch.setattr(turns, "PATIENCE_SECONDS", 0.0)
-    monkeypatch.setattr(turns, "_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(shards, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(shards, "_LOOK_SECONDS", 0.0)
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     first = cli(verb, *given[verb])
