@@ -14,10 +14,8 @@ items. --hours only prints what is left.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,42 +26,15 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import supply
-from environment import describe
-from table import log_loss
+from runs import LONG, SHORT, Training, append, lines, train_and_test
 
 from ntkcli.demo import demo_model_path
-from ntkcli.steps.evaluation.evaluate import evaluate
-from ntkcli.steps.shared.stores import open_store
-from ntkcli.steps.training.finetune import finetune
 
 DOMAINS: Final = (32, 8, 128)
 SHARES: Final = (0.05, 0.2, 0.01)
 """Of the right rows in the pool."""
 TOKENS_PER_SECOND: Final = 75
 """Of training, one thread of a 2-core machine; for --hours alone."""
-
-
-@dataclass(frozen=True, slots=True)
-class Training:
-    """How every run of the map is trained and tested, but for its rows."""
-
-    lr: float = 1e-3
-    batch_size: int = 8
-    loss_per: str = "row"
-    average_weights: bool = True
-    dtype: str = "bfloat16"
-    """Of the frozen weights and of what is computed; adapters are float32."""
-    rows: int = 150
-    """Rows taken from the pool in every arm that takes some."""
-    passes: int = 2
-    """Over the rows taken from the pool."""
-    visits: int = 128
-    """How often rows of the domain are trained on in every arm, all together: 16 passes of 8 rows, 1 pass of 128."""
-    items: int = 200
-    """Test items."""
-
-
-SHORT: Final = Training(batch_size=4, rows=64, passes=1, visits=64, items=100)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +47,14 @@ class Run:
     seed: int
     kind: str = ""
     share: float | None = None
-    training: Training = Training()
+    training: Training = LONG
 
     @property
     def name(self) -> str:
         """Of its artefact."""
         words = [self.task.partition("-")[2], f"d{self.domain}", self.kind, self.arm]
         words += [] if self.share is None else [f"r{round(100 * self.share)}"]
-        default = asdict(Training())
+        default = asdict(LONG)
         words += [f"{key}-{value}" for key, value in asdict(self.training).items() if value != default[key]]
         return re.sub(r"[._]+", "_", "-".join(word for word in words if word)) + f".s{self.seed}"
 
@@ -146,40 +117,18 @@ def training_references(run: Run, data: Path, folder: Path) -> list[str]:
 
 def measure(run: Run, *, data: Path, folder: Path, model: str) -> dict[str, Any]:
     """Train, evaluate; the line of the run."""
-    began = time.time()
     train = training_references(run, data, folder / "data")
-    store = folder / "store"
-    shared: dict[str, Any] = {"model": model, "max_length": 256, "dtype": run.training.dtype}
-    how = run.training
-    training = {key: getattr(how, key) for key in ("lr", "batch_size", "loss_per", "average_weights")}
-    trained = finetune(store, name=run.name, train=train, epochs=1, seed=run.seed, **training, **shared)
-    test = folder / "data" / f"{run.task}-test{how.items}.jsonl"
-    supply.write_rows(test, supply.test_rows(data, run.task, how.items))
-    evaluate(store, run=[run.name], task=[test], name=test.stem, **shared)
-    found = open_store(store).get(f"evals/{test.stem}/{run.name}")
-    nats, correct = log_loss(found), found.read("correct").astype(int)
-    return {
-        "name": run.name,
-        **{key: value for key, value in asdict(run).items() if key != "training"},
-        **asdict(run.training),
-        "steps": trained.steps,
-        "tokens": trained.tokens,
-        "last_loss": round(trained.last_loss, 4),
-        "nats": round(float(nats.mean()), 4),
-        "accuracy": round(float(correct.mean()), 4),
-        "item_nats": [round(float(value), 3) for value in nats],
-        "item_correct": "".join(map(str, correct)),
-        "seconds": round(time.time() - began),
-        "environment": describe(),
-    }
+    test = folder / "data" / f"{run.task}-test{run.training.items}.jsonl"
+    supply.write_rows(test, supply.test_rows(data, run.task, run.training.items))
+    found = train_and_test(folder / "store", run.name, train, test, training=run.training, seed=run.seed, model=model)
+    of_run = {key: value for key, value in asdict(run).items() if key != "training"}
+    return {"name": run.name, **of_run, **asdict(run.training), **found}
 
 
 def main() -> None:
     given = parsed()
     runs = list(recipe_runs(given.seeds) if given.table == "recipe" else map_runs(given))
-    done = set()
-    if given.figures.exists():
-        done = {json.loads(line)["name"] for line in given.figures.read_text(encoding="utf-8").splitlines()}
+    done = {line["name"] for line in lines(given.figures)}
     part, parts = given.part
     left = [run for run in runs if run.name not in done][part::parts]
     tokens = 90 * (given.training.visits + given.training.passes * given.training.rows)
@@ -188,20 +137,14 @@ def main() -> None:
         return
     model = given.model or str(demo_model_path())
     for run in left:
-        line = measure(run, data=given.data, folder=given.folder, model=model)
-        given.figures.parent.mkdir(parents=True, exist_ok=True)
-        with given.figures.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        shown = ("name", "nats", "accuracy", "tokens", "seconds")
-        print(" ".join(f"{key} {line[key]}" for key in shown), flush=True)
+        append(given.figures, measure(run, data=given.data, folder=given.folder, model=model))
     print_summary(given.figures, {run.name for run in runs})
 
 
 def print_summary(figures: Path, names: set[str]) -> None:
     """Mean log loss and accuracy by arm, over its seeds."""
-    lines = [json.loads(line) for line in figures.read_text(encoding="utf-8").splitlines()]
     by_arm: dict[str, list[dict[str, Any]]] = {}
-    for line in lines:
+    for line in lines(figures):
         if line["name"] in names:
             by_arm.setdefault(line["name"].rpartition(".s")[0], []).append(line)
     for arm, found in by_arm.items():
@@ -223,7 +166,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--domain", type=int, action="append", help=f"rows of the domain; default: {DOMAINS}")
     parser.add_argument("--kind", action="append", choices=supply.KINDS)
     parser.add_argument("--seeds", type=lambda text: tuple(map(int, text.split(","))), default=(0, 1))
-    parser.add_argument("--short", action="store_const", const=SHORT, default=Training(), dest="training")
+    parser.add_argument("--short", action="store_const", const=SHORT, default=LONG, dest="training")
     parser.add_argument("--hours", action="store_true", help="print what is left, run nothing")
     parser.add_argument("--model", help="default: the demo's SmolLM2-135M-Instruct")
     return parser.parse_args()

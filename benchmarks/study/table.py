@@ -30,11 +30,11 @@ def print_tables(plans: Sequence[Plan], baselines: Sequence[str]) -> None:
         if not found[0]:
             print(f"\n{plan.cell.name}: no arm is finished with the seeds {plan.setting.seeds}")
             continue
-        print_table(plan.cell.name, {plan.cell.task: found}, plan, baselines)
+        print_table(plan.cell.name, {plan.cell.task: found}, plan.arms, baselines)
         by_size.setdefault((plan.cell.domain, plan.cell.n), {})[plan.cell.task] = found
     for (domain, n), tasks in by_size.items():
         if len(tasks) > 1:
-            print_table(f"Average of {len(tasks)} tasks, |D| = {domain}, |S| = {n}", tasks, plans[0], baselines)
+            print_table(f"Average of {len(tasks)} tasks, |D| = {domain}, |S| = {n}", tasks, plans[0].arms, baselines)
 
 
 def finished(plan: Plan) -> tuple[Values, Values]:
@@ -61,9 +61,11 @@ def log_loss(found: store.Artefact) -> NDArray[np.float64]:
     return np.asarray(total_N - loglik_NC[np.arange(len(answer_N)), answer_N])
 
 
-def print_table(title: str, tasks: Mapping[str, tuple[Values, Values]], plan: Plan, baselines: Sequence[str]) -> None:
+def print_table(
+    title: str, tasks: Mapping[str, tuple[Values, Values]], among: Sequence[str], baselines: Sequence[str]
+) -> None:
     """One table: the only task, or the average of several over the arms that all of them have."""
-    arms = [arm for arm in ("base", *plan.arms) if all(arm in right for right, _ in tasks.values())]
+    arms = [arm for arm in ("base", *among) if all(arm in right for right, _ in tasks.values())]
     measures: list[dict[str, dict[str, ArmScore]]] = []
     for which, how in ((0, {}), (1, {"percent": False, "higher_is_better": False})):
         items = {task: TaskItems({arm: found[which][arm] for arm in arms}, **how) for task, found in tasks.items()}
