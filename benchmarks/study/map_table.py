@@ -1,0 +1,134 @@
+#!/usr/bin/env python
+"""The map's runs as a table and a heat map: what right rows gain against random rows and against the domain alone.
+
+    python benchmarks/study/map_table.py --figures benchmarks/figures/map.jsonl [--long] [--picture docs/images/map.png]
+
+A line for each cell whose four arms are there with the same seeds; the short form of the runs unless --long is given.
+Differences are means over items and seeds with 95% intervals that draw both; nothing is corrected for the number of
+cells, which the text beside the table says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from environment import describe
+from runs import LONG, SHORT, Training, item_values, lines
+
+from ntkcli.statistics import ArmScore, TaskItems, compare_arms
+
+ARMS: Final = ("domain", "domain-steps", "random", "oracle")
+PAIRS: Final = (("oracle", "random"), ("oracle", "domain-steps"), ("random", "domain-steps"))
+Arms = dict[str, dict[str, Any]]
+"""Arm → seed → a line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A line of the table: its arms by seed."""
+
+    task: str
+    domain: int
+    kind: str
+    share: float
+    arms: Arms
+
+    @property
+    def seeds(self) -> int:
+        """Of every arm."""
+        return len(self.arms["oracle"])
+
+    def scores(self, measure: int, baseline: str) -> dict[str, ArmScore]:
+        """Arms against a baseline, by accuracy (0) or log loss (1)."""
+        how = ({}, {"percent": False, "higher_is_better": False})[measure]
+        values = {
+            arm: {seed: item_values(line)[measure] for seed, line in by_seed.items()}
+            for arm, by_seed in self.arms.items()
+        }
+        return {one.arm: one for one in compare_arms({self.task: TaskItems(values, **how)}, baseline=baseline).scores}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--figures", type=Path, required=True)
+    parser.add_argument("--long", action="store_const", const=LONG, default=SHORT, dest="training")
+    parser.add_argument("--picture", type=Path, help="a heat map of the differences: .png or .svg")
+    given = parser.parse_args()
+    cells = list(cells_of(lines(given.figures), given.training))
+    print(describe())
+    print_table(cells)
+    if given.picture is not None:
+        draw(cells, given.picture)
+
+
+def cells_of(found: list[dict[str, Any]], training: Training) -> Iterator[Cell]:
+    """The cells whose arms all have runs of this training, with the seeds that all arms have."""
+    found = [line for line in found if all(line.get(key) == value for key, value in asdict(training).items())]
+    for task, domain in dict.fromkeys((line["task"], line["domain"]) for line in found):
+        here = [line for line in found if (line["task"], line["domain"]) == (task, domain)]
+        for kind, share in dict.fromkeys((line["kind"], line["share"]) for line in here if line["arm"] == "random"):
+            arms: Arms = {arm: {} for arm in ARMS}
+            for line in here:
+                if line["arm"] in arms and line["kind"] in ("", kind) and line["share"] in (None, share):
+                    arms[line["arm"]][str(line["seed"])] = line
+            seeds = set.intersection(*(set(by_seed) for by_seed in arms.values()))
+            if seeds:
+                same = {arm: {seed: by_seed[seed] for seed in sorted(seeds)} for arm, by_seed in arms.items()}
+                yield Cell(task, domain, kind, share, same)
+
+
+def print_table(cells: list[Cell]) -> None:
+    """Log loss and accuracy of every arm, then the differences."""
+    pairs = [f"{one} minus {other}" for one, other in PAIRS]
+    for measure, scale, form, unit in ((1, 1, ".3f", "nats"), (0, 100, ".1f", "accuracy")):
+        columns = ["task, domain rows, supply", "seeds", *(f"{arm}, {unit}" for arm in ARMS), *pairs]
+        print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+        for cell in cells:
+            scores = cell.scores(measure, "random")
+            row = [f"{cell.task}, {cell.domain}, {cell.kind} {cell.share:.0%}", str(cell.seeds)]
+            row += [f"{scale * scores[arm].value:{form}}" for arm in ARMS]
+            for one, other in PAIRS:
+                found = cell.scores(measure, other)[one].difference
+                assert found is not None
+                clear = "**" if found.low > 0 or found.high < 0 else ""
+                interval = f"({scale * found.low:+{form}} to {scale * found.high:+{form}})"
+                row.append(f"{clear}{scale * found.value:+{form}}{clear} {interval}")
+            print(f"| {' | '.join(row)} |")
+
+
+def draw(cells: list[Cell], path: Path) -> None:
+    """A heat map: cells down, differences across, log loss on the left and accuracy on the right."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(11, 1.6 + 0.36 * len(cells)), sharey=True, layout="constrained")
+    for axis, (measure, scale, title, best) in zip(
+        axes, ((1, 1.0, "log loss, nats", "RdBu_r"), (0, 100.0, "accuracy, points", "RdBu")), strict=True
+    ):
+        values = []
+        for cell in cells:
+            found = [cell.scores(measure, other)[one].difference for one, other in PAIRS]
+            values.append([scale * each.value for each in found if each is not None])
+        largest = max((abs(value) for row in values for value in row), default=1.0)
+        axis.imshow(values, cmap=best, vmin=-largest, vmax=largest, aspect="auto")
+        for y, row in enumerate(values):
+            for x, value in enumerate(row):
+                shade = "white" if abs(value) > 0.6 * largest else "black"
+                axis.text(x, y, f"{value:+.2f}" if measure else f"{value:+.0f}", ha="center", va="center", color=shade)
+        axis.set_xticks(range(len(PAIRS)), [f"{one}\nminus {other}" for one, other in PAIRS])
+        axis.set_title(f"{title} (blue: better)")
+    axes[0].set_yticks(range(len(cells)), [f"{c.task.partition('-')[2]}, {c.domain} rows, {c.kind}" for c in cells])
+    figure.savefig(path, dpi=110, metadata={"Software": None} if path.suffix == ".png" else None)
+
+
+if __name__ == "__main__":
+    main()
