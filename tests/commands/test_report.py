@@ -13,6 +13,7 @@ from ntkcli.app import app
 from tests.commands.conftest import Cli
 from tests.conftest import Writer, choice_rows, prompt_rows
 
+VALIDATION = ["--design", "bins", "--bins", "40,100", "--rows", "4", "--seeds", "0,3", "--epochs", "1", "--rank", "1"]
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
@@ -29,6 +30,7 @@ def test_report_of_a_whole_chain(cli: Cli, tmp_path: Path, model_dir: Path, writ
         ["select", med, "--score", "s", "-n", "6", "--name", "c", "--leaks", "ignore"],
         ["finetune", med, *on, "--train", "c", "--name", "r", "--epochs", "1", "--rank", "1"],
         ["eval", med, *on, "--task", test, "--name", "e", "--run", "base", "--run", "r"],
+        ["validate", med, *on, "--score", "s", "--domain", domain, "--task", test, "--name", "v", *VALIDATION],
     ):
         assert cli(*command).code == 0
     html, md = tmp_path / "r.html", tmp_path / "r.md"
@@ -38,7 +40,7 @@ def test_report_of_a_whole_chain(cli: Cli, tmp_path: Path, model_dir: Path, writ
     assert found["html"] == str(html)
     assert found["md"] == str(md)
     assert found["bytes"] == html.stat().st_size + md.stat().st_size
-    assert found["missing"] == ["validation", "diagnoses"]
+    assert found["missing"] == ["diagnoses"]
     assert found["damaged"] == []
     assert {"funnel", "map", "rows", "training", "results", "cost"} <= set(found["sections"])
 
@@ -46,14 +48,15 @@ def test_report_of_a_whole_chain(cli: Cli, tmp_path: Path, model_dir: Path, writ
     assert "24 rows in the pool → 24 usable rows → 24 rows with a score → 6 chosen rows" in text
     shown = re.findall(r"^    (ntksel .*)$", text, re.MULTILINE)
     verbs = [shlex.split(line)[1] for line in shown]
-    assert verbs == ["featurize", "featurize", "score", "select", "finetune", "eval"]
+    assert verbs == ["featurize", "featurize", "score", "select", "finetune", "eval", "validate"]
     for line in shown:  # every option that it shows is one of the command, with a value that it takes
         words = shlex.split(line)
         COMMANDS[words[1]].make_context(words[1], words[2:], resilient_parsing=False)
     for line in shown[:4]:  # made with these very settings: found, and nothing is computed
         again = cli(*shlex.split(line)[1:])
         assert again.code == 0, again.err
-    assert cli(*shlex.split(shown[-2])[1:]).code == 0
+    for line in (shown[4], shown[-1]):
+        assert cli(*shlex.split(line)[1:]).code == 0
 
 
 def test_report_goes_to_the_store_by_default(cli: Cli, tmp_path: Path, write_jsonl: Writer) -> None:

@@ -157,7 +157,15 @@ def _refuse_long(request: Request, encoded: Sequence[Encoded]) -> None:
 
 
 def _create(request: Request, n: int, plan: Mapping[str, Any]) -> store.Artefact:
-    request_names = {"scores": list(request.scored.names), "tasks": [task.name for task in request.items.tasks]}
+    asked = request.asked
+    named = {
+        "scores": list(request.scored.names),
+        "tasks": [task.name for task in request.items.tasks],
+        "model": request.identity.reference,
+        "domain": asked.domain,
+        "files": list(map(str, asked.task)),
+        "oracle": asked.oracle,
+    }
     return request.stored.create(
         f"validations/{request.name}",
         kind=store.Kind.VALIDATION,
@@ -184,7 +192,7 @@ def _create(request: Request, n: int, plan: Mapping[str, Any]) -> store.Artefact
             "designs": list(DESIGNS),
             "item_task": request.items.task.tolist(),
             **({} if request.folds is None else {"item_fold": request.folds.tolist()}),
-            **request_names,
+            **named,
         },
     )
 

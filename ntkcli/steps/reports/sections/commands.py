@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import store
@@ -14,6 +14,11 @@ from ntkcli.steps.reports.blocks import Block, Commands, Notice, Paragraph
 from ntkcli.steps.reports.collect import READING, Facts, spec_value
 
 Words = list[str]
+_TRAINING: Final = (
+    *("epochs", "max_tokens", "lr", "schedule", "warmup", "rank", "alpha", "target_modules", "batch_size", "hold_out"),
+    "patience",
+)
+"""Of the spec of every training."""
 
 
 def commands(facts: Facts) -> list[Block]:
@@ -108,17 +113,33 @@ def _finetune(facts: Facts, artefact: store.Artefact, names: Words) -> Words:
     words = _model(facts, artefact)
     words += [word for train in artefact.attrs.get("train", []) for word in ("--train", str(train))]
     words += ["--name", names[0], *_one("--max-length", spec_value(artefact.spec, "encoder", "max_length"))]
-    keys = ("epochs", "max_tokens", "max_steps", "lr", "schedule", "rank", "alpha", "batch_size", "seed", "loss_per")
-    words += _some(artefact.spec, *keys)
-    if not (held := artefact.spec.get("hold_out")):
+    words += _some(artefact.spec, *_TRAINING, "seed", "max_steps", "loss_per")
+    if not artefact.spec.get("hold_out"):
         return [*words, "--average-weights"] if artefact.spec.get("average_weights") else words
-    words += [*_one("--hold-out", held), *_some(artefact.spec, "patience")]
     place, train = artefact.spec.get("hold_out_of"), artefact.attrs.get("train", [])
     return words + (_one("--hold-out-of", split_weight(str(train[place]))[0]) if place is not None and train else [])
 
 
 def _diagnose(_: Facts, artefact: store.Artefact, __: Words) -> Words:
     return diagnose_words(artefact)
+
+
+def _validate(facts: Facts, artefact: store.Artefact, names: Words) -> Words:
+    spec, said = artefact.spec, artefact.attrs
+    words = [word for score in said["scores"] for word in ("--score", str(score))]
+    words += [*_model(facts, artefact), "--domain", str(said.get("domain", "DOMAIN")), "--name", names[0]]
+    words += [word for task in said.get("files", []) for word in ("--task", str(task))]
+    words += _some(spec.get("folds") or {}, "folds", "by")
+    edges, design = spec["bins"], "both" if spec["bins"] and spec["subsets"] else "bins" if spec["bins"] else "subsets"
+    equal = [100 * (i + 1) / len(edges) for i in range(len(edges))]
+    words += ["--design", design, *(["--bins", str(len(edges)) if edges == equal else _csv(edges)] if edges else [])]
+    words += [*_one("--subsets", spec["subsets"] or None), "--seeds", _csv(spec["seeds"])]
+    words += _one("--oracle", said.get("oracle")) + _one("--max-length", spec_value(spec, "encoder", "max_length"))
+    words += [*_some(spec, "rows", "domain_repeat", "dtype", *_TRAINING), "--loss-per", spec.get("loss_per", "token")]
+    words += _one("--init-adapter", _parent(artefact, "runs"))
+    if not spec["hold_out"]:
+        words.append("--average-weights" if spec.get("average_weights") else "--no-average-weights")
+    return words + _one("--text-as", spec_value(spec, "encoder", "text_as"))
 
 
 def _eval(facts: Facts, artefact: store.Artefact, names: Words) -> Words:
@@ -135,6 +156,7 @@ _WORDS: Final[dict[str, tuple[str, Callable[[Facts, store.Artefact, Words], Word
     "selection": ("select", _select),
     "run": ("finetune", _finetune),
     "eval": ("eval", _eval),
+    "validation": ("validate", _validate),
     "diagnosis": ("diagnose", _diagnose),
 }
 """Kind of an artefact -> its verb and the options that made it."""
@@ -177,3 +199,7 @@ def _one(option: str, value: object) -> Words:
 
 def _some(spec: dict[str, Any], *keys: str) -> Words:
     return [word for key in keys for word in _one(f"--{key.replace('_', '-')}", spec.get(key))]
+
+
+def _csv(values: Sequence[Any]) -> str:
+    return ",".join(f"{value:g}" for value in values)
