@@ -275,7 +275,7 @@ def refuse_ranks(verb: str, *, of: Sequence[tuple[str, str]] = (*_RANKS, *_OTHER
                 f"ntksel {verb} is for one process, and {rank}={index} with {size}={count} in the environment say that "
                 "there are several.",
                 f"Start it once, without torchrun, srun or mpirun; else unset {rank} and {size}. "
-                "Only featurize, eval and score --method exact share their work, under torchrun and srun.",
+                "Only featurize, finetune, eval and score --method exact share their work, under torchrun and srun.",
             )
 
 
