@@ -48,6 +48,20 @@ class Group:
         """The sum of the processes' tensors, each of one shape and dtype, on this one's device. Errors as `check`."""
         return tensor
 
+    @property
+    def apart(self) -> bool:
+        """Whether each process has a device of its own."""
+        return True
+
+    def working(self, *, me: bool) -> int:
+        """How many processes have work left; `me`: whether this one has. Errors as `check`."""
+        return int(me)
+
+    @contextmanager
+    def untold(self) -> Iterator[None]:
+        """Within, the processes compute in step: an error can't be told, and ends this process alone."""
+        yield
+
     @contextmanager
     def telling(self) -> Iterator[None]:
         """Within, an error of this process ends the others too, and one of them reports it."""

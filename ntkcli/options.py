@@ -134,6 +134,14 @@ TokensOf = Annotated[
 BatchTokens = Annotated[
     int | None, typer.Option(min=1, help="Tokens per batch; by default as many as fit in memory.", show_default="auto")
 ]
+ShardModel = Annotated[
+    bool,
+    typer.Option(
+        "--shard-model",
+        help="Under torchrun or srun: each process holds a share of the model's weights, for a model larger than one "
+        "GPU.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and no notes.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the full traceback of an error.")]

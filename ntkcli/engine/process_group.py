@@ -33,15 +33,20 @@ class ProcessGroup(Group):
     """This process as one of several. To be left by `leave`."""
 
     def __init__(self, index: int, count: int, device: torch.device) -> None:
-        self.index, self.count = index, count
+        self.index, self.count, self._in_step = index, count, False
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         with _unreachable():
             dist.init_process_group(
                 backend, init_method=_meeting_place(), rank=index, world_size=count, timeout=PATIENCE
             )
             found = self.agree((socket.gethostname(), str(device)))
-        alone_there = len(set(found)) == count  # NCCL refuses two processes on one device
-        self._place = device if device.type == "cuda" and alone_there else torch.device("cpu")
+        self._apart = len(set(found)) == count  # NCCL refuses two processes on one device
+        self._place = device if device.type == "cuda" and self._apart else torch.device("cpu")
+
+    @property
+    def apart(self) -> bool:
+        """See `Group`."""
+        return self._apart
 
     def check(self) -> None:
         """See `Group`."""
@@ -75,32 +80,48 @@ class ProcessGroup(Group):
         except ToldElsewhereError:
             raise
         except BaseException as error:
-            if not isinstance(error, _LostError):
+            if not (self._in_step or isinstance(error, _LostError)):
                 with suppress(_LostError):  # its own error says more
                     self._say(error)
             raise
 
+    def working(self, *, me: bool) -> int:
+        """See `Group`."""
+        return self._say(None, working=me)
+
+    @contextmanager
+    def untold(self) -> Iterator[None]:
+        """See `Group`."""
+        self._in_step = True
+        yield
+        self._in_step = False  # not after an error
+
     def leave(self) -> None:
         """End the group."""
-        dist.destroy_process_group()
+        if not self._in_step:  # else others wait for this process, which is about to end
+            dist.destroy_process_group()
 
-    def _say(self, error: BaseException | None) -> None:
+    def _say(self, error: BaseException | None, *, working: bool = False) -> int:
         """Say whether this process goes on, and hear it of the others. Of those that fail the first reports its error.
+
+        Returns how many are `working`.
 
         Raises:
             ToldElsewhereError: another process reports an error.
         """
-        failed = torch.tensor([int(error is not None)])
+        counts = torch.tensor([int(error is not None), int(working)])
         with _unreachable():
-            dist.all_reduce(failed)
-            if not int(failed):
-                return
+            dist.all_reduce(counts)
+            failed, at_work = counts.tolist()
+            if not failed:
+                return int(at_work)
             codes: list[int | None] = [None] * self.count
             dist.all_gather_object(codes, None if error is None else _code(error))
         reports = next(i for i, code in enumerate(codes) if code is not None)
         if reports != self.index:
             code = codes[reports] or ExitCode.FAILURE
             raise ToldElsewhereError(f"Process {reports + 1} of {self.count} has failed.", code) from error
+        return 0
 
 
 class _LostError(NtkselError):

@@ -26,6 +26,20 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:Futu
 ROOT = Path(__file__).parents[2]
 
 
+def torchrun(*words: str) -> str:
+    """What two processes print that meet."""
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> tuple[Path, Path, list[dict[str, object]]]:
     """The store of one process, that of two, and what the two ended with."""
@@ -36,20 +50,11 @@ def stores(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> tuple[P
     break_at(BREAKS_AT)
     with pytest.raises(Exception, match="too long"):
         train(two, "resumed")
-    ran = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        + ["-m", "tests.commands.trainings_of_two", str(two)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert ran.returncode == 0, ran.stderr
+    shown = torchrun("-m", "tests.commands.trainings_of_two", str(two))
     train(two, "broken")
     for name in TRAININGS:
         train(one, name)
-    return one, two, [json.loads(line) for line in ran.stdout.splitlines()]
+    return one, two, [json.loads(line) for line in shown.splitlines()]
 
 
 def weights(folder: Path, name: str) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
