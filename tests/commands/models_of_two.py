@@ -78,13 +78,29 @@ def main(store: Path) -> None:
         for work in WORK:
             work(store, group, shard)
             group.check()
+        show_shares(str(store.parent / "model"), group)
 
 
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+def show_shares(model: str, group: Group) -> None:
+    """Print which share of the weights this process holds: in the decoder's blocks, and of the others."""
+    from ntkcli.engine.models.beside import own_part
+    from ntkcli.engine.models.sharding import load_shared
+    from ntkcli.identity import resolve_model
+
+    loaded = load_shared(resolve_model(model), dtype="float32", device="cpu", processes=group)
+    shares = []
+    for in_blocks in (True, False):
+        held = [x for key, x in loaded.model.named_parameters() if (".layers." in key) == in_blocks]
+        shares.append(sum(own_part(x).numel() for x in held) / sum(x.numel() for x in held))
+    sys.stdout.write(f"{shares}\n")
+    sys.stdout.flush()
 
 
 def alone(store: Path) -> None:
     """The same by one process."""
     for work in WORK:
         work(store, ALONE, (0, 1))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -29,7 +29,17 @@ ROOT = Path(__file__).parents[2]
 def torchrun(*words: str) -> str:
     """What two processes print that meet."""
     ran = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *words],
+        [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+            *words,
+        ],
         capture_output=True,
         text=True,
         check=False,
@@ -134,19 +144,20 @@ def test_what_one_process_does_is_refused(
     assert f"ntksel finetune {option} is for one process, and RANK=0 with WORLD_SIZE=2" in ran.error_line
 
 
-@pytest.mark.parametrize(("names", "place"), [({}, "do not|does not say where"), ({"MASTER_PORT": "0"}, "MASTER_PORT=0")])
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [({}, "does not say where"), ({"MASTER_ADDR": "localhost", "MASTER_PORT": "0"}, "MASTER_PORT=0")],
+)
 def test_an_environment_without_a_meeting_place_is_named(
-    tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, names: dict[str, str], place: str
+    tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, names: dict[str, str], message: str
 ) -> None:
-    import re
-
     for name in ("MASTER_ADDR", "MASTER_PORT", "SLURM_JOB_NODELIST", "SLURM_STEP_NODELIST"):
         monkeypatch.delenv(name, raising=False)
-    for name, value in {"RANK": "0", "WORLD_SIZE": "2", **({"MASTER_ADDR": "localhost"} if names else {}), **names}.items():
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", **names}.items():
         monkeypatch.setenv(name, value)
     ran = cli("finetune", tmp_path / "s", "--model", "m", "--train", "d.jsonl", "--name", "r")
     assert ran.code == 2
-    assert re.search(place, ran.error_line)
+    assert message in ran.error_line
 
 
 def test_rows_are_dealt_out_evenly() -> None:

@@ -15,8 +15,9 @@ from weakref import ref
 import torch
 from torch import nn
 
+from ntkcli.engine.models import loading
 from ntkcli.engine.models.devices import pick_device
-from ntkcli.engine.models.loading import LoadedModel, decoder_of, load_model
+from ntkcli.engine.models.loading import LoadedModel, decoder_of
 from ntkcli.engine.models.lockstep import Lockstep
 from ntkcli.errors import UsageError
 from ntkcli.group import Group
@@ -41,11 +42,11 @@ def load_shared(
         UsageError: the model's weights are quantised, or two processes would share one CUDA device.
     """
     if processes.count == 1:
-        loaded = load_model(identity, dtype=dtype, device=device, with_head=with_head)
+        loaded = loading.load_model(identity, dtype=dtype, device=device, with_head=with_head)
         look(loaded)
         return loaded
     place = pick_device(device)
-    loaded = load_model(identity, dtype=dtype, device="cpu", with_head=with_head, mapped=place.type == "cuda")
+    loaded = loading.load_model(identity, dtype=dtype, device="cpu", with_head=with_head, mapped=place.type == "cuda")
     look(loaded)
     _refuse_unshared(loaded.model, identity, place, processes)
     shard_blocks(loaded.model, place, processes)
@@ -92,11 +93,10 @@ def _refuse_unshared(model: nn.Module, identity: ModelIdentity, place: torch.dev
             f"--shard-model: the weights of {identity.label} are quantised, which can't be shared.",
             "Leave it out, or give the model in plain floats.",
         )
-    places = processes.agree(str(place))
     if place.type == "cuda" and not processes.apart:
         raise UsageError(
-            f"--shard-model: {processes.count} processes would share {len(set(places))} devices of one machine.",
-            "Start as many processes as there are GPUs.",
+            f"--shard-model: two of the {processes.count} processes have the same GPU, {place} of one machine.",
+            "Start as many processes as there are GPUs, and leave --device out.",
         )
 
 

@@ -125,23 +125,15 @@ def train_adapter(
         options.reporting.prepare(trainer)
         share = options.average_weights
         average = WeightAverage.of_last(share, model, n_steps=len(steps)) if share else None
-        trainer.add_callback(
-            checkpoint_callback(
-                trainer,
-                on_step=on_step,
-                progress=progress,
-                keep_best=_keep_best(model, trainer, folder, group) if data.held_out else None,
-                patience=options.patience,
-                average=average,
-                keep_step=partial(_keep_step, model, folder) if options.keep_checkpoints and group.first else None,
-            )
-        )
+        keep_step = partial(_keep_step, model, folder) if options.keep_checkpoints and group.first else None
+        keep_best = _keep_best(model, trainer, folder, group) if data.held_out else None
+        callback = checkpoint_callback(
+            trainer, on_step=on_step, progress=progress, keep_best=keep_best, patience=options.patience,
+            average=average, keep_step=keep_step,
+        )  # fmt: skip
+        trainer.add_callback(callback)
         if resume is None and group.first:
-            copies = checkpoints.copies_on_disk(
-                keep_optimizer=options.keep_optimizer, held_out=bool(data.held_out), averaged=average is not None,
-                kept=2 + len(steps) // options.checkpoint_steps if options.keep_checkpoints else 0,
-            )  # fmt: skip
-            _refuse_without_room(model, folder, n_copies=copies)
+            _refuse_without_room(model, folder, n_copies=_copies(data, options, n_steps=len(steps)))
         elif resume is not None:
             progress.note(f"resuming from step {checkpoints.steps_of(resume)}")
             if average is not None:
@@ -276,6 +268,16 @@ def _full_disk_as_oserror(folder: Path) -> Iterator[None]:
                 None, f"The disk could not take a checkpoint ({text.splitlines()[0][:120]})", str(folder)
             ) from error
         raise
+
+
+def _copies(data: TrainingRows, options: TrainingOptions, *, n_steps: int) -> int:
+    """How many times the adapter's size the training takes on disk at most."""
+    return checkpoints.copies_on_disk(
+        keep_optimizer=options.keep_optimizer,
+        held_out=bool(data.held_out),
+        averaged=bool(options.average_weights),
+        kept=2 + n_steps // options.checkpoint_steps if options.keep_checkpoints else 0,
+    )
 
 
 def _refuse_without_room(model: Any, folder: Path, *, n_copies: int) -> None:

@@ -226,9 +226,9 @@ def checkpoint_callback(
 ) -> Any:  # fmt: skip
     """A callback that reports each step, evaluates on the rows held out, and marks each checkpoint whole.
 
-    `keep_best` keeps the adapter as the best, after so many steps; None if no rows are held out. `patience`:
-    evaluations without a lower loss before training stops. `average` takes in the weights after every step, and is kept in every checkpoint.
-    `keep_step` keeps the adapter as it is after so many steps: before the first one, and before a checkpoint is whole.
+    `keep_best` keeps the adapter as the best, after so many steps; None if no rows are held out. After `patience`
+    evaluations without a lower loss training stops. `average` takes in the weights after every step, for checkpoints.
+    `keep_step` keeps the adapter after so many steps: before the first one, and before a checkpoint is whole.
     """
     from transformers import TrainerCallback
 
@@ -276,7 +276,6 @@ def checkpoint_callback(
             state.worse += 1
             if patience is not None and state.worse >= patience:
                 state.stopped = True
-                control.should_training_stop = True
-                control.should_save = trainer.writes
+                control.should_training_stop, control.should_save = True, trainer.writes
 
     return CheckpointCallback()

@@ -56,9 +56,9 @@ def evaluate(
     general ability. Runs `x.s0`, `x.s1` are seeds of the arm `x`; all arms are compared with the `baseline` arm, by
     default the first. `export` writes every item (.jsonl) or totals (.json), over a file that is not ours only with
     `force`. `columns`, `split`: `ntkcli.data.DataFile`, for every task; `thinking`, `text_as`: `ntkcli.data.Encoder`.
-    `shard` (i, n): one of n processes, which take the parts in turns; each waits for the others' at the end. `processes`: those
-    that hold the model together.
-    `num_fewshot`, `limit` (items of each task) and `apply_chat_template` are of tasks `lm_eval:NAME`.
+    `shard` (i, n): one of n processes, which take the parts in turns; each waits for the others' at the end.
+    `processes`: those that hold the model together. `num_fewshot`, `limit` (items of each task) and
+    `apply_chat_template` are of tasks `lm_eval:NAME`.
 
     Raises:
         UsageError, DataError: a run, a task or an item can't be used.
@@ -173,9 +173,7 @@ def _load(plan: Plan, progress: Progress) -> tuple[Evaluator, ItemTokens]:
         refuse_unusable(tokens)
     refuse_long_items(tokens, plan.identity, plan.settings.max_new_tokens)
     dtype = str(plan.spec["dtype"])
-    loaded = load_shared(
-        plan.identity, dtype=dtype, device=use.device, processes=use.processes, look=shares_prefixes
-    )
+    loaded = load_shared(plan.identity, dtype=dtype, device=use.device, processes=use.processes, look=shares_prefixes)
     return Evaluator(loaded, encoder, batch_tokens=use.batch_tokens), tokens
 
 

@@ -183,9 +183,7 @@ class _Chunk:
         return naming([name_of(self.rows[i]) for i in self.good], TOO_LONG)
 
 
-def _remake(
-    stored: store.Store, features: store.Artefact, *, dtype: str, device: str, processes: Group
-) -> Remade:
+def _remake(stored: store.Store, features: store.Artefact, *, dtype: str, device: str, processes: Group) -> Remade:
     if features.spec["kind"] == "embed":
         raise UsageError(f"{features.name} are embeddings; exact is a score of gradients.", "Give --feature ntk.")
     refuse_adam(features, what="exact is a score of gradients")
