@@ -65,6 +65,7 @@ def test_what_two_compute_is_what_one_computes(stores: tuple[Path, Path, str], n
         (["--shard-model"], "--shard-model shares a model between processes, and this is the only one. Start it under"),
         (["--shard-model", "--shard", "0/2"], "--shard and --shard-model"),
         (["--shard-model", "--dry-run"], "--shard-model does not apply to --dry-run"),
+        (["--shard-model", "--ray", "local"], "--shard-model is for processes of torchrun or srun, and --ray starts"),
     ],
 )
 @pytest.mark.parametrize("verb", ["featurize", "eval", "score"])

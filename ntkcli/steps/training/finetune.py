@@ -145,7 +145,7 @@ def train_run(
     kept = not request.keep_optimizer or (folder / seal.OPTIMIZER).is_file()
     kept = kept and (not request.keep_checkpoints or known is None or _kept_checkpoints(known, folder))
     done = known is not None and known.spec == spec and is_finished(stored, known) and kept
-    if known is not None and processes.first_says(lambda: done):
+    if processes.first_says(lambda: done) and known is not None:
         progress.note(f"{known.name} is finished already: {known.n} steps")
         return processes.first_says(lambda: finished(known))
     if known is not None:
