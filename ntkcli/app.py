@@ -34,6 +34,7 @@ from ntkcli.commands import eval as evaluation
 from ntkcli.commands import run as recipe
 from ntkcli.console import Output, print_anything
 from ntkcli.errors import ExitCode, NtkselError, parsing_message
+from ntkcli.group import ToldElsewhereError
 from ntkcli.library_settings import without_library_settings
 from ntkcli.notes import show_with
 from ntkcli.progress import show_below_with
@@ -154,6 +155,8 @@ def _report(error: Exception, output: Output) -> int:
     if output.verbose:
         output.traceback()
     text, code = _explain(error)
+    if isinstance(error, ToldElsewhereError):
+        return code
     output.details(error.details if isinstance(error, NtkselError) else ())
     output.error(" ".join([text, *getattr(error, "__notes__", [])]))  # which of several commands it was
     return code

@@ -27,7 +27,7 @@ PANELS: Final = {
     "Check": "verify repair",
     "Validation": "design bins subsets domain-repeat oracle keep-runs",
     "Sample": "domain-rows dims near run eval",
-    "Compute": "dtype device batch-tokens part-rows shard ray gradient-checkpointing",
+    "Compute": "dtype device batch-tokens part-rows shard shard-model ray gradient-checkpointing",
     "Output": "export format export-scores explain bottom recipe prefix force plot report-to "
     "push-to-hub public dry-run json quiet verbose",
 }

@@ -134,6 +134,14 @@ TokensOf = Annotated[
 BatchTokens = Annotated[
     int | None, typer.Option(min=1, help="Tokens per batch; by default as many as fit in memory.", show_default="auto")
 ]
+ShardModel = Annotated[
+    bool,
+    typer.Option(
+        "--shard-model",
+        help="Under torchrun or srun: each process holds a share of the model's weights, for a model larger than one "
+        "GPU.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and no notes.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the full traceback of an error.")]
@@ -275,7 +283,7 @@ def refuse_ranks(verb: str, *, of: Sequence[tuple[str, str]] = (*_RANKS, *_OTHER
                 f"ntksel {verb} is for one process, and {rank}={index} with {size}={count} in the environment say that "
                 "there are several.",
                 f"Start it once, without torchrun, srun or mpirun; else unset {rank} and {size}. "
-                "Only featurize, eval and score --method exact share their work, under torchrun and srun.",
+                "Only featurize, finetune, eval and score --method exact share their work, under torchrun and srun.",
             )
 
 

@@ -83,6 +83,7 @@ def evaluate(
     dtype: o.DtypeOption = Dtype.AUTO,
     device: o.Device = "auto",
     batch_tokens: o.BatchTokens = None,
+    shard_model: o.ShardModel = False,
     ray: o.Ray = None,
     on_error: o.OnErrorOption = OnError.FAIL,
     columns: o.Columns = None,
@@ -133,6 +134,7 @@ def evaluate(
     verbose: o.Verbose = False,
 ) -> int:
     """Evaluate runs on the same items, with intervals and paired tests."""
+    from ntkcli.commands.on_ranks import holders
     from ntkcli.commands.on_ray import share_own
     from ntkcli.data.references import split_name
     from ntkcli.steps.evaluation import evaluate as step
@@ -169,7 +171,7 @@ def evaluate(
         "export": export,
         "force": force,
     }
-    if dry_run:
+    if dry_run and not shard_model:
         o.refuse_ranks("eval --dry-run")
         from ntkcli.steps.evaluation.dry_run import estimate_evaluation
         from ntkcli.steps.evaluation.plan import check_baseline, make_plan
@@ -186,7 +188,8 @@ def evaluate(
     stored = open_store(store) if is_store(store) else None
     check_picture(plot, inputs=Inputs(files, (model,)), stored=stored, force=force)
     share_own(context, ray, store, output)
-    result = step.evaluate(store, **arguments, shard=shard, progress=output.progress)
+    with holders(shard_model, arguments["device"], dry_run=dry_run) as processes:
+        result = step.evaluate(store, **arguments, shard=shard, processes=processes, progress=output.progress)
     if shard[0] > 0:  # the first process shows the result
         return ExitCode.ROWS_SKIPPED if result.skipped else ExitCode.OK
     if plot is not None:

@@ -120,6 +120,7 @@ def featurize(
             show_default="0/1; the rank under torchrun or SLURM",
         ),
     ] = None,
+    shard_model: o.ShardModel = False,
     ray: o.Ray = None,
     on_error: o.OnErrorOption = OnError.FAIL,
     columns: o.Columns = None,
@@ -133,6 +134,7 @@ def featurize(
     verbose: o.Verbose = False,
 ) -> int:
     """Compute features of every row: sketched per-example LoRA gradients, or embeddings."""
+    from ntkcli.commands.on_ranks import holders
     from ntkcli.commands.on_ray import share_own
     from ntkcli.steps.features import featurize as step
 
@@ -172,7 +174,7 @@ def featurize(
         "adam": adam,
         "losses": losses,
     }
-    if dry_run:
+    if dry_run and not shard_model:
         from ntkcli.steps.features.dry_run import estimate_featurize
         from ntkcli.steps.features.request import FeatureRequest
 
@@ -180,7 +182,8 @@ def featurize(
         output.result(found, line=estimate_line(found))
         return ExitCode.OK
     share_own(context, ray, store, output)
-    result = step.featurize(store, **given, progress=output.progress)
+    with holders(shard_model, given["device"], shard=shard, dry_run=dry_run) as processes:
+        result = step.featurize(store, **given, processes=processes, progress=output.progress)
     state = "" if result.complete else f" (of {result.rows}; other shards are to come)"
     output.result(
         result,

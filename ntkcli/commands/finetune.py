@@ -178,10 +178,13 @@ def finetune(
     verbose: o.Verbose = False,
 ) -> int:
     """Fine-tune a LoRA adapter; resumes from its last checkpoint."""
+    from ntkcli.steps.shared.together import together
     from ntkcli.steps.training import finetune as step
 
-    o.refuse_ranks("finetune")
-    output = Output(as_json=json, quiet=quiet, verbose=verbose)
+    process = o.own_shard_of("finetune")
+    if lr_find or dry_run:
+        o.refuse_ranks("finetune --lr-find" if lr_find else "finetune --dry-run")
+    output = Output(as_json=json, quiet=quiet or process[0] > 0, verbose=verbose)  # the first process shows everything
     given: dict[str, Any] = {
         "model": model,
         "train": train,
@@ -206,7 +209,7 @@ def finetune(
         "average_weights": average_weights,
         "pack": pack,
         "dtype": dtype,
-        "device": device,
+        "device": o.own_device(device),
         "on_error": on_error,
         "columns": o.parse_columns(columns),
         "split": split,
@@ -236,13 +239,16 @@ def finetune(
         found = estimate_finetune(store, TrainingRequest.of(**given, seed=seed or 0))
         output.result(found, line=finetune_estimate_line(found) + (", for each seed" if seeds else ""))
         return ExitCode.OK
-    if parsed is not None:
-        result: Any = step.finetune_seeds(store, seeds=parsed, progress=output.progress, **given)
-        runs = result.runs
-    else:
-        result = step.finetune(store, seed=seed or 0, progress=output.progress, **given)
-        runs = (result,)
-    output.result(result, line="\n".join(map(finetune_line, runs)))
+    with together(process, given["device"]) as processes:
+        given |= {"processes": processes, "progress": output.progress}
+        if parsed is not None:
+            result: Any = step.finetune_seeds(store, seeds=parsed, **given)
+            runs = result.runs
+        else:
+            result = step.finetune(store, seed=seed or 0, **given)
+            runs = (result,)
+    if process[0] == 0:
+        output.result(result, line="\n".join(map(finetune_line, runs)))
     named = " ".join(f"--run {run.artefact.partition('/')[2]}" for run in runs)
     output.next_step(f"ntksel eval {store} --model {model} --run base {named} --task TEST.jsonl --name EVAL")
     return ExitCode.ROWS_SKIPPED if any(run.skipped for run in runs) else ExitCode.OK

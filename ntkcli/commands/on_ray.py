@@ -36,6 +36,8 @@ def share_own(context: typer.Context, address: str | None, store: Path, output: 
         raise UsageError("--ray is for --method exact: other scores take no model, and less time.", "Leave it out.")
     if "--shard" in words or any(word.startswith("--shard=") for word in words):
         raise UsageError("--shard and --ray both share the parts.", "Give one of them.")
+    if "--shard-model" in words:
+        raise UsageError("--shard-model is for processes of torchrun or srun, and --ray starts its own.", "Give one.")
     o.refuse_ranks(f"{context.info_name} --ray")
     if "-" in words:
         raise UsageError("Standard input is not there on other machines.", "With --ray, give a file.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -158,6 +159,7 @@ def score(
             "them (exit 3).",
         ),
     ] = OnError.FAIL,
+    shard_model: o.ShardModel = False,
     ray: o.Ray = None,
     data: o.Moved = None,
     json: o.Json = False,
@@ -165,10 +167,13 @@ def score(
     verbose: o.Verbose = False,
 ) -> int:
     """Score every pool row against the domain, streaming over the pool."""
+    from ntkcli.commands.on_ranks import holders
     from ntkcli.commands.on_ray import share_own
     from ntkcli.steps.scores import score as step
 
     shard = _shard(method or [])
+    if shard_model and not method:
+        raise UsageError("--shard-model is for --method exact, which runs the model.", "Leave it out.")
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
     share_own(context, ray, store, output)
     if compare:
@@ -198,33 +203,35 @@ def score(
     else:
         if pool is None or not method:
             raise UsageError("--pool or --method is missing.", "Give both, or --combine SCORE twice.")
-        results = step.scores(
-            store,
-            pool=pool,
-            methods=_named(method, name),
-            options=ScoreOptions(
-                domain=domain or (),
-                group_by=group_by,
-                across=across,
-                feature=feature or (),
-                rows=rows,
-                centre=centre,
-                k=k,
-                subspace=subspace,
-                whiten=whiten,
-                residual=residual,
-                seed=seed,
-                match_length=match_length,
-                tokens_of=tokens_of,
-                dtype=dtype,
-                device=device if shard[1] == 1 else o.own_device(device),
-                batch_tokens=batch_tokens,
-            ),
-            on_error=on_error,
-            data=data or (),
-            shard=shard,
-            progress=output.progress,
+        options = ScoreOptions(
+            domain=domain or (),
+            group_by=group_by,
+            across=across,
+            feature=feature or (),
+            rows=rows,
+            centre=centre,
+            k=k,
+            subspace=subspace,
+            whiten=whiten,
+            residual=residual,
+            seed=seed,
+            match_length=match_length,
+            tokens_of=tokens_of,
+            dtype=dtype,
+            device=device if shard[1] == 1 else o.own_device(device),
+            batch_tokens=batch_tokens,
         )
+        with holders(shard_model, options.device) as processes:
+            results = step.scores(
+                store,
+                pool=pool,
+                methods=_named(method, name),
+                options=replace(options, processes=processes),
+                on_error=on_error,
+                data=data or (),
+                shard=shard,
+                progress=output.progress,
+            )
     if shard[0] == 0:  # of several processes the first one shows the result
         _show(results, output, store, json=json)
     return ExitCode.ROWS_SKIPPED if any(result.skipped for result in results) else ExitCode.OK

@@ -66,6 +66,8 @@ RUNS_MODEL = {
 }
 RAY = (Name(""),)
 """Who computes the parts, which are the same bytes: tests/steps/cluster."""
+RANKS = (Name(""),)
+"""For several processes: tests/commands/test_shared_model.py."""
 
 COMMANDS: dict[str, dict[str, str]] = {
     "featurize": {
@@ -135,6 +137,7 @@ COMMANDS: dict[str, dict[str, str]] = {
 EFFECTS: dict[str, dict[str, tuple[Case, ...]]] = {
     "featurize": {
         "ray": RAY,
+        "shard_model": RANKS,
         **RUNS_MODEL,
         **PRINTS,
         "store": NAME,
@@ -167,6 +170,7 @@ EFFECTS: dict[str, dict[str, tuple[Case, ...]]] = {
     },
     "score": {
         "ray": RAY,
+        "shard_model": RANKS,
         **PRINTS,
         "store": NAME,
         "name": NAME,
@@ -291,6 +295,7 @@ EFFECTS: dict[str, dict[str, tuple[Case, ...]]] = {
     },
     "eval": {
         "ray": RAY,
+        "shard_model": RANKS,
         **RUNS_MODEL,
         **PRINTS,
         "store": NAME,

@@ -195,7 +195,7 @@ def test_several_probes_of_one_direction_are_refused(
     assert not (tmp_path / "s").exists()
 
 
-ALONE = ("score", "select", "finetune", "diagnose", "arms", "run", "rm", "demo", "merge")
+ALONE = ("score", "select", "diagnose", "arms", "run", "rm", "demo", "merge")
 """Commands that can't share their work."""
 
 
@@ -205,7 +205,6 @@ def least_arguments(verb: str, tmp_path: Path) -> list[str | Path]:
     more: dict[str, list[str | Path]] = {
         "score": [store, "--pool", "p", "--method", "random", "--name", "x"],
         "select": [store, "--score", "x", "-n", "1", "--name", "y"],
-        "finetune": [store, "--train", "d.jsonl", "--model", "m", "--name", "r"],
         "diagnose": [store, "length"],
         "arms": [store, "--domain", "d", "--pool", "p", "--task", "t", "--model", "m", "-n", "1", "--name", "a"],
         "run": ["recipe.toml"],
@@ -242,7 +241,7 @@ def test_one_of_one_process_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")
     monkeypatch.setenv("SLURM_PROCID", "3")  # of a batch script without srun
-    options.refuse_ranks("finetune")
+    options.refuse_ranks("select")
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft asks for it

@@ -53,6 +53,23 @@ def test_after_features_and_exact_scores(
     assert (len(models), alive(models)) == (3, 0)
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft asks for it
+def test_after_a_training_and_an_evaluation(
+    cli: Cli, tmp_path: Path, model_dir: Path, write_jsonl: Writer, models: Models
+) -> None:
+    """Nothing but circles holds them: on a GPU each step ends with the collector (`free_memory`)."""
+    store, data = tmp_path / "s", write_jsonl("d.jsonl", prompt_rows(6))
+    ran = cli("finetune", store, "--model", model_dir, "--train", data, "--name", "r", "--epochs", "1")
+    assert ran.code == 0, ran.err
+    gc.collect()
+    assert (len(models), alive(models)) == (1, 0)
+    runs = ("--run", "base", "--run", "r", "--task", data, "--scorer", "loss", "--name", "e")
+    ran = cli("eval", store, "--model", model_dir, *runs)
+    assert ran.code == 0, ran.err
+    gc.collect()
+    assert (len(models), alive(models)) == (2, 0)
+
+
 def test_a_device_is_swept_after_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 

@@ -19,6 +19,7 @@ from ntkcli.engine.models.attach import attach_adapter, take_off, weight_hashes
 from ntkcli.engine.models.environment import stop_tokens
 from ntkcli.engine.models.footprint import forward_footprint
 from ntkcli.engine.models.loading import LoadedModel, load_model
+from ntkcli.engine.models.sharding import run_once
 from ntkcli.errors import NtkselError, UsageError, listed
 from ntkcli.identity import AdapterIdentity, ModelIdentity, refuse_other_base
 
@@ -32,6 +33,11 @@ class Evaluator:
         self._weights: dict[str, Any] | None = None
         self._budget = token_budget(loaded, forward_footprint(loaded.model.config, loaded.dtype), batch_tokens)
         shares_prefixes(loaded)  # settled by the bare model, so that it can't differ from run to run
+        loaded.lockstep.every_forward = True
+
+    def end(self) -> None:
+        """Called when all is evaluated: processes that share the model may still need this one to compute."""
+        self.loaded.lockstep.finish(lambda: run_once(self.loaded))
 
     def use(self, adapter: AdapterIdentity | None, model: ModelIdentity) -> None:
         """Switch to the adapter, or to the bare model for None. Refuses an adapter of another base model.
@@ -72,6 +78,11 @@ class Evaluator:
 
     def _reload_if_changed(self, model: ModelIdentity) -> None:
         if weight_hashes(self.loaded.model) != self._weights:
+            if not self.loaded.lockstep.alone:
+                raise UsageError(
+                    "--shard-model: an adapter that leaves the base model changed would have it loaded again.",
+                    "Evaluate that run by itself, or without --shard-model.",
+                )
             dtype, device = str(self.loaded.dtype).removeprefix("torch."), str(self.loaded.device)
             self.loaded = replace(self.loaded, model=None)  # its memory is free before the next one takes it
             self.loaded = load_model(model, dtype=dtype, device=device)

@@ -20,6 +20,7 @@ from ntkcli.engine.features.extract import (
     adapted_layers,
     gradient_footprint,
     make_probes,
+    smallest_row,
     token_budget,
 )
 from ntkcli.engine.gradients.projections import AgainstMean
@@ -51,6 +52,7 @@ class ExactScorer:
         self.budget = token_budget(loaded, gradient_footprint(loaded, layers, self._mean.dim), batch_tokens)
         self._classes = length_classes(loaded.model.config)
         self._device, self._outbox = loaded.device, Outbox(loaded.device)
+        self._lockstep = loaded.lockstep
         self._learned = 0
 
     def learn(self, rows: Sequence[Encoded]) -> list[int]:
@@ -104,6 +106,11 @@ class ExactScorer:
             read(np.array([i]), compute(np.array([i])).take())
         return scores
 
+    def end(self) -> None:
+        """Called when all is scored: processes that share the model may still need this one to compute."""
+        self._mean.collecting = False
+        self._lockstep.finish(lambda: self._backwards([smallest_row()]))
+
     def _run(
         self,
         rows: Sequence[Encoded],
@@ -129,8 +136,12 @@ class ExactScorer:
 
         While collecting, the gradients are in the batch's sums afterwards.
         """
-        found_B, squares_B = torch.zeros(2, len(where), dtype=torch.float64, device=self._device)
-        batch = [rows[i] for i in where]
+        with self._lockstep.turn():
+            return self._backwards([rows[i] for i in where])
+
+    def _backwards(self, batch: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
+        """`_products` of these rows."""
+        found_B, squares_B = torch.zeros(2, len(batch), dtype=torch.float64, device=self._device)
         self._mean.probe = 0
         for k, (part_B1, part_BL) in enumerate(self._engine.each_probe(batch, positions=self._positions)):
             # The mean was summed without the probe's scale, which each side of a dot product has once.

@@ -24,6 +24,7 @@ from ntkcli.engine.memory import DoesNotFitError, Footprint, TokenBudget, measur
 from ntkcli.engine.models.adapters import AdaptedLayer, apply_adapter, fresh_adapter, load_adapter, only_layers
 from ntkcli.engine.models.footprint import counted_tokens, feature_footprint, forward_footprint
 from ntkcli.engine.models.loading import LoadedModel
+from ntkcli.engine.models.lockstep import Lockstep
 from ntkcli.engine.models.switch import AdapterSwitch, BareModel
 from ntkcli.engine.rope import LengthClasses, length_classes
 from ntkcli.engine.transfers import Outbox, Parcel
@@ -110,7 +111,9 @@ class Extractor:
         device: torch.device,
         classes: LengthClasses | None = None,
         loss_names: Sequence[str] = (),
+        lockstep: Lockstep | None = None,
     ) -> None:
+        self._lockstep = lockstep or Lockstep()
         self._classes, self.loss_names = classes, tuple(loss_names)
         self._compute, self.dim, self._layer_names = compute, dim, list(layer_names)
         self.budget = budget
@@ -143,13 +146,18 @@ class Extractor:
             self._read_all_of(begun)
         return begun.found
 
+    def end(self) -> None:
+        """Called when all is read: processes that share the model may still need this one to compute."""
+        self._lockstep.finish(lambda: self._compute([smallest_row()]))
+
     def _run(self, begun: Begun, chosen: NDArray[np.int64], on_batch: Callable[[int, int], None]) -> None:
         """Hand the `chosen` rows to the device, batch by batch."""
         lengths = [len(begun.rows[i]) for i in chosen]
 
         def compute(where: NDArray[np.int64]) -> None:
             try:
-                results = self._checked(self._compute([begun.rows[i] for i in chosen[where]]))
+                with self._lockstep.turn():
+                    results = self._checked(self._compute([begun.rows[i] for i in chosen[where]]))
                 parcel = self._outbox.send(results)
             except (RuntimeError, MemoryError):
                 self._read(keep=0)  # if memory ran out: what was sent takes some
@@ -247,6 +255,7 @@ def gradient_extractor(
         layer_names=engine.layer_names,
         budget=budget,
         device=loaded.device,
+        lockstep=loaded.lockstep,
         classes=length_classes(loaded.model.config),
         loss_names=meter.names if meter else (),
     )
@@ -339,6 +348,7 @@ def embedding_extractor(
         layer_names=[],
         budget=budget,
         device=loaded.device,
+        lockstep=loaded.lockstep,
         classes=classes,
         loss_names=names,
     )
@@ -360,9 +370,14 @@ def token_budget(
     """How much is computed at a time: `batch_tokens` if given; on CUDA counted, and measured by a `trial` batch."""
     on_cuda = loaded.device.type == "cuda"
     budget = TokenBudget(batch_tokens or counted_tokens(footprint, loaded.device), footprint if on_cuda else None)
-    if on_cuda and batch_tokens is None and trial is not None:
+    if on_cuda and batch_tokens is None and trial is not None and loaded.lockstep.alone:
         budget.tokens = measured_tokens(budget, loaded.device, partial(trial, budget))
     return budget
+
+
+def smallest_row() -> Encoded:
+    """A row of the first two tokens, one of them supervised: for a process that only keeps step."""
+    return Encoded(np.arange(2, dtype=np.int32), np.array([False, True]), truncated=False)
 
 
 def _try(loaded: LoadedModel, compute: Callable[[Sequence[Encoded]], _Result], budget: TokenBudget, tokens: int) -> int:

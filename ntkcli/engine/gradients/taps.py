@@ -23,7 +23,7 @@ from ntkcli.engine.gradients.adam import FactorMoments
 from ntkcli.engine.gradients.projections import Projection
 from ntkcli.engine.gradients.sketch import FactorSketch
 from ntkcli.engine.models.adapters import AdaptedLayer
-from ntkcli.engine.models.beside import product_with
+from ntkcli.engine.models.beside import is_shared, product_with
 from ntkcli.errors import UsageError
 
 
@@ -171,6 +171,9 @@ class LayerTap:
     def _stand_in(self, layer: AdaptedLayer, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
         """The layer's forward with the tap in it."""
         weight, bias = layer.weight, getattr(layer.module, "bias", None)
+        if weight is not None and is_shared(weight):  # whole while the layer's block computes, and only then
+            find = layer.find_weight()
+            return lambda x: _Tap.apply(self._checked(x), *find(), self._anchor, self)  # type: ignore[no-untyped-call]
         if weight is not None:
             return lambda x: _Tap.apply(self._checked(x), weight, bias, self._anchor, self)  # type: ignore[no-untyped-call]
         # Its own forward knows what the packed weight stands for, and has its gradient.

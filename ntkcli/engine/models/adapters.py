@@ -10,15 +10,17 @@ Legend: A (r, in), B (out, r), s = alpha/r (or alpha/sqrt(r)): y = W x + s·B A 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
 
 from ntkcli.engine.hashing import hash_u64
 from ntkcli.engine.models.attach import attach_adapter, fold, merge_floats, refuse_uncovered
-from ntkcli.engine.models.beside import is_conv1d, is_plain, product_with, weight_of
+from ntkcli.engine.models.beside import is_conv1d, is_plain, is_shared, product_with, weight_of
 from ntkcli.engine.models.loading import LoadedModel, decoder_of, head_of
 from ntkcli.errors import UsageError
 from ntkcli.identity import AdapterIdentity, ModelIdentity, refuse_other_base
@@ -52,6 +54,17 @@ class AdaptedLayer:
     def shape(self) -> tuple[int, int]:
         """(out, in)."""
         return _shape(self.module)
+
+    def find_weight(self) -> Callable[[], tuple[Tensor, Tensor | None]]:
+        """What finds the weight and bias as they are when it is called; it does not hold the layer."""
+        module = ref(self.module)
+
+        def find() -> tuple[Tensor, Tensor | None]:
+            found = module()
+            assert found is not None  # noqa: S101  # its forward is running
+            return weight_of(found), getattr(found, "bias", None)
+
+        return find
 
 
 def linear_layers(model: Any, target_modules: str) -> dict[str, nn.Module]:
@@ -137,12 +150,14 @@ def _run_beside(layer: AdaptedLayer) -> None:
         return
     linear, weight, bias = nn.functional.linear, layer.weight, getattr(layer.module, "bias", None)
     own: Any = layer.module.forward if weight is None else None  # else the module would hold itself
+    find = layer.find_weight() if weight is not None and is_shared(weight) else lambda: (weight, bias)
     a, b, shift = layer.a, layer.scale * layer.b, None if layer.shift is None else layer.scale * layer.shift
 
     def forward(x: Tensor) -> Tensor:
         delta = linear(linear(x, a.to(x.dtype)), b.to(x.dtype), None if shift is None else shift.to(x.dtype))
-        if weight is not None:
-            return product_with(delta, x, weight, bias)
+        now, shift_now = find()
+        if now is not None:
+            return product_with(delta, x, now, shift_now)
         found: Tensor = own(x) + delta
         return found
 

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ntkcli.engine.models.beside import is_half, is_vanilla, round_once
+from ntkcli.engine.models.beside import is_half, is_shared, is_vanilla, own_part, round_once
 from ntkcli.errors import SpecError, UsageError
 from ntkcli.identity import AdapterIdentity
 
@@ -105,7 +105,7 @@ def fold(model: nn.Module) -> list[Factors]:
         a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
         shift = layer.lora_B["default"].bias
         shift = shift.detach().float().clone() if shift is not None and bool(shift.any()) else None
-        alone = is_vanilla(layer) and not is_half(base.weight) and used[base.weight.data_ptr()] == 1
+        alone = is_vanilla(layer) and _takes_updates(base.weight) and used[base.weight.data_ptr()] == 1
         merged = alone and (shift is None or base.bias is not None)
         factors = (a.detach().float().clone(), b.detach().float().clone(), shift)
         if merged:
@@ -125,7 +125,7 @@ def merge_floats(model: nn.Module) -> list[Factors]:
     used, found = use_counts(model), []
     for name, layer in _lora_layers(model):
         base = layer.get_base_layer()
-        if not is_vanilla(layer) or is_half(base.weight) or used[base.weight.data_ptr()] > 1:
+        if not is_vanilla(layer) or not _takes_updates(base.weight) or used[base.weight.data_ptr()] > 1:
             continue
         a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
         shift = layer.lora_B["default"].bias
@@ -180,11 +180,18 @@ def _lora_layers(model: nn.Module) -> list[tuple[str, Any]]:
     ]
 
 
+def _takes_updates(weight: Tensor) -> bool:
+    """Whether an update can be merged into a weight: not of half precision, nor shared between processes."""
+    return not is_half(weight) and not is_shared(weight)
+
+
 def use_counts(model: nn.Module) -> dict[int, int]:
     """By the place of a weight in memory: how many modules have it (tied embeddings, repeated layers)."""
     counts: dict[int, int] = {}
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
+            if is_shared(parameter):
+                continue
             counts[parameter.data_ptr()] = counts.get(parameter.data_ptr(), 0) + 1
     return counts
 
@@ -265,8 +272,8 @@ def take_off(model: nn.Module) -> None:
 
 
 def weight_hashes(model: nn.Module) -> dict[str, tuple[torch.Size, torch.dtype, int]]:
-    """Shape, dtype and hash of every weight by its name; 135M float32 parameters take 0.1 s."""
-    weights = {name: x.detach() for name, x in model.state_dict().items() if isinstance(x, Tensor)}
+    """Shape, dtype and hash of every weight by its name, or of its share; 135M float32 parameters take 0.1 s."""
+    weights = {name: own_part(x).detach() for name, x in model.state_dict().items() if isinstance(x, Tensor)}
     hashes = torch.stack([torch.hash_tensor(x).view(torch.int64) for x in weights.values()]).tolist()
     return {name: (x.shape, x.dtype, found) for (name, x), found in zip(weights.items(), hashes, strict=True)}
 

@@ -39,6 +39,17 @@ def weight_of(module: Any) -> Tensor:
     return weight.T if is_conv1d(module) else weight
 
 
+def is_shared(weight: Tensor) -> bool:
+    """Whether processes hold a share of the weight each (`ntkcli.engine.models.sharding`)."""
+    return hasattr(weight, "to_local")
+
+
+def own_part(weight: Tensor) -> Tensor:
+    """What this process holds of a weight: the weight itself, if it is not shared."""
+    local: Tensor = weight.to_local() if is_shared(weight) else weight  # type: ignore[attr-defined]  # DTensor's
+    return local
+
+
 def is_half(weight: Tensor) -> bool:
     """Whether numbers are kept in bfloat16 or float16."""
     return weight.dtype in (torch.bfloat16, torch.float16)

@@ -9,7 +9,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ntkcli.engine.models.conversion import converted, require_unchanged
 from ntkcli.engine.models.devices import DTYPES, pick_device
 from ntkcli.engine.models.heads import HeadForm, read_head
+from ntkcli.engine.models.lockstep import Lockstep
 from ntkcli.engine.models.weights import own_memory, refuse_other_weights
 from ntkcli.engine.rope import forget_lengths
 from ntkcli.errors import NtkselError, UsageError
@@ -31,12 +32,13 @@ from ntkcli.progress import shown
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A frozen model in evaluation mode, its tokenizer, and where it lives."""
+    """A frozen model in evaluation mode, its tokenizer, and where it lives; in `lockstep` with whom it is shared."""
 
     model: Any
     tokenizer: Any
     device: torch.device
     dtype: torch.dtype
+    lockstep: Lockstep = field(default_factory=Lockstep)
 
 
 def load_tokenizer(identity: ModelIdentity) -> Any:
@@ -107,12 +109,14 @@ def model_config(identity: ModelIdentity) -> Any:
         return AutoConfig.from_pretrained(_folder(identity), trust_remote_code=trust)
 
 
-def load_model(identity: ModelIdentity, *, dtype: str, device: str, with_head: bool = True) -> LoadedModel:
+def load_model(
+    identity: ModelIdentity, *, dtype: str, device: str, with_head: bool = True, mapped: bool = False
+) -> LoadedModel:
     """The model with every weight frozen, in evaluation mode, on `device` in `dtype` (a key of `DTYPES`).
 
     A GGUF file is converted once (about 20 s for 135M parameters) and kept in the user's cache. A folder whose weights
     were quantised by bitsandbytes stays quantised. Without `with_head` the files may lack the output layer, which is
-    then random.
+    then random. `mapped`: on a CPU the weights may stay the files' own pages, for a caller who moves them at once.
 
     Raises:
         UsageError: transformers can't load it; the message carries its reason. NtkselError: a file changed meanwhile.
@@ -144,7 +148,7 @@ def load_model(identity: ModelIdentity, *, dtype: str, device: str, with_head: b
         _keep_differentiable(model)
     else:
         model.to(place)
-        if place.type == "cpu":
+        if place.type == "cpu" and not mapped:
             own_memory(model)
     forget_lengths(model)
     _expect_no_mask(model)

@@ -56,12 +56,15 @@ class StepLoss:
         self._classes = length_classes(model.config)
         self._per_row = per_row
 
-    def backward(self, batch: dict[str, Tensor], backward: Callable[[Tensor], object]) -> Tensor:
+    def backward(
+        self, batch: dict[str, Tensor], backward: Callable[[Tensor], object], *, count: float | None = None
+    ) -> Tensor:
         """The step's loss, detached; `backward` is called with each piece's share of it.
 
+        `count`: the supervised tokens (or the rows) of the whole step, where the batch is one process's part of it.
         DoesNotFitError if a single row does not fit in memory; `row` is its place in the batch.
         """
-        while (total := self._backward(batch, backward)) is None:
+        while (total := self._backward(batch, backward, count)) is None:
             self._model.zero_grad()  # of the pieces that did fit
         return total
 
@@ -75,8 +78,18 @@ class StepLoss:
                 found.append(float(self._sum(batch, torch.tensor([i], device=weights.device), length, weights)))
         return found
 
+    def count_of(self, rows: Sequence[Encoded]) -> float:
+        """What a step's loss is divided by: the supervised tokens of these rows, or how many rows have some."""
+        counts = np.array([row.supervised[1:].sum() for row in rows], dtype=np.int64)
+        return float((counts > 0).sum() if self._per_row else counts.sum())
+
     def mean(self, rows: Sequence[Encoded], *, pad_id: int, device: torch.device) -> float:
-        """The mean loss over the supervised tokens (or the rows) of all rows, without gradients.
+        """The mean loss over the supervised tokens (or the rows) of all rows, without gradients; errors as `sums`."""
+        total, count = self.sums(rows, pad_id=pad_id, device=device)
+        return total / max(1.0, count)
+
+    def sums(self, rows: Sequence[Encoded], *, pad_id: int, device: torch.device) -> tuple[float, float]:
+        """The loss summed over the supervised tokens (or the rows), without gradients, and how many they are.
 
         DoesNotFitError if a row does not fit in memory; `row` is its place in `rows`.
         """
@@ -92,11 +105,15 @@ class StepLoss:
 
         with torch.no_grad():
             run_batches([len(row) for row in rows], self.budget, compute, self._classes)
-        return total / max(1.0, count)
+        return total, count
 
-    def _backward(self, batch: dict[str, Tensor], backward: Callable[[Tensor], object]) -> Tensor | None:
+    def _backward(
+        self, batch: dict[str, Tensor], backward: Callable[[Tensor], object], whole: float | None
+    ) -> Tensor | None:
         """The step's loss by the present budget; None if memory ran out on the way."""
         weights, count = self._weights(batch)
+        if whole is not None:
+            count = torch.full_like(count, whole)
         total = torch.zeros((), device=batch["labels"].device)
 
         def piece(group: Tensor, length: int) -> None:

@@ -34,9 +34,11 @@ from ntkcli.engine.training.checkpoints import RunState, newest_checkpoint
 from ntkcli.engine.training.moments import write_moments
 from ntkcli.engine.training.reporting import Reporting
 from ntkcli.engine.training.step_plan import plan_stages
+from ntkcli.engine.training.together import same_start
 from ntkcli.engine.training.trainer import Step, TrainingRows, checkpoint_callback, make_trainer
 from ntkcli.engine.training.weight_average import WeightAverage
 from ntkcli.errors import DivergedError, NtkselError, UsageError
+from ntkcli.group import ALONE, Group
 from ntkcli.identity import AdapterIdentity
 from ntkcli.library_settings import without_library_settings
 from ntkcli.progress import Progress
@@ -96,46 +98,43 @@ def train_adapter(
     on_step: Callable[[Step], None],
     progress: Progress,
     resume_at_most: int,
+    group: Group = ALONE,
 ) -> int:
     """Train on the rows and leave `adapter_model.safetensors` and `adapter_config.json` in `folder`; returns the steps
     taken.
 
     Resumes from the newest whole checkpoint under `folder`/checkpoints of `resume_at_most` steps or fewer. `on_step` is
     called after every optimiser step, before a checkpoint that contains it. On one machine the weights of an
-    interrupted and resumed training equal those of an unbroken one bit for bit.
+    interrupted and resumed training equal those of an unbroken one bit for bit. Of a `group` the first process alone
+    decides where to resume, and writes; any number of processes resumes what another began.
 
     Raises:
         DivergedError: the loss is not finite; names the step and its rows.
     """
     steps = _plan_steps(data, options)
-    resume = newest_checkpoint(folder / "checkpoints", at_most=resume_at_most)
+    resume = group.first_says(lambda: newest_checkpoint(folder / "checkpoints", at_most=resume_at_most))
     state = (checkpoints.read_state(resume) if resume else None) or RunState(options.batch_tokens)
     with without_library_settings(), _quiet(), _deterministic(loaded.device):
         model = _with_adapter(loaded, options)
-        arguments = _arguments(loaded, options, folder / "checkpoints", n_steps=len(steps))
+        same_start(model, group)
+        arguments = _arguments(loaded, options, folder / "checkpoints", n_steps=len(steps), saves=group.first)
         pad_id = loaded.tokenizer.pad_token_id or 0
-        trainer = make_trainer(model, arguments, data, steps, pad_id=pad_id, state=state, per_row=options.per_row)
+        trainer = make_trainer(
+            model, arguments, data, steps, pad_id=pad_id, state=state, per_row=options.per_row, group=group
+        )
         options.reporting.prepare(trainer)
         share = options.average_weights
         average = WeightAverage.of_last(share, model, n_steps=len(steps)) if share else None
-        trainer.add_callback(
-            checkpoint_callback(
-                trainer,
-                on_step=on_step,
-                progress=progress,
-                save_best=partial(_save_best, model, trainer) if data.held_out else None,
-                patience=options.patience,
-                average=average,
-                keep_step=partial(_keep_step, model, folder) if options.keep_checkpoints else None,
-            )
-        )
-        if resume is None:
-            copies = checkpoints.copies_on_disk(
-                keep_optimizer=options.keep_optimizer, held_out=bool(data.held_out), averaged=average is not None,
-                kept=2 + len(steps) // options.checkpoint_steps if options.keep_checkpoints else 0,
-            )  # fmt: skip
-            _refuse_without_room(model, folder, n_copies=copies)
-        else:
+        keep_step = partial(_keep_step, model, folder) if options.keep_checkpoints and group.first else None
+        keep_best = _keep_best(model, trainer, folder, group) if data.held_out else None
+        callback = checkpoint_callback(
+            trainer, on_step=on_step, progress=progress, keep_best=keep_best, patience=options.patience,
+            average=average, keep_step=keep_step,
+        )  # fmt: skip
+        trainer.add_callback(callback)
+        if resume is None and group.first:
+            _refuse_without_room(model, folder, n_copies=_copies(data, options, n_steps=len(steps)))
+        elif resume is not None:
             progress.note(f"resuming from step {checkpoints.steps_of(resume)}")
             if average is not None:
                 average.load(resume)
@@ -144,7 +143,8 @@ def train_adapter(
                 trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         if average is not None:
             average.apply()
-        _publish(trainer, folder, keep_optimizer=options.keep_optimizer)
+        if group.first:
+            _publish(trainer, folder, keep_optimizer=options.keep_optimizer)
         taken: int = checkpoints.steps_of(resume) if resume and state.stopped else trainer.state.global_step
         return taken
 
@@ -161,12 +161,17 @@ def _plan_steps(data: TrainingRows, options: TrainingOptions) -> list[NDArray[np
     )
 
 
-def _save_best(model: Any, trainer: Any, work: Path) -> None:
-    _save_adapter(model, work)
-    _save_moments(trainer, work)
+def _keep_best(model: Any, trainer: Any, folder: Path, group: Group) -> Callable[[int], None]:
+    """What keeps the adapter as the best one; of a group the first process does."""
+
+    def save(work: Path) -> None:
+        _save_adapter(model, work)
+        _save_moments(trainer, work)
+
+    return lambda steps: checkpoints.keep_best(folder / "checkpoints", steps, save) if group.first else None
 
 
-def _arguments(loaded: LoadedModel, options: TrainingOptions, checkpoints: Path, *, n_steps: int) -> Any:
+def _arguments(loaded: LoadedModel, options: TrainingOptions, checkpoints: Path, *, n_steps: int, saves: bool) -> Any:
     from transformers import TrainingArguments
 
     on_cuda = loaded.device.type == "cuda"
@@ -183,6 +188,7 @@ def _arguments(loaded: LoadedModel, options: TrainingOptions, checkpoints: Path,
         warmup_steps=math.ceil(options.warmup * n_steps),
         per_device_train_batch_size=options.batch_size,
         seed=options.seed,
+        save_strategy="steps" if saves else "no",
         save_steps=options.checkpoint_steps,
         save_total_limit=2,  # the last whole one stands while the next is written
         bf16=loaded.dtype == torch.bfloat16,
@@ -262,6 +268,16 @@ def _full_disk_as_oserror(folder: Path) -> Iterator[None]:
                 None, f"The disk could not take a checkpoint ({text.splitlines()[0][:120]})", str(folder)
             ) from error
         raise
+
+
+def _copies(data: TrainingRows, options: TrainingOptions, *, n_steps: int) -> int:
+    """How many times the adapter's size the training takes on disk at most."""
+    return checkpoints.copies_on_disk(
+        keep_optimizer=options.keep_optimizer,
+        held_out=bool(data.held_out),
+        averaged=bool(options.average_weights),
+        kept=2 + n_steps // options.checkpoint_steps if options.keep_checkpoints else 0,
+    )
 
 
 def _refuse_without_room(model: Any, folder: Path, *, n_copies: int) -> None:

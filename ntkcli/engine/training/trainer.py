@@ -22,8 +22,10 @@ from ntkcli.engine.training import checkpoints
 from ntkcli.engine.training.checkpoints import RunState
 from ntkcli.engine.training.loss import StepLoss, collate, collate_packs, not_finite
 from ntkcli.engine.training.mode import train_without_chance
+from ntkcli.engine.training.together import add_up_step
 from ntkcli.engine.training.weight_average import WeightAverage
 from ntkcli.errors import UsageError
+from ntkcli.group import ALONE, Group
 from ntkcli.progress import Progress
 
 TOO_LONG = "Give --gradient-checkpointing, a shorter --max-length or --dtype bfloat16."
@@ -86,10 +88,11 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # untyped base
 
     def __init__(
         self, model: Any, arguments: Any, data: TrainingRows, steps: Sequence[NDArray[np.int64]], *, pad_id: int,
-        state: RunState, per_row: bool,
+        state: RunState, per_row: bool, group: Group = ALONE,
     ) -> None:  # fmt: skip
+        self.writes = group.first
         super().__init__(model=model, args=arguments, train_dataset=list(data.rows))
-        self.course = state
+        self.course, self._group = state, group
         self._data, self._steps, self._pad_id, self._lengths = data, steps, pad_id, data.lengths()
         self.loss = StepLoss(
             model.get_base_model(),
@@ -108,10 +111,11 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # untyped base
         return training_footprint(base.config, base.dtype, checkpointed=checkpointed)
 
     def get_train_dataloader(self) -> Any:
-        """The planned steps as batches, each with the places of its rows."""
+        """The planned steps as batches: this process's rows of each, `own`, and the places of all, `where`."""
 
         def load(where: list[int]) -> dict[str, Any]:
-            return {**self._data.batch(where, self._pad_id), "where": where}
+            own = self._group.share(where, self._lengths)
+            return {**(self._data.batch(own, self._pad_id) if own else {}), "where": where, "own": own}
 
         numbers: Any = range(len(self._data.packs or self._data.rows))
         order = [step.tolist() for step in self._steps]
@@ -123,10 +127,9 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # untyped base
         """Gradients of one step; its loss, detached. DivergedError, naming rows, if that is not finite."""
         del num_items_in_batch
         train_without_chance(model)
-        where = inputs.pop("where")
-        data, batch = self._data, self._prepare_inputs(inputs)
-        with _naming([data.name(unit) for unit in where]):
-            total: Tensor = self.loss.backward(batch, self.accelerator.backward)
+        where, own = inputs.pop("where"), inputs.pop("own")
+        data = self._data
+        total = add_up_step(model, self._own_loss(inputs, where, own), self._group)
         number, loss = self.state.global_step, float(total)
         if not math.isfinite(loss):
             rows = [i for unit in where for i in data.parts(unit)]
@@ -135,6 +138,17 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # untyped base
         rate = float(self.optimizer.param_groups[0]["lr"])
         self.now = Step(number, loss, rate, sum(self._lengths[unit] for unit in where))
         return total
+
+    def _own_loss(self, inputs: dict[str, Any], where: list[int], own: list[int]) -> Tensor:
+        """The loss of this process's rows of the step, a part of the step's; their gradients are added."""
+        data = self._data
+        if not own:
+            return torch.zeros((), device=self.args.device)
+        count = None
+        if self._group.count > 1:
+            count = self.loss.count_of([data.rows[i] for unit in where for i in data.parts(unit)])
+        with _naming([data.name(unit) for unit in own]):
+            return self.loss.backward(self._prepare_inputs(inputs), self.accelerator.backward, count=count)
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted: nobody reads it, and walking over all weights costs time at every step."""
@@ -145,8 +159,12 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # untyped base
         """Mean loss over the supervised tokens of the rows held out. NtkselError, naming rows, if not finite."""
         self.model.eval()
         how = {"pad_id": self._pad_id, "device": self.args.device}
-        with _naming(self._data.held_out_names):
-            loss: float = self.loss.mean(self._data.held_out, **how)
+        rows = self._data.held_out
+        own = self._group.share(range(len(rows)), [len(row) for row in rows])
+        with _naming([self._data.held_out_names[i] for i in own]):
+            sums = self.loss.sums([rows[i] for i in own], **how)
+        total, count = self._group.add_up(torch.tensor(sums, dtype=torch.float64)).tolist()
+        loss = float(total / max(1.0, count))
         if not math.isfinite(loss):
             each = [self.loss.mean([row], **how) for row in self._data.held_out]
             what = f"The held-out loss after step {self.now.number}"
@@ -156,15 +174,19 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # untyped base
 
 def make_trainer(
     model: Any, arguments: Any, data: TrainingRows, steps: Sequence[NDArray[np.int64]], *, pad_id: int,
-    state: RunState, per_row: bool = False,
+    state: RunState, per_row: bool = False, group: Group = ALONE,
 ) -> CompletionTrainer:  # fmt: skip
     """A Trainer of a peft model that takes these steps in this order; `per_row` as `StepLoss` has it.
+
+    Of a `group` each process computes its share of every step, and all have the same weights after it.
 
     Raises:
         UsageError: the model is quantised by a method that can't be trained on.
     """
     try:
-        return CompletionTrainer(model, arguments, data, steps, pad_id=pad_id, state=state, per_row=per_row)
+        return CompletionTrainer(
+            model, arguments, data, steps, pad_id=pad_id, state=state, per_row=per_row, group=group
+        )
     except ValueError as error:
         if "quantiz" not in str(error):
             raise
@@ -199,14 +221,14 @@ def _report_held_out(trainer: Any, loss: float, control: Any) -> None:
 
 
 def checkpoint_callback(
-    trainer: Any, *, on_step: Callable[[Step], None], progress: Progress, save_best: Callable[[Path], None] | None,
+    trainer: Any, *, on_step: Callable[[Step], None], progress: Progress, keep_best: Callable[[int], None] | None,
     patience: int | None, average: WeightAverage | None = None, keep_step: Callable[[int], None] | None = None,
 ) -> Any:  # fmt: skip
     """A callback that reports each step, evaluates on the rows held out, and marks each checkpoint whole.
 
-    `save_best` writes the adapter into a folder; None if no rows are held out. `patience`: evaluations without a lower
-    loss before training stops. `average` takes in the weights after every step, and is kept in every checkpoint.
-    `keep_step` keeps the adapter as it is after so many steps: before the first one, and before a checkpoint is whole.
+    `keep_best` keeps the adapter as the best, after so many steps; None if no rows are held out. After `patience`
+    evaluations without a lower loss training stops. `average` takes in the weights after every step, for checkpoints.
+    `keep_step` keeps the adapter after so many steps: before the first one, and before a checkpoint is whole.
     """
     from transformers import TrainerCallback
 
@@ -225,9 +247,9 @@ def checkpoint_callback(
             state.rate_sum += step.learning_rate
             note = f"loss {step.loss:.3f}"
             last = trainer_state.global_step == trainer_state.max_steps
-            if save_best and (last or trainer_state.global_step % args.save_steps == 0):
+            if keep_best and (last or trainer_state.global_step % args.save_steps == 0):
                 step = Step(step.number, step.loss, step.learning_rate, step.tokens, trainer.held_out_loss())
-                self._judge(step, Path(args.output_dir), control)
+                self._judge(step, control)
                 note += f", held out {step.held_out_loss:.3f}"
                 if args.report_to:
                     _report_held_out(trainer, step.held_out_loss, control)
@@ -246,14 +268,14 @@ def checkpoint_callback(
                 keep_step(trainer_state.global_step)
             checkpoints.mark_whole(folder, state)
 
-        def _judge(self, step: Step, folder: Path, control: Any) -> None:
-            if save_best and (state.best_loss is None or step.held_out_loss < state.best_loss):
+        def _judge(self, step: Step, control: Any) -> None:
+            if keep_best and (state.best_loss is None or step.held_out_loss < state.best_loss):
                 state.best_step, state.best_loss, state.worse = step.number + 1, step.held_out_loss, 0
-                checkpoints.keep_best(folder, step.number + 1, save_best)
+                keep_best(step.number + 1)
                 return
             state.worse += 1
             if patience is not None and state.worse >= patience:
                 state.stopped = True
-                control.should_training_stop = control.should_save = True
+                control.should_training_stop, control.should_save = True, trainer.writes
 
     return CheckpointCallback()

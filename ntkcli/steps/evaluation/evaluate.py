@@ -12,6 +12,8 @@ import store
 from ntkcli.choices import Dtype, Normalise, OnError, Scorer, TextAs
 from ntkcli.data.references import split_name
 from ntkcli.errors import UsageError
+from ntkcli.group import ALONE as NOBODY
+from ntkcli.group import Group
 from ntkcli.progress import Progress, Silent
 from ntkcli.steps.evaluation.item_tokens import ItemTokens, refuse_long_items, refuse_unusable
 from ntkcli.steps.evaluation.plan import Plan, check_baseline, make_plan
@@ -43,7 +45,8 @@ def evaluate(
     on_error: OnError = OnError.FAIL, columns: Mapping[str, str] | None = None, split: str | None = None,
     thinking: bool | None = None, text_as: TextAs = TextAs.CHAT, num_fewshot: int | None = None,
     limit: int | None = None, apply_chat_template: bool = False, trust_remote_code: bool = False,
-    export: str | Path | None = None, force: bool = False, shard: Shard = ALONE, progress: Progress | None = None,
+    export: str | Path | None = None, force: bool = False, shard: Shard = ALONE, processes: Group = NOBODY,
+    progress: Progress | None = None,
 ) -> EvaluateResult:  # fmt: skip
     """Write `evals/<name>/<run>` for every run: an adapter of the store, a folder with one, `base`, or an arm's seeds.
 
@@ -54,7 +57,8 @@ def evaluate(
     default the first. `export` writes every item (.jsonl) or totals (.json), over a file that is not ours only with
     `force`. `columns`, `split`: `ntkcli.data.DataFile`, for every task; `thinking`, `text_as`: `ntkcli.data.Encoder`.
     `shard` (i, n): one of n processes, which take the parts in turns; each waits for the others' at the end.
-    `num_fewshot`, `limit` (items of each task) and `apply_chat_template` are of tasks `lm_eval:NAME`.
+    `processes`: those that hold the model together. `num_fewshot`, `limit` (items of each task) and
+    `apply_chat_template` are of tasks `lm_eval:NAME`.
 
     Raises:
         UsageError, DataError: a run, a task or an item can't be used.
@@ -94,22 +98,27 @@ def evaluate_runs(
     check_baseline(plan, asked.baseline)
     artefacts: dict[str, store.Artefact] = {}
     loaded: tuple[Evaluator, ItemTokens] | None = None
+    shared = asked.use.processes.count > 1
     for run_name, adapter in plan.adapters.items():
         artefact = artefacts[run_name] = _create(plan, run_name)
         pending = mine(artefact, artefact.pending(shard))
-        if not pending:
-            if artefact.complete:
-                progress.note(f"{artefact.name} is finished already")
+        if artefact.complete:
+            progress.note(f"{artefact.name} is finished already")
+        if artefact.complete or not (pending or shared):
             continue
         refuse_without_room(artefact, pending, instead="")
         if loaded is None:
             note_conversion(plan.identity, progress)
             loaded = _load(plan, progress)
+        if not pending:  # of processes that share the model each computes with the others
+            continue
         evaluator, tokens = loaded
         evaluator.use(adapter, plan.identity)
         generates = "generate" in plan.items.scorers
         begin(artefact, model_environment(plan.identity, evaluator.loaded, generates=generates), progress)
         _run(artefact, pending, plan, evaluator, tokens, progress)
+    if loaded is not None:
+        loaded[0].end()
     end_share()
     wait_for_others(list(artefacts.values()), shard, progress)
     result = summarise(artefacts, name=asked.name, baseline=asked.baseline, items=plan.items)
@@ -151,7 +160,9 @@ def _create(plan: Plan, run: str) -> store.Artefact:
 def _load(plan: Plan, progress: Progress) -> tuple[Evaluator, ItemTokens]:
     """The base model; before its weights are loaded, items that can't be encoded are refused unless they may be."""
     from ntkcli.engine.evaluation.evaluator import Evaluator
-    from ntkcli.engine.models.loading import load_model, load_tokenizer
+    from ntkcli.engine.evaluation.loglikelihood import shares_prefixes
+    from ntkcli.engine.models.loading import load_tokenizer
+    from ntkcli.engine.models.sharding import load_shared
 
     use = plan.asked.use
     encoder = use.encoder(load_tokenizer(plan.identity))
@@ -161,7 +172,8 @@ def _load(plan: Plan, progress: Progress) -> tuple[Evaluator, ItemTokens]:
     if plan.asked.reading.on_error == OnError.FAIL:
         refuse_unusable(tokens)
     refuse_long_items(tokens, plan.identity, plan.settings.max_new_tokens)
-    loaded = load_model(plan.identity, dtype=str(plan.spec["dtype"]), device=use.device)
+    dtype = str(plan.spec["dtype"])
+    loaded = load_shared(plan.identity, dtype=dtype, device=use.device, processes=use.processes, look=shares_prefixes)
     return Evaluator(loaded, encoder, batch_tokens=use.batch_tokens), tokens
 
 

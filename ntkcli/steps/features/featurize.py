@@ -15,6 +15,7 @@ from ntkcli.choices import Dtype, Kind, OnError, Pooling, Positions, Projection,
 from ntkcli.data import DataFile, Encoder
 from ntkcli.data.raw_text import refuse_other_schema
 from ntkcli.doors import refuse_missing
+from ntkcli.group import ALONE, Group
 from ntkcli.identity import AdapterIdentity, ModelIdentity, resolve_adapter
 from ntkcli.kernel_presets import DEFAULT
 from ntkcli.progress import Progress, Silent
@@ -73,7 +74,7 @@ def featurize(
     on_error: OnError = OnError.FAIL, rank: int = 16, target_modules: str = "all-linear", adapter_seed: int = 0,
     columns: Mapping[str, str] | None = None, split: str | None = None, thinking: bool | None = None,
     text_as: TextAs = TextAs.CHAT, trust_remote_code: bool = False, adam: bool = False, losses: bool = False,
-    progress: Progress | None = None,
+    processes: Group = ALONE, progress: Progress | None = None,
 ) -> FeaturizeResult:  # fmt: skip
     """Compute `features/<name>/<feature>` for the rows of `data`, or find it finished.
 
@@ -82,7 +83,7 @@ def featurize(
     docs/store-format.md. `adam`, of kind loss: the step that the run's optimiser, kept beside its adapter,
     would take for the row's gradient (LESS). `losses`: keep each row's loss and residual too, and with an adapter its
     loss without it (`ntkcli.engine.features.row_losses`). `columns`, `split`: `ntkcli.data.DataFile`; `thinking`,
-    `text_as`: `ntkcli.data.Encoder`.
+    `text_as`: `ntkcli.data.Encoder`. `processes`: those that hold the model together, each with a shard of its own.
 
     Raises:
         UsageError, DataError: an option or a row can't be used; with on_error "skip" bad rows are left out, NaN.
@@ -185,6 +186,7 @@ class _Work:
         loop = FeatureLoop(artefact, self.file, self.chosen, status, kept, extractor, on_error, progress, vectors)
         planned = extractor.budget.tokens
         computed, tokens = loop.run(pending)
+        extractor.end()
         end_share()
         if extractor.budget.tokens < planned:
             progress.note(
@@ -256,10 +258,10 @@ def load_extractor(
 ) -> tuple[Extractor, Encoder, dict[str, Any]]:  # fmt: skip
     """What computes features by these settings, what encodes their rows, and the environment; `known` has some."""
     from ntkcli.engine.features import extract
-    from ntkcli.engine.models.loading import load_model
+    from ntkcli.engine.models.sharding import load_shared
 
     with_head = settings.kind != Kind.EMBED or settings.losses
-    loaded = load_model(model, dtype=dtype, device=use.device, with_head=with_head)
+    loaded = load_shared(model, dtype=dtype, device=use.device, processes=use.processes, with_head=with_head)
     encoder = use.encoder(loaded.tokenizer)
     budget = use.batch_tokens or (known.plan["batch_tokens"] if known is not None else None)
     if settings.kind == Kind.EMBED:

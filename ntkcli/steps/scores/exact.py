@@ -15,6 +15,8 @@ import store
 from ntkcli.choices import Dtype, OnError
 from ntkcli.data import BadRow, Encoded, Row
 from ntkcli.errors import NtkselError, UsageError
+from ntkcli.group import ALONE as NOBODY
+from ntkcli.group import Group
 from ntkcli.progress import Progress
 from ntkcli.scoring.features import Rows
 from ntkcli.steps.scores.remake import Remade, gradient_settings, refuse_adam, remake
@@ -66,6 +68,7 @@ def fill_exact(
     on_error: OnError,
     progress: Progress,
     shard: Shard = ALONE,
+    processes: Group = NOBODY,
 ) -> None:
     """Compute the pending parts of the score of data set `pool` against `domain`, as `features` (the pool's) were made.
 
@@ -77,9 +80,9 @@ def fill_exact(
         NtkselError: a row does not fit in memory or, with on_error "fail", has values that are not finite; names it.
     """
     pending = mine(score, score.pending(shard))
-    if pending:
+    if pending or (processes.count > 1 and score.pending()):  # one that shares the model computes with the others
         _fill(pending, stored, score, entry, features=features, pool=pool, domain=domain, only=only, device=device,
-              batch_tokens=batch_tokens, on_error=on_error, progress=progress)  # fmt: skip
+              batch_tokens=batch_tokens, on_error=on_error, progress=progress, processes=processes)  # fmt: skip
     end_share()
     wait_for_others([score], shard, progress)
 
@@ -88,11 +91,14 @@ def fill_exact(
 def _fill(
     pending: Sequence[int], stored: store.Store, score: store.Artefact, entry: ModelScore, *, features: store.Artefact,
     pool: store.Artefact, domain: store.Artefact, only: Rows | None, device: str, batch_tokens: int | None,
-    on_error: OnError, progress: Progress,
+    on_error: OnError, progress: Progress, processes: Group,
 ) -> None:  # fmt: skip
     """Compute these parts."""
     dtype = score.spec["dtype"]
-    scorer, made, now = _load(stored, features, entry, dtype=dtype, device=device, batch_tokens=batch_tokens)
+    made = _remake(stored, features, dtype=dtype, device=device, processes=processes)
+    settings = replace(gradient_settings(features.spec), projection="none")
+    scorer = entry.scorer(ModelInputs(made.loaded, made.model, made.adapter, settings, batch_tokens))
+    now = model_environment(made.model, made.loaded)
     begin(score, now, progress)
     planned = scorer.budget.tokens
     wanted = np.ones(pool.n, dtype=np.bool_) if only is None else np.isin(np.arange(pool.n), only)
@@ -115,6 +121,7 @@ def _fill(
         ties = np.full(len(rows), np.nan, dtype=np.float32)
         score.write_part(part, {"score": values, "similarity": ties, "status": status})
         progress.advance(len(rows), tokens=sum(map(len, chunk.encoded)))
+    scorer.end()
     if scorer.budget.tokens < planned:
         progress.note(
             f"memory ran out: batches went from {planned} to {scorer.budget.tokens} tokens; "
@@ -176,22 +183,11 @@ class _Chunk:
         return naming([name_of(self.rows[i]) for i in self.good], TOO_LONG)
 
 
-def _load(
-    stored: store.Store,
-    features: store.Artefact,
-    entry: ModelScore,
-    *,
-    dtype: str,
-    device: str,
-    batch_tokens: int | None,
-) -> tuple[PartScorer, Remade, dict[str, Any]]:
+def _remake(stored: store.Store, features: store.Artefact, *, dtype: str, device: str, processes: Group) -> Remade:
     if features.spec["kind"] == "embed":
         raise UsageError(f"{features.name} are embeddings; exact is a score of gradients.", "Give --feature ntk.")
     refuse_adam(features, what="exact is a score of gradients")
-    made = remake(stored, features, dtype=dtype, device=device)
-    settings = replace(gradient_settings(features.spec), projection="none")
-    scorer = entry.scorer(ModelInputs(made.loaded, made.model, made.adapter, settings, batch_tokens))
-    return scorer, made, model_environment(made.model, made.loaded)
+    return remake(stored, features, dtype=dtype, device=device, processes=processes)
 
 
 def _chunks(stored: store.Store, dataset: store.Artefact, size: int) -> Iterator[list[Row | BadRow]]:

@@ -9,6 +9,7 @@ from typing import Final
 
 from ntkcli.choices import Across, Dtype, GroupBy, checked
 from ntkcli.errors import UsageError
+from ntkcli.group import ALONE, Group
 from ntkcli.seeds import check_seed
 from ntkcli.steps.scores.registry import SCORES
 from ntkcli.steps.scores.sorts import ModelScore, Score, TextScore, options_of
@@ -24,7 +25,7 @@ class ScoreOptions:
     below 1, else directions), `seed` for dsir and random. drop, which takes no domain, and `residual` read the losses
     that the features hold. `match_length` names a data set or a selection whose lengths in tokens random rows shall
     have, counted by `tokens_of` (features of the pool, or a model). `dtype` (auto: the features'), `device` and
-    `batch_tokens` are for exact, which computes.
+    `batch_tokens` are for exact, which computes; `processes` too: those that hold its model together.
     """
 
     domain: Sequence[str] = ()
@@ -43,6 +44,7 @@ class ScoreOptions:
     dtype: Dtype = Dtype.AUTO
     device: str = "auto"
     batch_tokens: int | None = None
+    processes: Group = ALONE
 
 
 DEFAULTS: Final = ScoreOptions()

@@ -10,6 +10,7 @@ from ntkcli.choices import Dtype, Kind
 from ntkcli.data import Encoder
 from ntkcli.data.encoding import VERSION as ENCODER_VERSION
 from ntkcli.errors import SpecError, UsageError
+from ntkcli.group import ALONE, Group
 from ntkcli.identity import AdapterIdentity, ModelIdentity, resolve_model
 from ntkcli.steps.features.settings import feature_version
 from ntkcli.steps.shared.model_settings import make_encoder, noted_adapter
@@ -35,8 +36,10 @@ def refuse_adam(features: store.Artefact, *, what: str) -> None:
         raise UsageError(f"{features.name} hold Adam's steps; {what}.", "Featurize without --adam.")
 
 
-def remake(stored: store.Store, features: store.Artefact, *, dtype: str, device: str) -> Remade:
-    """Load what `features` were made with.
+def remake(
+    stored: store.Store, features: store.Artefact, *, dtype: str, device: str, processes: Group = ALONE
+) -> Remade:
+    """Load what `features` were made with; `processes` hold the model together.
 
     Raises:
         SpecError: rows are encoded, or features computed, in another way today; or model or adapter have changed.
@@ -63,9 +66,10 @@ def remake(stored: store.Store, features: store.Artefact, *, dtype: str, device:
             f"{features.attrs['adapter']}.",
             "Restore it, or featurize again under another --feature.",
         )
-    from ntkcli.engine.models.loading import load_model
+    from ntkcli.engine.models.sharding import load_shared
 
-    loaded = load_model(model, dtype=dtype, device=device, with_head=spec["kind"] != "embed")
+    with_head = spec["kind"] != "embed"
+    loaded = load_shared(model, dtype=dtype, device=device, processes=processes, with_head=with_head)
     return Remade(model, adapter, loaded, make_encoder(loaded.tokenizer, spec["encoder"]))
 
 

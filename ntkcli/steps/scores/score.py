@@ -166,6 +166,7 @@ def _compute(
                 stored, artefact, entry, features=_pool_features(request), pool=dataset,
                 domain=stored.get(f"datasets/{request.domains[0]}"), only=request.only, device=options.device,
                 batch_tokens=options.batch_tokens, on_error=on_error, progress=request.progress, shard=shard,
+                processes=options.processes,
             )  # fmt: skip
         return
     begin(artefact, environment(*entry.packages, *SCORES.packages(request.method)), request.progress)

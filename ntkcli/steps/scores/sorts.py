@@ -102,6 +102,10 @@ class PartScorer(Protocol):
         """The scores of pool rows (b,); not finite where they can't be computed."""
         ...
 
+    def end(self) -> None:
+        """Called when all rows are scored."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Request:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import store
 from ntkcli.choices import Dtype, OnError, TextAs
 from ntkcli.data import Encoder
+from ntkcli.group import ALONE, Group
 from ntkcli.identity import ModelIdentity, resolve_model
 from ntkcli.steps.shared.model_settings import count_settings, encoder_spec, make_encoder, settle_dtype
 
@@ -25,6 +26,8 @@ class ModelUse:
     device: str = "auto"
     batch_tokens: int | None = None
     trust_remote_code: bool = False
+    processes: Group = ALONE
+    """Those that hold the model together, where there are several."""
 
     def resolve(self) -> ModelIdentity:
         """The model, found and hashed. UsageError if there is none."""

@@ -12,6 +12,9 @@ import numpy as np
 
 import store
 from ntkcli.choices import Dtype, LossPer, OnError, Schedule, TextAs
+from ntkcli.data import stdin
+from ntkcli.errors import UsageError
+from ntkcli.group import ALONE, Group
 from ntkcli.progress import Progress, Silent
 from ntkcli.seeds import check_seeds
 from ntkcli.steps.shared import seal
@@ -21,6 +24,7 @@ from ntkcli.steps.shared.stores import open_store, require_spec
 from ntkcli.steps.training.model_card import command_words
 from ntkcli.steps.training.push_adapter import push_adapter
 from ntkcli.steps.training.request import TrainingRequest
+from ntkcli.steps.training.rows import parse_train
 from ntkcli.steps.training.run import TrainingRun
 from ntkcli.steps.training.settings import resolve_init
 
@@ -73,7 +77,7 @@ def finetune(
     keep_checkpoints: bool = False, on_error: OnError = OnError.FAIL, columns: Mapping[str, str] | None = None,
     split: str | None = None, data: Sequence[str] = (), thinking: bool | None = None, text_as: TextAs = TextAs.CHAT,
     group: str | None = None, trust_remote_code: bool = False, report_to: Sequence[str] = (),
-    push_to_hub: str | None = None, public: bool = False, progress: Progress | None = None,
+    push_to_hub: str | None = None, public: bool = False, processes: Group = ALONE, progress: Progress | None = None,
 ) -> FinetuneResult:  # fmt: skip
     """Train `adapters/<name>` on the rows of all `train` references together; the log of its steps is `runs/<name>`.
 
@@ -91,7 +95,8 @@ def finetune(
     checkpoint, in `adapters/<name>/steps`, for which a finished run is trained again. `group` is kept as an attribute,
     which runs that differ only in the seed share. `report_to`: services that each step is reported to, by transformers'
     names; off by default, and not in the spec. `push_to_hub`: put the adapter and its card into this repository of the
-    Hub at the end: private, unless `public`.
+    Hub at the end: private, unless `public`. `processes`: those that train together, each computing its share of every
+    step; the first one writes, and all have its result.
 
     Raises:
         UsageError, DataError: a reference, an option or a row can't be used.
@@ -99,17 +104,19 @@ def finetune(
     """
     given = locals().copy()
     command = command_words("finetune", given, inspect.signature(finetune))
-    del given["store_path"], given["progress"]
-    return train_run(store_path, TrainingRequest.of(**given), command, progress or Silent())
+    del given["store_path"], given["progress"], given["processes"]
+    return train_run(store_path, TrainingRequest.of(**given), command, progress or Silent(), processes)
 
 
 @frees_memory
 def train_run(
-    store_path: str | Path, request: TrainingRequest, command: Sequence[str], progress: Progress
-) -> FinetuneResult:
+    store_path: str | Path, request: TrainingRequest, command: Sequence[str], progress: Progress,
+    processes: Group = ALONE,
+) -> FinetuneResult:  # fmt: skip
     """Train what the request asks for, or find it finished; `command` is what the model card shows."""
     store.check_name(request.name, "--name")
     request = request.settled(store_path)
+    _refuse_processes(request, processes.count)
     identity = request.use.resolve()
     request = replace(request, settings=request.settings.for_model(identity))
     stored = open_store(store_path, create=True)
@@ -137,14 +144,15 @@ def train_run(
 
     kept = not request.keep_optimizer or (folder / seal.OPTIMIZER).is_file()
     kept = kept and (not request.keep_checkpoints or known is None or _kept_checkpoints(known, folder))
-    if known is not None and known.spec == spec and is_finished(stored, known) and kept:
+    done = known is not None and known.spec == spec and is_finished(stored, known) and kept
+    if processes.first_says(lambda: done) and known is not None:
         progress.note(f"{known.name} is finished already: {known.n} steps")
-        return finished(known)
+        return processes.first_says(lambda: finished(known))
     if known is not None:
         require_spec(known, spec)
     note_conversion(identity, progress)
     sets, stage = [*first, *second], len(first) if second else None
-    run = TrainingRun(stored, request, identity, init, spec, sets, folder, command, progress, stage)
+    run = TrainingRun(stored, request, identity, init, spec, sets, folder, command, progress, stage, processes)
     run.train(
         parents=run_parent(stored, request.init_adapter),
         attrs={
@@ -154,7 +162,22 @@ def train_run(
             **({"group": request.group} if request.group else {}),
         },
     )
-    return finished(stored.get(f"runs/{request.name}"))
+    return processes.first_says(lambda: finished(stored.get(f"runs/{request.name}")))
+
+
+def _refuse_processes(request: TrainingRequest, count: int) -> None:
+    """UsageError for what several processes can't train on together."""
+    if count == 1:
+        return
+    if stdin.STDIN in [parse_train(text)[0] for text in (*request.train, *request.then)]:
+        raise UsageError(
+            f"--train -: standard input is read once, and this is one of {count} processes.", "Give a file."
+        )
+    if request.settings.batch_size < count:
+        raise UsageError(
+            f"--batch-size {request.settings.batch_size}: it is the rows of a step, which {count} processes share.",
+            f"Give {count} or more, or start fewer processes.",
+        )
 
 
 def finetune_seeds(

@@ -81,7 +81,7 @@ def command_words(verb: str, given: Mapping[str, Any], signature: inspect.Signat
     words = ["ntksel", verb, str(given["store_path"])]
     for name, parameter in signature.parameters.items():
         value = given[name]
-        if name in ("store_path", "group", "progress") or value == parameter.default:
+        if name in ("store_path", "group", "processes", "progress") or value == parameter.default:
             continue
         option = f"--{name.replace('_', '-')}"
         for one in value if isinstance(value, list | tuple) else [value]:

@@ -7,32 +7,42 @@ import hashlib
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 import store
 from ntkcli import __version__
 from ntkcli.errors import BusyError
+from ntkcli.group import ALONE, Group
 from ntkcli.identity import BASE_RECORD, ModelIdentity
 from ntkcli.notes import note
-from ntkcli.progress import Progress
+from ntkcli.progress import Progress, Silent
 from ntkcli.steps.shared import seal
-from ntkcli.steps.shared.environment import begin, model_environment
+from ntkcli.steps.shared.environment import ATTRIBUTE, begin, model_environment
 from ntkcli.steps.shared.token_counts import kept_tokens
 from ntkcli.steps.training.log import Course, arrays
 from ntkcli.steps.training.model_card import CardSet, model_card
 from ntkcli.steps.training.request import TrainingRequest
-from ntkcli.steps.training.rows import TrainingData, TrainingSet, encode_training
+from ntkcli.steps.training.rows import TrainingData, TrainingSet, content_of, encode_training
 from ntkcli.steps.training.settings import CHECKPOINTS, InitAdapter
 from store import atomic
 from store.locks import NO_LOCKS
 
+if TYPE_CHECKING:
+    from ntkcli.engine.training.train import TrainingOptions
+    from ntkcli.engine.training.trainer import Step
+
 CARD = "README.md"
+
+
+def _ignored(step: Step) -> None:
+    """The log is the first process's."""
+    del step
 
 
 @contextmanager
@@ -86,14 +96,41 @@ class TrainingRun:
     command: Sequence[str]
     progress: Progress
     first_stage: int | None = None
+    group: Group = ALONE
 
     def train(self, *, parents: Mapping[str, str], attrs: dict[str, Any]) -> None:
-        """Load, train, seal."""
-        from ntkcli.engine.models.limits import refuse_too_long
-        from ntkcli.engine.models.loading import load_model, load_tokenizer
+        """Load, train, seal. Of a group the first process alone writes: the others only compute."""
+        from ntkcli.engine.models.loading import load_model
         from ntkcli.engine.training.checkpoints import drop_older
         from ntkcli.engine.training.packs import require_packing
-        from ntkcli.engine.training.reporting import Reporting
+
+        asked, group = self.asked, self.group
+        data = self._data()
+        if group.count > 1:
+            group.require_same(self._all_that_counts(data), "rows or settings")
+        loaded = load_model(self.model, dtype=self.spec["dtype"], device=asked.use.device)
+        if asked.settings.pack:
+            require_packing(loaded)
+        if not group.first:
+            part_rows, batch_tokens = group.agree((0, 0))[0]
+            self._compute(loaded, data, self._options(part_rows, batch_tokens), _ignored, Silent(), resume_at_most=0)
+            return
+        checkpointed = asked.gradient_checkpointing
+        picked = asked.settings.pick_batch_tokens(loaded, init=self.init, checkpointed=checkpointed)
+        plan = {"batch_tokens": asked.use.batch_tokens or picked}
+        artefact = self._artefact(self._steps(data), data, plan, parents, attrs)
+        batch_tokens = asked.use.batch_tokens or artefact.plan["batch_tokens"]  # another process may have been first
+        with alone(self.folder):
+            group.agree((artefact.part_rows, batch_tokens))
+            self._train(artefact, loaded, data, self._options(artefact.part_rows, batch_tokens))
+            self._write_card(artefact)
+            self._seal(artefact)
+            drop_older(self.folder / "checkpoints")
+
+    def _data(self) -> TrainingData:
+        """The rows as tokens."""
+        from ntkcli.engine.models.limits import refuse_too_long
+        from ntkcli.engine.models.loading import load_tokenizer
 
         asked = self.asked
         encoder = asked.use.encoder(load_tokenizer(self.model))
@@ -112,30 +149,33 @@ class TrainingRun:
         )
         longest = max(range(len(data.rows)), key=lambda i: len(data.rows[i]))
         refuse_too_long(self.model, len(data.rows[longest]), data.names[longest])
-        steps = self._steps(data)
-        loaded = load_model(self.model, dtype=self.spec["dtype"], device=asked.use.device)
-        if asked.settings.pack:
-            require_packing(loaded)
-        checkpointed = asked.gradient_checkpointing
-        picked = asked.settings.pick_batch_tokens(loaded, init=self.init, checkpointed=checkpointed)
-        plan = {"batch_tokens": asked.use.batch_tokens or picked}
-        artefact = self._artefact(steps, data, plan, parents, attrs)
+        return data
+
+    def _all_that_counts(self, data: TrainingData) -> str:
+        """A digest of the settings and of the rows that are trained on and held out, in their order."""
+        digest = hashlib.blake2b(store.fingerprint(self.spec).encode())
+        for i in [*data.train.tolist(), *data.held_out.tolist()]:
+            digest.update(content_of(data.rows[i]))
+        return digest.hexdigest()
+
+    def _options(self, checkpoint_steps: int, batch_tokens: int) -> TrainingOptions:
+        """What the engine takes; the first process reports."""
+        from ntkcli.engine.training.reporting import Reporting
+
+        asked = self.asked
         options = asked.settings.options(
             self.spec,
             init=self.init,
-            checkpoint_steps=artefact.part_rows,
-            batch_tokens=asked.use.batch_tokens or artefact.plan["batch_tokens"],  # another process may have been first
-            gradient_checkpointing=checkpointed,
+            checkpoint_steps=checkpoint_steps,
+            batch_tokens=batch_tokens,
+            gradient_checkpointing=asked.gradient_checkpointing,
             keep_optimizer=asked.keep_optimizer,
             keep_checkpoints=asked.keep_checkpoints,
         )
+        if not self.group.first:
+            return options
         reports = self.stored.path / "reports" / "tensorboard" / asked.name
-        options = replace(options, reporting=Reporting(tuple(asked.report_to), asked.name, reports))
-        with alone(self.folder):
-            self._train(artefact, loaded, data, options)
-            self._write_card(artefact)
-            self._seal(artefact)
-            drop_older(self.folder / "checkpoints")
+        return replace(options, reporting=Reporting(tuple(asked.report_to), asked.name, reports))
 
     def _steps(self, data: TrainingData) -> int:
         """How many steps are planned."""
@@ -169,11 +209,9 @@ class TrainingRun:
             attrs={**attrs, **data.counts()},
         )
 
-    def _train(self, artefact: store.Artefact, loaded: Any, data: TrainingData, options: Any) -> None:
+    def _train(self, artefact: store.Artefact, loaded: Any, data: TrainingData, options: TrainingOptions) -> None:
         """Train, and record each part of steps before the checkpoint that ends with it."""
         from ntkcli.engine.training.checkpoints import kept_until, newest_checkpoint, steps_of
-        from ntkcli.engine.training.train import train_adapter
-        from ntkcli.engine.training.trainer import TrainingRows
 
         pending = artefact.pending()
         at_most = artefact.part_bounds(pending[0])[0] if pending else artefact.n
@@ -184,8 +222,27 @@ class TrainingRun:
             at_most = min(at_most, kept)
         resumed = newest_checkpoint(self.folder / "checkpoints", at_most=at_most)
         done = 0 if resumed is None else steps_of(resumed)
-        begin(artefact, model_environment(self.model, loaded), self.progress, unfinished=resumed is not None)
+        begin(artefact, self._environment(artefact, loaded), self.progress, unfinished=resumed is not None)
         self.progress.start(artefact.name, total=artefact.n, unit="steps", done=done)
+        course = Course(artefact)
+        taken = self._compute(loaded, data, options, course.add, self.progress, resume_at_most=at_most)
+        course.finish(taken)
+        self.progress.stop()
+
+    def _environment(self, artefact: store.Artefact, loaded: Any) -> dict[str, Any]:
+        """Under what it is trained; how many processes there are where that is more than one, or was."""
+        now = model_environment(self.model, loaded)
+        before = any("processes" in each for each in artefact.attrs.get(ATTRIBUTE, []))
+        return now | {"processes": self.group.count} if before or self.group.count > 1 else now
+
+    def _compute(
+        self, loaded: Any, data: TrainingData, options: TrainingOptions, on_step: Callable[[Step], None],
+        progress: Progress, *, resume_at_most: int,
+    ) -> int:  # fmt: skip
+        """Train as the options say; returns the steps taken."""
+        from ntkcli.engine.training.train import train_adapter
+        from ntkcli.engine.training.trainer import TrainingRows
+
         rows = TrainingRows(
             [data.rows[i] for i in data.train],
             [data.names[i] for i in data.train],
@@ -194,18 +251,16 @@ class TrainingRun:
             data.stages,
             data.packs,
         )
-        course = Course(artefact)
-        taken = train_adapter(
+        return train_adapter(
             loaded,
             rows,
             options=options,
             folder=self.folder,
-            on_step=course.add,
-            progress=self.progress,
-            resume_at_most=at_most,
+            on_step=on_step,
+            progress=progress,
+            resume_at_most=resume_at_most,
+            group=self.group,
         )
-        course.finish(taken)
-        self.progress.stop()
 
     def _write_card(self, artefact: store.Artefact) -> None:
         counts, spec = artefact.attrs["set_rows"], artefact.spec
