@@ -11,6 +11,7 @@ import typer
 
 from ntkcli.choices import Dtype, OnError, TextAs, Thinking
 from ntkcli.data.formats.registry import READERS
+from ntkcli.data.stdin import refuse_shared
 from ntkcli.doors import SPEC_KEY, Door, refuse_missing
 from ntkcli.errors import UsageError
 from ntkcli.paths import remote_url
@@ -265,10 +266,16 @@ _OTHER_RANKS = (("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("PMI_RANK", "
 """Of mpirun: no command shares parts by these."""
 
 
-def own_shard_of(verb: str) -> tuple[int, int]:
-    """This process's shard of the parts, for a command whose processes take them in turns; mpirun's are refused."""
+def own_shard_of(verb: str, **reads: Sequence[str]) -> tuple[int, int]:
+    """This process's shard of the parts, for a command whose processes take them in turns; mpirun's are refused.
+
+    `reads` are references by their option: standard input is refused to one of several processes.
+    """
     refuse_ranks(verb, of=_OTHER_RANKS)
-    return own_shard()
+    shard = own_shard()
+    for option, references in reads.items():
+        refuse_shared(f"--{option}", references, shard[1])
+    return shard
 
 
 def refuse_ranks(verb: str, *, of: Sequence[tuple[str, str]] = (*_RANKS, *_OTHER_RANKS)) -> None:

@@ -142,7 +142,7 @@ def evaluate(
     from ntkcli.steps.shared.pictures import check_picture, write_arms
     from ntkcli.steps.shared.stores import is_store, open_store
 
-    shard = o.own_shard_of("eval")
+    shard = o.own_shard_of("eval", task=[split_name(each)[1] for each in task])
     output = Output(as_json=json, quiet=quiet, verbose=verbose)
     arguments: dict[str, Any] = {
         "model": model,

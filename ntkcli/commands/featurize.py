@@ -161,7 +161,7 @@ def featurize(
         "device": o.own_device(device),
         "batch_tokens": batch_tokens,
         "part_rows": part_rows,
-        "shard": o.parse_shard(shard) if shard else o.own_shard(),
+        "shard": o.parse_shard(shard) if shard else o.own_shard_of("featurize", data=data),
         "on_error": on_error,
         "columns": o.parse_columns(columns),
         "split": split,

@@ -10,7 +10,7 @@ import hashlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final
@@ -53,6 +53,14 @@ def keep(folder: Path, *, temp: Path) -> Path:
     finally:
         temp.unlink(missing_ok=True)
     return final
+
+
+def refuse_shared(option: str, references: Iterable[str], count: int) -> None:
+    """UsageError if one of several processes is to read standard input, which can be read once."""
+    if count > 1 and STDIN in references:
+        raise UsageError(
+            f"{option} -: standard input is read once, and this is one of {count} processes.", "Give a file."
+        )
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from ntkcli.steps.features.featurize import featurize
 from ntkcli.steps.shared import shards
 from ntkcli.steps.shared.stores import open_store
 from tests.commands.conftest import Cli
+from tests.commands.test_training_ranks import Two
 from tests.conftest import Writer, choice_rows, prompt_rows
 
 VARIABLES = (
@@ -206,7 +208,7 @@ def least_arguments(verb: str, tmp_path: Path) -> list[str | Path]:
         "score": [store, "--pool", "p", "--method", "random", "--name", "x"],
         "select": [store, "--score", "x", "-n", "1", "--name", "y"],
         "diagnose": [store, "length"],
-        "arms": [store, "--domain", "d", "--pool", "p", "--task", "t", "--model", "m", "-n", "1", "--name", "a"],
+        "arms": [store, "--domain", "d", "--pool", "p", "--task", "t", "--model", "M", "-n", "1", "--name", "a"],
         "run": ["recipe.toml"],
         "rm": [store, "x"],
         "demo": [store],
@@ -235,6 +237,25 @@ def test_commands_that_share_no_work_refuse_ranks(
         assert f"ntksel {verb} is for one process, and {names[0]}={rank} with {names[1]}=2" in ran.error_line
         assert f"unset {names[0]} and {names[1]}" in ran.error_line
         assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["featurize", "s", "--data", "-", "--model", "M", "--name", "d", "--kind", "ntk"],
+        ["eval", "s", "--task", "t=-", "--model", "M", "--name", "e", "--run", "base"],
+        ["finetune", "s", "--train", "-=2", "--model", "M", "--name", "r", "--batch-size", "4"],
+    ],
+)
+def test_standard_input_is_refused_to_one_of_several_processes(
+    cli: Cli, model_dir: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("ntkcli.steps.shared.together.together", lambda *_: nullcontext(Two()))
+    ran = cli(*(str(model_dir) if word == "M" else word for word in words))
+    assert ran.code == 2
+    assert f"{words[2]} -: standard input is read once, and this is one of 2 processes." in ran.error_line
 
 
 def test_one_of_one_process_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:

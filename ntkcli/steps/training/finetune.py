@@ -167,12 +167,7 @@ def train_run(
 
 def _refuse_processes(request: TrainingRequest, count: int) -> None:
     """UsageError for what several processes can't train on together."""
-    if count == 1:
-        return
-    if stdin.STDIN in [parse_train(text)[0] for text in (*request.train, *request.then)]:
-        raise UsageError(
-            f"--train -: standard input is read once, and this is one of {count} processes.", "Give a file."
-        )
+    stdin.refuse_shared("--train", [parse_train(text)[0] for text in (*request.train, *request.then)], count)
     if request.settings.batch_size < count:
         raise UsageError(
             f"--batch-size {request.settings.batch_size}: it is the rows of a step, which {count} processes share.",
