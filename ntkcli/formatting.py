@@ -119,7 +119,8 @@ def estimate_line(found: Estimate) -> str:
     return (
         f"{found.step}: {found.rows} rows, {about}{found.tokens:,} tokens (mean {found.mean_tokens:.0f}, 95% "
         f"{found.p95_tokens:.0f}, longest {found.max_tokens}; {share}); disk {human_bytes(found.disk_bytes)}, weights "
-        f"{human_bytes(found.weight_bytes)}, {found.batch_tokens:,} tokens at a time; about "
+        f"{human_bytes(found.weight_bytes)}, {found.batch_tokens:,} tokens at a time"
+        f"{' (counted; the first batch will measure it)' if found.counted else ''}; about "
         f"{human_duration(found.seconds)}"
     )
 

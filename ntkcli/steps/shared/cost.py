@@ -29,6 +29,7 @@ class Estimate:
     product on this device.
 
     `disk_bytes` is what it adds to the store; `weight_bytes` and `batch_tokens`, computed at a time, bound the memory.
+    `counted`: the step's first batch will measure `batch_tokens`, which is counted here (features on a GPU).
     """
 
     step: str
@@ -44,6 +45,7 @@ class Estimate:
     weight_bytes: int
     batch_tokens: int
     seconds: float
+    counted: bool = False
 
 
 def estimate(
@@ -68,6 +70,7 @@ def estimate(
     From the first of `rows`, or from `counts` of all of them. `batch_tokens`: as it is known, else as the step will
     count them.
     """
+    from ntkcli.engine.models.devices import pick_device
     from ntkcli.engine.models.footprint import planned_tokens
     from ntkcli.engine.models.limits import refuse_too_long
     from ntkcli.engine.models.speed import operations_per_second
@@ -96,6 +99,7 @@ def estimate(
         batch_tokens=batch_tokens
         or planned_tokens(model, backward=step != "embed", dtype=dtype, device=device, weights=parameters),
         seconds=tokens * parameters * (forwards * forward + passes * backward) / operations_per_second(device),
+        counted=not batch_tokens and pick_device(device).type == "cuda",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,7 @@ def test_non_finite_values_name_row_and_layer(tmp_path: Path, model_dir: Path, w
 
 
 def test_estimate_loads_no_weights_and_writes_nothing(tmp_path: Path, model_dir: Path, write_jsonl: Writer) -> None:
+    from ntkcli.formatting import estimate_line
     from ntkcli.steps.features.dry_run import estimate_featurize
     from ntkcli.steps.features.request import FeatureRequest
 
@@ -136,3 +138,5 @@ def test_estimate_loads_no_weights_and_writes_nothing(tmp_path: Path, model_dir:
     assert found.disk_bytes == 50 * (2 * 8192 + 9)
     assert found.seconds > 0
     assert not (tmp_path / "s").exists()
+    assert "counted" not in estimate_line(found)  # on a CPU the first batch measures nothing
+    assert "tokens at a time (counted; the first batch will measure it)" in estimate_line(replace(found, counted=True))
