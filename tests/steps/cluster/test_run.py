@@ -1,4 +1,4 @@
-"""`ntksel run --ray`: the steps of a recipe, shared. The bytes are those of one process; a second run computes nothing."""
+"""`ntksel run --ray`: a recipe's steps are shared, to the bytes of one process; a second run computes nothing."""
 
 from __future__ import annotations
 
