@@ -58,6 +58,16 @@ class _Check:
     def __init__(self, names: set[str], *, messages: set[str] | None = None, in_loop: bool = False) -> None:
         self.names, self.in_loop = names, in_loop
         self.macros = {"raise_exception"}
+        self._own = {
+            "Name": self._name,
+            "Getitem": self._getitem,
+            "Getattr": self._getattr,
+            "Filter": self._filter,
+            "Test": self._test,
+            "Assign": self._assign,
+            "Macro": self._macro,
+            "Call": self._call,
+        }
         self.messages = {"messages"} if messages is None else messages
 
     def is_all_messages(self, node: Any) -> bool:
@@ -67,15 +77,15 @@ class _Check:
     def is_pure(self, node: Any) -> bool:
         """Whether the node and all in it are so; names that it sets count from here on."""
         kind = type(node).__name__
-        if (special := getattr(self, f"_{kind.lower()}", None)) is not None:
-            return bool(special(node))
+        if kind in self._own:
+            return self._own[kind](node)
         return kind in _PURE and self._has_pure_children(node)
 
     def _has_pure_children(self, node: Any) -> bool:
         return all(map(self.is_pure, node.iter_child_nodes()))
 
     def _name(self, node: Any) -> bool:
-        return node.name in self.names
+        return bool(node.name in self.names)
 
     def _getitem(self, node: Any) -> bool:
         if self.is_all_messages(node.node):
