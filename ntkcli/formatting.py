@@ -116,8 +116,9 @@ def estimate_line(found: Estimate) -> str:
     """What a step would take, in one line."""
     about, which = ("", "") if found.sampled == found.rows else ("about ", "sampled ")
     share = f"{found.truncated} of {found.sampled} {which}rows truncated, {found.unusable} unusable"
+    there = f" ({found.there} more are there already)" if found.there else ""
     return (
-        f"{found.step}: {found.rows} rows, {about}{found.tokens:,} tokens (mean {found.mean_tokens:.0f}, 95% "
+        f"{found.step}: {found.rows} rows{there}, {about}{found.tokens:,} tokens (mean {found.mean_tokens:.0f}, 95% "
         f"{found.p95_tokens:.0f}, longest {found.max_tokens}; {share}); disk {human_bytes(found.disk_bytes)}, weights "
         f"{human_bytes(found.weight_bytes)}, {found.batch_tokens:,} tokens at a time"
         f"{' (counted; the first batch will measure it)' if found.counted else ''}; about "

@@ -9,7 +9,7 @@ scores.read("score")
 """
 
 from store.artefact import Artefact
-from store.atomic import folder_bytes, free_bytes, publish_dir, write_bytes
+from store.atomic import folder_bytes, free_bytes, publish_dir, write_bytes, write_pieces
 from store.check import Checked, check
 from store.check_documents import Finding
 from store.documents import ArraySpec
@@ -65,4 +65,5 @@ __all__ = [
     "say_rows",
     "status_attrs",
     "write_bytes",
+    "write_pieces",
 ]

@@ -95,6 +95,11 @@ class Batch:
 
 def write_bytes(path: Path, *pieces: bytes | memoryview, temp: Callable[[], Path] | None = None) -> None:
     """Put `pieces`, joined, at `path`: whole and durable, or not at all. `temp` as for Batch."""
+    write_pieces(path, pieces, temp=temp)
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes | memoryview], temp: Callable[[], Path] | None = None) -> None:
+    """As `write_bytes`, of pieces that are made one after the other."""
     with Batch(path.parent, temp) as batch:
         batch.add(path, pieces)
         batch.publish()

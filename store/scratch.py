@@ -16,7 +16,6 @@ import re
 import secrets
 import shutil
 import socket
-import time
 from pathlib import Path
 from typing import Final
 
@@ -47,19 +46,27 @@ class Scratch:
         removed = 0
         with contextlib.suppress(FileNotFoundError):  # the folder, or what another cleaner took first
             for path in list(self.folder.iterdir()):
-                if _is_left_over(path):
+                if self._is_left_over(path):
                     _remove(path)
                     removed += 1
         return removed
 
+    def _is_left_over(self, path: Path) -> bool:
+        entry = _ENTRY.fullmatch(path.name)
+        if entry is None:
+            return False
+        if entry["host"] == _host():
+            return not _is_alive(int(entry["pid"]))
+        return self._now() - path.lstat().st_mtime > STALE_SECONDS
 
-def _is_left_over(path: Path) -> bool:
-    entry = _ENTRY.fullmatch(path.name)
-    if entry is None:
-        return False
-    if entry["host"] == _host():
-        return not _is_alive(int(entry["pid"]))
-    return time.time() - path.lstat().st_mtime > STALE_SECONDS
+    def _now(self) -> float:
+        """The time by the clock that marks files here: of a shared disk, its server's. This host's may differ."""
+        path = self.fresh()
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
+            return path.lstat().st_mtime
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def _remove(path: Path) -> None:

@@ -6,7 +6,7 @@ documents and its finished parts, a part's record after its chunks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -95,6 +95,21 @@ def receive_documents(store: Store, name: str, documents: Mapping[str, bytes]) -
         atomic.write_draft(built / (store.path / path).relative_to(final), data)
     store.make_groups(name)
     atomic.publish_dir(built, final)
+    return store.get(name)
+
+
+def receive_longer(store: Store, name: str, documents: Mapping[str, bytes], keep: Iterable[str]) -> Artefact:
+    """The artefact `name` with more rows, in the place of the one that is there; files of that one to `keep` stay.
+
+    `documents`: path in the store -> bytes; `keep` are chunks and records, of whole parts.
+    """
+    built, final = store.tmp_path(), store.artefact_path(name)
+    with atomic.locked(final):
+        for path, data in documents.items():
+            atomic.write_draft(built / (store.path / path).relative_to(final), data)
+        for path in keep:
+            atomic.link_draft(store.path / path, built / (store.path / path).relative_to(final))
+        atomic.replace_dir(built, final)
     return store.get(name)
 
 

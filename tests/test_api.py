@@ -27,8 +27,8 @@ from tests.scoring.kit import make_store
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-OF_A_PROGRAM = {"json", "quiet", "verbose", "dry_run", "help", "ray", "shard_model"}
-"""What only a program needs, or (`ray`, `shard_model`) starts as a program, or as several."""
+OF_A_PROGRAM = {"json", "quiet", "verbose", "dry_run", "help", "shard_model"}
+"""What only a program needs, or (`shard_model`) several processes."""
 OTHER = {
     "score": {"combine", "compare", "n", "plot", "force"},  # functions of their own: `combine`, `scores`
     "explain": {"tokens", "device"},  # `explain_tokens`

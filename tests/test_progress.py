@@ -17,8 +17,9 @@ from ntkcli.console import Reporter
 from ntkcli.data import DataFile, scan
 from ntkcli.data.formats import columnar, compression
 from ntkcli.progress import ShownFile, counted_below, show_below_with, shown
+from ntkcli.selection.alike import Alike
 from ntkcli.selection.chooser import Chooser, Limits
-from ntkcli.selection.likeness import Known, join_alike
+from ntkcli.selection.likeness import Known
 from ntkcli.selection.partition import Components
 from ntkcli.steps.selections.selectors import choose
 from tests.conftest import prompt_rows, write_rows
@@ -148,7 +149,10 @@ def test_a_model_that_is_loaded_is_shown(model_dir: Path) -> None:
 
 def test_near_duplicates_are_shown() -> None:
     texts = [f"some words of row {i}" for i in range(30)]
-    courses = recorded(lambda: join_alike(Components(30), texts, [None] * 30))
+    alike = Alike()
+    for text in texts:
+        alike.add(text, None)
+    courses = recorded(lambda: alike.join(Components(30)))
     assert courses == [["near-duplicates", 30, "rows", 30]]
     assert recorded(lambda: Known(texts, texts)) == [["texts to compare with", 30, "rows", 30]]
 

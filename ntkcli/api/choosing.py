@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from ntkcli.api.names import ProbeName, ScoreName, SelectorName
+from ntkcli.api.on_cluster import share
 from ntkcli.api.opening import StorePath, path_of
 from ntkcli.api.results import Explained, Features, Queried, Scored, Selected, TokensExplained
 from ntkcli.choices import (
@@ -42,18 +43,22 @@ def featurize(
     batch_tokens: int | None = None, part_rows: int | None = None, shard: tuple[int, int] | None = None,
     on_error: OnError = OnError.FAIL, columns: Mapping[str, str] | None = None, split: str | None = None,
     thinking: Thinking | None = None, text_as: TextAs = TextAs.CHAT, trust_remote_code: bool = False,
-    progress: Progress | None = None,
+    ray: str | None = None, progress: Progress | None = None,
 ) -> Features:  # fmt: skip
     """Compute features of every row, or find them finished: sketched per-example gradients, or embeddings.
 
     Like `ntksel featurize`. Several `data` are read as one data set, in their order. Only the parts I, I + N, ... with
-    `shard` (I, N). `losses` keeps the loss of each row too.
+    `shard` (I, N). `losses` keeps the loss of each row too. `ray`: share the work over a Ray cluster, its address or
+    `local`.
 
     Raises:
         UsageError, DataError: an option or a row can't be used.
         SpecDiffersError: the features exist and were made with other settings.
     """
-    given = {**locals(), "thinking": is_on(thinking), "shard": shard or (0, 1)}
+    given = {**locals(), "data": [data] if isinstance(data, str | Path) else data}
+    share("featurize", given)
+    given |= {"thinking": is_on(thinking), "shard": shard or (0, 1)}
+    del given["ray"]
     given["data"] = data if isinstance(data, str | Path) else AND.join(map(str, data))
     from ntkcli.steps.features import featurize as step
 
@@ -67,9 +72,12 @@ def score(
     rows: str | None = None, centre: bool = False, k: int | None = None, subspace: float | None = None,
     whiten: float | None = None, residual: bool = False, seed: int = 0, match_length: str | None = None,
     tokens_of: str | None = None, dtype: Dtype = Dtype.AUTO, device: str = "auto", batch_tokens: int | None = None,
-    on_error: OnError = OnError.FAIL, data: Sequence[str] | None = None, progress: Progress | None = None,
+    on_error: OnError = OnError.FAIL, ray: str | None = None, data: Sequence[str] | None = None,
+    progress: Progress | None = None,
 ) -> Scored:  # fmt: skip
     """Score every row of the pool against the domain, streaming over the pool. Like `ntksel score`.
+
+    `ray`, for the method exact: share the work over a Ray cluster, its address or `local`.
 
     Raises:
         UsageError: an option does not apply to the method, or can't be used.
@@ -86,16 +94,19 @@ def scores(
     rows: str | None = None, centre: bool = False, k: int | None = None, subspace: float | None = None,
     whiten: float | None = None, residual: bool = False, seed: int = 0, match_length: str | None = None,
     tokens_of: str | None = None, dtype: Dtype = Dtype.AUTO, device: str = "auto", batch_tokens: int | None = None,
-    on_error: OnError = OnError.FAIL, data: Sequence[str] | None = None, progress: Progress | None = None,
+    on_error: OnError = OnError.FAIL, ray: str | None = None, data: Sequence[str] | None = None,
+    progress: Progress | None = None,
 ) -> list[Scored]:  # fmt: skip
     """Write several scores of one pool; `methods` maps each name to its method. Like `ntksel score` with METHOD=NAME.
 
-    Methods that compare features read them once, together. Each option applies to the methods that have it.
+    Methods that compare features read them once, together. Each option applies to the methods that have it. `ray`, for
+    one score by the method exact: share the work over a Ray cluster.
 
     Raises:
         UsageError: an option does not apply to any of the methods, or can't be used.
         SpecError: pool and domain were not featurized alike.
     """
+    share("score", {**locals(), "method": [f"{method}={name}" for name, method in methods.items()]})
     from ntkcli.steps.scores.score import scores as step
 
     options = ScoreOptions(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from ntkcli.api.names import ProbeName, ScoreName
+from ntkcli.api.on_cluster import share
 from ntkcli.api.opening import StorePath, path_of
 from ntkcli.api.results import Compared, Diagnosed, Split, Validated
 from ntkcli.choices import Design, Dtype, Equalise, LossPer, OnError, Preset, Schedule, TextAs, Thinking
@@ -37,12 +38,13 @@ def arms(
     dtype: Dtype = Dtype.AUTO, device: str = "auto", domain_split: str | None = None, pool_split: str | None = None,
     retain: Sequence[str] | None = None, on_error: OnError = OnError.FAIL, thinking: Thinking | None = None,
     text_as: TextAs = TextAs.CHAT, trust_remote_code: bool = False, allow_overlap: bool = False, name: str = "arms",
-    prefix: str = "", export: str | Path | None = None, plot: str | Path | None = None, force: bool = False,
-    quiet: bool = True,
+    prefix: str = "", ray: str | None = None, export: str | Path | None = None, plot: str | Path | None = None,
+    force: bool = False, quiet: bool = True,
 ) -> Compared:  # fmt: skip
     """Compare selected rows with random rows, the domain alone and other baselines under one budget, resumable.
 
-    Like `ntksel arms`: on `task`, or on the domain's own rows in `folds`. Not `quiet`: progress and the commands that
+    Like `ntksel arms`: on `task`, or on the domain's own rows in `folds`. `ray`: share the work over a Ray cluster, its
+    address or `local`. Not `quiet`: progress and the commands that
     it runs go to stderr.
 
     Raises:
@@ -66,21 +68,24 @@ def validate(
     loss_per: LossPer = LossPer.ROW, average_weights: bool | None = None, hold_out: float = 0.0,
     patience: int | None = None, dtype: Dtype = Dtype.AUTO, device: str = "auto",
     columns: Mapping[str, str] | None = None, split: str | None = None, thinking: Thinking | None = None,
-    text_as: TextAs = TextAs.CHAT, trust_remote_code: bool = False, keep_runs: bool = False,
+    text_as: TextAs = TextAs.CHAT, trust_remote_code: bool = False, keep_runs: bool = False, ray: str | None = None,
     plot: str | Path | None = None, export: str | Path | None = None, force: bool = False, quiet: bool = True,
 ) -> Validated:  # fmt: skip
     """Train on the rows that scores like best and least, and report whether the best help more; resumes run by run.
 
     Like `ntksel validate`: on `task`, or on the domain's own rows in `folds`. `average_weights` None is True, but False
-    with `hold_out`. Not `quiet`: progress goes to stderr.
+    with `hold_out`. `ray`: share the work over a Ray cluster, its address or `local`. Not `quiet`: progress goes to
+    stderr.
 
     Raises:
         UsageError: scores, rows or options can't be used.
     """
-    given = {**_options(locals()), "seeds": _numbers(seeds), "dry_run": False}
+    asked = locals().copy()
+    share("validate", asked)
+    given = {**_options(asked), "seeds": _numbers(seeds), "dry_run": False}
     from ntkcli.commands.validate import validate as command
 
-    given |= {"columns": _columns(columns)}
+    given |= {"columns": _columns(columns), "ray": None, "context": None}
     return Validated.of(_result_of(command, **given))
 
 

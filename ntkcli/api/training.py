@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ntkcli.api.on_cluster import share
 from ntkcli.api.opening import StorePath, path_of
 from ntkcli.api.results import Evaluated, Merged, RatesFound, Trained
 from ntkcli.choices import Dtype, LossPer, Normalise, OnError, Schedule, Scorer, TextAs, Thinking
@@ -81,15 +82,19 @@ def evaluate(
     on_error: OnError = OnError.FAIL, columns: Mapping[str, str] | None = None, split: str | None = None,
     thinking: Thinking | None = None, text_as: TextAs = TextAs.CHAT, num_fewshot: int | None = None,
     limit: int | None = None, apply_chat_template: bool = False, trust_remote_code: bool = False,
-    export: str | Path | None = None, plot: str | Path | None = None, force: bool = False,
+    ray: str | None = None, export: str | Path | None = None, plot: str | Path | None = None, force: bool = False,
     progress: Progress | None = None,
 ) -> Evaluated:  # fmt: skip
     """Evaluate runs on the same items, with intervals and paired tests. Like `ntksel eval`.
 
+    `ray`: share the work over a Ray cluster, its address or `local`.
+
     Raises:
         UsageError: a task or a run is not there, or an option can't be used.
     """
-    given = {**locals(), "thinking": is_on(thinking), "retain": retain or ()}
+    asked = locals().copy()
+    given = {**asked, "thinking": is_on(thinking), "retain": retain or ()}
+    del given["ray"]
     from ntkcli.data.references import split_name
     from ntkcli.steps.evaluation import evaluate as step
     from ntkcli.steps.shared.outputs import Inputs
@@ -100,6 +105,7 @@ def evaluate(
     picture = None if drawn is None else Path(drawn)
     inputs = Inputs([split_name(str(each))[1] for each in (*task, *(retain or ()))], (model,))
     check_picture(picture, inputs=inputs, stored=open_store(path) if is_store(path) else None, force=force)
+    share("eval", asked)
     found = step.evaluate(path, **given)
     if picture is not None:
         write_arms(picture, [("", found.baseline, found.scores)], kind="eval")

@@ -17,6 +17,7 @@ from ntkcli.commands.share import run_share
 from ntkcli.console import Output, ThisThread
 from ntkcli.errors import UsageError
 from ntkcli.help_panels import ARGUMENTS
+from ntkcli.progress import Progress
 from ntkcli.steps.cluster.drive import Driver
 from ntkcli.steps.cluster.jobs import Job, Outcome, Pool
 from ntkcli.steps.cluster.nodes import ask, refuse_unfit
@@ -29,20 +30,23 @@ from store import Store
 
 def share_own(context: typer.Context, address: str | None, store: Path, output: Output) -> None:
     """Share the command that is running, with `--ray`: its parts are in the store then, and it finds them finished."""
-    if address is None:
-        return
-    words = [str(context.info_name), *context.meta[ARGUMENTS]]
+    if address is not None:
+        share_words([str(context.info_name), *context.meta[ARGUMENTS]], address, store, output.progress)
+
+
+def share_words(words: Sequence[str], address: str, store: Path, progress: Progress) -> None:
+    """As `share_own`, for the words of a command."""
     if not is_shared(words):
         raise UsageError("--ray is for --method exact: other scores take no model, and less time.", "Leave it out.")
     if "--shard" in words or any(word.startswith("--shard=") for word in words):
         raise UsageError("--shard and --ray both share the parts.", "Give one of them.")
     if "--shard-model" in words:
         raise UsageError("--shard-model is for processes of torchrun or srun, and --ray starts its own.", "Give one.")
-    o.refuse_ranks(f"{context.info_name} --ray")
+    o.refuse_ranks(f"{words[0]} --ray")
     if "-" in words:
         raise UsageError("Standard input is not there on other machines.", "With --ray, give a file.")
     with pool_of(address, store, [words]) as pool:
-        Driver(pool, store, lambda _: None, output.progress).run([words])
+        Driver(pool, store, lambda _: None, progress).run([words])
 
 
 def share_chain(address: str, commands: Sequence[Sequence[str]], finish: Callable[[int], None], output: Output) -> None:

@@ -39,6 +39,8 @@ def pull(
     found = step.pull(url, store, force=force, dry_run=dry_run, progress=output.progress)
     for name, why in found.unfinished.items():
         output.progress.note(f"{name}: {why}")
+    for name in found.longer:
+        output.progress.note(f"{name}: {found.store} has more rows, which stay; push them with `ntksel push`")
     done = "to receive" if dry_run else "received"
     received = f"{found.received} of {found.files} files {done}, {human_bytes(found.received_bytes)}"
     output.result(found, line=f"{found.store}: {received} of {human_bytes(found.size_bytes)}")

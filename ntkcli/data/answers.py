@@ -90,7 +90,7 @@ class _Finder:
         if self.turn == len(self.messages) - 1:
             self.bounded, self.stop = True, len(self.whole)
             return
-        text = self.renderer.text(self.messages[: self.turn + 1], tools=self.tools)
+        text = self.renderer.upto(self.messages, self.turn, tools=self.tools)
         self.stop = _shared(text, self.whole)
         self.bounded = self.stop == len(text)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import takewhile
@@ -22,6 +22,7 @@ from typing import Any, Final
 from ntkcli.data import tools as calls_format
 from ntkcli.data.rows import Message, RowError
 from ntkcli.data.templates import DATE, REASONING, find_template, without_thought
+from ntkcli.data.turn_by_turn import TurnByTurn, marked
 from ntkcli.errors import UsageError
 from store import RowStatus
 
@@ -52,9 +53,14 @@ class Renderer:
         self.end_of_turn = re.compile(rf"\s*(?:{either})")
         self._switches: dict[str, bool] = {}
         self._cuts_thought = False
+        self._by_turn: TurnByTurn | None = None
         self.opens_thought = self._opens_thought()
-        if thinking is None:
-            return
+        if thinking is not None:
+            self._set_thinking(thinking)
+        self._by_turn = self._turn_by_turn()
+
+    def _set_thinking(self, thinking: bool) -> None:
+        """UsageError if the template can't be told so."""
         if self._known.switch is not None:
             self._switches = {self._known.switch: thinking}
             self.opens_thought = self._opens_thought()
@@ -86,6 +92,8 @@ class Renderer:
         """
         if self.template is None:
             return self._plain(messages, generation=generation)
+        if switched and not generation and not tools and (pieces := self._pieces(messages)) is not None:
+            return "".join(pieces)
         options: dict[str, Any] = {"add_generation_prompt": generation, **(self._switches if switched else {})}
         if tools:
             options["tools"] = json.loads(tools)
@@ -129,8 +137,31 @@ class Renderer:
 
     def head(self, messages: Sequence[Message], turn: int, *, tools: str = "") -> str:
         """The text before `messages[turn]`, up to where the model would begin to write that turn."""
-        head = self.text(messages[:turn], tools=tools, generation=True)
+        pieces = self._pieces(messages) if turn and not tools else None
+        if self._by_turn is not None and pieces is not None:
+            head = "".join(pieces[:turn]) + self._by_turn.tail
+        else:
+            head = self.text(messages[:turn], tools=tools, generation=True)
         return next(iter(without_thought(head)), head) if self._cuts_thought else head
+
+    def upto(self, messages: Sequence[Message], turn: int, *, tools: str = "") -> str:
+        """The text of the turns up to this one, and no later ones."""
+        pieces = None if tools else self._pieces(messages)
+        if pieces is None:
+            return self.text(messages[: turn + 1], tools=tools)
+        return "".join(pieces[: turn + 1]) + pieces[-1]
+
+    def _pieces(self, messages: Sequence[Message]) -> list[str] | None:
+        """The text of each turn, and what is behind the last, by one rendering; None where that is not sure."""
+        if self._by_turn is None or not messages:
+            return None
+        key = tuple(messages)
+        if (known := self._by_turn.known(key)) is not None:
+            return known
+        turns = self._turns(messages)
+        if len(turns) != len(messages) or not all(map(_is_plain, turns)):
+            return None
+        return self._by_turn.pieces(key, turns)
 
     def shown(self, message: Message) -> Message:
         """The message as the template gets it: calls as text where it knows none, a tool's result then as a user's."""
@@ -156,9 +187,9 @@ class Renderer:
             after_tool = message.role == "tool"
         return turns
 
-    def _render(self, turns: list[dict[str, Any]], options: Mapping[str, Any]) -> str:
+    def _render(self, turns: Sequence[dict[str, Any]], options: Mapping[str, Any]) -> str:
         """The turns by the template, as transformers renders them; plain ones without its checks of foreign values."""
-        plain = turns and "tools" not in options and all(map(_is_plain, turns))
+        plain = bool(turns) and "tools" not in options and all(map(_is_plain, turns))
         if self._compiled is not None and plain:
             return self._compiled(messages=turns, tools=None, documents=None, date_string=DATE, **options)
         return str(
@@ -166,6 +197,27 @@ class Renderer:
                 turns, chat_template=self.template, tokenize=False, date_string=DATE, **options
             )
         )
+
+    def _turn_by_turn(self) -> TurnByTurn | None:
+        """What renders each turn by itself, if the template does."""
+        if self._compiled is None or self.template is None:
+            return None
+        from transformers.utils.chat_template_utils import _compile_jinja_template
+
+        names = self._compiled.keywords
+        found = marked(_compile_jinja_template(self.template).environment, self.template, {*names, *self._switches})
+        if found is None:
+            return None
+        made = TurnByTurn(
+            partial(found.render, tools=None, documents=None, date_string=DATE, **names, **self._switches)
+        )
+
+        def rendered(turns: Sequence[dict[str, Any]], generation: bool) -> str:
+            return self._render(turns, {"add_generation_prompt": generation, **self._switches})
+
+        two = [_turn(message, arguments_as_text=False) for message in (*_PROBE, *_PROBE)]
+        system = [{"role": "system", "content": "Be good."}, *two]
+        return made if made.agrees(rendered, two) and made.agrees(rendered, system, refused=True) else None
 
     def _plain(self, messages: Sequence[Message], *, generation: bool) -> str:
         turns = [
@@ -183,7 +235,7 @@ class Renderer:
         return not whole.startswith(head) and any(map(whole.startswith, without_thought(head)))
 
 
-def _compiled(tokenizer: Any, template: str) -> Callable[..., str] | None:
+def _compiled(tokenizer: Any, template: str) -> partial[str] | None:
     """The template as a function that gives what `apply_chat_template` gives of plain turns, at a third of the time.
 
     None where that is not sure: a tokenizer with a method of its own, or a template that fails. For the rest of the

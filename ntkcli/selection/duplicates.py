@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from array import array
+from collections.abc import Iterable
 from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ntkcli.selection.bands import Bands, Keys
+from ntkcli.selection.kept import DIGEST_BYTES, KeptHashes
 
 Hashes = NDArray[np.uint64]
 
@@ -52,58 +55,17 @@ def exact_key(text: str) -> str:
     return " ".join(normalised(text))
 
 
-class NearDuplicates:
-    """Texts seen so far, by MinHash bands; a meeting in a band is checked by the exact Jaccard similarity.
+class Signatures:
+    """MinHash signatures of texts, as a number for each band: of texts that meet in a band it is the same."""
 
-    Shingles whose hashes are `ignored` don't count. A text that has no others is like no text. Memory: 400 bytes a text
-    for the bands, and 8 for each shingle.
-    """
-
-    def __init__(self, *, ignored: Hashes | None = None) -> None:
-        self._ignored = ignored
-        self._shingles = _Shingles()
-        self._bands = Bands(BANDS)
+    def __init__(self) -> None:
         draw = np.random.default_rng(0)
         self._a = draw.integers(1, int(_PRIME), (BANDS * BAND_ROWS, 1), dtype=np.uint64)
         self._b = draw.integers(0, int(_PRIME), (BANDS * BAND_ROWS, 1), dtype=np.uint64)
         self._mix = draw.integers(1, 1 << 62, BAND_ROWS, dtype=np.uint64) | np.uint64(1)
-        self._last: tuple[str, Hashes, Keys] | None = None
 
-    def find(self, text: str) -> int | None:
-        """The first text added, by number, that this is a near-duplicate of, or None."""
-        return next(self.like(text), None)
-
-    def like(self, text: str, *, skip: Callable[[int], bool] = lambda _: False) -> Iterator[int]:
-        """All texts added, by number and ascending, that this is a near-duplicate of.
-
-        Those that `skip` is true of are passed over; it is asked right before a comparison.
-        """
-        shingles, keys = self._of(text)
-        if not len(shingles):
-            return
-        for i in self._bands.meeting(keys):
-            if not skip(i) and _jaccard(self._shingles[i], shingles) >= NEAR:
-                yield i
-
-    def add(self, text: str) -> None:
-        """Remember a text; it gets the next number."""
-        shingles, keys = self._of(text)
-        if not len(shingles):  # like no text: a key of its own, so that such texts make no chain
-            keys = np.full(BANDS, len(self._shingles) * int(_ODD) >> 32 & 0xFFFFFFFF, dtype=np.uint32)
-        self._shingles.append(shingles)
-        self._bands.add(keys)
-
-    def _of(self, text: str) -> tuple[Hashes, Keys]:
-        """The text's shingles and its bands' keys; those of the last text are kept, which is often added then."""
-        if self._last is None or self._last[0] is not text:
-            shingles = gram_hashes(normalised(text), SHINGLE_WORDS)
-            if self._ignored is not None:
-                shingles = np.setdiff1d(shingles, self._ignored, assume_unique=True)
-            self._last = (text, shingles, self._keys(shingles))
-        return self._last[1:]
-
-    def _keys(self, shingles: Hashes) -> Keys:
-        """A number for each band of the signature (BANDS,): of texts that meet in a band it is the same."""
+    def keys(self, shingles: Hashes) -> Keys:
+        """The number of each band (BANDS,)."""
         signature = np.full(BANDS * BAND_ROWS, _PRIME, dtype=np.uint64)
         small = _below_prime(shingles)
         for low in range(0, len(small), SHINGLES_AT_ONCE):
@@ -112,6 +74,40 @@ class NearDuplicates:
         mixed = (signature.reshape(BANDS, BAND_ROWS) * self._mix).sum(axis=1, dtype=np.uint64)
         keys: Keys = ((mixed ^ (mixed >> np.uint64(29))) * _ODD >> np.uint64(32)).astype(np.uint32)
         return keys
+
+
+class NearDuplicates:
+    """Texts seen so far, by MinHash bands; a meeting in a band is checked by the exact Jaccard similarity.
+
+    Shingles whose hashes are `ignored` don't count. A text that has no others is like no text. Memory: 400 bytes a text
+    for the bands, and 8 for each shingle.
+    """
+
+    def __init__(self, *, ignored: Hashes | None = None) -> None:
+        self._ignored = np.zeros(0, dtype=np.uint64) if ignored is None else ignored
+        self._shingles = _Shingles()
+        self._bands = Bands(BANDS)
+        self._signatures = Signatures()
+
+    def find(self, text: str) -> int | None:
+        """The first text added, by number, that this is a near-duplicate of, or None."""
+        shingles = self._of(text)
+        if not len(shingles):
+            return None
+        meeting = self._bands.meeting(self._signatures.keys(shingles))
+        return next((i for i in meeting if jaccard(self._shingles[i], shingles) >= NEAR), None)
+
+    def add(self, text: str) -> None:
+        """Remember a text; it gets the next number."""
+        if len(shingles := self._of(text)):
+            keys = self._signatures.keys(shingles)
+        else:  # like no text: a key of its own, so that such texts make no chain
+            keys = np.full(BANDS, len(self._shingles) * int(_ODD) >> 32 & 0xFFFFFFFF, dtype=np.uint32)
+        self._shingles.append(shingles)
+        self._bands.add(keys)
+
+    def _of(self, text: str) -> Hashes:
+        return without(gram_hashes(normalised(text), SHINGLE_WORDS), self._ignored)
 
 
 class _Shingles:
@@ -140,28 +136,73 @@ class _Shingles:
         return self._arrays[which][start:stop]
 
 
-def first_of_each(texts: Iterable[tuple[int, str]], *, near: bool) -> tuple[list[int], list[tuple[int, int]]]:
-    """The rows that stay, in the order given, and (row, the row it repeats) of the others.
+def first_of_each(
+    texts: Iterable[tuple[int, str]], order: Iterable[int], *, near: bool
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """The rows that stay, in the `order` given, and (row, the row it repeats) of the others.
 
-    Repeats are texts with the same words or, if `near`, with a Jaccard similarity of at least NEAR.
+    Repeats are texts with the same words or, if `near`, with a Jaccard similarity of at least NEAR. The `texts` are of
+    (row, text), rows ascending; of `order` those without a text are passed over. Memory: 8 bytes a text; 400 for one
+    that stays, if `near`.
     """
+    rows, known = array("q"), _NearKept() if near else _ExactKept()
+    for row, text in texts:
+        rows.append(row)
+        known.read(text)
+    number = np.array(rows, dtype=np.int64)
     kept: list[int] = []
     repeats: list[tuple[int, int]] = []
-    known: dict[str, int] = {}
-    index = NearDuplicates()
-    for row, text in texts:
-        if near:
-            at = index.find(text)
-            if at is None:
-                index.add(text)
-        else:
-            at = known.setdefault(exact_key(text), len(kept))
-            at = None if at == len(kept) else at
-        if at is None:
+    for row in order:
+        at = int(np.searchsorted(number, row))
+        if at == len(number) or number[at] != row:
+            continue
+        first = known.first(at)
+        if first == at:
             kept.append(row)
         else:
-            repeats.append((row, kept[at]))
+            repeats.append((row, int(number[first])))
     return kept, repeats
+
+
+class _ExactKept:
+    """Texts by their words; `first` is asked for text after text, and gives the earlier one with the same words."""
+
+    def __init__(self) -> None:
+        self._digests: list[bytes] = []
+        self._first: dict[bytes, int] = {}
+
+    def read(self, text: str) -> None:
+        self._digests.append(hashlib.blake2b(exact_key(text).encode(), digest_size=DIGEST_BYTES).digest())
+
+    def first(self, number: int) -> int:
+        return self._first.setdefault(self._digests[number], number)
+
+
+class _NearKept:
+    """As `_ExactKept`, by near-duplicates: the earlier text is one that was like none before it."""
+
+    def __init__(self) -> None:
+        self._shingles, self._bands, self._signatures = KeptHashes(), Bands(BANDS), Signatures()
+        self._kept = array("q")
+
+    def read(self, text: str) -> None:
+        self._shingles.append(gram_hashes(normalised(text), SHINGLE_WORDS))
+
+    def first(self, number: int) -> int:
+        if not len(shingles := self._shingles[number]):
+            return number
+        keys = self._signatures.keys(shingles)
+        for at in self._bands.meeting(keys):
+            if jaccard(self._shingles[self._kept[at]], shingles) >= NEAR:
+                return self._kept[at]
+        self._bands.add(keys)
+        self._kept.append(number)
+        return number
+
+
+def without(shingles: Hashes, ignored: Hashes) -> Hashes:
+    """The sorted hashes that are not `ignored`."""
+    return np.setdiff1d(shingles, ignored, assume_unique=True) if len(ignored) else shingles
 
 
 def _hashes(data: bytes, start: list[int], stop: list[int]) -> list[int]:
@@ -173,8 +214,8 @@ def _hashes(data: bytes, start: list[int], stop: list[int]) -> list[int]:
     ]
 
 
-def _jaccard(a: Hashes, b: Hashes) -> float:
-    """Of sorted hashes without repeats."""
+def jaccard(a: Hashes, b: Hashes) -> float:
+    """How alike two sets are, 0 to 1: sorted hashes without repeats."""
     if min(len(a), len(b)) < NEAR * max(len(a), len(b)):  # it is at most the ratio of the sizes
         return 0.0
     at = np.searchsorted(b, a)

@@ -5,6 +5,7 @@ Pure strings; must not know rows or files.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
 import zlib
@@ -14,7 +15,6 @@ import numpy as np
 
 from ntkcli.progress import counted_below
 from ntkcli.selection.duplicates import SHINGLE_WORDS, Hashes, NearDuplicates, exact_key, gram_hashes, normalised
-from ntkcli.selection.partition import Components
 
 PROMPT_WORDS = 8
 """Words from which equal prompts are one question, whatever the answers; shorter ones ("Summarise:") may be common."""
@@ -46,38 +46,26 @@ def prompt_key(prompt: str | None) -> str | None:
     return " ".join(words) if len(words) >= PROMPT_WORDS else None
 
 
+def order_in_sample(text: str) -> tuple[int, bytes]:
+    """The texts that come first in this order are the sample of a set, in whatever order they stand there."""
+    data = text.encode()
+    return zlib.crc32(data), hashlib.blake2b(data, digest_size=8).digest()
+
+
 def template_of(texts: Sequence[str]) -> Hashes:
     """The shingles (sorted hashes) of the words that most of these comparable texts share; the order does not matter.
 
     Instructions around a short text would make all rows near-duplicates of each other.
     """
-    chosen = sorted(texts, key=lambda text: (zlib.crc32(text.encode()), text))[:SAMPLE_ROWS]
-    found = [gram_hashes(normalised(text), SHINGLE_WORDS) for text in chosen]
-    hashes, counts = np.unique(np.concatenate([np.zeros(0, dtype=np.uint64), *found]), return_counts=True)
-    common: Hashes = hashes[counts > max(TEMPLATE_ROWS, TEMPLATE_SHARE * len(chosen))]
+    chosen = sorted(texts, key=order_in_sample)[:SAMPLE_ROWS]
+    return most_common([gram_hashes(normalised(text), SHINGLE_WORDS) for text in chosen])
+
+
+def most_common(sample: Sequence[Hashes]) -> Hashes:
+    """Sorted hashes that stand in most texts of a sample: their template."""
+    hashes, counts = np.unique(np.concatenate([np.zeros(0, dtype=np.uint64), *sample]), return_counts=True)
+    common: Hashes = hashes[counts > max(TEMPLATE_ROWS, TEMPLATE_SHARE * len(sample))]
     return common
-
-
-def join_alike(found: Components, texts: Sequence[str], prompts: Sequence[str | None]) -> None:
-    """Join rows with the same words, near-duplicates (and theirs, and so on), and rows with the same long prompt."""
-    first: dict[str, int] = {}
-    prompt_of: dict[str, int] = {}
-    plain_texts = [comparable(text) for text in texts]
-    index, rows = NearDuplicates(ignored=template_of(plain_texts)), list[int]()
-    for row, (text, prompt) in enumerate(
-        counted_below(zip(texts, prompts, strict=True), "near-duplicates", len(texts))
-    ):
-        if (question := prompt_key(prompt)) is not None:
-            found.join(row, prompt_of.setdefault(question, row))
-        known = first.setdefault(key_of(text), row)
-        if known != row:
-            found.join(row, known)
-            continue
-        plain = plain_texts[row]
-        for number in index.like(plain, skip=lambda i, row=row: found.same(rows[i], row)):  # type: ignore[misc]
-            found.join(row, rows[number])
-        index.add(plain)
-        rows.append(row)
 
 
 class Known:

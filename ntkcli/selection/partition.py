@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,10 +12,10 @@ Ints = NDArray[np.int64]
 
 
 class Components:
-    """Rows 0..n-1 joined into components."""
+    """Rows 0..n-1 joined into components. Memory: 8 bytes a row."""
 
     def __init__(self, n: int) -> None:
-        self._parent = list(range(n))
+        self._parent = array("q", range(n))
 
     def root(self, row: int) -> int:
         """The row that stands for the component of `row`."""
@@ -34,7 +35,9 @@ class Components:
 
     def labels(self) -> Ints:
         """The component of each row (n,), numbered from 0 by their first rows."""
-        roots = np.array([self.root(row) for row in range(len(self._parent))], dtype=np.int64)
+        roots = np.array(self._parent, dtype=np.int64)
+        while not np.array_equal(above := roots[roots], roots):
+            roots = above
         return np.unique(roots, return_inverse=True)[1].astype(np.int64)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from ntkcli.selection import duplicates
 from ntkcli.selection.bands import FIRST_ROOM, Bands
-from ntkcli.selection.duplicates import NEAR, NearDuplicates, first_of_each, gram_hashes
+from ntkcli.selection.duplicates import NEAR, NearDuplicates, Signatures, first_of_each, gram_hashes
 from tests.conftest import WORDS
 
 
@@ -45,7 +45,7 @@ def test_the_first_of_each_is_that_of_all_pairs() -> None:
         else:
             repeats.append((i, first))
     assert repeats
-    assert first_of_each(enumerate(texts), near=True) == (kept, repeats)
+    assert first_of_each(enumerate(texts), range(len(texts)), near=True) == (kept, repeats)
 
 
 def test_texts_without_words_are_like_none() -> None:
@@ -74,9 +74,9 @@ def test_signatures_by_definition() -> None:
     edges = np.array([0, 1, 2**31 - 2, 2**31 - 1, 2**31, 2**62 - 1, 2**64 - 1], dtype=np.uint64)
     for each in (numbers, edges):
         np.testing.assert_array_equal(duplicates._below_prime(each), each % np.uint64(2**31 - 1))
-    index = NearDuplicates()
-    whole = index._keys(np.unique(numbers))
-    halves = [index._keys(half) for half in np.split(np.unique(numbers), 2)]
+    signatures = Signatures()
+    whole = signatures.keys(np.unique(numbers))
+    halves = [signatures.keys(half) for half in np.split(np.unique(numbers), 2)]
     assert not any((half == whole).all() for half in halves)
 
 

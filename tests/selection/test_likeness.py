@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import itertools
 import random
+import tracemalloc
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ntkcli.selection import alike, kept
+from ntkcli.selection.alike import Alike
 from ntkcli.selection.duplicates import NEAR, SHINGLE_WORDS, normalised
-from ntkcli.selection.likeness import Known, comparable, join_alike, key_of
+from ntkcli.selection.likeness import Known, comparable, key_of
 from ntkcli.selection.partition import Components, assign
 from tests.conftest import WORDS
 
@@ -44,6 +48,13 @@ def test_scripts_without_spaces_have_near_duplicates() -> None:
     assert not Known([text], [None]).is_near(text[:20] + "今天天气很好我们去公园散步吧" * 3, None)
 
 
+def join(found: Components, texts: Sequence[str], prompts: Sequence[str | None]) -> None:
+    rows = Alike()
+    for text, prompt in zip(texts, prompts, strict=True):
+        rows.add(text, prompt)
+    rows.join(found)
+
+
 def shingles(text: str) -> set[tuple[str, ...]]:
     words = normalised(comparable(text))
     return {tuple(words[i : i + SHINGLE_WORDS]) for i in range(max(1, len(words) - SHINGLE_WORDS + 1))}
@@ -69,7 +80,7 @@ def test_joined_rows_are_those_of_all_pairs() -> None:
     for _ in range(3):
         order = draw.sample(range(len(texts)), len(texts))
         found = Components(len(texts))
-        join_alike(found, [texts[i] for i in order], [prompts[i] for i in order])
+        join(found, [texts[i] for i in order], [prompts[i] for i in order])
         labels = found.labels()
         for a, b in itertools.combinations(range(len(texts)), 2):
             assert (labels[order.index(a)] == labels[order.index(b)]) == (truth[a] == truth[b])
@@ -86,16 +97,33 @@ def test_a_template_makes_no_duplicates() -> None:
     short = [f"item {i} {i * i}" for i in range(20)]
     for texts in (bodies, short):
         found = Components(len(texts))
-        join_alike(found, [TEMPLATE * 3 + text for text in texts], [None] * len(texts))
+        join(found, [TEMPLATE * 3 + text for text in texts], [None] * len(texts))
         assert len(set(found.labels())) == 20
     known = Known([TEMPLATE * 3 + text for text in bodies], [None] * len(bodies))
     assert known.is_near(TEMPLATE * 3 + bodies[2] + " again", None)
     assert not known.is_near(TEMPLATE * 3 + " ".join(f"x{i}" for i in range(30)), None)
 
 
+def test_a_text_takes_two_hundred_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a row's words nothing is held, however long they are; also in many rows that meet in bands and differ."""
+    monkeypatch.setattr(alike, "SAMPLE_ROWS", 10)
+    words = [f"w{i}" for i in range(1000)]
+    rows = Alike()
+    tracemalloc.start()
+    for i in range(600):
+        rows.add(" ".join([*words[: 700 + i % 3], *(f"x{i}-{j}" for j in range(200))]), None)
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert held / 600 < 200 + 2 * kept.BUFFER_BYTES / 600
+    found = Components(600)
+    monkeypatch.setattr(alike, "_PAIRS_KEPT", 3)  # all that is forgotten is compared again
+    rows.join(found)
+    assert len(set(found.labels())) == 600
+
+
 def test_short_prompts_join_nothing() -> None:
     found = Components(2)
-    join_alike(found, ["Summarise: red", "Summarise: blue"], ["Summarise:", "Summarise:"])
+    join(found, ["Summarise: red", "Summarise: blue"], ["Summarise:", "Summarise:"])
     assert not found.same(0, 1)
 
 

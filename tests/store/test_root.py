@@ -186,6 +186,18 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(store: Store) -> 
     assert set((store.path / "tmp").iterdir()) == {mine, elsewhere_now, somebodys}
 
 
+def test_a_clock_that_is_ahead_of_the_disks_removes_nothing_of_others(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a shared disk the server marks the files, and this host's clock may be hours ahead of it."""
+    of_another_host = store.tmp_path().with_name(f"{'0' * 12}-1-{'a' * 16}")
+    of_another_host.write_text("")
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + 7200)
+    assert kit.make(store)._scratch.clean() == 0
+    assert list((store.path / "tmp").iterdir()) == [of_another_host]
+
+
 def test_row_status_values_are_those_of_the_format() -> None:
     assert [status.name for status in RowStatus if status.has_values] == ["OK", "TRUNCATED"]
     assert [int(status) for status in RowStatus] == list(range(6))

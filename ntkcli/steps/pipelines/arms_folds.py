@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +18,6 @@ import numpy as np
 
 import store
 from ntkcli.choices import OnError
-from ntkcli.data.rows import content_digest
 from ntkcli.errors import UsageError
 from ntkcli.paths import home
 from ntkcli.progress import Progress
@@ -51,8 +51,8 @@ class Folds:
         folder.parent.mkdir(exist_ok=True)
         found, contents = self.division, {}
         for number, (train, test) in enumerate(self.files):
-            contents[train] = [found.rows[i].raw for i in np.flatnonzero(found.side != number).tolist()]
-            contents[test] = [found.rows[i].raw for i in np.flatnonzero(found.side == number).tolist()]
+            contents[train] = partial(found.lines, np.flatnonzero(found.side != number))
+            contents[test] = partial(found.lines, np.flatnonzero(found.side == number))
         write_all(contents, force=True)
 
 
@@ -74,7 +74,7 @@ def divide_domain(
         plan.domain, shares=[1 / folds] * folds, by=by, seed=SEED, sort=True, columns=None, split_name=domain_split,
         on_error=on_error, progress=progress,
     )  # fmt: skip
-    text = "|".join([str(VERSION), str(folds), str(by), *map(content_digest, division.rows)])
+    text = "|".join([str(VERSION), str(folds), str(by), *(digest.tobytes().hex() for digest in division.digests)])
     folder = Path(home(plan.store)) / "folds" / f"{folds}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     stems = [folder / f"domain.fold{i}of{folds}" for i in range(1, folds + 1)]
     files = tuple((Path(f"{stem}.train.jsonl"), Path(f"{stem}.test.jsonl")) for stem in stems)

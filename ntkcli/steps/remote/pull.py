@@ -6,7 +6,7 @@ import hashlib
 import os
 import threading
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +15,7 @@ from ntkcli.errors import BusyError, NtkselError, SpecError, UsageError, listed
 from ntkcli.paths import home, remote_url
 from ntkcli.progress import Progress, Silent
 from ntkcli.steps.remote.contents import HEADER, comes_last
+from ntkcli.steps.remote.grown import longer_here, longer_there
 from ntkcli.steps.remote.manifest import BEGUN, DIGITS, FileEntry, Manifest, Unit, require_manifest
 from ntkcli.steps.remote.parallel import for_each, kilobytes, total_kilobytes
 from ntkcli.steps.remote.place import Place
@@ -30,8 +31,9 @@ _ADAPTERS: Final = "adapters/"
 class PullResult:
     """What was pulled into `store`: `files` of `size_bytes`; `received` of them in `received_bytes` by this command.
 
-    `unfinished` artefacts have no more rows at the URL. `being_pushed`: a push is under way there, or was broken off,
-    that only adds; what was whole before it was pulled.
+    `unfinished` artefacts have no more rows at the URL; `longer` ones have more in the folder, because a pool grew
+    there, and stay. `being_pushed`: a push is under way there, or was broken off, that only adds; what was whole before
+    it was pulled.
     """
 
     url: str
@@ -42,6 +44,7 @@ class PullResult:
     received: int
     received_bytes: int
     unfinished: dict[str, str]
+    longer: tuple[str, ...]
     being_pushed: bool
     dry_run: bool = False
 
@@ -51,8 +54,8 @@ def pull(
 ) -> PullResult:
     """Copy the store at `url` into the folder `store_path`, new or pulled before; a second call goes on.
 
-    What the folder has and the URL has not stays. With `force` an artefact that was made with other settings is
-    replaced. `dry_run` only compares.
+    What the folder has and the URL has not stays; of a pool that grew at the URL only the new rows are brought. With
+    `force` an artefact that was made with other settings is replaced. `dry_run` only compares.
 
     Raises:
         IncompleteError: there is no store at the URL, or it is half pushed.
@@ -92,6 +95,7 @@ class _Pull:
     dry_run: bool
     received: int = 0
     received_bytes: int = 0
+    longer: tuple[str, ...] = ()
     lock: threading.Lock = field(default_factory=threading.Lock)
     entries: dict[str, FileEntry] = field(default_factory=dict)
 
@@ -118,11 +122,21 @@ class _Pull:
         return self._result(being_pushed)
 
     def _replaced(self, stored: store.Store) -> list[str]:
-        """Artefacts of the folder that are replaced by those of the URL, with `force`."""
+        """Artefacts of the folder that are replaced by those of the URL, with `force`.
+
+        Those that grew at the URL are not among them; those that grew in the folder are not pulled.
+        """
         self._refuse_other_store(stored)
         units = {name: unit for name, unit in self.manifest.units.items() if layout.is_artefact(name)}
-        found = {name: stored.find(name) for name in units}
-        other = [name for name, have in found.items() if have and have.fingerprint != units[name].fingerprint]
+        found = {name: have for name in units if (have := stored.find(name)) is not None}
+        differ = [have for name, have in found.items() if have.fingerprint != units[name].fingerprint]
+        longer = longer_here(self.manifest, differ)
+        self.longer = tuple(longer)
+        self.manifest = replace(self.manifest, units={k: v for k, v in self.manifest.units.items() if k not in longer})
+        self.entries = self.manifest.files()
+        differ = [each for each in differ if each.name not in longer]
+        grown = longer_there(self.place, self.manifest, differ)
+        other = [each.name for each in differ if each.name not in grown]
         if other and not self.force:
             raise SpecError(
                 f"{self.path} has {listed(other)} made with other settings than at {self.place.url}.",
@@ -168,8 +182,12 @@ class _Pull:
                 numbered.setdefault(int(number), []).append(path)
             else:
                 documents.append(path)
-        if stored.find(name) is None:
+        if (have := stored.find(name)) is None:
             transfer.receive_documents(stored, name, {path: self._bring(path) for path in documents})
+        elif have.fingerprint != unit.fingerprint:  # it grew at the URL
+            whole = [paths for paths in numbered.values() if all(map(self._is_here, paths))]
+            keep = [path for paths in whole for path in paths]
+            transfer.receive_longer(stored, name, {path: self._bring(path) for path in documents}, keep)
         progress.advance(total_kilobytes(self.entries[path].size for path in documents))
         artefact = stored.get(name)
         return [_Job(tuple(sorted(paths)), artefact, i) for i, paths in sorted(numbered.items())]
@@ -269,6 +287,7 @@ class _Pull:
             received=self.received,
             received_bytes=self.received_bytes,
             unfinished={n: f"{u.rows_done} of {u.rows} rows" for n, u in units.items() if u.rows_done < u.rows},
+            longer=self.longer,
             being_pushed=being_pushed,
             dry_run=self.dry_run,
         )

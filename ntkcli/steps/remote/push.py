@@ -13,6 +13,7 @@ import store
 from ntkcli.errors import BusyError, NtkselError, SpecError, listed
 from ntkcli.progress import Progress, Silent
 from ntkcli.steps.remote.contents import Contents, comes_last, contents
+from ntkcli.steps.remote.grown import longer_here, longer_there, outgrown
 from ntkcli.steps.remote.manifest import (
     BEFORE,
     DIGITS,
@@ -61,7 +62,8 @@ def push(
     """Copy what is finished to `url`; a second call goes on after a first that was broken off.
 
     Files are compared by their digests on both sides. Artefacts at the URL that the store does not have stay there.
-    With `force` one that was made with other settings is replaced. `dry_run` only compares.
+    Of one that grew, only the new rows are sent. With `force` one that was made with other settings is replaced.
+    `dry_run` only compares.
 
     Raises:
         UsageError: the URL can't be used, or holds something else.
@@ -77,8 +79,9 @@ def push(
     found = contents(stored)
     whole = read_manifest(place)
     before = whole or read_manifest(place, BEFORE) or Manifest(stored.id, {})
-    _refuse_other_specs(place, before, found, force=force)
-    work = _Push(stored, place, found, before, there, has_manifest=whole is not None, dry_run=dry_run)
+    grown = _refuse_other_specs(stored, place, before, found, force=force)
+    old = outgrown(before, found.units, grown)
+    work = _Push(stored, place, found, before, there, tuple(old), has_manifest=whole is not None, dry_run=dry_run)
     return work.run(progress)
 
 
@@ -91,29 +94,43 @@ def _refuse_other_store(place: Place, there: Mapping[str, There], stored: store.
         )
 
 
-def _refuse_other_specs(place: Place, before: Manifest, found: Contents, *, force: bool) -> None:
-    """SpecError if an artefact there was made with other settings, unless it is to be replaced."""
+def _refuse_other_specs(
+    stored: store.Store, place: Place, before: Manifest, found: Contents, *, force: bool
+) -> list[str]:
+    """Artefacts that grew since they were pushed. SpecError if one there was made with other settings, or has grown
+    there, unless it is to be replaced."""
     names = [
         name
         for name, (unit, _) in found.units.items()
         if name in before.units and before.units[name].fingerprint != unit.fingerprint
     ]
-    if names and not force:
+    differ = [stored.get(name) for name in names if layout.is_artefact(name)]
+    grown = longer_here(before, differ)
+    if force:
+        return grown
+    if longer := longer_there(place, before, [each for each in differ if each.name not in grown]):
         raise SpecError(
-            f"{place.url} has {listed(names)} made with other settings.",
+            f"{place.url} has more rows of {listed(longer)} than {stored.path}: the pool grew there.",
+            f"Pull them first: `ntksel pull {place.url} {stored.path}`.",
+        )
+    if other := [name for name in names if name not in grown]:
+        raise SpecError(
+            f"{place.url} has {listed(other)} made with other settings.",
             "Push to another URL, or replace them there: --force.",
         )
+    return grown
 
 
 @dataclass(slots=True)
 class _Push:
-    """One push: `sent` are the entries of all files that are, or were found, there."""
+    """One push: `entries` are of all files that are, or were found, there; `outgrown` artefacts there are removed."""
 
     stored: store.Store
     place: Place
     found: Contents
     before: Manifest
     there: dict[str, There]
+    outgrown: tuple[str, ...]
     has_manifest: bool
     dry_run: bool
     entries: dict[str, FileEntry] = field(default_factory=dict)
@@ -200,12 +217,15 @@ class _Push:
                 self.has_manifest = False
 
     def _drop_replaced(self) -> None:
-        """Remove files of artefacts there that were made with other settings, and that no file of ours replaces."""
+        """Remove files of artefacts there that are replaced, or were outgrown, and that no file of ours replaces."""
         for name, (unit, files) in self.found.units.items():
             old = self.before.units.get(name)
             for path in sorted(old.files.keys() - set(files)) if old and old.fingerprint != unit.fingerprint else ():
                 self._withdraw_manifest()
                 self.place.remove(path)
+        for path in [path for name in self.outgrown for path in self.before.units[name].files]:
+            self._withdraw_manifest()
+            self.place.remove(path)
 
     def _refuse_changes(self, vouching: Mapping[str, str]) -> None:
         """BusyError if a file that vouches for others is not what it was before they were read, or one that was read
@@ -229,7 +249,7 @@ class _Push:
 
     def _manifest(self) -> Manifest:
         """What is there now: the store's units, joined with what was there of the same settings, and others there."""
-        units = dict(self.before.units)
+        units = {name: unit for name, unit in self.before.units.items() if name not in self.outgrown}
         for name, (unit, files) in self.found.units.items():
             own = {path: self.entries[path] for path in files}
             old = units.get(name)
@@ -259,7 +279,7 @@ class _Push:
             sent=self.sent,
             sent_bytes=self.sent_bytes,
             unfinished=self.found.unfinished,
-            kept=tuple(sorted(self.before.units.keys() - self.found.units.keys())),
+            kept=tuple(sorted(self.before.units.keys() - self.found.units.keys() - {*self.outgrown})),
             dry_run=self.dry_run,
         )
 

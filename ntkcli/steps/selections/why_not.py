@@ -73,9 +73,8 @@ def _like(
     """The chosen row that is too like it, by words or by features."""
     dedup, chosen = selection.spec.get("dedup"), selection.read("row")
     if dedup in ("exact", "minhash"):
-        texts = dict(texts_of(stored, str(selection.attrs["data"]), np.sort(np.append(chosen, row)))())
-        asked = [(each, texts[each]) for each in [*chosen.tolist(), row] if each in texts]
-        _, repeats = first_of_each(asked, near=dedup == "minhash")
+        texts = texts_of(stored, str(selection.attrs["data"]), np.sort(np.append(chosen, row)))()
+        _, repeats = first_of_each(texts, [*chosen.tolist(), row], near=dedup == "minhash")
         return dict(repeats).get(row)
     if dedup is None or features is None:
         return None

@@ -28,7 +28,8 @@ class Estimate:
     """The cost of a step. Tokens are extrapolated from `sampled` rows, exact if those are all; seconds from a matrix
     product on this device.
 
-    `disk_bytes` is what it adds to the store; `weight_bytes` and `batch_tokens`, computed at a time, bound the memory.
+    `rows` are to be computed; `there` more have been, and cost nothing. `disk_bytes` is what it adds to the store;
+    `weight_bytes` and `batch_tokens`, computed at a time, bound the memory.
     `counted`: the step's first batch will measure `batch_tokens`, which is counted here (features on a GPU).
     """
 
@@ -46,6 +47,7 @@ class Estimate:
     batch_tokens: int
     seconds: float
     counted: bool = False
+    there: int = 0
 
 
 def estimate(
@@ -64,6 +66,7 @@ def estimate(
     thinking: bool | None = None,
     text_as: str = CHAT,
     counts: Counts | None = None,
+    there: int = 0,
 ) -> Estimate:
     """The cost of `n` rows with `forwards` and `passes` backwards each; `step` is a key of `OPERATIONS`.
 
@@ -100,6 +103,7 @@ def estimate(
         or planned_tokens(model, backward=step != "embed", dtype=dtype, device=device, weights=parameters),
         seconds=tokens * parameters * (forwards * forward + passes * backward) / operations_per_second(device),
         counted=not batch_tokens and pick_device(device).type == "cuda",
+        there=there,
     )
 
 

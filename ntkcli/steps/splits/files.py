@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatch
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from ntkcli.finite import finite
 
 _INFINITE: Final = "\0infinite"
 """In the place of a number beyond float64 while a row is encoded: no text that was read can hold NUL."""
+_LINES_AT_ONCE: Final = 256
 
 
 def targets(data: str, *, label: str | None, out: str | Path | None, folds: int | None) -> list[tuple[Path, Path]]:
@@ -46,23 +48,36 @@ def check_targets(paths: Sequence[Path], *, data: str, file: DataFile) -> None:
             raise UsageError(f"{path} would be a part of {data}.", "Give --out with another folder.")
 
 
-def write_all(contents: Mapping[Path, Sequence[Mapping[str, Any]]], *, force: bool) -> bool:
-    """Write the rows of each file; False, and nothing is written, if all are there with the same bytes.
+def write_all(contents: Mapping[Path, Callable[[], Iterator[bytes]]], *, force: bool) -> bool:
+    """Write the lines of each file; False, and nothing is written, if all are there with the same bytes.
 
-    UsageError, before anything is written, if one is there with others, unless `force`.
+    A content is asked for its lines up to twice. UsageError, before anything is written, if a file is there with
+    others, unless `force`.
     """
-    encoded = {path: b"".join(map(encode_row, rows)) for path, rows in contents.items()}
-    missing = {path: text for path, text in encoded.items() if not (path.is_file() and path.read_bytes() == text)}
+    missing = [path for path, lines in contents.items() if not _holds(path, lines())]
     for path in filter(Path.exists, missing):
         if not path.is_file():
             raise UsageError(f"{path} is not a file.", "Give --out with another folder.")
         if not force:
             how = "Give --out with another folder, or --force to replace it."
             raise UsageError(f"{path} is there already, with other rows.", how)
-    for path, text in missing.items():
+    for path in missing:
         path.parent.mkdir(exist_ok=True)
-        store.write_bytes(path, text)
+        store.write_pieces(path, _joined(contents[path]()))
     return bool(missing)
+
+
+def _holds(path: Path, lines: Iterator[bytes]) -> bool:
+    """Whether a file is there with these lines and no others."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return all(file.read(len(piece)) == piece for piece in _joined(lines)) and not file.read(1)
+
+
+def _joined(lines: Iterator[bytes]) -> Iterator[bytes]:
+    while some := list(islice(lines, _LINES_AT_ONCE)):
+        yield b"".join(some)
 
 
 def encode_row(raw: Mapping[str, Any]) -> bytes:

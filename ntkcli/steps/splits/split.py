@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+import store
 from ntkcli.choices import OnError
 from ntkcli.data import DataFile, Row, scan
-from ntkcli.data.columns import lookup
-from ntkcli.data.rows import column_names, content_digest
 from ntkcli.errors import UsageError
-from ntkcli.progress import Progress, Silent
+from ntkcli.progress import Progress, Silent, counted_below
 from ntkcli.seeds import check_seed
-from ntkcli.selection.likeness import join_alike
-from ntkcli.selection.partition import Components, assign
+from ntkcli.selection.partition import assign
 from ntkcli.steps.shared.row_sets import rows_in_order
-from ntkcli.steps.splits.files import check_targets, targets, write_all
-from ntkcli.steps.splits.overlap import prompt_of, words_of
+from ntkcli.steps.splits.facts import Facts
+from ntkcli.steps.splits.files import check_targets, encode_row, targets, write_all
 
 VERSION: Final = 1
 """Of the division, in every order of parts: goes up when the same rows would be divided otherwise."""
 OFF: Final = 0.25
 """How far from the share asked for a side may be before a note says so."""
 Ints = NDArray[np.int64]
+Answers: TypeAlias = tuple[Sequence[str], Ints] | None
+"""All answers, and which of them each row has (n,); None where rows have none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +105,10 @@ def split(
         fold = f"fold {number + 1} " if folds else ""
         names[train], names[held_out] = f"{fold}train", f"{fold}test"
     check_targets(list(contents), data=data, file=found.file)
-    written = write_all({path: [found.rows[i].raw for i in where] for path, where in contents.items()}, force=force)
+    written = write_all({path: partial(found.lines, where) for path, where in contents.items()}, force=force)
     return SplitResult(
         data=found.file.reference,
-        rows=len(found.rows),
+        rows=len(found.side),
         skipped=found.skipped,
         parts=int(found.parts.max()) + 1,
         largest=int(np.bincount(found.parts).max()),
@@ -124,46 +123,71 @@ def split(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Division:
-    """The usable rows of a file and the side of each: `side` (n,) and `parts` (n,) int64, parts stay together."""
+class Sides:
+    """The side and the part of each row (n,) int64; rows of a part are on one side. `digests` (n, 32) are the rows'.
 
-    file: DataFile
-    rows: Sequence[Row]
+    `answers` are all answers and which of them each row has (n,); `duplicates` rows say what another row says.
+    """
+
     side: Ints
     parts: Ints
-    answers: Sequence[str] | None
+    digests: NDArray[np.uint8]
+    answers: Answers
     duplicates: int
     groups: int | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Division(Sides):
+    """Also the file, and where in it the usable rows are, `at` (n,); they are read again for `lines`."""
+
+    file: DataFile
+    status: NDArray[np.uint8]
+    at: Ints
     skipped: int
+
+    def lines(self, where: Ints) -> Iterator[bytes]:
+        """These rows (ascending) as lines of JSON. DataError if the file has changed."""
+        for row in rows_in_order(self.file, self.at[where], self.status):
+            if isinstance(row, Row):
+                yield encode_row(row.raw)
 
 
 def divide(
     data: str, *, shares: Sequence[float], by: str | None, seed: int, sort: bool, columns: Mapping[str, str] | None,
     split_name: str | None, on_error: OnError, progress: Progress,
 ) -> Division:  # fmt: skip
-    """The side of each row of `data`, by `shares`; nothing is written. Other arguments and errors are `split`'s."""
+    """The side of each row of `data`, by `shares`; nothing is written. Other arguments and errors are `split`'s.
+
+    The file is read twice, and no row is kept.
+    """
     check_seed("--seed", seed)
     file = DataFile(data, columns=columns, split=split_name)
+    file.watch()
     scanned = scan(file, on_error=on_error)
-    rows = [row for row in rows_in_order(file, None, scanned.status) if isinstance(row, Row)]
-    side, parts, answers, duplicates, groups = _sides(rows, shares=shares, by=by, seed=seed, sort=sort)
-    _note_shares(side, shares, parts, progress)
-    return Division(file, rows, side, parts, answers, duplicates, groups, scanned.n_bad)
+    at = np.flatnonzero(scanned.status < store.RowStatus.UNREADABLE)
+    rows = (row for row in rows_in_order(file, at, scanned.status) if isinstance(row, Row))
+    sides = _sides(counted_below(rows, "rows", len(at)), shares=shares, by=by, seed=seed, sort=sort)
+    _note_shares(sides.side, shares, sides.parts, progress)
+    return Division(
+        sides.side, sides.parts, sides.digests, sides.answers, sides.duplicates, sides.groups, file, scanned.status, at,
+        scanned.n_bad,
+    )  # fmt: skip
 
 
-def folds_of(rows: Sequence[Row], folds: int, *, by: str | None, seed: int = 0) -> Ints:
+def folds_of(rows: Iterable[Row], folds: int, *, by: str | None, seed: int = 0) -> Ints:
     """The fold of each row (n,), from 0, as `split` with so many `folds` has it. UsageError as there."""
-    return _sides(rows, shares=_shares(None, folds), by=by, seed=seed, sort=True)[0]
+    return _sides(rows, shares=_shares(None, folds), by=by, seed=seed, sort=True).side
 
 
-def _sides(
-    rows: Sequence[Row], *, shares: Sequence[float], by: str | None, seed: int, sort: bool
-) -> tuple[Ints, Ints, Sequence[str] | None, int, int | None]:
-    """The side and the part of each row, its answer, how many rows say what another says, how many groups there are."""
-    parts, duplicates, groups = _parts(rows, by)
-    answers = _answers(rows)
-    side = _divide(rows, parts, answers, shares=shares, seed=seed, by=by, sort=sort)
-    return side, parts, answers, duplicates, groups
+def _sides(rows: Iterable[Row], *, shares: Sequence[float], by: str | None, seed: int, sort: bool) -> Sides:
+    facts = Facts(by)
+    for row in rows:
+        facts.add(row)
+    parts, duplicates, groups = facts.parts()
+    digests, answers = facts.digests, facts.answers()
+    side = _divide(digests, parts, answers, shares=shares, seed=seed, by=by, sort=sort)
+    return Sides(side, parts, digests, answers, duplicates, groups)
 
 
 def _shares(test: float | None, folds: int | None) -> list[float]:
@@ -179,38 +203,10 @@ def _shares(test: float | None, folds: int | None) -> list[float]:
     return [test, 1 - test]
 
 
-def _parts(rows: Sequence[Row], by: str | None) -> tuple[Ints, int, int | None]:
-    """The part of each row (n,), how many rows say what another says, and how many values `by` has."""
-    found = Components(len(rows))
-    join_alike(found, [words_of(row) for row in rows], [prompt_of(row) for row in rows])
-    sizes = Counter(found.labels().tolist())
-    duplicates = sum(size for size in sizes.values() if size > 1)
-    if by is None:
-        return found.labels(), duplicates, None
-    first: dict[str, int] = {}
-    for i, row in enumerate(rows):
-        is_there, value = lookup(row.raw, by)
-        if is_there and value is not None and value != "":
-            key = value if isinstance(value, str) else json.dumps(value, sort_keys=True)  # 7 and "7" are one group
-            found.join(i, first.setdefault(key, i))
-    if not first:
-        raise UsageError(f"--by {by}: no row has that column.", f"The first has: {column_names(rows[0].raw)}.")
-    return found.labels(), duplicates, len(first)
-
-
-def _answers(rows: Sequence[Row]) -> list[str] | None:
-    """The right answer of each row: its text where all rows have the same choices, else its letter; None without."""
-    if not all(row.choices and row.answer is not None for row in rows):
-        return None
-    alike = len({frozenset(row.choices) for row in rows}) == 1
-    found = [row.choices[row.answer or 0] if alike else chr(ord("A") + (row.answer or 0)) for row in rows]
-    return found if len(set(found)) > 1 else None
-
-
 def _divide(
-    rows: Sequence[Row],
+    digests: NDArray[np.uint8],
     parts: Ints,
-    answers: Sequence[str] | None,
+    answers: Answers,
     *,
     shares: Sequence[float],
     seed: int,
@@ -221,30 +217,42 @@ def _divide(
 
     `sort`: the largest first, so that folds are of one size.
     """
-    n_parts = int(parts.max()) + 1
+    n, n_parts = len(parts), int(parts.max()) + 1
     if n_parts < len(shares):
         why = f"near-duplicates and --by {by}" if by else "near-duplicates"
         raise UsageError(
-            f"{len(shares)} sides of {len(rows)} rows are asked for, and these make {n_parts} parts that stay together "
+            f"{len(shares)} sides of {n} rows are asked for, and these make {n_parts} parts that stay together "
             f"({why}).",
             "Give fewer folds, or more varied rows.",
         )
-    if min(shares) * len(rows) < 0.5:
-        raise UsageError(
-            f"{min(shares):.3g} of {len(rows)} rows is less than one row.", "Give a larger share, or fewer folds."
-        )
-    inside: list[list[str]] = [[] for _ in range(n_parts)]
-    for part, row in zip(parts.tolist(), rows, strict=True):
-        inside[part].append(content_digest(row))
-    keys = [hashlib.sha256(f"{VERSION}|{seed}|{'|'.join(sorted(digests))}".encode()).hexdigest() for digests in inside]
-    order = sorted(range(n_parts), key=lambda part: (-len(inside[part]) if sort else 0, keys[part]))
-    known = sorted(set(answers)) if answers else [""]
-    strata = np.array([known.index(answer) for answer in answers] if answers else [0] * len(rows), dtype=np.int64)
+    if min(shares) * n < 0.5:
+        raise UsageError(f"{min(shares):.3g} of {n} rows is less than one row.", "Give a larger share, or fewer folds.")
+    keys = _keys_of_parts(digests, parts, seed)
+    sizes = np.bincount(parts, minlength=n_parts)
+    order = np.lexsort((*_columns(keys), -sizes if sort else np.zeros_like(sizes)))
+    known, stratum = answers or ([""], np.zeros(n, dtype=np.int64))
     counts = np.zeros((n_parts, len(known)), dtype=np.int64)
-    np.add.at(counts, (parts, strata), 1)
+    np.add.at(counts, (parts, stratum), 1)
     side = np.empty(n_parts, dtype=np.int64)
     side[order] = assign(counts[order], shares)
     return side[parts]
+
+
+def _keys_of_parts(digests: NDArray[np.uint8], parts: Ints, seed: int) -> NDArray[np.uint8]:
+    """A digest of each part (parts, 32): of the seed and the digests of its rows, sorted."""
+    order = np.lexsort((*_columns(digests), parts))
+    stops = np.cumsum(np.bincount(parts)).tolist()
+    keys, start = bytearray(), 0
+    for stop in stops:
+        inside = "|".join(digest.tobytes().hex() for digest in digests[order[start:stop]])
+        keys += hashlib.sha256(f"{VERSION}|{seed}|{inside}".encode()).digest()
+        start = stop
+    return np.frombuffer(bytes(keys), dtype=np.uint8).reshape(-1, digests.shape[1])
+
+
+def _columns(digests: NDArray[np.uint8]) -> list[NDArray[np.uint64]]:
+    """Of digests (n, 32) the numbers by which lexsort has them in the order of their digits, the last one first."""
+    return list(np.ascontiguousarray(digests).view(">u8").T[::-1].astype(np.uint64))
 
 
 def _note_shares(side: Ints, shares: Sequence[float], parts: Ints, progress: Progress) -> None:
@@ -258,6 +266,10 @@ def _note_shares(side: Ints, shares: Sequence[float], parts: Ints, progress: Pro
         )
 
 
-def _side(name: str, path: Path, where: Ints, parts: Ints, answers: Sequence[str] | None) -> Side:
-    counted = Counter(answers[i] for i in where) if answers else Counter[str]()
-    return Side(name, str(path), len(where), len(np.unique(parts[where])), dict(sorted(counted.items())))
+def _side(name: str, path: Path, where: Ints, parts: Ints, answers: Answers) -> Side:
+    counted: dict[str, int] = {}
+    if answers is not None:
+        texts, code = answers
+        counts = np.bincount(code[where], minlength=len(texts)).tolist()
+        counted = {text: count for text, count in zip(texts, counts, strict=True) if count}
+    return Side(name, str(path), len(where), len(np.unique(parts[where])), counted)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import pickle
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from typing import Any
 import pytest
 
 import store
+from ntkcli import api
+from ntkcli.choices import Design, Thinking
+from ntkcli.commands.as_words import as_words
 from ntkcli.errors import DataError, NtkselError, UsageError
 from ntkcli.progress import Silent
 from ntkcli.steps.cluster.drive import Driver, split
@@ -196,6 +200,34 @@ def test_shared_features_have_the_bytes_of_one_process(
     assert len(inline[1].jobs) == 1  # finds it finished
 
 
+def test_a_call_from_python_is_shared(
+    inline: list[Inline], tmp_path: Path, model_dir: Path, data: dict[str, Path]
+) -> None:
+    options: dict[str, Any] = {"kind": "embed", "model": str(model_dir), "part_rows": 8}
+    for name in ("pool", "domain"):
+        api.featurize(tmp_path / "one", data=data[name], name=name, **options)
+        api.featurize(tmp_path / "many", data=[data[name]], name=name, ray="local", **options)
+    assert [len(each.jobs) for each in inline] == [1 + 2, 1 + 1]
+    assert arrays_of(tmp_path / "one") == arrays_of(tmp_path / "many")
+    with pytest.raises(UsageError, match="--ray is for --method exact"):
+        api.score(tmp_path / "many", pool="pool", domain="domain", method="mean", name="s", ray="local")
+    with pytest.raises(UsageError, match="--shard and --ray"):
+        api.featurize(tmp_path / "many", data=data["pool"], name="pool", ray="local", shard=(0, 2), **options)
+
+
+def test_words_of_a_call() -> None:
+    given: dict[str, Any] = {
+        "store": "s", "score": ["a", "b"], "model": "m", "domain": "d", "name": "v", "seeds": (0, 1), "bins": "5",
+        "thinking": Thinking.OFF, "columns": {"prompt": "q", "completion": "a"}, "average_weights": False,
+        "keep_runs": True, "lr": 0.1, "task": None, "quiet": True,
+    }  # fmt: skip
+    words = ["--score", "a", "--score", "b", "--model", "m", "--domain", "d", "--name", "v", "--seeds", "0,1"]
+    words += ["--lr", "0.1", "--no-average-weights", "--thinking", "off", "--columns", "prompt=q,completion=a"]
+    found = as_words("validate", {**given, "quiet": False})
+    assert found[:2] == ["validate", "s"]
+    assert sorted(found[2:]) == sorted([*words, "--keep-runs"])
+
+
 @pytest.mark.slow
 def test_each_verb_gives_the_bytes_of_one_process(
     cli: Cli, inline: list[Inline], tmp_path: Path, model_dir: Path, data: dict[str, Path]
@@ -211,16 +243,24 @@ def test_each_verb_gives_the_bytes_of_one_process(
          "--rows", "3", "--design", "bins", "--bins", "3", "--epochs", "1", "--seeds", "0"],
     ]  # fmt: skip
     for verb, *words in commands:
-        one = cli(verb, tmp_path / "one", *words, "--json")
-        many = cli(verb, tmp_path / "many", *words, "--json", "--ray", "local")
-        assert one.code == many.code == 0, one.err + many.err
-        known, found = json.loads(one.out), json.loads(many.out)
+        if verb == "validate":
+            shutil.copytree(tmp_path / "one", tmp_path / "api")
+        alone = cli(verb, tmp_path / "one", *words, "--json")
+        shared = cli(verb, tmp_path / "many", *words, "--json", "--ray", "local")
+        assert alone.code == shared.code == 0, alone.err + shared.err
+        known, found = json.loads(alone.out), json.loads(shared.out)
         if verb == "featurize":
             known.update(computed=0, tokens=0)  # by the last process
         assert found == known
         jobs = inline[-1].jobs
         assert len(jobs) > (1 if verb != "score" else 0), verb
-    assert arrays_of(tmp_path / "one") == arrays_of(tmp_path / "many")
+    api.validate(
+        tmp_path / "api", score=["exact"], model=str(model_dir), domain=str(data["domain"]), task=[str(data["test"])],
+        name="v", rows=3, design=Design.BINS, bins="3", epochs=1, seeds=[0], ray="local",
+    )  # fmt: skip
+    assert len(inline[-1].jobs) > 1
+    one, many, called = (arrays_of(tmp_path / name) for name in ("one", "many", "api"))
+    assert one == many == called
 
 
 @pytest.mark.slow

@@ -171,7 +171,7 @@ def test_local_and_ctrl_c(tmp_path: Path, model_dir: Path, data: dict[str, Path]
     running.send_signal(2)
     _, said = running.communicate(timeout=120)
     assert running.returncode == 130, said
-    assert "run the same command again to go on" in said
+    assert "run the same command again to continue" in said
     done = store.Store.open(tmp_path / "many").get("features/pool/ntk").done()
     assert 0 < done.sum() < len(done)
     assert cli("featurize", tmp_path / "many", *words).code == 0

@@ -90,6 +90,33 @@ def test_ten_rows_more(short: Path, model_dir: Path, tmp_path: Path, monkeypatch
     assert (again.computed, again.digest) == (0, result.digest)
 
 
+def test_the_estimate_is_of_new_rows(short: Path, model_dir: Path, cli: Cli) -> None:
+    """Of a pool that grew, of features that were begun, and of those that are finished; nothing is written."""
+    data = write_rows(short.parent / "pool.jsonl", ROWS)
+    words = ["featurize", short, "--data", data, "--name", "pool", "--kind", "ntk", "--dim", "64"]
+    words += ["--model", model_dir, "--device", "cpu"]
+
+    def estimated(*more: str) -> dict[str, Any]:
+        ran = cli(*words, "--dry-run", "--json", *more)
+        assert ran.code == 0, ran.err
+        return dict(json.loads(ran.out))
+
+    before = tree(short)
+    grown, fresh = estimated(), estimated("--feature", "fresh")
+    assert (grown["rows"], grown["there"]) == (LONG - SHORT, SHORT)
+    assert (fresh["rows"], fresh["there"]) == (LONG, 0)
+    assert grown["disk_bytes"] * LONG == fresh["disk_bytes"] * (LONG - SHORT)
+    assert (estimated("--seed", "1")["rows"], estimated("--probe", "sum")["there"]) == (LONG, 0)  # other features
+    assert tree(short) == before
+    result = run(short, model_dir)
+    assert grown["tokens"] == result.tokens
+    assert (estimated()["rows"], estimated()["tokens"], estimated()["there"]) == (0, 0, LONG)
+    assert f"0 rows ({LONG} more are there already)" in cli(*words, "--dry-run").out
+    part = {"feature": "part", "shard": (0, 2)}
+    done = run(short, model_dir, **part).computed
+    assert (estimated("--feature", "part")["rows"], estimated("--feature", "part")["there"]) == (LONG - done, done)
+
+
 def test_shards_of_a_pool_that_grew(short: Path, model_dir: Path, tmp_path: Path) -> None:
     shutil.copytree(short.parent, tmp_path / "one")
     whole = run(tmp_path / "one" / "s", model_dir)

@@ -123,8 +123,8 @@ def test_near_duplicates_are_found_and_others_are_not() -> None:
     words = normalised(LONG * 2)
     changed = " ".join([*words[:-1], "else"])
     half = " ".join([*words[:15], *map(str, range(25))])
-    assert first_of_each([(0, LONG * 2), (1, changed), (2, half)], near=True) == ([0, 2], [(1, 0)])
-    assert first_of_each([(0, "A b, c!"), (1, "a B c"), (2, "a b")], near=False) == ([0, 2], [(1, 0)])
+    assert first_of_each([(0, LONG * 2), (1, changed), (2, half)], range(3), near=True) == ([0, 2], [(1, 0)])
+    assert first_of_each([(0, "A b, c!"), (1, "a B c"), (2, "a b")], range(3), near=False) == ([0, 2], [(1, 0)])
 
 
 def test_near_duplicates_against_jaccard() -> None:
