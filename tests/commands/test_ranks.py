@@ -248,8 +248,9 @@ def test_commands_that_share_no_work_refuse_ranks(
     ],
 )
 def test_standard_input_is_refused_to_one_of_several_processes(
-    cli: Cli, model_dir: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+    tmp_path: Path, cli: Cli, model_dir: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr("ntkcli.steps.shared.together.together", lambda *_: nullcontext(Two()))
