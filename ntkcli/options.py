@@ -11,7 +11,6 @@ import typer
 
 from ntkcli.choices import Dtype, OnError, TextAs, Thinking
 from ntkcli.data.formats.registry import READERS
-from ntkcli.data.stdin import refuse_shared
 from ntkcli.doors import SPEC_KEY, Door, refuse_missing
 from ntkcli.errors import UsageError
 from ntkcli.paths import remote_url
@@ -271,6 +270,8 @@ def own_shard_of(verb: str, **reads: Sequence[str]) -> tuple[int, int]:
 
     `reads` are references by their option: standard input is refused to one of several processes.
     """
+    from ntkcli.data.stdin import refuse_shared
+
     refuse_ranks(verb, of=_OTHER_RANKS)
     shard = own_shard()
     for option, references in reads.items():
