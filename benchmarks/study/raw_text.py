@@ -64,8 +64,9 @@ def main() -> None:
     subprocess.run([*command, "--export", str(given.folder / "arms.json"), "--force"], check=True)
     if given.figures is not None:
         found = json.loads((given.folder / "arms.json").read_text(encoding="utf-8"))
+        kept = {key: found[key] for key in ("baseline", "items", "scores", "sentences", "spent")}
         with given.figures.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"seeds": given.seeds, "arms": found, "environment": describe()}) + "\n")
+            file.write(json.dumps({"seeds": given.seeds, **kept, "environment": describe()}) + "\n")
 
 
 def text_files(folder: Path, model: str) -> dict[str, str]:
