@@ -63,7 +63,7 @@ def test_features_are_of_the_first_tokens_and_counts_of_all(
     assert counts.read("length").tolist() == lengths
     assert counts.spec["encoder"]["text_as"] == "raw"
     assert cli("featurize", tmp_path / "s", *words, "--max-length", "64").code == 12
-    estimate = cli("featurize", tmp_path / "s", *words, *RAW, "--dry-run", "--json")
+    estimate = cli("featurize", tmp_path / "another", *words, *RAW, "--dry-run", "--json")
     assert json.loads(estimate.out)["tokens"] == sum(min(n, 64) for n in lengths)
     shown = cli("info", "--data", data, "--model", model_dir, *RAW, "--rows", "1", "--json")
     assert json.loads(shown.out)["rows"][0]["tokens"] == min(lengths[0], 64)
