@@ -8,7 +8,7 @@ REVIEWS := $(VENV)/share/ntksel/vaderSentiment-3.3.2.tar.gz
 
 .PHONY: demo test test-slow check install clean format site
 
-demo: $(STAMP)  ## the whole pipeline on a real model and real data, about 6 minutes on 2 CPU cores
+demo: $(STAMP)  ## the whole pipeline on a real model and real data, 6 to 8 minutes on 2 CPU cores
 	$(VENV)/bin/ntksel demo $(DEMO)
 
 test: check  ## lint, types, layers and all tests

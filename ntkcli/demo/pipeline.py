@@ -1,6 +1,6 @@
 """The demo as a list of commands: features, a score, a selection, three fine-tunes, and their evaluation.
 
-The demo runs exactly these commands, so what it prints is what it did. Sizes are chosen for 6 minutes on 2 CPU cores.
+The demo runs exactly these commands, so what it prints is what it did. It takes 6 to 8 minutes on 2 CPU cores.
 """
 
 from __future__ import annotations
