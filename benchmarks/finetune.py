@@ -24,7 +24,8 @@ from ntkcli.demo import demo_model_path
 from ntkcli.engine.models.loading import LoadedModel, load_model
 from ntkcli.engine.models.speed import operations_per_second
 from ntkcli.engine.training.loss import collate
-from ntkcli.engine.training.train import TrainingOptions, pick_batch_tokens, train_adapter
+from ntkcli.engine.training.size import pick_batch_tokens
+from ntkcli.engine.training.train import TrainingOptions, train_adapter
 from ntkcli.engine.training.trainer import Step, TrainingRows
 from ntkcli.identity import resolve_model
 from ntkcli.progress import Silent
@@ -49,7 +50,7 @@ def ours(loaded: LoadedModel, rows: list[Encoded], *, batch_size: int) -> Measur
         target_modules="all-linear",
         seed=SEED,
         checkpoint_steps=1 << 30,
-        batch_tokens=pick_batch_tokens(loaded),
+        batch_tokens=pick_batch_tokens(loaded, rank=RANK, target_modules="all-linear"),
         epochs=1,
     )
     with tempfile.TemporaryDirectory() as folder:

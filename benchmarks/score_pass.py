@@ -22,6 +22,7 @@ from environment import describe
 
 import store
 from ntkcli import feature_encoding
+from ntkcli.choices import StoreDtype
 from ntkcli.scoring.features import FeatureReader
 from ntkcli.scoring.passes import one_pass
 from ntkcli.scoring.similarity import MeanKernel, cosine_scores
@@ -63,7 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--dim", type=int, default=1024)
-    parser.add_argument("--dtype", choices=feature_encoding.DTYPES, default="int8")
+    parser.add_argument("--dtype", choices=list(StoreDtype), default="int8")
     parser.add_argument("--domain", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--folder", help="where the made store goes, and is removed from afterwards")
