@@ -146,8 +146,9 @@ def steps(store: str, model: str, files: dict[str, Path]) -> Iterator[Step]:
     for score, how in SCORES.items():
         behind = BEHIND.get(score)
         rows = {} if behind is None else {"rows": f"best-{behind}"}
-        for feature in how.get("feature", ()) if isinstance(how.get("feature"), list) else [how.get("feature")]:
-            if feature is not None and feature not in made:
+        needs = how.get("feature", ())
+        for feature in [needs] if isinstance(needs, str) else needs:
+            if feature not in made:
                 made.add(feature)
                 yield from _featurized(feature, store, files, {**on, "adapter": "warmup"}, rows)
         sides = {} if "combine" in how else {"pool": "pool", "domain": ["domain"]}

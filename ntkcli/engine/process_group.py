@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ntkcli.errors import ExitCode, NtkselError, UsageError
 from ntkcli.group import Group, ToldElsewhereError
+from ntkcli.signals import at_once
 
 T = TypeVar("T")
 
@@ -35,7 +36,7 @@ class ProcessGroup(Group):
     def __init__(self, index: int, count: int, device: torch.device) -> None:
         self.index, self.count, self._in_step = index, count, False
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        with _unreachable():
+        with _unreachable(), at_once():  # it waits in C++, and nothing is written yet
             dist.init_process_group(
                 backend, init_method=_meeting_place(), rank=index, world_size=count, timeout=PATIENCE
             )

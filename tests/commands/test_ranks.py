@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from ntkcli.steps.features.featurize import featurize
 from ntkcli.steps.shared import shards
 from ntkcli.steps.shared.stores import open_store
 from tests.commands.conftest import Cli
-from tests.commands.test_training_ranks import Two
+from tests.commands.test_training_ranks import Two, torchrun
 from tests.conftest import Writer, choice_rows, prompt_rows
 
 VARIABLES = (
@@ -43,22 +41,6 @@ def arguments(store: Path, model: Path, data: Path) -> list[str]:
     return ["featurize", str(store), "--data", str(data), "--model", str(model), *settings]
 
 
-def torchrun(*words: str) -> str:
-    """What two processes of a command print. Without the `--` torchrun takes `--run` for one of its own options."""
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "-m", "--", "ntkcli"]
-    root = Path(__file__).parents[2]
-    ran = subprocess.run(
-        [sys.executable, "-W", "ignore", *launcher, *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root)},
-    )
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout
-
-
 def test_exact_scores_and_evals_by_torchrun(tmp_path: Path, model_dir: Path, write_jsonl: Writer, cli: Cli) -> None:
     """Two processes: the artefacts of one, and the result once, from the first process, when all parts are there."""
     pool, domain = write_jsonl("p.jsonl", prompt_rows(600)), write_jsonl("d.jsonl", prompt_rows(4, seed=1))
@@ -74,7 +56,9 @@ def test_exact_scores_and_evals_by_torchrun(tmp_path: Path, model_dir: Path, wri
     for verb, words in given.items():
         alone = cli(verb, *words, "--name", "one")
         assert alone.code == 0, alone.err
-        both = json.loads(torchrun(verb, *words, "--name", "two"))  # one object: a second would be no JSON
+        both = json.loads(
+            torchrun("-m", "--", "ntkcli", verb, *words, "--name", "two")
+        )  # one object: a second would be no JSON
         assert both == json.loads(alone.out.replace('/one"', '/two"').replace('"one"', '"two"'))
     stored = open_store(s)
     for kind in ("scores/{}", "evals/{}/base"):
@@ -130,7 +114,7 @@ def test_a_task_of_lm_eval_is_one_process_s(
 def test_torchrun(tmp_path: Path, model_dir: Path, write_jsonl: Writer) -> None:
     """Two real processes that start at once, from nothing: the store of one process."""
     data = write_jsonl("d.jsonl", prompt_rows(21))
-    torchrun(*arguments(tmp_path / "s", model_dir, data))
+    torchrun("-m", "--", "ntkcli", *arguments(tmp_path / "s", model_dir, data))
     both = open_store(tmp_path / "s").get("features/d/ntk")
     assert both.complete
     one = featurize(

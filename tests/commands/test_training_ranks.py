@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -20,14 +22,14 @@ from ntkcli.steps.shared.environment import ATTRIBUTE
 from ntkcli.steps.shared.stores import open_store
 from tests.commands.conftest import Cli
 from tests.commands.trainings_of_two import BREAKS_AT, TRAININGS, break_at, train
-from tests.conftest import prompt_rows, write_rows
+from tests.conftest import Writer, prompt_rows, write_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft asks for it
 ROOT = Path(__file__).parents[2]
 
 
 def torchrun(*words: str) -> str:
-    """What two processes print that meet."""
+    """What two processes print. Before a command stands `-m -- ntkcli`: torchrun would take `--run` for its own."""
     ran = subprocess.run(
         [
             sys.executable,
@@ -109,6 +111,30 @@ def test_an_error_of_one_process_ends_all_and_is_reported_once(
     }
 
 
+def test_an_interrupt_ends_a_process_that_waits_for_the_others(
+    tmp_path: Path, model_dir: Path, write_jsonl: Writer
+) -> None:
+    data = write_jsonl("d.jsonl", prompt_rows(4))
+    meeting = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
+    words = ["finetune", tmp_path / "s", "--train", data, "--name", "r", "--model", model_dir]
+    waiting = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-m", "ntkcli", *map(str, words)], cwd=ROOT, env={**os.environ, **meeting}
+    )
+    try:
+        with pytest.raises(subprocess.TimeoutExpired):  # the other one never comes
+            waiting.wait(timeout=15)
+        waiting.send_signal(signal.SIGINT)
+        assert waiting.wait(timeout=20) != 0
+    finally:
+        waiting.kill()
+    assert not (tmp_path / "s/adapters").exists()
+
+
+def free_port() -> int:
+    with socket.create_server(("localhost", 0)) as server:
+        return int(server.getsockname()[1])
+
+
 class Two(Group):
     """What a step sees of a group before it waits for the others."""
 
@@ -129,7 +155,7 @@ def test_what_processes_can_t_share_is_refused(
 
     given = {"model": str(model_dir), "train": ["d.jsonl"], "name": "r", "processes": Two(), **more}
     with pytest.raises(UsageError, match=message):
-        finetune(tmp_path / "s", **given)  # type: ignore[arg-type]
+        finetune(tmp_path / "s", **given)  # type: ignore[arg-type]  # of several types
     assert not (tmp_path / "s").exists()
 
 

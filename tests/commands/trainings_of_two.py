@@ -43,11 +43,11 @@ def break_at(step: int) -> None:
     def failing(self: StepLoss, *args: Any, **how: Any) -> Any:
         calls.append(1)
         if len(calls) > step:
-            StepLoss.backward = backward  # type: ignore[method-assign]
+            StepLoss.backward = backward  # type: ignore[method-assign]  # breaks it on purpose
             raise NtkselError("a row of the second process is too long.")
         return backward(self, *args, **how)
 
-    StepLoss.backward = failing  # type: ignore[method-assign]
+    StepLoss.backward = failing  # type: ignore[method-assign]  # breaks it on purpose
 
 
 def main(store: Path) -> None:

@@ -173,7 +173,7 @@ class LayerTap:
         weight, bias = layer.weight, getattr(layer.module, "bias", None)
         if weight is not None and is_shared(weight):  # whole while the layer's block computes, and only then
             find = layer.find_weight()
-            return lambda x: _Tap.apply(self._checked(x), *find(), self._anchor, self)  # type: ignore[no-untyped-call]
+            return lambda x: _Tap.apply(self._checked(x), *find(), self._anchor, self)  # type: ignore[no-untyped-call]  # torch's
         if weight is not None:
             return lambda x: _Tap.apply(self._checked(x), weight, bias, self._anchor, self)  # type: ignore[no-untyped-call]
         # Its own forward knows what the packed weight stands for, and has its gradient.
