@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from ntkcli import options
 from ntkcli.group import ALONE, Group
@@ -46,25 +47,25 @@ def exact(store: Path, group: Group, shard: Shard) -> None:
     from ntkcli.steps.scores.options import ScoreOptions
     from ntkcli.steps.scores.score import scores
 
-    step.PART_ROWS = 7
     how = ScoreOptions(domain=("d",), feature=("adapted",), batch_tokens=128, processes=group)
-    scores(store, pool="d", methods={"exact": "exact"}, options=how, shard=shard)
+    with patch.object(step, "PART_ROWS", 7):
+        scores(store, pool="d", methods={"exact": "exact"}, options=how, shard=shard)
 
 
 def evaluation(store: Path, group: Group, shard: Shard) -> None:
     from ntkcli.steps.evaluation import evaluate as step
 
-    step.PART_ROWS = 5
-    step.evaluate(
-        store,
-        model=str(store.parent / "model"),
-        run=["base", "run"],
-        task=[str(store.parent / "t.jsonl"), str(store.parent / "w.jsonl")],
-        max_new_tokens=4,
-        name="eval",
-        shard=shard,
-        processes=group,
-    )
+    with patch.object(step, "PART_ROWS", 5):
+        step.evaluate(
+            store,
+            model=str(store.parent / "model"),
+            run=["base", "run"],
+            task=[str(store.parent / "t.jsonl"), str(store.parent / "w.jsonl")],
+            max_new_tokens=4,
+            name="eval",
+            shard=shard,
+            processes=group,
+        )
 
 
 WORK: tuple[Callable[[Path, Group, Shard], None], ...] = (features, exact, evaluation)
