@@ -4,7 +4,8 @@
     python benchmarks/score_pass.py [--rows 1000000] [--dim 1024] [--dtype int8] [--domain 1000] [--folder DIR]
 
 Made features in parts as `ntksel featurize` cuts them. `read by the store` is one thread that reads every part of all
-arrays that a score needs and checks their checksums, without arithmetic. Each line is the best of `--repeats`, taken in
+arrays that a score needs and checks their checksums, without arithmetic; `read and multiply` is the least that a pass
+has to do, without scales, norms and rows that are left out. Each line is the best of `--repeats`, taken in
 turns, so that a busy machine is busy for all. A score that takes several passes is counted by the bytes that it reads.
 """
 
@@ -13,12 +14,15 @@ from __future__ import annotations
 import argparse
 import resource
 import tempfile
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from environment import describe
+from numpy.typing import NDArray
 
 import store
 from ntkcli import feature_encoding
@@ -26,6 +30,7 @@ from ntkcli.choices import StoreDtype
 from ntkcli.scoring.features import FeatureReader
 from ntkcli.scoring.passes import one_pass
 from ntkcli.scoring.similarity import MeanKernel, cosine_scores
+from ntkcli.scoring.threads import one_thread_each
 from ntkcli.steps.features.arrays import default_part_rows
 
 
@@ -49,8 +54,30 @@ def features(stored: store.Store, name: str, *, rows: int, dim: int, dtype: str,
 def read_store(pool: store.Artefact) -> None:
     buffers = {name: pool.empty_part(name) for name in pool.arrays}
     for i in range(pool.n_parts):
-        for name, out in buffers.items():
-            pool.read_part(name, i, out)
+        pool.read_part_into(buffers, i)
+
+
+def read_and_multiply(pool: store.Artefact, direction: NDArray[np.float32], at_once: int = 8) -> None:
+    """What a pass can't do without, in two threads: each reads a few parts, then converts and multiplies them."""
+
+    class Own(threading.local):
+        def __init__(self) -> None:
+            self.buffers = [{name: pool.empty_part(name) for name in pool.arrays} for _ in range(at_once)]
+            self.decoded = np.empty((pool.part_rows, pool.arrays["sketch"].tail[0]), dtype=np.float32)
+
+    own, products = Own(), np.empty(pool.n, dtype=np.float32)
+
+    def work(first: int) -> None:
+        parts = range(first, min(first + at_once, pool.n_parts))
+        read = [pool.read_part_into(buffer, i) for buffer, i in zip(own.buffers, parts, strict=False)]
+        for i, arrays in zip(parts, read, strict=True):
+            rows = arrays["sketch"]
+            np.copyto(own.decoded[: len(rows)], rows)
+            start, stop = pool.part_bounds(i)
+            products[start:stop] = own.decoded[: len(rows)] @ direction
+
+    with one_thread_each(), ThreadPoolExecutor(2) as threads:
+        list(threads.map(work, range(0, pool.n_parts, at_once)))
 
 
 def seconds(run: Callable[[], object]) -> tuple[float, float]:
@@ -88,6 +115,7 @@ def main() -> None:
 
         runs: dict[str, tuple[int, Callable[[], object]]] = {
             "read by the store": (1, lambda: read_store(pool)),
+            "read and multiply": (1, lambda: read_and_multiply(pool, np.ones(args.dim, dtype=np.float32))),
             "mean": (1, lambda: mean(centre=False)),
             "cosine": (1, lambda: cosine_scores(*sides(), centre=False)),
             "mean --centre": (2, lambda: mean(centre=True)),

@@ -87,10 +87,9 @@ def forget(folder: Path) -> None:
 
 
 def read_store(pool: store.Artefact) -> None:
-    sketch, norm = pool.empty_part("sketch"), pool.empty_part("norm")
+    buffers = {name: pool.empty_part(name) for name in ("sketch", "norm")}
     for i in range(pool.n_parts):
-        pool.read_part("sketch", i, sketch)
-        pool.read_part("norm", i, norm)
+        pool.read_part_into(buffers, i)
 
 
 def bench_score(rows: int, dim: int, folder: Path) -> None:

@@ -103,32 +103,35 @@ class Artefact(Parts):
             self._spec(array)
         if block_rows is not None and block_rows < 1:
             raise StoreError(f"a block can't have {block_rows} rows", "give 1 or more")
-        self._need(range(self.n_parts))
+        self.refuse_incomplete()
         return self._blocks(list(arrays), block_rows or self.part_rows)
 
-    def read_part(self, array: str, i: int, out: Rows | None = None) -> Rows:
-        """The rows of part `i`; in the first rows of `out`, made by `empty_part`, if that is given.
-
-        Reading again and again into one array saves the kernel clearing fresh memory, which takes longer than copying
-        a file that it holds already. Errors as for `read`.
-        """
-        spec = self._spec(array)
-        start, stop = self.part_bounds(i)
+    def read_part(self, array: str, i: int) -> Rows:
+        """The rows of part `i`. Errors as for `read`."""
+        self._spec(array)
         self._need([i])
-        if out is None:
-            return self._part(array, i)
-        if (
-            out.dtype != spec.numpy
-            or out.shape[1:] != spec.tail
-            or len(out) < stop - start
-            or not out.flags.c_contiguous
-        ):
-            raise StoreError(
-                f"an array {out.shape} of {out.dtype} can't take part {i} of {self.name}",
-                f"give {(self.part_rows, *spec.tail)} of {spec.numpy}, C-contiguous",
-            )
-        self._read_into(out[: stop - start], array, i)
-        return out[: stop - start]
+        return self._part(array, i)
+
+    def read_part_into(self, buffers: Mapping[str, Rows], i: int) -> dict[str, Rows]:
+        """The rows of part `i` of several arrays, each in the first rows of its buffer, made by `empty_part`.
+
+        Reading again and again into the same memory saves the kernel clearing fresh memory, which takes longer than
+        copying a file that it holds already. Errors as for `read`.
+        """
+        start, stop = self.part_bounds(i)
+        for array, out in buffers.items():
+            spec = self._spec(array)
+            fits = out.dtype == spec.numpy and out.shape[1:] == spec.tail and len(out) >= stop - start
+            if not (fits and out.flags.c_contiguous):
+                raise StoreError(
+                    f"an array {out.shape} of {out.dtype} can't take part {i} of {self.name}",
+                    f"give {(self.part_rows, *spec.tail)} of {spec.numpy}, C-contiguous",
+                )
+        self._need([i])
+        found = {array: out[: stop - start] for array, out in buffers.items()}
+        for array, rows in found.items():
+            self._read_into(rows, array, i)
+        return found
 
     def head(self, i: int) -> dict[str, Rows] | None:
         """The first rows of part `i`, which is not done, arrays by name: those from before the artefact grew.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -51,7 +52,7 @@ class ArraySpec:
         """Whether the rows are strings."""
         return bool(self.dtype == STRING)
 
-    @property
+    @functools.cached_property
     def numpy(self) -> np.dtype[Any]:
         """The dtype of what is read: little-endian numbers, or objects for strings."""
         return np.dtype(object) if self.is_string else np.dtype(self.dtype).newbyteorder("<")
@@ -72,7 +73,7 @@ class ArraySpec:
         """What the artefact's attributes say of it, as JSON: all that its document depends on beside n and parts."""
         return {"dtype": self.dtype, "row_shape": list(self.tail), "attributes": dict(self.attrs)}
 
-    @property
+    @functools.cached_property
     def row_bytes(self) -> int:
         """Bytes of one row of numbers."""
         return int(np.prod(self.tail, dtype=np.int64)) * self.numpy.itemsize

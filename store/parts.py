@@ -87,6 +87,10 @@ class Parts:
         bounds = (self.part_bounds(int(i)) for i in np.flatnonzero(self.done()))
         return sum(stop - start for start, stop in bounds)
 
+    def refuse_incomplete(self) -> None:
+        """IncompleteError if a part has no record."""
+        self._need(range(self.n_parts))
+
     def pending(self, shard: tuple[int, int] = (0, 1)) -> list[int]:
         """The parts to do, ascending; of shard (i, of) those with part % of == i."""
         index, of = shard
@@ -182,7 +186,10 @@ class Parts:
         return self.arrays[array]
 
     def _chunk(self, array: str, i: int) -> Path:
-        return self.path.joinpath(array, "c", str(i), *("0" for _ in self.arrays[array].tail))
+        return Path(self._chunk_path(array, i))
+
+    def _chunk_path(self, array: str, i: int) -> str:
+        return f"{self.path}/{array}/c/{i}{'/0' * len(self.arrays[array].tail)}"
 
     def _part(self, array: str, i: int) -> Rows:
         """The rows of part `i`, which must have a record."""
@@ -192,11 +199,10 @@ class Parts:
         return out
 
     def _read_into(self, out: Rows, array: str, i: int) -> None:
-        chunk = self._chunk(array, i)
         if self._fetch is not None:
-            self._fetch(chunk)
+            self._fetch(self._chunk(array, i))
         try:
-            chunks.read_into(out, chunk, self.arrays[array], self.part_rows)
+            chunks.read_into(out, self._chunk_path(array, i), self.arrays[array], self.part_rows)
         except chunks.ChunkError as error:
             raise self._damaged(i, f"in array {array}, {error}") from error
 

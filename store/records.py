@@ -35,9 +35,13 @@ class Records:
     def read(self, i: int) -> int:
         """The record of part `i`; 0 if it is not done."""
         try:
-            data = self.path(i).read_bytes()
+            file = os.open(f"{self.folder}/{i}", os.O_RDONLY | os.O_CLOEXEC)  # called for every part that is read
         except FileNotFoundError:
             return 0
+        try:
+            data = os.read(file, _RECORD_BYTES + 1)
+        finally:
+            os.close(file)
         return int.from_bytes(data, "little") if len(data) == _RECORD_BYTES else 0
 
     def read_all(self) -> npt.NDArray[np.uint32]:

@@ -21,12 +21,17 @@ Wide = NDArray[np.float64]
 Rows = NDArray[np.int64]
 T = TypeVar("T")
 
-CACHED_BYTES = 1 << 19
-"""Of decoded rows at a time, for one product with each: in a core's L2 cache, and enough to seldom need the GIL."""
+NORM = "norm"
+CACHED_BYTES = 1 << 21
+"""Of decoded rows at a time, for one product with each: in a core's caches, and enough to seldom need the GIL."""
 MANY_ROWS = 1024
 """Rows at a time for products with many domain rows: enough for a matrix product to run at full speed."""
 SPAN_BYTES = 32 << 20
 """Of decoded rows that one thread is given at a time, in whole blocks: all of a part, unless it is a large one."""
+AHEAD_BYTES = 8 << 20
+"""Of stored rows that one thread reads before it works on them, in whole parts."""
+FEW_PRODUCTS = 4
+"""So many vectors are multiplied with a matrix one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +114,7 @@ class FeatureReader:
     ) -> None:
         self.artefact, self.n, self._on_block = artefact, n, on_block
         self._vectors = "embedding" if "embedding" in artefact.arrays else "sketch"
-        self._held = [name for name in (self._vectors, feature_encoding.SCALE) if name in artefact.arrays]
+        self._held = [name for name in (self._vectors, feature_encoding.SCALE, NORM) if name in artefact.arrays]
         self.dim = int(artefact.arrays[self._vectors].tail[0])
         self._rows: Rows = artefact.read("row") if "row" in artefact.arrays else np.arange(artefact.n)
         self._keep = np.ones(artefact.n, dtype=np.bool_) if only is None else np.isin(self._rows, only)
@@ -129,60 +134,66 @@ class FeatureReader:
         Parts are read and checked in these threads, a few ahead; parts without a row that is wanted are passed over.
         Only what `work` returns outlives the block.
         """
-        wanted = self._keep & np.isfinite(self._norm)
+        self.artefact.refuse_incomplete()
         threads = workers(12 * self.dim * MANY_ROWS)
-        buffers = Buffers(self.artefact, self._held, count=2 if self.artefact.part_rows > self._span_rows else threads)
-        tasks = (functools.partial(self._batch, spans, wanted, work) for spans in self._batches(wanted, buffers))
+        large = self.artefact.part_rows > self._span_rows
+        count = 2 if large else threads * -(-self._batch_rows // self.artefact.part_rows)
+        buffers = Buffers(self.artefact, self._held, count=count)
+        tasks = (functools.partial(self._batch, spans, work) for spans in self._batches(buffers))
         for rows, found in in_order(tasks, threads=threads):
             yield from found
             self._on_block(rows)
 
-    def _batches(self, wanted: NDArray[np.bool_], buffers: Buffers) -> Iterator[list[_Span]]:
-        """Spans that one thread works on in turn: many of small parts, since threads that wait cost time."""
+    def _batches(self, buffers: Buffers) -> Iterator[list[_Span]]:
+        """Spans that one thread reads and then works on: many of small parts, since threads that wait cost time."""
         batch: list[_Span] = []
-        for span in self._spans(wanted, buffers):
+        for span in self._spans(buffers):
             batch.append(span)
-            if sum(rows.stop - rows.start for _, _, rows in batch) >= self._span_rows:
+            if sum(rows.stop - rows.start for _, _, rows in batch) >= self._batch_rows:
                 yield batch
                 batch = []
         if batch:
             yield batch
 
-    def _batch(self, spans: list[_Span], wanted: NDArray[np.bool_], work: Callable[[Block], T]) -> tuple[int, list[T]]:
-        """How many rows the spans have, and what `work` makes of their blocks."""
-        found = [each for span in spans for each in self._span(*span, wanted, work)]
+    def _batch(self, spans: list[_Span], work: Callable[[Block], T]) -> tuple[int, list[T]]:
+        """How many rows the spans have, and what `work` makes of their blocks.
+
+        All are read before the first is worked on: reads of small parts and products would wait for each other's GIL.
+        """
+        parts = [part for part, _, _ in spans if part is not None]
+        try:
+            for part in parts:
+                part.arrays()
+            found = [each for span in spans for each in self._span(*span, work)]
+        finally:
+            for part in parts:
+                part.done()
         return sum(rows.stop - rows.start for _, _, rows in spans), found
 
-    def _spans(self, wanted: NDArray[np.bool_], buffers: Buffers) -> Iterator[_Span]:
+    def _spans(self, buffers: Buffers) -> Iterator[_Span]:
         """All parts cut into spans: the part (None where no row of it is wanted), its first row and the span's rows."""
         for i in range(self.artefact.n_parts):
             start, stop = self.artefact.part_bounds(i)
-            if not wanted[start:stop].any():
+            if not self._keep[start:stop].any():
                 yield None, start, slice(start, stop)
                 continue
             lows = range(start, stop, self._span_rows)
             part = SharedPart(buffers, i, users=len(lows))
             yield from ((part, start, slice(low, min(low + self._span_rows, stop))) for low in lows)
 
-    def _span(
-        self, part: SharedPart | None, first: int, rows: slice, wanted: NDArray[np.bool_], work: Callable[[Block], T]
-    ) -> list[T]:
+    def _span(self, part: SharedPart | None, first: int, rows: slice, work: Callable[[Block], T]) -> list[T]:
         """What `work` makes of the blocks of a span."""
         found: list[T] = []
         if part is None:
             return found
-        try:
-            arrays = part.arrays()
-            for low in range(rows.start, rows.stop, MANY_ROWS):
-                high = min(low + MANY_ROWS, rows.stop)
-                keep = wanted[low:high]
-                held = {name: values[low - first : high - first] for name, values in arrays.items()}
-                if not keep.all():
-                    held = {name: values[keep] for name, values in held.items()}
-                norm = self._norm[low:high][keep].astype(np.float64)
-                found.append(work(self._prepared(Block(self._rows[low:high][keep], norm, held, self._vectors))))
-        finally:
-            part.done()
+        arrays = part.arrays()
+        for low in range(rows.start, rows.stop, MANY_ROWS):
+            high = min(low + MANY_ROWS, rows.stop)
+            ids, held = self._rows[low:high], {name: each[low - first : high - first] for name, each in arrays.items()}
+            keep = self._keep[low:high] & np.isfinite(held[NORM])
+            if not keep.all():
+                ids, held = ids[keep], {name: each[keep] for name, each in held.items()}
+            found.append(work(self._prepared(Block(ids, held[NORM].astype(np.float64), held, self._vectors))))
         return found
 
     def _prepared(self, block: Block) -> Block:
@@ -192,6 +203,11 @@ class FeatureReader:
     @functools.cached_property
     def _span_rows(self) -> int:
         return MANY_ROWS * max(1, SPAN_BYTES // (4 * self.dim * MANY_ROWS))
+
+    @functools.cached_property
+    def _batch_rows(self) -> int:
+        stored = self.artefact.arrays[self._vectors].row_bytes
+        return max(1, min(self._span_rows, AHEAD_BYTES // stored))
 
     @property
     def usable(self) -> int:
@@ -206,8 +222,8 @@ class FeatureReader:
 
     @functools.cached_property
     def _norm(self) -> Floats:
-        """Of all rows (n,); IncompleteError if some are not done, before anything is computed."""
-        return self.artefact.read("norm")
+        """Of all rows (n,)."""
+        return self.artefact.read(NORM)
 
     def unit_rows(self) -> Floats:
         """All unit features at once, (rows, p) float32: for a domain, which is small."""
@@ -257,6 +273,15 @@ class Side(Protocol):
         """The mean feature (p,), of unit rows or of raw ones."""
 
 
+def few_products(few: Floats, many: Floats) -> Floats:
+    """The matrix product `few` (k, m) @ `many` (m, n), for a small k row by row of `few`.
+
+    OpenBLAS packs `many` first: at k = 2 one product takes two to four times as long as two with vectors.
+    """
+    found: Floats = few @ many if len(few) > FEW_PRODUCTS else np.stack([each @ many for each in few])
+    return found
+
+
 def _sums(block: Block) -> tuple[Wide, int]:
     """The sums of a block's unit rows and of its rows, (2, p), and how many there are."""
     total: Wide = np.zeros((2, block.dim))
@@ -266,7 +291,7 @@ def _sums(block: Block) -> tuple[Wide, int]:
     done = 0
     for piece in block.pieces():
         some = weights[:, done : done + len(piece.rows)]
-        total += (some if piece.scale is None else some * piece.scale) @ piece.steps
+        total += few_products(some if piece.scale is None else some * piece.scale, piece.steps)
         done += len(piece.rows)
     total[1] *= longest
     return total, len(block.rows)

@@ -45,8 +45,7 @@ class SharedPart:
         with self._lock:
             if self._arrays is None:
                 self._buffer = self._buffer or self._buffers.take()
-                read = self._buffers.artefact.read_part
-                self._arrays = {name: read(name, self._i, out) for name, out in self._buffer.items()}
+                self._arrays = self._buffers.artefact.read_part_into(self._buffer, self._i)
             return self._arrays
 
     def done(self) -> None:

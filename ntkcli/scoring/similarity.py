@@ -21,7 +21,7 @@ from typing import Self
 
 import numpy as np
 
-from ntkcli.scoring.features import FeatureReader, Floats, Piece, Rows, Side, Wide
+from ntkcli.scoring.features import FeatureReader, Floats, Piece, Rows, Side, Wide, few_products
 from ntkcli.scoring.passes import one_pass
 
 
@@ -45,13 +45,13 @@ class MeanKernel:
         self._lengths = np.linalg.norm(targets, axis=0)
         self._lengths[self._lengths == 0] = 1.0
         # Unit directions, so that float32 holds raw features of any size.
-        self._directions = (targets / self._lengths).astype(np.float32)
+        self._directions = (targets / self._lengths).T.astype(np.float32)
         self.scores: Wide = np.full((pool.n, len(groups)), np.nan)
 
     def take_piece(self, piece: Piece) -> None:
         """The scores of these rows."""
         weight = piece.norm if piece.scale is None else piece.norm * piece.scale
-        dots = (piece.steps @ self._directions).astype(np.float64)
+        dots = few_products(self._directions, piece.steps.T).T.astype(np.float64)
         self.scores[piece.rows] = dots * self._lengths * weight[:, None] - self._offsets
 
 
@@ -65,16 +65,16 @@ class MeanCosine:
             targets = np.stack([group.mean(raw=False) for group in groups], axis=1)
             self._lengths = np.linalg.norm(targets, axis=0)
             self._lengths[self._lengths == 0] = 1.0
-            self._directions = (targets / self._lengths).astype(np.float32)
+            self._directions = (targets / self._lengths).T.astype(np.float32)
             return
         mean = pool.mean(raw=False).astype(np.float32)
-        targets = np.stack([unit_rows(group.unit_rows() - mean).mean(axis=0) for group in groups], axis=1)
-        self._directions = np.concatenate([targets, mean[:, None]], axis=1)
-        self._at_mean = mean.astype(np.float64) @ self._directions
+        towards = [unit_rows(group.unit_rows() - mean).mean(axis=0) for group in groups]
+        self._directions = np.stack([*towards, mean])
+        self._at_mean = self._directions @ mean.astype(np.float64)
 
     def take_piece(self, piece: Piece) -> None:
         """The scores of these rows."""
-        products = (piece.steps @ self._directions).astype(np.float64)
+        products = few_products(self._directions, piece.steps.T).T.astype(np.float64)
         if piece.scale is not None:
             products *= piece.scale[:, None]
         if not self._centre:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -47,14 +48,14 @@ def test_each_is_what_it_is_alone(how: dict[str, object], tmp_path: Path) -> Non
 def test_the_pool_is_read_once_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, *_ = make_store(tmp_path)
     read: Counter[tuple[str, int]] = Counter()
-    before = store.Artefact.read_part
+    before = store.Artefact.read_part_into
 
-    def counted(self: store.Artefact, array: str, i: int, out: np.ndarray | None = None) -> np.ndarray:
-        if self.name == "features/pool/embed" and array == "embedding":
-            read[array, i] += 1
-        return before(self, array, i, out)
+    def counted(self: store.Artefact, buffers: Mapping[str, np.ndarray], i: int) -> dict[str, np.ndarray]:
+        if self.name == "features/pool/embed":
+            read.update((array, i) for array in buffers if array == "embedding")
+        return before(self, buffers, i)
 
-    monkeypatch.setattr(store.Artefact, "read_part", counted)
+    monkeypatch.setattr(store.Artefact, "read_part_into", counted)
     scores(path, pool="pool", domain="domain", feature="embed", methods={f"{m}-s": m for m in SHARED})
     assert set(read.values()) == {1}
     assert len(read) == 4

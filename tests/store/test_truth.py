@@ -87,15 +87,17 @@ def test_parts_are_read_into_one_array_again_and_again(store: Store) -> None:
         out = artefact.empty_part(array)
         for i in range(artefact.n_parts):
             expected = kit.rows()[array][slice(*artefact.part_bounds(i))]
-            found = artefact.read_part(array, i, out)
+            found = artefact.read_part_into({array: out}, i)[array]
             np.testing.assert_array_equal(found, expected)
             assert np.shares_memory(found, out)
             np.testing.assert_array_equal(artefact.read_part(array, i), expected)
     with pytest.raises(StoreError, match="can't take part 0"):
-        artefact.read_part("sketch", 0, np.empty((4, 3), np.float32))
+        artefact.read_part_into({"sketch": np.empty((4, 3), np.float32)}, 0)
     artefact.forget_part(1)
     with pytest.raises(IncompleteError, match="rows 4-7"):
         artefact.read_part("sketch", 1)
+    with pytest.raises(IncompleteError, match="rows 4-7"):
+        artefact.read_part_into({"sketch": artefact.empty_part("sketch")}, 1)
 
 
 def test_take_gives_rows_in_the_order_asked(store: Store) -> None:
