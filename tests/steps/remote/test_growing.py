@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +16,13 @@ from ntkcli.steps.shared import token_counts
 from ntkcli.steps.shared.stores import open_store
 from tests.commands.conftest import Cli, cli
 from tests.conftest import prompt_rows, write_rows
-from tests.steps.remote.kit import Breaks, s3, tree
+from tests.steps.remote.kit import Breaks, tree
 
 __all__ = ["cli"]
 URL = "s3://bucket/team/med"
 SHORT, LONG, LONGEST, PART_ROWS = 37, 47, 50, 8
 ROWS = prompt_rows(LONGEST)
 WHOLE = {str(i) for i in range(SHORT // PART_ROWS)}
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
-    with s3(monkeypatch) as client:
-        client("create_bucket")(Bucket="bucket")
-        yield client
 
 
 @pytest.fixture

@@ -16,17 +16,10 @@ from ntkcli.errors import NtkselError
 from ntkcli.steps.remote.manifest import BEGUN, MANIFEST
 from ntkcli.steps.remote.place import Place
 from tests.commands.conftest import Cli, cli
-from tests.steps.remote.kit import Breaks, make_store, s3, tree, use_s3
+from tests.steps.remote.kit import Breaks, make_store, tree, use_s3
 
 __all__ = ["cli"]
 URL = "s3://bucket/team/med"
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
-    with s3(monkeypatch) as client:
-        client("create_bucket")(Bucket="bucket")
-        yield client
 
 
 @pytest.fixture
