@@ -107,18 +107,19 @@ def test_a_template_makes_no_duplicates() -> None:
 def test_a_text_takes_two_hundred_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a row's words nothing is held, however long they are; also in many rows that meet in bands and differ."""
     monkeypatch.setattr(alike, "SAMPLE_ROWS", 10)
+    monkeypatch.setattr(kept, "BUFFER_BYTES", 1 << 12)
     words = [f"w{i}" for i in range(1000)]
     rows = Alike()
     tracemalloc.start()
-    for i in range(600):
+    for i in range(300):
         rows.add(" ".join([*words[: 700 + i % 3], *(f"x{i}-{j}" for j in range(200))]), None)
     held = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
-    assert held / 600 < 200 + 2 * kept.BUFFER_BYTES / 600
-    found = Components(600)
+    assert held / 300 < 200 + 2 * kept.BUFFER_BYTES / 300
+    found = Components(300)
     monkeypatch.setattr(alike, "_PAIRS_KEPT", 3)  # all that is forgotten is compared again
     rows.join(found)
-    assert len(set(found.labels())) == 600
+    assert len(set(found.labels())) == 300
 
 
 def test_short_prompts_join_nothing() -> None:
