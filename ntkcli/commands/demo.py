@@ -105,8 +105,8 @@ def _perplexities(evaluation: EvaluateResult) -> str:
 
     found = {score.arm: f"{math.exp(score.value):.1f}" for score in evaluation.scores}
     return (
-        f"The model's perplexity on licences that it was not trained on (lower is better) is {found[p.SELECTED]} with "
-        f"chosen passages and {found[p.RANDOM]} with as many random ones; it was {found['base']} before training."
+        f"Perplexity on licences that the model was not trained on (lower is better): {found[p.SELECTED]} with chosen "
+        f"passages, {found[p.RANDOM]} with as many random ones, {found['base']} before training."
     )
 
 
