@@ -6,7 +6,7 @@ DEMO ?= ntksel-demo
 
 .PHONY: demo test test-slow check install clean format site
 
-demo: $(STAMP)  ## the whole pipeline on a real model and real data, 6 to 8 minutes on 2 CPU cores
+demo: $(STAMP)  ## the whole pipeline on a real model and real data, 4 to 6 minutes on 2 CPU cores
 	$(VENV)/bin/ntksel demo $(DEMO)
 
 test: check  ## lint, types, layers and all tests

@@ -4,8 +4,8 @@
     python benchmarks/study/reviews_cell.py --folder DIR --figures benchmarks/figures/reviews_cell.jsonl
         [--seeds 0,1,2] [--arm oracle ...] [--dtype bfloat16]
 
-`oracle` takes the rows hidden in the pool, `random` draws from all of it,
-`domain` takes none, `domain-steps` none for as many steps. Each run appends a line to --figures; a second call goes on.
+`oracle` takes the reviews hidden in the pool, `random` draws from all of it, `domain` takes none, `domain-steps` none
+for as many steps. Each run appends a line to --figures; a second call goes on.
 """
 
 from __future__ import annotations

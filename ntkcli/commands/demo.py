@@ -105,8 +105,8 @@ def _perplexities(evaluation: EvaluateResult) -> str:
 
     found = {score.arm: f"{math.exp(score.value):.1f}" for score in evaluation.scores}
     return (
-        f"Perplexity on licences that the model was not trained on (lower is better): {found[p.SELECTED]} with chosen "
-        f"passages, {found[p.RANDOM]} with as many random ones, {found['base']} before training."
+        f"Perplexity on new licences, lower is better: {found[p.SELECTED]} with chosen passages, {found[p.RANDOM]} "
+        f"with random ones, {found['base']} before training."
     )
 
 
