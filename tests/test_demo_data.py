@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections import Counter
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec
@@ -17,11 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
+from ntkcli.app import app
 from ntkcli.demo import DemoData, demo_model_path, write_demo_data
 from ntkcli.demo.files import N_LICENCES, N_POOL, N_TEST, N_TRAIN, TOKENS
 from ntkcli.demo.licences import licences
 from ntkcli.demo.passages import joined
+from ntkcli.demo.pipeline import demo_commands
 from ntkcli.demo.pool import candidates
 from ntkcli.demo.text import NearDuplicates, normal_words
 from ntkcli.engine.models.loading import load_tokenizer
@@ -146,6 +150,26 @@ def test_general_rows_are_short_and_mixed() -> None:
     sources = Counter(row.source.split("/")[0] for row in found)
     assert 0.2 < sources["reasoning_gym"] / len(found) < 0.3
     assert len(sources) >= 12
+
+
+def test_the_commands_parse_and_are_those_of_the_example_recipe() -> None:
+    """The default way of choosing: the same scores with the same options as in `ntksel run --example`."""
+    data = DemoData(Path("train"), Path("test"), Path("pool"), N_TRAIN, N_TEST, N_POOL, N_LICENCES)
+    asked = demo_commands(Path("store"), Path("model"), data, Path("picked"))
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    chosen = {}
+    for name, *words in asked:
+        found = commands[name].make_context(name, words, resilient_parsing=False).params
+        if name in ("score", "select"):
+            chosen[found["name"]] = found
+    steps = tomllib.loads((REPOSITORY / "ntkcli" / "recipe.toml").read_text(encoding="utf-8"))["step"]
+    for step in steps:
+        if step["verb"] == "score":
+            for key in step.keys() - {"verb", "name"}:
+                assert chosen[step["name"]][key] in (step[key], [step[key]]), key
+    sizes = {step["name"]: step["n"] for step in steps if step["verb"] == "select"}
+    assert int(chosen["coarse"]["n"]) / int(chosen["picked"]["n"]) == sizes["coarse"] / sizes["picked"]
+    assert int(chosen["random"]["n"]) == int(chosen["picked"]["n"])
 
 
 def test_joined_texts_keep_every_word_and_the_first_id() -> None:
