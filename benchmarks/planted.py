@@ -29,7 +29,7 @@ from ntkcli.api import score
 from ntkcli.data import DataFile, Row
 from ntkcli.demo import demo_model_path
 from ntkcli.demo.packages import data_folder
-from ntkcli.demo.pool import SOURCES, pool_rows
+from ntkcli.demo.pool import SOURCES, candidates, pool_rows
 from ntkcli.scoring.features import FeatureReader
 from ntkcli.steps.features.featurize import featurize
 from ntkcli.steps.selections.select import Constraints, select
@@ -64,7 +64,7 @@ ANSWER_WORDS = 20
 
 
 def demo_sets(domain: int, planted: int, general: int) -> tuple[list[dict[str, Any]], dict[str, list[dict[str, Any]]]]:
-    rows = pool_rows(seed=0, n_pool=2 * general, held_out=())
+    rows = pool_rows(candidates(0, 2 * general), seed=0)
     sets = {name: demo_rows(source, domain + planted) for name, source in DEMO_SETS.items()}
     return [row for row in rows if row["source"] not in DEMO_NEAR][:general], sets
 

@@ -4,9 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from ntkcli.demo import write_demo_data
-from ntkcli.demo.pipeline import N_HIDDEN, N_POOL, N_TEST, N_TRAIN
+from ntkcli.demo import demo_model_path, write_demo_data
+from ntkcli.engine.models.loading import load_tokenizer
 from ntkcli.errors import NtkselError
+from ntkcli.identity import resolve_model
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("out_dir", type=Path, help="folder to write into; made where missing")
@@ -14,11 +15,11 @@ parser.add_argument("--seed", type=int, default=0, help="another seed gives othe
 args = parser.parse_args()
 
 try:
-    sizes = {"n_train": N_TRAIN, "n_test": N_TEST, "n_pool": N_POOL, "n_hidden": N_HIDDEN}
-    made = write_demo_data(args.out_dir, seed=args.seed, **sizes)
+    tokenizer = load_tokenizer(resolve_model(str(demo_model_path())))
+    made = write_demo_data(args.out_dir, tokenizer, seed=args.seed)
 except NtkselError as error:
     print(error, file=sys.stderr)
     sys.exit(int(error.code))
 print(f"{made.train}: {made.n_train} rows")
 print(f"{made.test}: {made.n_test} rows")
-print(f"{made.pool}: {made.n_pool} rows, {made.n_hidden} of them product reviews")
+print(f"{made.pool}: {made.n_pool} rows, {made.n_licences} of them licences")

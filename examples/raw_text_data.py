@@ -6,39 +6,16 @@ answers. Each row has the one column text (and an id and a source).
 
 import argparse
 import json
-import re
 import sys
+from itertools import islice
 from pathlib import Path
 
-from ntkcli.demo.packages import data_folder
-from ntkcli.demo.pool import pool_rows
-from ntkcli.demo.text import NearDuplicates, rank
+from ntkcli.demo.licences import licences
+from ntkcli.demo.pool import general
+from ntkcli.demo.text import rank
 from ntkcli.errors import NtkselError
 
 N_TRAIN, N_TEST, N_LICENCES, N_GENERAL = 12, 16, 24, 48
-MIN_CHARS, MAX_CHARS = 600, 1_500  # about 150 to 400 tokens of SmolLM2
-_FRONT = re.compile(r"---\n.*?\n---\n(.*)", re.DOTALL)
-
-
-def licences(seed: int, n: int) -> list[dict[str, str]]:
-    """Texts of n licences in the seed's order, none a near-duplicate of another."""
-    folder = data_folder("licensedcode", "data") / "licenses"
-    near, found = NearDuplicates(), []
-    for path in sorted(folder.glob("*.LICENSE"), key=lambda path: rank(seed, path.name)):
-        front = _FRONT.match(path.read_text(encoding="utf-8"))
-        text = front[1].strip() if front else ""
-        if MIN_CHARS <= len(text) <= MAX_CHARS and not near.has(text):
-            near.add(text)
-            found.append({"id": path.stem, "source": "licence", "text": text})
-        if len(found) == n:
-            break
-    return found
-
-
-def general(seed: int, n: int) -> list[dict[str, str]]:
-    """General questions with their answers as n short texts."""
-    rows = pool_rows(seed=seed, n_pool=n, held_out=[])
-    return [{"id": row["id"], "source": "general", "text": f"{row['prompt']}\n\n{row['completion']}\n"} for row in rows]
 
 
 def write(path: Path, rows: list[dict[str, str]]) -> None:
@@ -53,7 +30,7 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other rows (default: 0)")
     args = parser.parse_args()
     try:
-        texts = licences(args.seed, N_TRAIN + N_TEST + N_LICENCES)
+        texts = list(islice(licences(args.seed), N_TRAIN + N_TEST + N_LICENCES))
         others = general(args.seed, N_GENERAL)
     except NtkselError as error:
         print(error, file=sys.stderr)

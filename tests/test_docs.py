@@ -33,9 +33,8 @@ def shown_commands(path: Path) -> list[str]:
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_shown_commands_parse(document: str) -> None:
     for shown in shown_commands(ROOT / document):
-        line = shown.replace('"${on[@]}"', "--model M --max-length 160").replace('"${training[@]}"', "--lr 1e-3")
+        line = shown.replace('"${on[@]}"', "--model M --max-length 160")
         plain = line.replace('"${features[@]}"', "--data F --name N --kind ntk --model M")
-        plain = plain.replace('"${training[@]}"', "")
         words = shlex.split(plain.split(" >")[0], comments=True)
         if "[OPTIONS]" in words:
             continue  # a line of usage in docs/cli.md
@@ -108,7 +107,7 @@ def test_figures_of_the_picture_are_in_the_results() -> None:
     picture = (ROOT / "docs/images/overview.svg").read_text(encoding="utf-8")
     results = (ROOT / "docs/results.md").read_text(encoding="utf-8")
     figures = re.findall(r">([.\d]+ \([.\d]+ to [.\d]+\))<", picture)
-    assert len(figures) == 5
+    assert len(figures) == 4
     for figure in figures:
         assert figure in results, figure
 

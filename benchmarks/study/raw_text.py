@@ -15,19 +15,19 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
 from environment import describe
-from raw_text_data import general, licences
-from supply import Row, write_rows
+from supply import write_rows
 
 from ntkcli.demo import demo_model_path
+from ntkcli.demo.licences import licences
+from ntkcli.demo.passages import AT_ONCE, joined, passages
+from ntkcli.demo.pool import general
 from ntkcli.demo.text import rank
 from ntkcli.engine.models.loading import load_tokenizer
 from ntkcli.identity import resolve_model
@@ -35,8 +35,6 @@ from ntkcli.selection.leaks import TestItems
 
 TOKENS: Final = 96
 DOMAIN, TEST, WANTED, GENERAL = 16, 60, 48, 552
-MOST_LICENCES: Final = 800
-"""Looked at: licences share sentences, and one that shares a passage with the test is left out."""
 ARMS: Final = "base,domain,domain-steps,random,oracle,embedding,bm25,selected"
 TRAINING: Final = ["--epochs", "1", "--domain-repeat", "3", "--batch-size", "4", "--lr", "1e-3", "--loss-per", "row"]
 
@@ -72,31 +70,18 @@ def main() -> None:
 def text_files(folder: Path, model: str) -> dict[str, str]:
     """The domain, the pool (its sources: `licence` and `general`) and the test: one passage a text."""
     tokenizer = load_tokenizer(resolve_model(model))
-    found = list(_passages(licences(0, MOST_LICENCES), tokenizer))
+    found = list(passages(licences(0), tokenizer, tokens=TOKENS))
     test = found[:TEST]
     items = TestItems([row["text"] for row in test])
     licence = [row for row in found[TEST:] if items.find(row["text"]) is None]
     domain, wanted = licence[:DOMAIN], licence[DOMAIN : DOMAIN + WANTED]
-    other = list(islice(_passages(_joined(general(0, 6 * GENERAL)), tokenizer), GENERAL))
+    texts = joined(general(0, AT_ONCE * GENERAL))
+    other = list(islice(passages(texts, tokenizer, tokens=TOKENS), GENERAL))
     if len(wanted) < WANTED or len(other) < GENERAL:
         raise SystemExit(f"only {len(licence)} licences and {len(other)} general texts have {TOKENS} tokens")
     pool = sorted([*wanted, *other], key=lambda row: rank(0, "pool", row["id"]))
     tables = {"domain": domain, "test": test, "pool": pool}
     return {name: str(write_rows(folder / f"{name}.jsonl", rows)) for name, rows in tables.items()}
-
-
-def _passages(texts: list[Row], tokenizer: Any) -> Iterator[Row]:
-    """The first tokens of every text that has so many."""
-    for row in texts:
-        ids = tokenizer(row["text"], add_special_tokens=False)["input_ids"]
-        if len(ids) >= TOKENS:
-            yield {**row, "text": tokenizer.decode(ids[:TOKENS])}
-
-
-def _joined(texts: list[Row], at_once: int = 6) -> list[Row]:
-    """Several short texts as one."""
-    groups = [texts[i : i + at_once] for i in range(0, len(texts), at_once)]
-    return [{**group[0], "text": "\n".join(row["text"] for row in group)} for group in groups]
 
 
 if __name__ == "__main__":

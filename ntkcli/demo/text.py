@@ -6,6 +6,8 @@ import hashlib
 import re
 from collections import defaultdict
 
+Text = dict[str, str]
+"""A row of raw text: id, source and text."""
 Shingles = frozenset[tuple[str, ...]]
 
 SHINGLE_WORDS = 3
