@@ -43,7 +43,8 @@ def comparison_table(result: EvaluateResult) -> Table:
     several = len({score.task for score in result.scores}) > 1
     seeds = any(len(score.seeds) > 1 for score in result.scores)
     corrected = any(score.difference and score.difference.p_holm != score.difference.p for score in result.scores)
-    columns = ["run", *(["seeds", "spread"] if seeds else []), "value", "95% interval"]
+    nats = any(score.unit == NATS for score in result.scores)
+    columns = ["run", *(["seeds", "spread"] if seeds else []), *(["perplexity"] if nats else []), "value", "95% interval"]
     compared = [f"minus {result.baseline}", "95% interval", "p", *(["p (Holm)"] if corrected else [])]
     columns += compared if result.sentences else []
     rows = []
@@ -52,9 +53,9 @@ def comparison_table(result: EvaluateResult) -> Table:
         row = [f"{task} · {score.arm}" if several else score.arm]
         if seeds:
             row += [str(len(score.seeds)), "" if score.spread is None else _value(score, score.spread)]
+        if nats:
+            row.append(f"{math.exp(score.value):.2f}" if score.unit == NATS else "")
         row += [_value(score, score.value), f"{_value(score, score.low)} to {_value(score, score.high)}"]
-        if score.unit == NATS:
-            row[-2] += f" (perplexity {math.exp(score.value):.2f})"
         if (found := score.difference) is None:
             row += [""] * (len(columns) - len(row))
         else:
@@ -72,7 +73,7 @@ def comparison_table(result: EvaluateResult) -> Table:
 def measures_table(result: EvaluateResult) -> Table | None:
     """Title, columns and rows of all measures run by run; None if there is nothing that `comparison_table` has not."""
     used = [name for name in MEASURES if any(name in one.measures for one in result.runs)]
-    if used in ([], ["accuracy"], ["exact_match"]):
+    if used in ([], ["accuracy"], ["exact_match"], list(_NOT_SHARES)):
         return None
     several = len({one.task for one in result.runs}) > 1
     rows = []
