@@ -18,7 +18,7 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -57,12 +57,13 @@ SCORES: Final[dict[str, dict[str, Any]]] = {
     "paper": {"method": "mean", "feature": "ntk"},
     "centred": {**CENTRED, "feature": "centred"},
     "centred-light": {**CENTRED, "feature": "centred"},
+    "votes-centred": {**CENTRED, "feature": "centred"},
     "gist": {"method": "gist", "feature": "centred", "centre": True},
     "ranks": {"combine": ["embedding", "centred"]},
 }
-"""In the order in which they are made. `centred-light` is `centred` behind a pre-selection by `light`; `ranks` is the
-mean rank of an embedding and the kernel."""
-BEHIND: Final = {"paper": "votes", "centred-light": "light"}
+"""In the order in which they are made. `centred-light` is `centred` behind a pre-selection by `light`, `votes-centred`
+behind one by `votes` (the example recipe and the demo); `ranks` is the mean rank of an embedding and the kernel."""
+BEHIND: Final = {"paper": "votes", "centred-light": "light", "votes-centred": "votes"}
 """Scores of the best `PRESELECTED` rows by another score alone."""
 ARMS: Final = (*NO_SCORE, *(score for score in SCORES if score not in BEHIND.values()))
 BASELINES: Final = ("random", "domain-steps")
@@ -84,7 +85,8 @@ def main() -> None:
         model = given.model or str(demo_model_path())
         files = cell_files(given.data, given.folder / "data", given.task, given.kind)
         store, recipe = given.folder / f"{cell}-store", given.folder / f"{cell}.toml"
-        write_recipe(recipe, list(steps(str(store), model, files)), comment=f"{cell}: features, scores, selections.")
+        made = list(steps(str(store), model, files, needed(given.arm or ARMS)))
+        write_recipe(recipe, made, comment=f"{cell}: features, scores, selections.")
         command = [sys.executable, "-m", "ntkcli", "run", str(recipe)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         for arm, seed in left:
@@ -137,13 +139,20 @@ def cell_files(data: Path, folder: Path, task: str, kind: str) -> dict[str, Path
     return {name: supply.write_rows(folder / f"{task}-{kind}-{name}.jsonl", rows) for name, rows in tables.items()}
 
 
-def steps(store: str, model: str, files: dict[str, Path]) -> Iterator[Step]:
+def needed(arms: Sequence[str]) -> set[str]:
+    """The scores that these arms are chosen by, and those that come before them."""
+    found = {arm for arm in arms if arm in SCORES}
+    before = {BEHIND[arm] for arm in found & BEHIND.keys()}
+    return found | before | {score for arm in found for score in SCORES[arm].get("combine", ())}
+
+
+def steps(store: str, model: str, files: dict[str, Path], scores: set[str]) -> Iterator[Step]:
     """Warm-up, features of both sides, scores, selections."""
     on = {"model": model, "dtype": SHORT.dtype, "max-length": MAX_LENGTH}
     warm_up = {"epochs": 4, "lr": SHORT.lr, "batch-size": SHORT.batch_size, "loss-per": "row", "keep-optimizer": True}
     yield Step("finetune", store, {"train": [str(files["domain"])], "name": "warmup", **warm_up, **on})
     made: set[str] = set()
-    for score, how in SCORES.items():
+    for score, how in ((score, how) for score, how in SCORES.items() if score in scores):
         behind = BEHIND.get(score)
         rows = {} if behind is None else {"rows": f"best-{behind}"}
         needs = how.get("feature", ())
