@@ -41,6 +41,11 @@ class Cell:
     arms: Arms
 
     @property
+    def label(self) -> str:
+        """Task, size of the domain, kind of supply and its share."""
+        return f"{self.task.partition('-')[2]}, {self.domain}, {self.kind} {self.share:.0%}"
+
+    @property
     def seeds(self) -> int:
         """Of every arm."""
         return len(self.arms["oracle"])
@@ -92,7 +97,7 @@ def print_table(cells: list[Cell]) -> None:
         print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
         for cell in cells:
             scores = cell.scores(measure, "random")
-            row = [f"{cell.task}, {cell.domain}, {cell.kind} {cell.share:.0%}", str(cell.seeds)]
+            row = [cell.label, str(cell.seeds)]
             row += [f"{scale * scores[arm].value:{form}}" for arm in ARMS]
             for one, other in PAIRS:
                 found = cell.scores(measure, other)[one].difference
@@ -124,9 +129,9 @@ def draw(cells: list[Cell], path: Path) -> None:
             for x, value in enumerate(row):
                 shade = "white" if abs(value) > 0.6 * largest else "black"
                 axis.text(x, y, f"{value:+.2f}" if measure else f"{value:+.0f}", ha="center", va="center", color=shade)
-        axis.set_xticks(range(len(PAIRS)), [f"{one}\nminus {other}" for one, other in PAIRS])
+        axis.set_xticks(range(len(PAIRS)), [f"{one}\nminus\n{other}" for one, other in PAIRS])
         axis.set_title(f"{title} (blue: better)")
-    axes[0].set_yticks(range(len(cells)), [f"{c.task.partition('-')[2]}, {c.domain} rows, {c.kind}" for c in cells])
+    axes[0].set_yticks(range(len(cells)), [c.label for c in cells])
     figure.savefig(path, dpi=110, metadata={"Software": None} if path.suffix == ".png" else None)
 
 
