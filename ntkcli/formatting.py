@@ -44,7 +44,8 @@ def comparison_table(result: EvaluateResult) -> Table:
     seeds = any(len(score.seeds) > 1 for score in result.scores)
     corrected = any(score.difference and score.difference.p_holm != score.difference.p for score in result.scores)
     nats = any(score.unit == NATS for score in result.scores)
-    columns = ["run", *(["seeds", "spread"] if seeds else []), *(["perplexity"] if nats else []), "value", "95% interval"]
+    columns = ["run", *(["seeds", "spread"] if seeds else []), *(["perplexity"] if nats else [])]
+    columns += ["value", "95% interval"]
     compared = [f"minus {result.baseline}", "95% interval", "p", *(["p (Holm)"] if corrected else [])]
     columns += compared if result.sentences else []
     rows = []

@@ -106,7 +106,8 @@ def test_files_of_the_source_that_are_named_exist(document: str) -> None:
 def test_figures_of_the_picture_are_in_the_results() -> None:
     picture = (ROOT / "docs/images/overview.svg").read_text(encoding="utf-8")
     results = (ROOT / "docs/results.md").read_text(encoding="utf-8")
-    figures = re.findall(r">([+−.\d]+ \([+−.\d]+ to [+−.\d]+\))<", picture)
+    number = r"[+\u2212.\d]+"
+    figures = re.findall(rf">({number} \({number} to {number}\))<", picture)
     assert len(figures) == 6
     for figure in figures:
         assert figure in results.replace("*", ""), figure
