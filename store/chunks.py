@@ -85,7 +85,7 @@ def _read_numbers(path: str, out: Bytes, padding: int) -> None:
     if padding:
         spare = np.empty(min(padding, _PIECE_BYTES), np.uint8)
         pieces += [spare[: min(_PIECE_BYTES, padding - at)] for at in range(0, padding, _PIECE_BYTES)]
-    file, crc = os.open(path, os.O_RDONLY | os.O_CLOEXEC), 0  # no file object: half the time of a small chunk
+    file, crc = os.open(path, os.O_RDONLY), 0  # no file object: half the time of a small chunk
     try:
         for piece in pieces:
             if not _fill(file, piece):

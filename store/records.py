@@ -35,7 +35,7 @@ class Records:
     def read(self, i: int) -> int:
         """The record of part `i`; 0 if it is not done."""
         try:
-            file = os.open(f"{self.folder}/{i}", os.O_RDONLY | os.O_CLOEXEC)  # called for every part that is read
+            file = os.open(f"{self.folder}/{i}", os.O_RDONLY)  # called for every part that is read
         except FileNotFoundError:
             return 0
         try:
