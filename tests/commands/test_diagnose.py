@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import typer
 
-from ntkcli.app import app
 from ntkcli.engine.models import loading, speed
 from ntkcli.errors import UsageError
 from ntkcli.steps.diagnosis import supply
@@ -20,6 +18,7 @@ from ntkcli.steps.diagnosis.diagnose import STEPS, costs, diagnose
 from ntkcli.steps.diagnosis.request import NEEDS, USES, Request, check_request
 from ntkcli.steps.diagnosis.vectors import feature_spec
 from ntkcli.steps.shared.stores import open_store
+from tests.app_commands import COMMANDS
 from tests.commands.conftest import Cli
 from tests.conftest import CHATML, prompt_rows, write_rows
 from tests.steps.diagnosis.kit import half_domain
@@ -149,7 +148,7 @@ def test_a_picture_is_not_written_over_the_users_files(cli: Cli, tmp_path: Path)
 
 
 def test_every_option_is_one_of_a_diagnosis_or_of_the_output() -> None:
-    options = {str(p.name) for p in typer.main.get_command(app).commands["diagnose"].params}  # type: ignore[attr-defined]
+    options = {str(p.name) for p in COMMANDS["diagnose"].params}
     used = set().union(*USES.values())
     assert options - SHOWN - {"help"} == used
     assert used == {field for field in Request.__dataclass_fields__ if field != "store_path"}

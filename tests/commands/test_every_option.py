@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import typer
 
 import store
-from ntkcli.app import app, run
+from ntkcli.app import run
+from tests.app_commands import COMMANDS as VERBS
 from tests.commands.conftest import Cli, Ran
 from tests.commands.effects import (
     ARMS,
@@ -40,7 +40,6 @@ from tests.commands.effects import (
 from tests.conftest import CHATML, choice_rows, prompt_rows, save_model, text_rows, write_rows
 from tests.steps.evaluation.lm_eval_kit import CHOICES, write_task
 
-VERBS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 SWITCH = "{% if enable_thinking is defined %}{{ '[' ~ enable_thinking ~ ']' }}{% endif %}"
 KINDS = {"score": "scores", "select": "selections", "finetune": "runs", "validate": "validations"}
 CASES = [(verb, option) for verb, options in EFFECTS.items() for option in options]

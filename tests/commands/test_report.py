@@ -7,14 +7,11 @@ import re
 import shlex
 from pathlib import Path
 
-import typer
-
-from ntkcli.app import app
+from tests.app_commands import COMMANDS
 from tests.commands.conftest import Cli
 from tests.conftest import Writer, choice_rows, prompt_rows
 
 VALIDATION = ["--design", "bins", "--bins", "40,100", "--rows", "4", "--seeds", "0,3", "--epochs", "1", "--rank", "1"]
-COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
 def test_report_of_a_whole_chain(cli: Cli, tmp_path: Path, model_dir: Path, write_jsonl: Writer) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ntkcli.app import app
 from ntkcli.steps.shared.stores import open_store
+from tests.app_commands import COMMANDS
 from tests.commands.conftest import Cli
 from tests.conftest import Writer, prompt_rows
 
@@ -41,12 +41,9 @@ def command(verb: str, store: Path, data: Path, model: Path) -> list[str | Path]
 
 
 def test_every_option_of_seeds_is_here() -> None:
-    import typer
-
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     found = {
         (verb, flag)
-        for verb, each in commands.items()
+        for verb, each in COMMANDS.items()
         for option in each.params
         for flag in option.opts
         if "seed" in flag
