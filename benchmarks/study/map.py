@@ -32,7 +32,8 @@ from ntkcli.demo import demo_model_path
 
 DOMAINS: Final = (32, 8, 128)
 SHARES: Final = (0.05, 0.2, 0.01)
-"""Of the right rows in the pool."""
+"""Of the right rows in the pool; all but the first for `SHARE_KIND` and the first size alone."""
+SHARE_KIND: Final = "wording"
 TOKENS_PER_SECOND: Final = 75
 """Of training, one thread of a 2-core machine; for --hours alone."""
 
@@ -88,7 +89,7 @@ def map_runs(given: argparse.Namespace) -> Iterator[Run]:
     for task, domain in middle:
         for seed in given.seeds:
             for share in SHARES[1:]:
-                yield Run(task, domain, "random", seed, "skill", share, given.training)
+                yield Run(task, domain, "random", seed, SHARE_KIND, share, given.training)
     for task, domain in middle:
         for kind in kinds:
             for seed in given.seeds:

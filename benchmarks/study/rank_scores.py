@@ -2,7 +2,8 @@
 """Which score should one trust? Every score of one pool, ranked by retraining (`ntksel validate`) on one cell.
 
     python benchmarks/study/rank_scores.py --task financial-fpb --data DIR --folder DIR [--subsets 40]
-        [--design subsets] [--rows 64] [--domain-repeat 2] [--items 100] [--model M] [--figures FILE.jsonl]
+        [--design subsets] [--bins 4] [--score S ...] [--rows 64] [--domain-repeat 2] [--items 100] [--model M]
+        [--figures FILE.jsonl]
 
 Makes the cell's files, features and scores with the commands of the program, then one validation in which all scores
 share their runs; a second call goes on where the first was stopped. docs/results.md has the protocol. The pool holds
@@ -16,9 +17,11 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
+
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -64,12 +67,13 @@ def main() -> None:
     files = cell_files(given.data, given.folder / "data", given.task, given.items)
     store = given.folder / f"{given.task}-store"
     recipe = given.folder / f"{given.task}.toml"
-    write_recipe(recipe, list(steps(str(store), model, files)), comment=f"{given.task}: features and scores.")
+    scores = given.score or list(SCORES)
+    write_recipe(recipe, list(steps(str(store), model, files, scores)), comment=f"{given.task}: features and scores.")
     command = [sys.executable, "-m", "ntkcli"]
     subprocess.run([*command, "run", str(recipe)], check=True, stdout=subprocess.DEVNULL)
-    options = [word for score in SCORES for word in ("--score", score)]
-    options += ["--model", model, "--domain", files["domain"], "--task", files["test"], "--name", "ranking"]
-    options += ["--design", given.design, "--subsets", str(given.subsets)]
+    options = [word for score in scores for word in ("--score", score)]
+    options += ["--model", model, "--domain", files["domain"], "--task", files["test"], "--name", given.design]
+    options += ["--design", given.design, "--subsets", str(given.subsets), "--bins", given.bins]
     options += ["--rows", str(given.rows), "--domain-repeat", str(given.domain_repeat)]
     options += ["--epochs", "1", "--seeds", given.seeds, "--oracle", "source=" + ",".join(WANTED)]
     options += [word for key, value in TRAINING.items() for word in (f"--{key}", str(value))]
@@ -82,13 +86,15 @@ def main() -> None:
 
 
 def line(given: argparse.Namespace) -> dict[str, Any]:
-    """What the validation found, without its curves, and what it was asked for."""
+    """What the validation found, without its curves of subsets, and what it was asked for."""
     found = json.loads((given.folder / f"{given.task}.json").read_text(encoding="utf-8"))
     asked = {
-        key: getattr(given, key) for key in ("task", "design", "subsets", "rows", "domain_repeat", "seeds", "items")
+        key: getattr(given, key)
+        for key in ("task", "design", "subsets", "bins", "rows", "domain_repeat", "seeds", "items")
     }
-    by_design = {each["score"]: each["lds_by_design"] for each in found["curves"]}
-    scores = [{**each, "lds_by_design": by_design[each["score"]]} for each in found["scores"]]
+    curves = {each["score"]: each for each in found["curves"]}
+    kept = ("lds_by_design", "dose")
+    scores = [{**each, **{key: curves[each["score"]].get(key) for key in kept}} for each in found["scores"]]
     return {**asked, **found, "scores": scores, "curves": None, "environment": describe()}
 
 
@@ -104,17 +110,19 @@ def cell_files(data: Path, folder: Path, task: str, items: int) -> dict[str, str
     return {name: str(supply.write_rows(folder / f"{task}-{name}.jsonl", rows)) for name, rows in tables.items()}
 
 
-def steps(store: str, model: str, files: dict[str, str]) -> Iterator[Step]:
+def steps(store: str, model: str, files: dict[str, str], scores: Sequence[str]) -> Iterator[Step]:
     """Warm-up, features of both sides, scores."""
     on = {"model": model, "dtype": TRAINING["dtype"], "max-length": TRAINING["max-length"]}
     warm_up = {"train": [files["domain"]], "name": "warmup", "epochs": 4, "loss-per": "row", "keep-optimizer": True}
     yield Step("finetune", store, {**warm_up, **TRAINING, "model": model})
-    for feature, how in FEATURES.items():
+    used = {str(feature) for score in scores for feature in np.atleast_1d(SCORES[score].get("feature", []))}
+    for feature, how in ((feature, how) for feature, how in FEATURES.items() if feature in used):
         for side in ("domain", "pool"):
             more = {"adam": True} if feature == "adam" and side == "pool" else {}
             values = {"data": files[side], "name": side, "feature": feature, "adapter": "warmup", **how, **more, **on}
             yield Step("featurize", store, values)
-    for score, how in SCORES.items():
+    for score in scores:
+        how = SCORES[score]
         sides = {"pool": "pool"} if how["method"] == "random" else {"pool": "pool", "domain": ["domain"]}
         yield Step("score", store, {**sides, **how, "name": score})
 
@@ -127,6 +135,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, required=True, help="where rows, stores and results are kept")
     parser.add_argument("--design", default="subsets", choices=("subsets", "bins", "both"))
     parser.add_argument("--subsets", type=int, default=40)
+    parser.add_argument("--bins", default="5", help="how many equal bins, or their edges in percent of the ranks")
+    parser.add_argument("--score", action="append", choices=list(SCORES), help="only these")
     parser.add_argument("--rows", type=int, default=64, help="rows of the pool in a run")
     parser.add_argument("--domain-repeat", type=int, default=2, help="visits of a domain row in a run")
     parser.add_argument("--seeds", default="0,1", help="of the runs that are not subsets")
