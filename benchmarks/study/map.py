@@ -14,10 +14,11 @@ items. --hours only prints what is left.
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -60,8 +61,17 @@ class Run:
         return re.sub(r"[._]+", "_", "-".join(word for word in words if word)) + f".s{self.seed}"
 
 
-def recipe_runs(seeds: tuple[int, ...]) -> Iterator[Run]:
-    """One cell under three rates and two sizes of a step, then one of them in float32 and without averaged weights."""
+def recipe_runs(seeds: tuple[int, ...], form: Training) -> Iterator[Run]:
+    """One cell under three rates and two sizes of a step, then one of them in float32 and without averaged weights; in
+    the short form under three rates.
+    """
+    if form == SHORT:
+        for lr, seed in itertools.product((SHORT.lr, 3e-4, 2e-3), seeds):
+            training = replace(SHORT, lr=lr)
+            yield Run("financial-fpb", 32, "oracle", seed, "wording", training=training)
+            yield Run("financial-fpb", 32, "random", seed, "wording", SHARES[0], training)
+            yield Run("financial-fpb", 32, "domain-steps", seed, training=training)
+        return
     choices = [Training(), Training(batch_size=4), Training(lr=2e-3), Training(lr=5e-4, batch_size=4)]
     choices += [Training(dtype="float32"), Training(average_weights=False)]
     for training in choices:
@@ -128,7 +138,7 @@ def measure(run: Run, *, data: Path, folder: Path, model: str) -> dict[str, Any]
 
 def main() -> None:
     given = parsed()
-    runs = list(recipe_runs(given.seeds) if given.table == "recipe" else map_runs(given))
+    runs = list(recipe_runs(given.seeds, given.training) if given.table == "recipe" else map_runs(given))
     done = {line["name"] for line in lines(given.figures)}
     part, parts = given.part
     left = [run for run in runs if run.name not in done][part::parts]

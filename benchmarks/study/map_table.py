@@ -1,18 +1,18 @@
 #!/usr/bin/env python
-"""The map's runs as a table and a heat map: what right rows gain against random rows and against the domain alone.
+"""The map's runs as tables and a heat map: what right rows gain against random rows and against the domain alone.
 
     python benchmarks/study/map_table.py --figures benchmarks/figures/map.jsonl [--long] [--picture docs/images/map.png]
 
 A line for each cell whose four arms are there with the same seeds; the short form of the runs unless --long is given.
-Differences are means over items and seeds with 95% intervals that draw both; nothing is corrected for the number of
-cells, which the text beside the table says.
+Then a line for each cell with the pool's rows alone, without the domain. Differences are means over items and seeds
+with 95% intervals that draw both; nothing is corrected for the number of cells, which the text beside the table says.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +26,8 @@ from ntkcli.statistics import ArmScore, TaskItems, compare_arms
 
 ARMS: Final = ("domain", "domain-steps", "random", "oracle")
 PAIRS: Final = (("oracle", "random"), ("oracle", "domain-steps"), ("random", "domain-steps"))
+ALONE: Final = ("domain-steps", "oracle", "random-alone", "oracle-alone")
+PAIRS_ALONE: Final = (("oracle-alone", "random-alone"), ("oracle-alone", "oracle"), ("oracle-alone", "domain-steps"))
 Arms = dict[str, dict[str, Any]]
 """Arm → seed → a line."""
 
@@ -48,7 +50,7 @@ class Cell:
     @property
     def seeds(self) -> int:
         """Of every arm."""
-        return len(self.arms["oracle"])
+        return len(next(iter(self.arms.values())))
 
     def scores(self, measure: int, baseline: str) -> dict[str, ArmScore]:
         """Arms against a baseline, by accuracy (0) or log loss (1)."""
@@ -66,20 +68,23 @@ def main() -> None:
     parser.add_argument("--long", action="store_const", const=LONG, default=SHORT, dest="training")
     parser.add_argument("--picture", type=Path, help="a heat map of the differences: .png or .svg")
     given = parser.parse_args()
-    cells = list(cells_of(lines(given.figures), given.training))
+    found = lines(given.figures)
+    cells = list(cells_of(found, given.training))
     print(describe())
     print_table(cells)
+    print("\nThe pool's rows alone, without the domain:")
+    print_table(list(cells_of(found, given.training, ALONE)), PAIRS_ALONE)
     if given.picture is not None:
         draw(cells, given.picture)
 
 
-def cells_of(found: list[dict[str, Any]], training: Training) -> Iterator[Cell]:
-    """The cells whose arms all have runs of this training, with the seeds that all arms have."""
+def cells_of(found: list[dict[str, Any]], training: Training, among: Sequence[str] = ARMS) -> Iterator[Cell]:
+    """The cells in which all arms of `among` have runs of this training, with the seeds that all of them have."""
     found = [line for line in found if all(line.get(key) == value for key, value in asdict(training).items())]
     for task, domain in dict.fromkeys((line["task"], line["domain"]) for line in found):
         here = [line for line in found if (line["task"], line["domain"]) == (task, domain)]
         for kind, share in dict.fromkeys((line["kind"], line["share"]) for line in here if line["arm"] == "random"):
-            arms: Arms = {arm: {} for arm in ARMS}
+            arms: Arms = {arm: {} for arm in among}
             for line in here:
                 if line["arm"] in arms and line["kind"] in ("", kind) and line["share"] in (None, share):
                     arms[line["arm"]][str(line["seed"])] = line
@@ -89,17 +94,18 @@ def cells_of(found: list[dict[str, Any]], training: Training) -> Iterator[Cell]:
                 yield Cell(task, domain, kind, share, same)
 
 
-def print_table(cells: list[Cell]) -> None:
+def print_table(cells: list[Cell], pairs: Sequence[tuple[str, str]] = PAIRS) -> None:
     """Log loss and accuracy of every arm, then the differences."""
-    pairs = [f"{one} minus {other}" for one, other in PAIRS]
+    arms = list(cells[0].arms) if cells else []
     for measure, scale, form, unit in ((1, 1, ".3f", "nats"), (0, 100, ".1f", "accuracy")):
-        columns = ["task, domain rows, supply", "seeds", *(f"{arm}, {unit}" for arm in ARMS), *pairs]
+        columns = ["task, domain rows, supply", "seeds", *(f"{arm}, {unit}" for arm in arms)]
+        columns += [f"{one} minus {other}" for one, other in pairs]
         print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
         for cell in cells:
-            scores = cell.scores(measure, "random")
+            scores = cell.scores(measure, arms[0])
             row = [cell.label, str(cell.seeds)]
-            row += [f"{scale * scores[arm].value:{form}}" for arm in ARMS]
-            for one, other in PAIRS:
+            row += [f"{scale * scores[arm].value:{form}}" for arm in arms]
+            for one, other in pairs:
                 found = cell.scores(measure, other)[one].difference
                 assert found is not None
                 clear = "**" if found.low > 0 or found.high < 0 else ""

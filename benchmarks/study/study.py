@@ -2,10 +2,10 @@
 """The study: every way of choosing rows, trained on one cell of the map under one budget.
 
     python benchmarks/study/study.py --task financial-fpb --kind reworded --data DIR --folder DIR --figures FILE.jsonl
-        [--arm A ...] [--part I/N] [--hours] [--table] [--model M]
+        [--domain 32] [--arm A ...] [--part I/N] [--hours] [--table] [--model M]
 
-The domain has 32 rows; of the pool's 1,280 rows of at most 40 words 64 are right, and every arm takes 64 and trains as
-the short form of the map does. Makes the cell's files, features, scores and selections with the commands of the
+Of the pool's 1,280 rows of at most 40 words 64 are right, and every arm takes 64 and trains as the short form of the
+map does. Makes the cell's files, features, scores and selections with the commands of the
 program, then trains run by run: each appends a line to --figures, and a second call goes on where the first was
 stopped. `--part 0/2` and `--part 1/2` share the trainings between two processes. --table only prints the table of what
 is there. docs/results.md has the protocol.
@@ -34,6 +34,7 @@ from ntkcli.steps.pipelines.recipe import Step, write_recipe
 from ntkcli.steps.shared.stores import open_store
 
 DOMAIN: Final = 32
+"""Rows of the domain, unless --domain says otherwise."""
 POOL: Final = 1280
 PRESELECTED: Final = 4 * SHORT.rows
 SEEDS: Final = (0, 1, 2)
@@ -73,7 +74,7 @@ SECONDS_A_RUN: Final = 90
 
 def main() -> None:
     given = parsed()
-    cell = f"{given.task}-{given.kind}"
+    cell = cell_name(given.task, given.kind, given.domain)
     runs = [(arm, seed) for arm in given.arm or ARMS for seed in (range(DRAWS) if arm == "random" else SEEDS)]
     runs = [("base", 0), *sorted(runs, key=lambda run: run[1])]
     done = {line["name"] for line in lines(given.figures)}
@@ -83,15 +84,21 @@ def main() -> None:
         return
     if not given.table:
         model = given.model or str(demo_model_path())
-        files = cell_files(given.data, given.folder / "data", given.task, given.kind)
+        files = cell_files(given.data, given.folder / "data", given.task, given.kind, domain=given.domain)
         store, recipe = given.folder / f"{cell}-store", given.folder / f"{cell}.toml"
         made = list(steps(str(store), model, files, needed(given.arm or ARMS)))
         write_recipe(recipe, made, comment=f"{cell}: features, scores, selections.")
         command = [sys.executable, "-m", "ntkcli", "run", str(recipe)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         for arm, seed in left:
-            append(given.figures, measured(cell, arm, seed, files=files, store=store, model=model))
+            found = measured(cell, arm, seed, domain=given.domain, files=files, store=store, model=model)
+            append(given.figures, found)
     print_study(cell, [line for line in lines(given.figures) if line["cell"] == cell])
+
+
+def cell_name(task: str, kind: str, domain: int) -> str:
+    """Of a cell's lines, files and store."""
+    return f"{task}-{kind}" if domain == DOMAIN else f"{task}-{kind}-d{domain}"
 
 
 def run_name(cell: str, arm: str, seed: int) -> str:
@@ -99,14 +106,16 @@ def run_name(cell: str, arm: str, seed: int) -> str:
     return f"{cell}-{arm}.s{seed}".replace("_", "-")
 
 
-def measured(cell: str, arm: str, seed: int, *, files: dict[str, Path], store: Path, model: str) -> dict[str, Any]:
+def measured(
+    cell: str, arm: str, seed: int, *, domain: int, files: dict[str, Path], store: Path, model: str
+) -> dict[str, Any]:
     """Train one arm with one seed and test it: its line."""
     name = run_name(cell, arm, seed)
     of_run: dict[str, Any] = {"name": name, "cell": cell, "arm": arm, "seed": seed}
     if arm == "base":
         return {**of_run, **tested(store, "base", files["test"], training=SHORT, model=model)}
     visits = SHORT.visits + (SHORT.rows if arm == "domain-steps" else 0)
-    train = [f"{files['domain']}={visits / DOMAIN:g}"]
+    train = [f"{files['domain']}={visits / domain:g}"]
     if not arm.startswith("domain"):
         pool = [json.loads(line) for line in files["pool"].read_text(encoding="utf-8").splitlines()]
         rows = [pool[i] for i in rows_of(arm, seed, pool, store)]
@@ -125,18 +134,19 @@ def rows_of(arm: str, seed: int, pool: list[supply.Row], store: Path) -> list[in
     return sorted(int(i) for i in open_store(store).get(f"selections/{arm}").read("row"))
 
 
-def cell_files(data: Path, folder: Path, task: str, kind: str) -> dict[str, Path]:
+def cell_files(data: Path, folder: Path, task: str, kind: str, *, domain: int = DOMAIN) -> dict[str, Path]:
     """The domain, the pool (its sources: the kind of supply, and `general`) and the test items."""
     right = supply.wanted_rows(data, task, kind, SHORT.rows, largest_domain=128, seed=0)
     pool = [{**row, "source": kind} for row in right]
     pool += [{**row, "source": "general"} for row in supply.general_rows(data, task, POOL - len(right), seed=0)]
     random.Random(0).shuffle(pool)
     tables = {
-        "domain": supply.domain_rows(data, task, DOMAIN, seed=0),
+        "domain": supply.domain_rows(data, task, domain, seed=0),
         "pool": pool,
         "test": supply.test_rows(data, task, SHORT.items),
     }
-    return {name: supply.write_rows(folder / f"{task}-{kind}-{name}.jsonl", rows) for name, rows in tables.items()}
+    cell = cell_name(task, kind, domain)
+    return {name: supply.write_rows(folder / f"{cell}-{name}.jsonl", rows) for name, rows in tables.items()}
 
 
 def needed(arms: Sequence[str]) -> set[str]:
@@ -204,6 +214,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="the files of tasks, and pool2.jsonl.gz")
     parser.add_argument("--folder", type=Path, required=True, help="where rows and store are kept")
     parser.add_argument("--figures", type=Path, required=True, help="JSON Lines, a line for each run")
+    parser.add_argument("--domain", type=int, default=DOMAIN, help=f"rows of the domain; default: {DOMAIN}")
     parser.add_argument("--arm", action="append", choices=ARMS, help="train only these")
     parser.add_argument("--part", type=lambda text: tuple(map(int, text.split("/"))), default=(0, 1), help="I/N")
     parser.add_argument("--hours", action="store_true", help="print what is left, run nothing")
