@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import supply
 from environment import describe
 from runs import LONG, SHORT, Training, item_values, lines
 
@@ -44,7 +45,7 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """Task, size of the domain, kind of supply and its share."""
+        """Task, rows of the domain, kind of supply and its share."""
         return f"{self.task.partition('-')[2]}, {self.domain}, {self.kind} {self.share:.0%}"
 
     @property
@@ -69,11 +70,11 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="a heat map of the differences: .png or .svg")
     given = parser.parse_args()
     found = lines(given.figures)
-    cells = list(cells_of(found, given.training))
+    cells = in_order(cells_of(found, given.training))
     print(describe())
     print_table(cells)
     print("\nThe pool's rows alone, without the domain:")
-    print_table(list(cells_of(found, given.training, ALONE)), PAIRS_ALONE)
+    print_table(in_order(cells_of(found, given.training, ALONE)), PAIRS_ALONE)
     if given.picture is not None:
         draw(cells, given.picture)
 
@@ -92,6 +93,12 @@ def cells_of(found: list[dict[str, Any]], training: Training, among: Sequence[st
             if seeds:
                 same = {arm: {seed: by_seed[seed] for seed in sorted(seeds)} for arm, by_seed in arms.items()}
                 yield Cell(task, domain, kind, share, same)
+
+
+def in_order(cells: Iterable[Cell]) -> list[Cell]:
+    """By task, size of the domain, kind of supply (the nearest last) and share."""
+    tasks, kinds = list(supply.TASKS), supply.KINDS
+    return sorted(cells, key=lambda cell: (tasks.index(cell.task), cell.domain, kinds.index(cell.kind), cell.share))
 
 
 def print_table(cells: list[Cell], pairs: Sequence[tuple[str, str]] = PAIRS) -> None:
@@ -125,18 +132,19 @@ def draw(cells: list[Cell], path: Path) -> None:
     for axis, (measure, scale, title, best) in zip(
         axes, ((1, 1.0, "log loss, nats", "RdBu_r"), (0, 100.0, "accuracy, points", "RdBu")), strict=True
     ):
-        values = []
-        for cell in cells:
-            found = [cell.scores(measure, other)[one].difference for one, other in PAIRS]
-            values.append([scale * each.value for each in found if each is not None])
+        found = [[cell.scores(measure, other)[one].difference for one, other in PAIRS] for cell in cells]
+        values = [[scale * each.value for each in row if each is not None] for row in found]
         largest = max((abs(value) for row in values for value in row), default=1.0)
         axis.imshow(values, cmap=best, vmin=-largest, vmax=largest, aspect="auto")
         for y, row in enumerate(values):
             for x, value in enumerate(row):
                 shade = "white" if abs(value) > 0.6 * largest else "black"
-                axis.text(x, y, f"{value:+.2f}" if measure else f"{value:+.0f}", ha="center", va="center", color=shade)
+                each = found[y][x]
+                weight = "bold" if each is not None and (each.low > 0 or each.high < 0) else "normal"
+                shown = f"{value:+.2f}" if measure else f"{value:+.0f}"
+                axis.text(x, y, shown, ha="center", va="center", color=shade, weight=weight)
         axis.set_xticks(range(len(PAIRS)), [f"{one}\nminus\n{other}" for one, other in PAIRS])
-        axis.set_title(f"{title} (blue: better)")
+        axis.set_title(f"{title} (blue: better; bold: the 95% interval leaves out 0)", fontsize="medium")
     axes[0].set_yticks(range(len(cells)), [c.label for c in cells])
     figure.savefig(path, dpi=110, metadata={"Software": None} if path.suffix == ".png" else None)
 

@@ -135,7 +135,7 @@ class FeatureReader:
         Only what `work` returns outlives the block.
         """
         self.artefact.refuse_incomplete()
-        threads = workers(12 * self.dim * MANY_ROWS)
+        threads = workers(AHEAD_BYTES + 12 * self.dim * MANY_ROWS)
         large = self.artefact.part_rows > self._span_rows
         count = 2 if large else threads * -(-self._batch_rows // self.artefact.part_rows)
         buffers = Buffers(self.artefact, self._held, count=count)
