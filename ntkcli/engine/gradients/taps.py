@@ -267,7 +267,7 @@ class _Tap(torch.autograd.Function):
         ax = x @ tap.a_in_r
         ctx.save_for_backward(x, ax)
         delta = ax @ tap.beside.b if tap.beside.shift is None else ax @ tap.beside.b + tap.beside.shift
-        return product_with(delta, x, weight, bias)
+        return product_with(delta, x, weight, bias).detach()  # as `_Catch` does
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, None, None]:
@@ -291,7 +291,7 @@ class _Catch(torch.autograd.Function):
         del anchor
         ctx.save_for_backward(x)
         ctx.tap, ctx.input = tap, tap.inputs.join(tap, x)
-        return y.view_as(y)
+        return y.detach()  # a view could not be added to in place, as Falcon does
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:

@@ -222,7 +222,7 @@ def decoder_of(model: Any) -> nn.Module:
     Of a model that also sees or hears, the language model alone.
     """
     decoder = model.get_decoder()
-    if not isinstance(decoder, nn.Module) or decoder is model:
+    if not isinstance(decoder, nn.Module) or decoder in (model, model.get_output_embeddings()):
         raise UsageError(f"{type(model).__name__} has no decoder apart from its head; it is not supported.")
     return decoder
 

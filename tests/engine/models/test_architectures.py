@@ -133,6 +133,16 @@ def test_a_model_that_does_something_else_is_refused_by_name(change: str, monkey
         head_form(model)
 
 
+def test_a_model_that_calls_its_head_the_decoder_is_refused_by_name() -> None:
+    from transformers import ModernBertDecoderConfig, ModernBertDecoderForCausalLM
+
+    sizes = {"vocab_size": zoo.VOCABULARY, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
+    model = ModernBertDecoderForCausalLM(ModernBertDecoderConfig(**sizes, **tokens))
+    with pytest.raises(UsageError, match="ModernBertDecoderForCausalLM has no decoder apart from its head"):
+        head_form(model)
+
+
 @pytest.mark.parametrize("name", list(zoo.EXPERTS))
 def test_fused_experts_are_refused_by_name_with_the_mend(name: str) -> None:
     with pytest.raises(UsageError, match=r"experts") as refused:
