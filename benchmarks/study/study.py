@@ -188,22 +188,29 @@ def _featurized(
 
 
 def print_study(cell: str, found: list[dict[str, Any]]) -> None:
-    """The table of the runs that are there, and how many right rows each arm took."""
+    """The table of the runs that are there, with how many right rows each arm took and the tokens of a run."""
     values: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+    by_arm: dict[str, list[dict[str, Any]]] = {}
     for line in found:
+        by_arm.setdefault(line["arm"], []).append(line)
         for measure, of_items in zip(values, item_values(line), strict=True):
             measure.setdefault(line["arm"], {})[str(line["seed"])] = of_items
     print(describe())
-    if "random" not in values[0]:
+    if "random" not in by_arm:
         return
-    print_table(cell, {cell: values}, [arm for arm in ARMS if arm in values[0]], BASELINES)
-    print(f"\n| arm | right rows among its {SHORT.rows} | tokens of a run |\n|---|---|---|")
-    for arm in ARMS:
-        runs = [line for line in found if line["arm"] == arm]
-        right = [line["right"] for line in runs if "right" in line]
-        shown = "" if not right else f"{min(right)}" if min(right) == max(right) else f"{min(right)} to {max(right)}"
-        if runs:
-            print(f"| {arm} | {shown} | {sum(line['tokens'] for line in runs) / len(runs):.0f} |")
+    more = {
+        f"right of {SHORT.rows}": {arm: _range([line.get("right") for line in runs]) for arm, runs in by_arm.items()},
+        "tokens": {arm: _range([line.get("tokens") for line in runs]) for arm, runs in by_arm.items()},
+    }
+    print_table(cell, {cell: values}, [arm for arm in ARMS if arm in by_arm], BASELINES, more=more)
+
+
+def _range(values: Sequence[int | None]) -> str:
+    """One number, or the lowest and the highest; nothing where there is none."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return ""
+    return f"{min(known):,}" if min(known) == max(known) else f"{min(known):,} to {max(known):,}"
 
 
 def parsed() -> argparse.Namespace:

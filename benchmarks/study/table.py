@@ -62,9 +62,17 @@ def log_loss(found: store.Artefact) -> NDArray[np.float64]:
 
 
 def print_table(
-    title: str, tasks: Mapping[str, tuple[Values, Values]], among: Sequence[str], baselines: Sequence[str]
+    title: str,
+    tasks: Mapping[str, tuple[Values, Values]],
+    among: Sequence[str],
+    baselines: Sequence[str],
+    *,
+    more: Mapping[str, Mapping[str, str]] | None = None,
 ) -> None:
-    """One table: the only task, or the average of several over the arms that all of them have."""
+    """One table: the only task, or the average of several over the arms that all of them have.
+
+    `more` has further columns: heading → arm → text.
+    """
     arms = [arm for arm in ("base", *among) if all(arm in right for right, _ in tasks.values())]
     measures: list[dict[str, dict[str, ArmScore]]] = []
     for which, how in ((0, {}), (1, {"percent": False, "higher_is_better": False})):
@@ -74,7 +82,8 @@ def print_table(
     n = sum(len(next(iter(right["base"].values()))) for right, _ in tasks.values())
     print(f"\n**{title}**, {n} test items; 95% intervals; * p ≤ .05 after Holm's correction over the arms\n")
     minus = [f"minus {b}" for b in baselines]
-    columns = ["arm", "seeds", "accuracy", *minus, "nats", *minus]
+    further = more or {}
+    columns = ["arm", "seeds", "accuracy", *minus, "nats", *minus, *further]
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for arm in arms:
         cells: list[str] = [arm]
@@ -83,6 +92,7 @@ def print_table(
             cells += [str(len(score.seeds))] if scale == 100 else []
             cells.append(f"{scale * score.value:{form}} ({scale * score.low:{form}} to {scale * score.high:{form}})")
             cells += [_difference(measure[b][arm].difference, scale, form) if b in measure else "" for b in baselines]
+        cells += [by_arm.get(arm, "") for by_arm in further.values()]
         print(f"| {' | '.join(cells)} |")
 
 
