@@ -54,7 +54,7 @@ def test_losses_rates_and_weights_are_those_of_a_plain_loop(case: str, tmp_path:
     assert found.keys() == expected.keys()
     for name, weight in expected.items():
         torch.testing.assert_close(found[name], weight, rtol=0, atol=1e-4)
-    assert max(float(weight.abs().max()) for name, weight in found.items() if "lora_B" in name) > 0.1, "it has learnt"
+    assert max(float(weight.abs().max()) for name, weight in found.items() if "lora_B" in name) > 0.05, "it has learnt"
 
 
 def plain_loop(options: TrainingOptions, packs: Any, stages: Any) -> tuple[dict[str, Tensor], list[float], list[float]]:
