@@ -32,6 +32,7 @@ SCORE_REFUSED = [
     ((*POOL, "--domain", "domain", "--method", "votes", "-k", "60"), "-k 60: features/pool/embed has 59 rows"),
     ((*POOL, "--domain", "nothing", "--method", "max"), "nothing"),
     ((*POOL, "--method", "max"), "--domain is missing"),
+    ((*POOL, "--domain", "bare", "--method", "votes", "--group-by", "source"), "no row of bare has a source. Leave"),
     (("--combine", "x", "--combine", "of-other", "--name", "new"), "Give scores of the same pool"),
     (("--compare", "x", "--compare", "of-other"), "Give scores of the same pool"),
     (("--pool", "pool", "--method", "random", "--match-length", "other", "--name", "new"), "no token counts"),
