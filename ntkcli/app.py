@@ -57,6 +57,7 @@ FLAGS = {
     "model": "--model",
     "model.remote_code": "--trust-remote-code",
     "adapter": "--adapter",
+    "evals/adapter": "--run",
     "adapter.fresh.rank": "--rank",
     "adapter.fresh.target_modules": "--target-modules",
     "adapter.fresh.seed": "--adapter-seed",
@@ -66,6 +67,7 @@ FLAGS = {
     "packed": "--pack",
     "projection.dim": "--dim",
     "projection.seed": "--seed",
+    "probe_seed": "--seed",
     "data": "--data",
     "tasks": "--task",
     "generate.max_new_tokens": "--max-new-tokens",
@@ -75,13 +77,24 @@ FLAGS = {
     "train": "--train",
     "score": "--score",
     "n": "-n",
+    "k": "-k",
+    "groups": "--group-by",
+    "groups.across": "--across",
+    "features": "--feature",
+    "folds.by": "--by",
     "tokens": "--tokens-of",
     "pool": "--pool or --feature",
     "domain": "--domain or --feature",
     "average_weights": "--average-weights",
     "plugins": "the version of the plug-in",
 }
-"""Field of a spec → the option that sets it, where it isn't `--<field>`; a prefix stands for what is below it."""
+"""Field of a spec → the option that sets it, where it isn't `--<field>`; a prefix stands for what is below it.
+
+`evals/` and the like before it: in artefacts of that kind alone.
+"""
+
+NO_OPTION = frozenset({"version", "method_version", "exact", "lm_eval", "parents", "artefact", "arrays"})
+"""First or last words of fields that no option sets: versions, and what follows from other fields."""
 
 
 @app.callback(invoke_without_command=True)
@@ -141,13 +154,19 @@ def run(arguments: list[str]) -> int:
     return code if isinstance(code, int) else ExitCode.OK
 
 
-def flag_of(field: str) -> str:
-    """The option that sets a field of a spec (a dotted path)."""
+def flag_of(field: str, *, kind: str = "") -> str | None:
+    """The option that sets a field (a dotted path) of the spec of an artefact of `kind`, such as evals.
+
+    None if no option does: for versions, and for the name of an artefact that another was made from.
+    """
     path = field
     while path:
-        if path in FLAGS:
-            return FLAGS[path]
+        for known in (f"{kind}/{path}", path):
+            if known in FLAGS:
+                return FLAGS[known]
         path = path.rpartition(".")[0]
+    if "/" in field or {field.partition(".")[0], field.rpartition(".")[2]} & NO_OPTION:
+        return None
     return "--" + field.partition(".")[0].replace("_", "-")
 
 
@@ -200,7 +219,8 @@ def _explain_store(error: Exception) -> tuple[str, int] | None:
     if not isinstance(error, store.StoreError):
         return None
     if isinstance(error, store.SpecDiffersError):
-        flags = ", ".join(sorted({flag_of(difference.field) for difference in error.differences}))
+        kind = error.what.partition("/")[0]
+        flags = ", ".join(sorted({flag for each in error.differences if (flag := flag_of(each.field, kind=kind))}))
         said = message(error)
         return f"{said} ({flags})." if flags else f"{said}.", ExitCode.SPEC_DIFFERS
     codes = {

@@ -103,7 +103,7 @@ class DataFile:
             raise DataError(f"{unknown}; {known_schemas()}.", "Rename the columns, or give --columns known=own,...")
         if bad:
             raise none_usable(bad, n_bad)
-        raise DataError(f"{self.path} has no rows: every line in it is blank.", "Give a file with rows.")
+        raise DataError(f"{self.path} has no rows.", "Give a file with rows.")
 
     def records(self) -> Iterator[Record]:
         """Every row in order as its reader finds it, not decoded yet."""

@@ -148,6 +148,13 @@ def assert_same(old: dict[str, Any], new: dict[str, Any], *, within: float | Non
             np.testing.assert_allclose(new[name], values, rtol=within, atol=within * scale, err_msg=name)
 
 
+def assert_names_options(verb: str, line: str) -> None:
+    """The fix in the brackets at the end of a refusal names options, all of them of this verb."""
+    named = line.removesuffix(").").rpartition("(")[2]
+    there = {option for parameter in VERBS[verb].params for option in (*parameter.opts, *parameter.secondary_opts)}
+    assert set(named.replace(" or ", ", ").split(", ")) <= there | {"the version of the plug-in"}, line
+
+
 def test_every_verb_and_option_has_a_declared_effect() -> None:
     assert set(VERBS) == {*EFFECTS, *NO_ARTEFACTS, *CHAINS, *ELSEWHERE}, (
         "declare the new verb in tests/commands/effects.py"
@@ -212,6 +219,7 @@ def check(verb: str, case: Case, label: str, world: World, cli: Cli) -> None:
     if isinstance(case, Value):
         ran = cli(*words)
         assert ran.code == 12, f"{shlex.join(words)}: {ran.code} {ran.err}"
+        assert_names_options(verb, ran.error_line)
         assert {name: world.fingerprint(name) for name in names} == before
         return
     if not isinstance(case, Renamed):

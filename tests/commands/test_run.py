@@ -93,6 +93,8 @@ def test_the_example_is_the_readmes_chain_behind_a_preselection(
     monkeypatch.chdir(tmp_path)
     example = tmp_path / "recipe.toml"
     example.write_text(cli("run", "--example").out, encoding="utf-8")
+    paper = re.findall(r"^probe = .*# the paper's own: (.*)$", example.read_text(), re.MULTILINE)
+    assert paper == ['"sum"', '"sum"']  # to leave it out is to take the default, which is centred
     assert "domain.jsonl does not exist" in cli("run", example, "--dry-run").error_line
     for name in ("domain", "pool", "test"):
         (tmp_path / f"{name}.jsonl").touch()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ntkcli.api import score
+from ntkcli.app import flag_of
 from ntkcli.steps.shared.stores import open_store
 from tests.commands.conftest import Cli
 from tests.scoring.kit import add_data, add_features, make_store
@@ -31,6 +32,7 @@ SCORE_REFUSED = [
     ((*POOL, "--domain", "domain", "--method", "votes", "-k", "60"), "-k 60: features/pool/embed has 59 rows"),
     ((*POOL, "--domain", "nothing", "--method", "max"), "nothing"),
     ((*POOL, "--method", "max"), "--domain is missing"),
+    ((*POOL, "--domain", "bare", "--method", "votes", "--group-by", "source"), "no row of bare has a source. Leave"),
     (("--combine", "x", "--combine", "of-other", "--name", "new"), "Give scores of the same pool"),
     (("--compare", "x", "--compare", "of-other"), "Give scores of the same pool"),
     (("--pool", "pool", "--method", "random", "--match-length", "other", "--name", "new"), "no token counts"),
@@ -71,3 +73,42 @@ def test_rows_without_features_are_counted_and_never_chosen(path: Path, cli: Cli
     assert (json.loads(ran.out)["scored"], json.loads(ran.out)["rows"]) == (59, 60)
     assert cli("select", path, "--score", "m", "-n", "59", "--name", "all").code == 0
     assert 5 not in open_store(path).get("selections/all").read("row")
+
+
+VOTES = ("--pool", "pool", "--feature", "embed", "--domain", "domain", "--method", "votes", "--name", "votes")
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("-k", "4", "--group-by", "source"), "(-k)."),
+        (("-k", "3", "--group-by", "source", "--across", "mean"), "(--across)."),
+        (("-k", "3"), "(--domain or --feature, --group-by)."),
+    ],
+)
+def test_a_score_with_other_settings_names_the_options(
+    options: tuple[str, ...], named: str, path: Path, cli: Cli
+) -> None:
+    assert cli("score", path, *VOTES, "-k", "3", "--group-by", "source").code == 0
+    ran = cli("score", path, *VOTES, *options)
+    assert ran.code == 12
+    assert ran.error_line.endswith(named)
+
+
+def test_what_changed_below_a_selection_is_not_called_an_option(path: Path, cli: Cli) -> None:
+    assert cli("select", path, "--score", "of-other", "-n", "5", "--name", "rows").code == 0
+    assert cli("rm", path, "scores/of-other", "--force").code == 0
+    assert cli("score", path, "--pool", "other", "--method", "random", "--seed", "7", "--name", "of-other").code == 0
+    ran = cli("explain", path, "rows", "0")
+    assert ran.code == 12
+    assert ran.error_line.endswith("or make it under another name.")
+
+
+def test_every_field_of_a_refusal_leads_to_an_option_or_to_none() -> None:
+    assert flag_of("probe_seed") == "--seed"
+    assert flag_of("features") == "--feature"
+    assert flag_of("folds.by") == "--by"
+    assert flag_of("adapter.weights", kind="evals") == "--run"
+    assert flag_of("adapter.weights", kind="features") == "--adapter"
+    for field in ("version", "encoder.version", "projection.version", "method_version", "exact", "parents.scores/x"):
+        assert flag_of(field) is None

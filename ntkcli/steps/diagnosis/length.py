@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,7 @@ def _of_one(
         raise IncompleteError(f"{score.name} has {len(known)} rows with a score and a length.", "Score more rows.")
     found = spearman_of_sample(value[known], tokens[known].astype(np.float64))
     best = top(value[known].astype(np.float32), score.read("similarity")[known], max(1, round(TOP_SHARE * len(known))))
-    return _check(name, found, tokens[known], best), _line(name, value[known], tokens[known]), encoding.spec
+    return _check(name, found, tokens[known], best, score.spec), _line(name, value[known], tokens[known]), encoding.spec
 
 
 def _scores(stored: store.Store, names: tuple[str, ...]) -> list[store.Artefact]:
@@ -83,7 +84,9 @@ def _scores(stored: store.Store, names: tuple[str, ...]) -> list[store.Artefact]
     return found
 
 
-def _check(name: str, found: RankCorrelation, tokens: NDArray[np.int64], best: NDArray[np.int64]) -> Check:
+def _check(
+    name: str, found: RankCorrelation, tokens: NDArray[np.int64], best: NDArray[np.int64], spec: Mapping[str, Any]
+) -> Check:
     mean, of_best = float(tokens.mean()), float(tokens[best].mean())
     how = next(word for size, word in WORDS if abs(found.value) >= size)
     longer = "longer rows score higher" if found.value > 0 else "shorter rows score higher"
@@ -92,14 +95,20 @@ def _check(name: str, found: RankCorrelation, tokens: NDArray[np.int64], best: N
         f"{found.n:,} rows; its best tenth has {of_best:.0f} tokens per row, all rows {mean:.0f}."
     )
     if abs(found.value) >= 0.3:
-        sentence += (
-            f" So {longer}: compare with random rows of the same lengths (`score --method random --match-length`), and "
-            "try `--method cosine --centre`."
-        )
+        sentence += f" So {longer}" + "".join(_advice(spec)) + "."
     return Check(
         "length", name, found.value, found.low, found.high, sentence,
         {"rows": found.n, "mean_tokens": mean, "mean_tokens_of_best_tenth": of_best},
     )  # fmt: skip
+
+
+def _advice(spec: Mapping[str, Any]) -> Iterator[str]:
+    """What may help against a score that follows length and was made with `spec`, without what it does already."""
+    if spec.get("method") == "random":
+        return
+    yield ": compare with random rows of the same lengths (`score --method random --match-length`)"
+    if (spec.get("method"), spec.get("centre")) != ("cosine", True):
+        yield ", and try `--method cosine --centre`"
 
 
 def _line(name: str, value: NDArray[np.float64], tokens: NDArray[np.int64]) -> Line:

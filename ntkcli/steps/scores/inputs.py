@@ -33,7 +33,7 @@ def domain_groups(stored: store.Store, domains: Sequence[str], *, group_by: str 
     """One group for each domain or, `group_by` "source", for each domain's source label; bad rows in none.
 
     Raises:
-        UsageError: a domain stands twice, or grouping is by something else.
+        UsageError: a domain stands twice, grouping is by something else, or no row has a source to group by.
         DataError: a domain has no row that can be used.
     """
     if not domains:
@@ -54,6 +54,11 @@ def domain_groups(stored: store.Store, domains: Sequence[str], *, group_by: str 
         codes = dataset.read("source")[good]
         labels = dataset.attrs["sources"]
         groups += [Group(f"{domain}: {labels[code]}", domain, good[codes == code]) for code in np.unique(codes)]
+    if group_by is not None and all(group.label == f"{group.domain}: " for group in groups):
+        raise UsageError(
+            f"--group-by source: no row of {' or '.join(domains)} has a source.",
+            "Leave --group-by out, or give a domain with a column `source`.",
+        )
     return groups
 
 

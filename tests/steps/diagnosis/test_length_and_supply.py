@@ -49,6 +49,21 @@ def scored(tmp_path: Path, model_dir: Path) -> tuple[Path, np.ndarray]:
     return tmp_path / "s", tokens
 
 
+def test_the_advice_leaves_out_what_the_score_does_already(scored: tuple[Path, np.ndarray]) -> None:
+    store_path, tokens = scored
+    stored = open_store(store_path)
+    add_score(stored, "raw", tokens, method="cosine", centre=False)
+    add_score(stored, "centred", tokens, method="cosine", centre=True)
+    add_score(stored, "drawn", tokens, method="random", match_length="0" * 32)
+    found, _ = diagnose(store_path, check="length")
+    said = {one.subject: one.sentence for one in found.checks}
+    assert said["raw"].endswith("(`score --method random --match-length`), and try `--method cosine --centre`.")
+    assert said["centred"].endswith(
+        "compare with random rows of the same lengths (`score --method random --match-length`)."
+    )
+    assert said["drawn"].endswith("So longer rows score higher.")
+
+
 def test_a_score_that_is_the_length_has_spearman_1(scored: tuple[Path, np.ndarray]) -> None:
     store_path, tokens = scored
     stored = open_store(store_path)

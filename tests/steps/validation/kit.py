@@ -25,9 +25,9 @@ def worth_of(rows: int = POOL) -> np.ndarray:
     return np.random.default_rng(11).permutation(rows) / rows
 
 
-def add_score(stored: store.Store, name: str, values: np.ndarray, *, data: str = "pool") -> None:
+def add_score(stored: store.Store, name: str, values: np.ndarray, *, data: str = "pool", **how: Any) -> None:
     dataset = stored.get(f"datasets/{data}")
-    spec = {"version": 1, "method": "made", "data": dataset.spec["digest"], "rows": None, "name": name}
+    spec = {"version": 1, "method": "made", "data": dataset.spec["digest"], "rows": None, "name": name, **how}
     artefact = create_score(stored, name, spec, {dataset.name: dataset.fingerprint}, dataset)
     write_score(artefact, values.astype(np.float32), None)
 
