@@ -59,7 +59,7 @@ _SHADES = ((0.5, "bold reverse"), (0.15, "bold"), (0.03, ""))
 
 
 class Output:
-    """Where one command's result and notes go. `progress` shows its course."""
+    """Where one command's result and notes go. `progress` shows how far it is."""
 
     _hints: ClassVar[bool] = True
     _collector: ClassVar[list[Any] | None] = None  # of the next one that is made
@@ -216,7 +216,7 @@ class Output:
 class Reporter:
     """The `ntkcli.progress.Progress` of the console: a bar on a terminal, else a line every 15 seconds."""
 
-    _live: ClassVar[Reporter | None] = None  # a terminal has room for one bar, and a log for one course
+    _live: ClassVar[Reporter | None] = None  # a terminal has room for one bar, and a log for one progress
 
     def __init__(self, console: Console, *, quiet: bool) -> None:
         self._console, self._quiet = console, quiet
@@ -248,7 +248,7 @@ class Reporter:
         self._tokens += tokens
         now = time.monotonic()
         if Reporter._live is not self:
-            return  # another course has taken its place
+            return  # another bar has taken its place
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, advance=count, rate=self._rate(now), note=escape(note))
         elif not self._quiet and now - self._shown >= LINE_SECONDS:

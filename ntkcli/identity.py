@@ -256,6 +256,13 @@ def _changes_model(key: str, value: Any, values: dict[str, Any]) -> bool:
     return bool(value)
 
 
+def is_plain_lora(adapter: AdapterIdentity) -> bool:
+    """Whether the adapter's configuration is that of plain LoRA: factors that are added to weights, and no more."""
+    values = _read_json(adapter.folder / "adapter_config.json")
+    others = ("use_dora", "modules_to_save", *_ADAPTER_VARIANTS)
+    return not any(_changes_model(key, values.get(key), values) for key in others)
+
+
 def refuse_other_base(adapter: AdapterIdentity, model: ModelIdentity) -> None:
     """Raise SpecError if the adapter's record says that it was trained on other weights than the model's."""
     if adapter.base_weights and adapter.base_weights != model.spec["weights"]:

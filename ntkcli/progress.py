@@ -22,7 +22,7 @@ _BUFFER_BYTES: Final = 1 << 18
 
 
 class Progress(Protocol):
-    """Receives the course of one step. A step calls `start` once, then `advance` as work is done."""
+    """Receives the progress of one step. A step calls `start` once, then `advance` as work is done."""
 
     def start(self, label: str, *, total: int, unit: str, done: int = 0) -> None:
         """The step `label` has `total` units of work, `done` of them found finished."""
@@ -54,7 +54,7 @@ class Silent:
 
 
 def counted(items: Iterable[Item], progress: Progress, label: str, *, total: int, unit: str) -> Iterator[Item]:
-    """The items, their course shown: `total` are expected."""
+    """The items, with their progress shown: `total` are expected."""
     progress.start(label, total=total, unit=unit)
     try:
         for number, item in enumerate(items, start=1):

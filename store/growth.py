@@ -55,8 +55,9 @@ def _copy_head(old: Artefact, folder: Path, said: Mapping[str, Any]) -> None:
     """The rows of an only part, as chunks of another size."""
     if not said[HEADS]:
         return
-    part = old.head(0) if old.attrs.get(HEADS) and not old.recorded(0) else None
-    rows = part or {name: old.read(name) for name in old.arrays}
+    rows = {name: old.read(name) for name in old.arrays} if old.recorded(0) else old.head(0)
+    if rows is None:  # damaged: without chunks the part has no head, and all of it is computed
+        return
     for file, (name, values) in zip(old.chunk_files(0), rows.items(), strict=True):
         pieces = chunks.encode(values, old.arrays[name], said["part_rows"])
         atomic.write_draft(folder / file, b"".join(pieces))

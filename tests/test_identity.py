@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ntkcli.errors import UsageError
-from ntkcli.identity import digest_file, resolve_adapter, resolve_model
+from ntkcli.identity import AdapterIdentity, digest_file, is_plain_lora, resolve_adapter, resolve_model
 
 
 def test_a_copied_model_is_the_same_model(model_dir: Path, other_model_dir: Path, tmp_path: Path) -> None:
@@ -99,3 +99,18 @@ def test_adapter_digest_ignores_where_its_base_lay(tmp_path: Path) -> None:
     assert a == b
     assert a["weights"] == c["weights"]
     assert len({one["config"] for one in (a, c, d)}) == 3  # PiSSA is subtracted from the base at every load
+
+
+@pytest.mark.parametrize(
+    ("values", "plain"),
+    [
+        ({"r": 8, "init_lora_weights": True, "use_dora": False, "modules_to_save": None, "lora_bias": False}, True),
+        ({"r": 8, "init_lora_weights": "gaussian"}, True),
+        ({"r": 8, "init_lora_weights": "pissa"}, False),
+        ({"r": 8, "use_dora": True}, False),
+        ({"r": 8, "modules_to_save": ["lm_head"]}, False),
+    ],
+)
+def test_plain_lora_by_its_configuration(values: dict[str, object], plain: bool, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps(values))
+    assert is_plain_lora(AdapterIdentity(tmp_path, {}, None)) is plain

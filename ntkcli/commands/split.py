@@ -109,7 +109,7 @@ def _show(result: SplitResult, output: Output) -> None:
     output.say(
         f"{result.parts:,} parts stay together, the largest of {result.largest:,} rows; {result.duplicates:,} rows say "
         f"what another says{by}"
-        + ("; each answer's share is kept" if result.stratified else "")
+        + ("; answers are divided in proportion, as far as parts allow" if result.stratified else "")
         + (f"; {result.skipped} rows skipped" if result.skipped else "")
     )
     done = "written" if result.written else "there already"

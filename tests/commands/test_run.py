@@ -176,6 +176,12 @@ def test_the_printed_commands_do_the_same(cli: Cli, recipe: Path, monkeypatch: p
         ("[[step]]", "[[stage]]", r"the key 'stage' is not known. Do you mean 'step'"),
         ('pool = "pool"', 'pool = "p=pol.jsonl"', r"line 29, step 4 \(score\): pol.jsonl does not exist"),
         ('pool = "pool"', 'pool = "pol"', r"no earlier step makes datasets/pol, .* Do you mean 'pool'"),
+        ("n = 8", 'match-tokens = "piked"', r"no earlier step makes selections/piked"),
+        ("n = 8", 'n = 8\nonly = "best"', r"no earlier step makes selections/best"),
+        ("n = 8", 'n = 8\nagainst = "tests.jsonl"', r"step 5 \(select\): tests.jsonl does not exist"),
+        ('name = "mixed"', 'name = "mixed"\nmatch-steps = "warm-up"', r"no earlier step makes runs/warm-up"),
+        ('name = "mixed"', 'name = "mixed"\nthen = "piked=2"', r"no earlier step makes selections/piked"),
+        ('name = "mixed"', 'name = "mixed"\nthen = "rest.jsonl"', r"step 6 \(finetune\): rest.jsonl does not exist"),
     ],
 )
 def test_a_slip_is_named(cli: Cli, recipe: Path, old: str, new: str, told: str) -> None:
@@ -186,6 +192,16 @@ def test_a_slip_is_named(cli: Cli, recipe: Path, old: str, new: str, told: str) 
     assert ran.code == 2
     assert re.search(told, ran.error_line), ran.error_line
     assert not (recipe.parent / "med").exists()
+
+
+def test_labels_and_files_are_no_names(cli: Cli, recipe: Path) -> None:
+    """What `only`, `then` and `against` take besides names of the store."""
+    folder, text = recipe.parent, recipe.read_text(encoding="utf-8")
+    selected = f'n = 8\nonly = ["source=general", "{folder}/domain.jsonl"]\nagainst = "{folder}/test.jsonl"'
+    trained = f'name = "mixed"\nthen = ["{folder}/domain.jsonl=2", "picked"]'
+    recipe.write_text(text.replace("n = 8", selected).replace('name = "mixed"', trained), encoding="utf-8")
+    ran = cli("run", recipe, "--dry-run")
+    assert ran.code == 0, ran.err
 
 
 def test_a_step_that_fails_ends_the_recipe_with_its_code(cli: Cli, recipe: Path) -> None:

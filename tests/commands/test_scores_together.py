@@ -49,7 +49,7 @@ def test_names_that_are_missing_or_too_many(cli: Cli, tmp_path: Path, words: lis
     ran = cli("score", path, *WORDS, *words)
     assert ran.code == 2
     assert told in " ".join(ran.err.split())
-    assert not (path / "scores").exists() or not list((path / "scores").iterdir())
+    assert not (path / "arrays.zarr/scores").exists()
 
 
 def test_steps_that_read_the_same_become_one() -> None:

@@ -155,6 +155,16 @@ def test_a_damaged_head_is_not_taken(tmp_path: Path) -> None:
     check_values(grown)
 
 
+def test_a_damaged_head_of_a_single_part_does_not_stop_the_growth(tmp_path: Path) -> None:
+    short(tmp_path, n=3, part_rows=100)
+    between = grow(tmp_path, n=5, spec={"rows": 5}, part_rows=8)
+    (between.path / "norm/c/0").unlink()
+    grown = grow(tmp_path, part_rows=8)
+    assert (grown.pending(), grown.head(0)) == ([0, 1], None)
+    fill(grown)
+    check_values(grown)
+
+
 def test_the_first_of_two_writers_wins(tmp_path: Path) -> None:
     short(tmp_path)
     grow(tmp_path).write_part(3, {name: values[12:15] for name, values in rows().items()})

@@ -80,7 +80,7 @@ def run_harness(
 
 @contextlib.contextmanager
 def _without_bars() -> Iterator[None]:
-    """No bars of the harness's own: ours tells the course of the whole."""
+    """No bars of the harness's own: ours shows the progress of the whole."""
     own = [(module, module.tqdm) for module in (lm_eval_task, lm_eval_model)]
     for module, _ in own:
         module.tqdm = lambda iterable, **_: iterable

@@ -50,7 +50,7 @@ class GradientSettings:
     target_modules: str
     adapter_seed: int
     moments: Path | None = None
-    """The warm-up optimiser's, for Adam's directions instead of gradients (`engine.adam`)."""
+    """The warm-up optimiser's, for Adam's directions instead of gradients (`engine.gradients.adam`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,9 +41,10 @@ class FactorMoments:
 
 
 def load_moments(path: Path, layers: Sequence[AdaptedLayer], device: torch.device) -> dict[str, FactorMoments]:
-    """The moments of each layer's factors, by `<layer>.lora_A` and `<layer>.lora_B`; the file: `engine.moments`.
+    """The moments of each layer's factors, by `<layer>.lora_A` and `<layer>.lora_B`.
 
-    Memory: twice the adapter's parameters. SpecError if the file is not of this adapter.
+    The file is what `engine.training.moments` writes; SpecError if it is not of this adapter. Memory: twice the
+    adapter's parameters.
     """
     found: dict[str, FactorMoments] = {}
     with safe_open(str(path), framework="pt", device=str(device)) as file:

@@ -1,4 +1,4 @@
-"""Reporting a training's course to other services, through transformers' own callbacks. Changes no value."""
+"""Reporting a training's steps to other services, through transformers' own callbacks. Changes no value."""
 
 from __future__ import annotations
 

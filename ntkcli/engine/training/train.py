@@ -48,7 +48,7 @@ from store import atomic
 OPTIMIZER = "optimizer.safetensors"
 """Beside the adapter, where the optimiser's moments are kept."""
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
-"""Our names of the learning rate's course after the warm-up → the Trainer's."""
+"""Our names of the learning rate's schedules after the warm-up → the Trainer's."""
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
@@ -62,7 +62,7 @@ class TrainingOptions:
     is a mean over rows instead of supervised tokens. `average_weights`: the adapter is the mean of the weights after
     each of the last steps, this share of them (0: the last step's weights). `init`: the adapter to go on from, whose
     rank, alpha and modules hold. `keep_optimizer`: leave the optimiser's moments beside the adapter.
-    `keep_checkpoints`: keep the adapter of every checkpoint. `reporting`: where the course is reported to; changes no
+    `keep_checkpoints`: keep the adapter of every checkpoint. `reporting`: where the steps are reported to; changes no
     value.
     """
 
@@ -314,13 +314,13 @@ def _keep_step(model: Any, folder: Path, steps: int) -> None:
 def _save_moments(trainer: Any, work: Path) -> None:
     steps = trainer.state.global_step
     optimizer = trainer.optimizer.optimizer  # within accelerate's wrapper
-    rate = trainer.course.rate_sum / steps
+    rate = trainer.run_state.rate_sum / steps
     write_moments(work / OPTIMIZER, trainer.model, optimizer, step=steps, mean_learning_rate=rate)
 
 
 def _publish(trainer: Any, folder: Path, *, keep_optimizer: bool) -> None:
     """Move the adapter's files into place: the best one's if rows were held out, else the last one's."""
-    best = trainer.course.best_step
+    best = trainer.run_state.best_step
     work = folder / "saving"
     shutil.rmtree(work, ignore_errors=True)
     if best is None:

@@ -92,7 +92,7 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # untyped base
     ) -> None:  # fmt: skip
         self.writes = group.first
         super().__init__(model=model, args=arguments, train_dataset=list(data.rows))
-        self.course, self._group = state, group
+        self.run_state, self._group = state, group
         self._data, self._steps, self._pad_id, self._lengths = data, steps, pad_id, data.lengths()
         self.loss = StepLoss(
             model.get_base_model(),
@@ -232,7 +232,7 @@ def checkpoint_callback(
     """
     from transformers import TrainerCallback
 
-    state: RunState = trainer.course
+    state: RunState = trainer.run_state
 
     class CheckpointCallback(TrainerCallback):  # type: ignore[misc]  # untyped base
         """Comes after the Trainer's own callback, which has decided by then whether to save."""

@@ -63,9 +63,9 @@ class Plan:
     """What to compare and how: the words of `ntksel arms`.
 
     `common` goes to every step that computes with the model, `rows_as` to those that read the domain and the pool,
-    `training` to every fine-tune, `arm_training` to those of
-    the arms and not to the warm-up, `features` to the kernel's features, `epochs` and `warmup_epochs` to the arms and
-    to the warm-up; `against` are the test files to keep out. Every arm holds each domain row `domain_repeat` times
+    `training` to every fine-tune, `arm_training` to those of the arms and not to the warm-up, `features` to the
+    kernel's features, `epochs` and `warmup_epochs` to the arms and to the warm-up; `against` are the test files to keep
+    out. Every arm holds each domain row `domain_repeat` times
     (None: `fitted` decides). `draws` counts the runs of `random`, None: one per seed. `equalise` None: steps, or tokens
     for a budget in tokens. `rounds`: how many the arm `rounds` chooses its rows in. `sizes` takes the place of
     `budget.n`: one comparison for each, and `size` is which of them this is.

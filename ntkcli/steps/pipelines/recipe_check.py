@@ -19,6 +19,7 @@ from ntkcli.data.tasks.source import for_evaluation
 from ntkcli.errors import UsageError
 from ntkcli.paths import home
 from ntkcli.steps.pipelines.recipe import Recipe, Step
+from ntkcli.steps.shared.sources import BY_SOURCE
 
 MAKES: Final = {"featurize": "datasets", "score": "scores", "select": "selections", "finetune": "runs"}
 """Verb → the kind of what its `name` names."""
@@ -33,20 +34,28 @@ NAMES: Final[dict[tuple[str, str], tuple[str, ...]]] = {
     ("select", "score"): ("scores",),
     ("select", "exclude"): ("selections",),
     ("select", "must-include"): ("selections",),
+    ("select", "only"): ("selections",),
+    ("select", "match-tokens"): ("selections",),
     ("explain", "selection"): ("selections",),
     ("finetune", "train"): ("selections", "datasets"),
+    ("finetune", "then"): ("selections", "datasets"),
     ("finetune", "init-adapter"): ("runs",),
     ("finetune", "match-tokens"): ("runs",),
+    ("finetune", "match-steps"): ("runs",),
     ("eval", "run"): ("runs",),
 }
 """Option → the kinds of artefacts that its values name."""
 MAY_BE_FILES: Final = {
-    ("featurize", "adapter"), ("finetune", "train"), ("finetune", "init-adapter"), ("eval", "run"),
-    ("select", "exclude"), ("select", "must-include"),
+    ("featurize", "adapter"), ("finetune", "train"), ("finetune", "then"), ("finetune", "init-adapter"),
+    ("eval", "run"), ("select", "exclude"), ("select", "must-include"), ("select", "only"),
 }  # fmt: skip
+WEIGHTED: Final = ("train", "then")
+"""Options whose values may end in `=N`."""
 NAME_FILES: Final = {("score", "pool"), ("score", "domain")}
 """Options that also take NAME=FILE, which makes the data set NAME."""
-FILES: Final = {("featurize", "data"), ("finetune", "train"), ("eval", "task"), ("eval", "retain"), *NAME_FILES}
+TESTS: Final = {("eval", "task"), ("eval", "retain"), ("select", "against")}
+"""Options whose values are test items."""
+FILES: Final = {("featurize", "data"), ("finetune", "train"), ("finetune", "then"), *TESTS, *NAME_FILES}
 """Options whose values, where they are not such names, are data: `ntkcli.data.find_source`."""
 ELSEWHERE: Final = ("lm_eval:", "-")
 """How references begin whose rows are not files of these."""
@@ -81,18 +90,19 @@ def _check_files(recipe: Recipe, number: int, exported: set[str], known: set[str
     for key, value in step.values.items():
         for item in map(str, _items(value) if (step.verb, key) in FILES else []):
             path = _path_of(item, key)
-            is_name = (key == "train" and _is_name(path, known)) or ((step.verb, key) in NAME_FILES and path == item)
+            is_name = (key in WEIGHTED and _is_name(path, known)) or ((step.verb, key) in NAME_FILES and path == item)
             if home(path) in exported or path.startswith(ELSEWHERE) or is_name:
                 continue
             try:
-                find_source(for_evaluation(path) if step.verb == "eval" and not split else path, split=split)
+                is_test = (step.verb, key) in TESTS and not split
+                find_source(for_evaluation(path) if is_test else path, split=split)
             except UsageError as error:
                 raise UsageError(f"{recipe.where(number, key)}: {error.what}", error.fix) from error
 
 
 def _path_of(item: str, key: str) -> str:
-    """The reference without the weight behind it (`REF=0.5`, of --train) or the name before it (`NAME=REF`)."""
-    return split_weight(item)[0] if key == "train" else split_name(item)[1]
+    """The reference without the weight behind it (`REF=0.5`) or the name before it (`NAME=REF`)."""
+    return split_weight(item)[0] if key in WEIGHTED else split_name(item)[1]
 
 
 def _is_name(reference: str, known: set[str]) -> bool:
@@ -102,12 +112,14 @@ def _is_name(reference: str, known: set[str]) -> bool:
 
 
 def _names(step: Step, known: set[str]) -> Iterator[tuple[str, str, tuple[str, ...]]]:
-    """The key, name and kinds of every artefact that a step reads; what may be a file is passed over."""
+    """The key, name and kinds of every artefact that a step reads; files and labels of sources are passed over."""
     for key, value in step.values.items():
         kinds = NAMES.get((step.verb, key))
         for item in _items(value) if kinds else []:
             name = str(item)
-            if key == "train":
+            if name.startswith(BY_SOURCE):
+                continue
+            if key in WEIGHTED:
                 name = split_weight(name)[0]
             elif (step.verb, key) in NAME_FILES:
                 name = split_name(name)[0] or name

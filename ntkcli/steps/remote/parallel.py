@@ -1,4 +1,4 @@
-"""Many files at once, with their course, until the first error or an interrupt."""
+"""Many files at once, with their progress, until the first error or an interrupt."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def report(
     """Write what is in the store for people; reads stored arrays only, computes no feature and loads no model.
 
     Without `html` and `md` the file is `reports/report.html` in the store. `selection` is shown in detail, by default
-    the newest one. A file that no report wrote is kept, unless `force`.
+    the newest one that is not random. A file that no report wrote is kept, unless `force`.
 
     Raises:
         UsageError: the extra `report` is not installed, or a file can't be written there.

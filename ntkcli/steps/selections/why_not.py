@@ -47,7 +47,8 @@ def displaced(
 def _outranked(selection: store.Artefact, values: NDArray[np.float32], row: int) -> Displaced:
     chosen, said = selection.read("row"), selection.spec
     if said["method"] == "top" and values[row] > values[chosen].min():
-        filters = [f"--{key.replace('_', '-')}" for key in ("token_budget", "exclude", "against") if key in said]
+        known = ("token_budget", "exclude", "only", "against")
+        filters = [f"--{key.replace('_', '-')}" for key in known if key in said]
         if "min_per_source" in said:
             filters.append("--min-per-source of others")
         return Displaced(f"its score would do, so {' or '.join(filters) or 'another constraint'} kept it out", None)

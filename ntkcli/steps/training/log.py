@@ -26,7 +26,7 @@ def arrays(*, held_out: bool) -> dict[str, store.ArraySpec]:
     return ARRAYS | {"held_out_loss": store.ArraySpec("float32")} if held_out else ARRAYS
 
 
-class Course:
+class RunLog:
     """Takes steps in order and writes each part when it is full."""
 
     def __init__(self, artefact: store.Artefact) -> None:

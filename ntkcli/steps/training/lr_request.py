@@ -24,8 +24,8 @@ from ntkcli.steps.training.settings import InitAdapter, TrainingSettings, resolv
 VERSION = 1
 """Of the sweep, in its spec: goes up when the same settings would give other losses."""
 RATES = (1e-4, 2e-4, 3.5e-4, 6e-4, 1e-3, 1.8e-3, 3e-3)
-"""From half of finetune's default to where LoRA begins to diverge, equal steps in the logarithm, the default among
-them. docs/results.md: at the default most short runs on 32 rows learnt nothing, at 1e-3 all did."""
+"""About equal steps in the logarithm, from below the default of large models (2.9e-4 for 8B parameters) to where LoRA
+begins to diverge. docs/results.md: at 4e-4 most short runs on 32 rows learnt nothing, at 1e-3 all did."""
 TRIAL_STEPS = 100
 """Most steps of a trial: those in which the runs of docs/results.md had learnt their task."""
 HELD_OUT, HELD_OUT_ROWS = 0.2, 200

@@ -26,6 +26,7 @@ from ntkcli.identity import (
     AdapterIdentity,
     ModelIdentity,
     converted_folder,
+    is_plain_lora,
     resolve_adapter,
     resolve_model,
 )
@@ -163,8 +164,8 @@ def merge(
 def estimate_merge(store_path: str | Path, **given: Any) -> MergeEstimate:
     """What `merge` with these arguments would take. Loads no weights, writes nothing."""
     found = prepare(store_path, **given)
-    stored = _BYTES[_stored(found.identity)]
-    memory = found.parameters * max(stored, _BYTES[found.dtype])
+    merged_in = _stored(found.identity) if is_plain_lora(found.adapter) else "float32"
+    memory = found.parameters * max(_BYTES[merged_in], _BYTES[found.dtype])
     size = found.parameters * _BYTES[found.dtype]
     return MergeEstimate(found.run.name, found.dtype, found.parameters, size, _gguf_bytes(found), memory)
 

@@ -25,7 +25,7 @@ from ntkcli.progress import Progress, Silent
 from ntkcli.steps.shared import seal
 from ntkcli.steps.shared.environment import ATTRIBUTE, begin, model_environment
 from ntkcli.steps.shared.token_counts import kept_tokens
-from ntkcli.steps.training.log import Course, arrays
+from ntkcli.steps.training.log import RunLog, arrays
 from ntkcli.steps.training.model_card import CardSet, model_card
 from ntkcli.steps.training.request import TrainingRequest
 from ntkcli.steps.training.rows import TrainingData, TrainingSet, content_of, encode_training
@@ -224,9 +224,9 @@ class TrainingRun:
         done = 0 if resumed is None else steps_of(resumed)
         begin(artefact, self._environment(artefact, loaded), self.progress, unfinished=resumed is not None)
         self.progress.start(artefact.name, total=artefact.n, unit="steps", done=done)
-        course = Course(artefact)
-        taken = self._compute(loaded, data, options, course.add, self.progress, resume_at_most=at_most)
-        course.finish(taken)
+        log = RunLog(artefact)
+        taken = self._compute(loaded, data, options, log.add, self.progress, resume_at_most=at_most)
+        log.finish(taken)
         self.progress.stop()
 
     def _environment(self, artefact: store.Artefact, loaded: Any) -> dict[str, Any]:

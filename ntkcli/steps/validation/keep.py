@@ -10,7 +10,7 @@ import store
 from ntkcli import __version__
 from ntkcli.identity import BASE_RECORD, ModelIdentity
 from ntkcli.steps.shared import seal
-from ntkcli.steps.training.log import Course, arrays
+from ntkcli.steps.training.log import RunLog, arrays
 from ntkcli.steps.training.run import alone
 from ntkcli.steps.validation.bench import Measured
 
@@ -36,9 +36,9 @@ def keep_run(
             "set_rows": [rows],
         },
     )  # fmt: skip
-    course = Course(artefact)
+    log = RunLog(artefact)
     for step in found.steps:
-        course.add(step)
+        log.add(step)
     kept = stored.adapter_path(name)
     with alone(kept):
         for file in seal.FILES:

@@ -81,6 +81,11 @@ def test_what_kept_a_row_out(method: str, made: tuple[Path, np.ndarray]) -> None
     long = next(int(row) for row in best if tokens[row] > 4)
     found = explain(path, selection="length", row=f"1-{long}")
     assert (found.why_not, found.displaced_by) == (f"--max-tokens 4: it has {tokens[long]}", None)
+    if method == "top":
+        chosen("some", n=4, only=("source=b",))
+        other = next(int(row) for row in best if row % 3 != 1)
+        found = explain(path, selection="some", row=f"1-{other}")
+        assert (found.why_not, found.displaced_by) == ("its score would do, so --only kept it out", None)
     rows = chosen("apart", n=12, dedup="0.5")
     among = similar_rows(path)
     like = next(int(row) for row in best if row not in rows and row != 5 and among[row, rows].max() > 0.5)
