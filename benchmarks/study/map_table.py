@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import supply
@@ -46,7 +48,7 @@ class Cell:
     @property
     def label(self) -> str:
         """Task, rows of the domain, kind of supply and its share."""
-        return f"{self.task.partition('-')[2]}, {self.domain}, {self.kind} {self.share:.0%}"
+        return f"{self.task.partition('-')[2]}, {self.domain} rows, {self.kind} {self.share:.0%}"
 
     @property
     def seeds(self) -> int:
@@ -105,7 +107,7 @@ def print_table(cells: list[Cell], pairs: Sequence[tuple[str, str]] = PAIRS) -> 
     """Log loss and accuracy of every arm, then the differences."""
     arms = list(cells[0].arms) if cells else []
     for measure, scale, form, unit in ((1, 1, ".3f", "nats"), (0, 100, ".1f", "accuracy")):
-        columns = ["task, domain rows, supply", "seeds", *(f"{arm}, {unit}" for arm in arms)]
+        columns = ["task, domain, supply", "seeds", *(f"{arm}, {unit}" for arm in arms)]
         columns += [f"{one} minus {other}" for one, other in pairs]
         print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
         for cell in cells:
@@ -134,7 +136,7 @@ def draw(cells: list[Cell], path: Path) -> None:
     ):
         found = [[cell.scores(measure, other)[one].difference for one, other in PAIRS] for cell in cells]
         values = [[scale * each.value for each in row if each is not None] for row in found]
-        largest = max((abs(value) for row in values for value in row), default=1.0)
+        largest = float(np.quantile(np.abs(values), 0.9)) if values else 1.0
         axis.imshow(values, cmap=best, vmin=-largest, vmax=largest, aspect="auto")
         for y, row in enumerate(values):
             for x, value in enumerate(row):
@@ -144,8 +146,11 @@ def draw(cells: list[Cell], path: Path) -> None:
                 shown = f"{value:+.2f}" if measure else f"{value:+.0f}"
                 axis.text(x, y, shown, ha="center", va="center", color=shade, weight=weight)
         axis.set_xticks(range(len(PAIRS)), [f"{one}\nminus\n{other}" for one, other in PAIRS])
-        axis.set_title(f"{title} (blue: better; bold: the 95% interval leaves out 0)", fontsize="medium")
+        axis.set_title(title, fontsize="medium")
+        for y in (y for y in range(1, len(cells)) if cells[y].task != cells[y - 1].task):
+            axis.axhline(y - 0.5, color="black", linewidth=0.8)
     axes[0].set_yticks(range(len(cells)), [c.label for c in cells])
+    figure.suptitle("Blue: better. Bold: the 95% interval leaves out 0.", fontsize="medium")
     figure.savefig(path, dpi=110, metadata={"Software": None} if path.suffix == ".png" else None)
 
 
