@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -9,6 +11,7 @@ from typing import Any, Final
 from ntkcli.data.rows import RAW, RowError, shown, what_is
 from ntkcli.data.tasks.template import Template, cell, cell_text, has_cell
 from ntkcli.data.values import listed
+from store import RowStatus
 
 KEYS: Final = (
     "prompt",
@@ -26,6 +29,9 @@ KEYS: Final = (
 """What a `[[layout]]` may hold, with `id` and `source`."""
 WAYS: Final = ("first", "labels", "begins", "contains", "thresholds")
 """How the answer's column says which choice is right: one of these."""
+_TEXTS: Final = ("prompt", "answer", "split", "until", "id", "source")
+_NUMBER: Final = re.compile(r"-?\d{1,9}")
+"""The number of a choice, as text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,11 @@ class Layout:
         ways = [way for way in WAYS if way in table]
         if len(ways) != 1:
             raise ValueError(f"it needs one of {', '.join(WAYS)} and has {', '.join(ways) or 'none'}")
+        if wrong := next((key for key in _TEXTS if key in table and not isinstance(table[key], str)), None):
+            raise ValueError(f"{wrong} is not text")
+        skip = table.get("skip", 0)
+        if not isinstance(skip, int) or isinstance(skip, bool) or skip < 0:
+            raise ValueError("skip is not a number of characters")
         choices = table["choices"]
         texts = isinstance(choices, list) and len(choices) > 1 and all(isinstance(text, str) for text in choices)
         if not texts and not isinstance(choices, str):
@@ -61,7 +72,7 @@ class Layout:
             prompt=Template(table["prompt"]),
             choices=tuple(Template(text) for text in choices) if texts else choices,
             split=table.get("split"),
-            skip=table.get("skip", 0),
+            skip=skip,
             answer=table["answer"],
             until=table.get("until"),
             way=ways[0],
@@ -102,10 +113,27 @@ class Layout:
         if not isinstance(self.choices, str):
             return [template.fill(raw) for template in self.choices]
         value = cell(raw, self.choices)
-        items = (
-            value.split(self.split) if self.split and isinstance(value, str) else listed(value, self.choices, "texts")
-        )
-        return [str(item)[self.skip :].strip() for item in items if str(item).strip()]
+        if self.split and isinstance(value, str):
+            texts = [text for text in value.split(self.split) if text.strip()]
+        else:
+            texts = self._listed_choices(value)
+        return [text[self.skip :].strip() for text in texts]
+
+    def _listed_choices(self, value: Any) -> list[str]:
+        """The items of a list without empty ones at its end, which tables are filled up with.
+
+        RowError for an empty one before another: without it the answer's number would mean the next choice.
+        """
+        items = ["" if item is None else item for item in listed(value, str(self.choices), "texts")]
+        for i, item in enumerate(items):
+            if isinstance(item, bool) or not isinstance(item, str | int | float):
+                raise RowError(f"item {i} in {self.choices!r} is {what_is(item)}, not a text or a number")
+        texts = [str(item) for item in items]
+        while texts and not texts[-1].strip():
+            texts.pop()
+        if empty := next((i for i, text in enumerate(texts, start=1) if not text.strip()), None):
+            raise RowError(f"item {empty - 1} in {self.choices!r} is empty", RowStatus.EMPTY)
+        return texts
 
     def _answer(self, raw: RAW) -> int:
         """The index of the right choice by the layout's way, -1 if the cell says none."""
@@ -115,7 +143,7 @@ class Layout:
         if self.until:
             text = text.partition(self.until)[0].strip()
         if self.way == "first":
-            return int(text) - int(self.key) if text.lstrip("-").isdecimal() else -1
+            return int(text) - int(self.key) if _NUMBER.fullmatch(text) else -1
         folded = text.casefold()
         if self.way == "labels":
             return next((int(index) for label, index in self.key.items() if folded == label.casefold()), -1)
@@ -124,9 +152,11 @@ class Layout:
 
     def _by_threshold(self, value: Any) -> int:
         try:
-            number = float(value)
-        except (TypeError, ValueError) as error:
-            raise RowError(f"the column {shown(repr(self.answer))} holds {what_is(value)}, not a number") from error
+            number = math.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if math.isnan(number):
+            raise RowError(f"the column {shown(repr(self.answer))} holds {what_is(value)}, not a number")
         low, high = self.key
         return 0 if number < low else 2 if number > high else 1
 

@@ -112,12 +112,17 @@ def _read(file: Path) -> Task:
     texts = {key: said.get(key, "") for key in _TEXTS}
     if wrong := next((key for key, value in texts.items() if not isinstance(value, str)), None):
         raise UsageError(f"{file}: {wrong} is not text.", f'Write {wrong} = "...".')
-    hub = said.get("hub", [])
+    hub, files = said.get("hub", []), said.get("file", [])
+    hub = [hub] if isinstance(hub, str) else hub
+    if not isinstance(hub, list) or not all(isinstance(name, str) for name in hub):
+        raise UsageError(f"{file}: hub is neither a text nor a list of them.", 'Write hub = "org/name".')
+    if not isinstance(files, list):
+        raise UsageError(f"{file}: file is not a list of tables.", "Write [[file]], in two brackets.")
     return Task(
         name=file.stem,
         **{key: " ".join(value.split()) for key, value in texts.items()},
-        hub=(hub,) if isinstance(hub, str) else tuple(map(str, hub)),
-        files=tuple(_file(file, table) for table in said.get("file", [])),
+        hub=tuple(hub),
+        files=tuple(_file(file, table) for table in files),
         layouts=layouts,
         digest=hashlib.sha256(data).hexdigest(),
     )
@@ -130,9 +135,10 @@ def _layout(file: Path, number: int, table: Any) -> Layout:
         raise UsageError(f"{file}, layout {number}: {error}.", "docs/tasks.md shows a task file.") from error
 
 
-def _file(file: Path, table: Mapping[str, Any]) -> TaskFile:
-    names, reader = table.get("names"), table.get("reader", "")
-    if not isinstance(names, str) or set(table) - {"names", "reader"}:
+def _file(file: Path, table: Any) -> TaskFile:
+    said: Mapping[str, Any] = table if isinstance(table, dict) else {}
+    names, reader = said.get("names"), said.get("reader", "")
+    if not isinstance(names, str) or set(said) - {"names", "reader"}:
         raise UsageError(f"{file}: a [[file]] has names, a pattern, and perhaps a reader.", "As in names = '*.csv'.")
     if reader and reader not in READERS:
         raise UsageError(f"{file}: the reader {reader!r} is not known.", f"Give one of: {', '.join(READERS)}.")

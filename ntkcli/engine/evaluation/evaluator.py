@@ -19,6 +19,7 @@ from ntkcli.engine.models.attach import attach_adapter, take_off, weight_hashes
 from ntkcli.engine.models.environment import stop_tokens
 from ntkcli.engine.models.footprint import forward_footprint
 from ntkcli.engine.models.loading import LoadedModel, load_model
+from ntkcli.engine.models.release import free_memory
 from ntkcli.engine.models.sharding import run_once
 from ntkcli.errors import NtkselError, UsageError, listed
 from ntkcli.identity import AdapterIdentity, ModelIdentity, refuse_other_base
@@ -84,8 +85,11 @@ class Evaluator:
                     "Evaluate that run by itself, or without --shard-model.",
                 )
             dtype, device = str(self.loaded.dtype).removeprefix("torch."), str(self.loaded.device)
-            self.loaded = replace(self.loaded, model=None)  # its memory is free before the next one takes it
+            self.loaded = replace(self.loaded, model=None)
+            gc.collect()  # its memory is free before the next one takes it: peft's layers hold theirs in circles
+            free_memory()
             self.loaded = load_model(model, dtype=dtype, device=device)
+            shares_prefixes(self.loaded)
 
     def logliks(self, items: Sequence[Sequence[Encoded]]) -> list[NDArray[np.float64]]:
         """The `sums` of `loglikelihood.choice_logliks`: NaN for a choice whose likelihood is not finite."""

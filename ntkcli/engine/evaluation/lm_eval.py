@@ -100,15 +100,16 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
             encoded: list[Request] = []
             for request in requests:
                 context, continuation = request.args
-                pair = self._encode_from_start(continuation) if context == "" else None
-                pair = pair or self._encode_pair(context, continuation)
+                if context == "":
+                    pair = self._from_start(self.tok_encode(continuation, add_special_tokens=False))
+                elif not (pair := self._encode_pair(context, continuation))[0]:  # white space goes to the answer
+                    pair = self._from_start(pair[1])
                 self._require_room(request, pair)
                 encoded.append(((context, continuation), *pair))
             return self._loglikelihood_tokens(encoded)
 
-    def _encode_from_start(self, continuation: str) -> tuple[list[int], list[int]]:
+    def _from_start(self, ids: list[int]) -> tuple[list[int], list[int]]:
         """A text without a context comes after the first token, which counts as the context if it has it itself."""
-        ids = self.tok_encode(continuation, add_special_tokens=False)
         prefix = self.prefix_token_id
         return (ids[:1], ids[1:]) if ids[:1] == [prefix] else ([prefix], ids)
 
@@ -222,7 +223,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
 
     def _prompt(self, request: Any, new_tokens: int) -> Encoded:
         """The context's last tokens, so that the answer has room as well."""
-        whole = self.tok_encode(request.args[0])
+        whole = self.tok_encode(request.args[0]) or [self.prefix_token_id]
         kept = whole[-(self._max_length - new_tokens) :]
         if len(kept) < len(whole):
             self.truncated.add((str(request.task_name), int(request.doc_id)))

@@ -7,6 +7,7 @@ Knows nothing of stores or commands.
 
 from __future__ import annotations
 
+import gc
 import math
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,7 @@ def merged_model(identity: ModelIdentity, adapter: AdapterIdentity, *, dtype: st
     plain = _is_plain(attached)
     if not plain and stored != "float32":
         del attached
+        gc.collect()  # peft's layers hold their weights in circles, and the next model is as large
         attached = _attached(identity, adapter, "float32")
     _refuse_shared(attached, adapter)
     if plain:

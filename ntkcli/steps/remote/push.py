@@ -123,7 +123,7 @@ def _refuse_other_specs(
 
 @dataclass(slots=True)
 class _Push:
-    """One push: `entries` are of all files that are, or were found, there; `outgrown` artefacts there are removed."""
+    """One push: `entries` are of all files that are, or were found, there; `outgrown` units there are removed."""
 
     stored: store.Store
     place: Place
@@ -142,6 +142,8 @@ class _Push:
     def run(self, progress: Progress) -> PushResult:
         """Claim the place, compare and send, check, write the manifest."""
         self.known = self.before.files()
+        if not self.has_manifest:
+            self._forget_lost(progress)
         paths = [path for _, files in self.found.units.values() for path in files]
         with self._whole():
             sizes = {path: (self.stored.path / path).stat().st_size for path in paths}
@@ -166,6 +168,30 @@ class _Push:
         self.place.remove(BEFORE)
         claim.end()
         return self._result()
+
+    def _forget_lost(self, progress: Progress) -> None:
+        """Leave out of `before` what is no longer there as it says: a push that replaced files was broken off.
+
+        A unit that only the place has goes whole; of one that the store has too, each part that only the place has.
+        """
+        own = {path for _, files in self.found.units.values() for path in files}
+        units, gone = dict(self.before.units), []
+        for name, unit in self.before.units.items():
+            mine = self.found.units.get(name)
+            if mine is not None and mine[0].fingerprint != unit.fingerprint:
+                continue  # replaced now
+            others = {path: entry for path, entry in unit.files.items() if path not in own}
+            lost = {_part(path) for path, entry in others.items() if not self._is_there(path, entry, "")}
+            if lost and mine is None:
+                gone.append(name)
+                continue
+            units[name] = replace(unit, files={p: e for p, e in unit.files.items() if p in own or _part(p) not in lost})
+        if gone:
+            progress.note(
+                f"{self.place.url} lost files of {listed(gone)} in a push that was broken off: it is left out"
+            )
+        self.outgrown = tuple(dict.fromkeys((*self.outgrown, *gone)))
+        self.before = replace(self.before, units=units)
 
     def _settle(self, path: str) -> int:
         """Send a file unless it is there; returns its kB."""
@@ -238,7 +264,7 @@ class _Push:
                     raise self._busy(path)
 
     def _compare_sizes(self, paths: list[str]) -> None:
-        """Compare every file with a listing made now, by size and, where it has one, by MD5; keep what marks it."""
+        """Compare every file with a listing made now, by size; keep what marks it."""
         there = self.place.list()
         for path in paths:
             entry, now = self.entries[path], there.get(path)
@@ -308,6 +334,12 @@ def _rows_done(stored: store.Store, name: str, files: Mapping[str, FileEntry], u
     artefact = stored.get(name)
     records = [int(path.rpartition("/")[2]) for path in files if transfer.is_record(path)]
     return sum(stop - start for start, stop in map(artefact.part_bounds, records)) if records else unit.rows_done
+
+
+def _part(path: str) -> str:
+    """What files that appear together have in common: the number of their part; of a file by itself its path."""
+    is_of_part = transfer.is_chunk(path) or transfer.is_record(path)
+    return path.rpartition("/c/")[2].partition("/")[0] if is_of_part else path
 
 
 def _digests(source: Path | bytes) -> tuple[str, str]:

@@ -342,6 +342,14 @@ def test_a_task_of_ones_own(put: Callable[[str, str], Path], tmp_path: Path) -> 
         ("[[layout]]", "[layout", "is not valid TOML"),
         ("[[layout]]", "[[file]]\nnames = '*'\nreader = 'xls'\n[[layout]]", "the reader 'xls' is not known"),
         ("[[layout]]", "[[file]]\nreader = 'mmlu'\n[[layout]]", r"a \[\[file\]\] has names"),
+        ("[[layout]]", "[file]\nnames = '*'\n[[layout]]", "file is not a list of tables"),
+        ("[[layout]]", "file = ['x']\n[[layout]]", r"a \[\[file\]\] has names"),
+        ("[[layout]]", "hub = 5\n[[layout]]", "hub is neither a text nor a list of them"),
+        ('answer = "label"', "answer = 5", "answer is not text"),
+        ("labels =", "until = 5\nlabels =", "until is not text"),
+        ("labels =", "split = 5\nlabels =", "split is not text"),
+        ("labels =", "id = 5\nlabels =", "id is not text"),
+        ("labels =", "skip = 'x'\nlabels =", "skip is not a number of characters"),
     ],
 )
 def test_a_bad_task_file(old: str, new: str, told: str, put: Callable[[str, str], Path]) -> None:
@@ -359,3 +367,48 @@ def test_a_template_runs_nothing() -> None:
             Template(text).fill({"x": "text"})
     assert Template("{x!r}").fill({"x!r": "a cell of that very name"}) == "a cell of that very name"
     assert Template("{x}").fill({"x": "{y} {{", "y": "never"}) == "{y} {{"
+
+
+LISTED = 'prompt = "{q}"\nchoices = "options"\nanswer = "label"\nfirst = 0\n'
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["a", "", "c"], "item 1 in 'options' is empty"),
+        (["a", None, "c"], "item 1 in 'options' is empty"),
+        (["a", {"text": "b"}], "item 1 in 'options' is an object, not a text or a number"),
+        (["a", True], "item 1 in 'options' is true, not a text or a number"),
+    ],
+)
+def test_a_choice_that_is_empty_moves_no_answer(options: list[Any], told: str, put: Callable[[str, str], Path]) -> None:
+    """Left out, it would make the answer 1 the third choice."""
+    task = put("own.toml", f"[[layout]]\n{LISTED}")
+    good = {"q": "x", "options": ["a", "b"], "label": 1}
+    row, _ = rows_of(f"{task}:{put('rows.jsonl', lines({**good, 'options': options}, good))}")
+    assert isinstance(row, BadRow)
+    assert row.reason == told
+
+
+def test_what_a_list_of_choices_is_filled_up_with_is_left_out(put: Callable[[str, str], Path]) -> None:
+    task = put("own.toml", f"[[layout]]\n{LISTED}")
+    (row,) = rows_of(f"{task}:{put('rows.jsonl', lines({'q': 'x', 'options': ['a', 2, '', None], 'label': 1}))}")
+    assert isinstance(row, Row)
+    assert (row.choices, row.answer) == (("a", "2"), 1)
+
+
+@pytest.mark.parametrize("score", ["nan", True, "much"])
+def test_a_score_that_is_not_a_number_has_no_side_of_a_threshold(score: Any, put: Callable[[str, str], Path]) -> None:
+    layout = 'prompt = "{q}"\nchoices = ["no", "maybe", "yes"]\nanswer = "score"\nthresholds = [-0.1, 0.1]\n'
+    task = put("own.toml", f"[[layout]]\n{layout}")
+    row, _ = rows_of(f"{task}:{put('rows.jsonl', lines({'q': 'x', 'score': score}, {'q': 'x', 'score': 0}))}")
+    assert isinstance(row, BadRow)
+    assert row.reason.endswith("not a number")
+
+
+def test_a_number_that_is_not_one_is_refused(put: Callable[[str, str], Path]) -> None:
+    task = put("own.toml", f"[[layout]]\n{LISTED}")
+    good = {"q": "x", "options": ["a", "b"], "label": 1}
+    row, _ = rows_of(f"{task}:{put('rows.jsonl', lines({**good, 'label': '--1'}, good))}")
+    assert isinstance(row, BadRow)
+    assert "which is not one of the 2 choices" in row.reason

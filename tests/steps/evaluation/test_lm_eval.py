@@ -7,6 +7,7 @@ import math
 import shutil
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from ntkcli.progress import Silent
 from ntkcli.steps.evaluation.evaluate import evaluate
 from ntkcli.steps.shared.stores import open_store
 from tests.commands.test_eval import make_adapter
+from tests.conftest import make_tokenizer
 from tests.steps.evaluation.lm_eval_kit import BRIER, by_the_harness, write_task, write_tasks
 
 LENGTH = 256
@@ -196,6 +198,24 @@ def test_what_the_engine_raises_is_not_the_tasks(
         evaluate(
             tmp_path / "s", model=str(model_dir), run=["base"], task=[f"lm_eval:{folder}/own_rolling.yaml"], name="h"
         )
+
+
+def test_an_answer_without_a_token_before_it_counts_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """White space before an answer goes to it; without a context then, nothing would predict its first token."""
+    tokenizer = make_tokenizer()
+    evaluator: Any = SimpleNamespace(loaded=SimpleNamespace(tokenizer=tokenizer))
+    model = HarnessModel(evaluator, max_length=32, progress=Silent())
+    asked: list[Any] = []
+    monkeypatch.setattr(model, "_loglikelihood_tokens", asked.extend)
+    model.loglikelihood([SimpleNamespace(args=(context, "a"), task_name="t", doc_id=0) for context in ("", " ", "b")])
+    space, a, b = tokenizer.encode(" ab")
+    assert [pair for _, *pair in asked] == [
+        [[tokenizer.bos_token_id], [a]],
+        [[tokenizer.bos_token_id], [space, a]],
+        [[b], [a]],
+    ]
+    request = SimpleNamespace(args=("",), task_name="t", doc_id=0)
+    assert model._prompt(request, 8).ids.tolist() == [tokenizer.bos_token_id]
 
 
 def test_export_of_items(tmp_path: Path, model_dir: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

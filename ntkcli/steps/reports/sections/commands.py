@@ -34,8 +34,10 @@ def commands(facts: Facts) -> list[Block]:
             f"ntksel featurize {shlex.quote(str(facts.stored.path))} --data FILE --name POOL --model MODEL --kind ntk"
         )
         return [Notice("missing", "No command has left a result yet.", line)]
-    said = "Rebuilt from what the store has on record; options that change no value are left out. Run again in this "
-    said += "order, each finished step is found and skipped."
+    said = (
+        "Rebuilt from what the store has on record; options that change no value are left out, and words in capitals "
+    )
+    said += "stand for what it does not have. Run again in this order, each finished step is found and skipped."
     return [Paragraph(said), Commands(tuple(lines))]
 
 
@@ -74,8 +76,7 @@ def _featurize(facts: Facts, artefact: store.Artefact, names: Words) -> Words:
     fresh = spec_value(spec, "adapter", "fresh") or {}
     words += _some(fresh, "rank", "target_modules") + _one("--adapter-seed", fresh.get("seed"))
     words += _one("--rows", _parent(artefact, "selections"))
-    words += _one("--max-length", spec_value(spec, "encoder", "max_length"))
-    words += _one("--text-as", spec_value(spec, "encoder", "text_as"))
+    words += _encoding(artefact)
     words += _one("--dim", spec_value(spec, "projection", "dim")) + _one(
         "--seed", spec_value(spec, "projection", "seed")
     )
@@ -103,21 +104,29 @@ def _score(_: Facts, artefact: store.Artefact, names: Words) -> Words:
 def _select(_: Facts, artefact: store.Artefact, names: Words) -> Words:
     spec = artefact.spec
     words = ["--score", _parent(artefact, "scores") or "SCORE", "--name", names[0], *_one("-n", spec.get("n"))]
-    words += _some(spec, "method", "token_budget", "min_tokens", "max_tokens", "dedup")
+    words += _some(spec, "method", "exponent", "token_budget", "min_tokens", "max_tokens", "dedup", "candidates")
+    words += ["--centre"] if spec.get("centre") else []
+    # Of their rows the store has a digest alone.
+    words += [word for key in ("exclude", "must_include", "only") if key in spec for word in (_flag(key), "ROWS")]
     for option in ("max_per_source", "min_per_source"):
-        words += [word for each in spec.get(option) or [] for word in (f"--{option.replace('_', '-')}", str(each))]
+        words += [word for each in spec.get(option) or [] for word in (_flag(option), str(each))]
     return words
 
 
 def _finetune(facts: Facts, artefact: store.Artefact, names: Words) -> Words:
-    words = _model(facts, artefact)
-    words += [word for train in artefact.attrs.get("train", []) for word in ("--train", str(train))]
-    words += ["--name", names[0], *_one("--max-length", spec_value(artefact.spec, "encoder", "max_length"))]
-    words += _some(artefact.spec, *_TRAINING, "seed", "max_steps", "loss_per")
-    if not artefact.spec.get("hold_out"):
-        return [*words, "--average-weights"] if artefact.spec.get("average_weights") else words
-    place, train = artefact.spec.get("hold_out_of"), artefact.attrs.get("train", [])
-    return words + (_one("--hold-out-of", split_weight(str(train[place]))[0]) if place is not None and train else [])
+    words, spec = _model(facts, artefact), artefact.spec
+    train = [str(each) for each in artefact.attrs.get("train", [])]
+    first = len(train) - len(spec.get("then") or [])
+    words += [word for i, each in enumerate(train) for word in ("--train" if i < first else "--then", each)]
+    words += ["--name", names[0], *_encoding(artefact), *_some(spec, *_TRAINING, "seed", "max_steps", "loss_per")]
+    words += ["--pack"] if "packed" in spec else []
+    if spec.get("init_adapter"):
+        words += ["--init-adapter", _parent(artefact, "runs") or "ADAPTER"]
+    if not spec.get("hold_out"):
+        return [*words, "--average-weights"] if spec.get("average_weights") else words
+    words += _one("--checkpoint-steps", spec.get("checkpoint_steps"))
+    place = spec.get("hold_out_of")
+    return words + (_one("--hold-out-of", split_weight(train[place])[0]) if place is not None and train else [])
 
 
 def _diagnose(_: Facts, artefact: store.Artefact, __: Words) -> Words:
@@ -134,18 +143,18 @@ def _validate(facts: Facts, artefact: store.Artefact, names: Words) -> Words:
     equal = [100 * (i + 1) / len(edges) for i in range(len(edges))]
     words += ["--design", design, *(["--bins", str(len(edges)) if edges == equal else _csv(edges)] if edges else [])]
     words += [*_one("--subsets", spec["subsets"] or None), "--seeds", _csv(spec["seeds"])]
-    words += _one("--oracle", said.get("oracle")) + _one("--max-length", spec_value(spec, "encoder", "max_length"))
+    words += _one("--oracle", said.get("oracle")) + _encoding(artefact)
     words += [*_some(spec, "rows", "domain_repeat", "dtype", *_TRAINING), "--loss-per", spec.get("loss_per", "token")]
     words += _one("--init-adapter", _parent(artefact, "runs"))
     if not spec["hold_out"]:
         words.append("--average-weights" if spec.get("average_weights") else "--no-average-weights")
-    return words + _one("--text-as", spec_value(spec, "encoder", "text_as"))
+    return words
 
 
 def _eval(facts: Facts, artefact: store.Artefact, names: Words) -> Words:
     runs = [made.name.split("/")[2] for made in facts.made if made.name.startswith(f"evals/{names[0]}/")]
     words = [*_model(facts, artefact), "--name", names[0]]
-    words += _one("--max-length", spec_value(artefact.spec, "encoder", "max_length"))
+    words += _encoding(artefact)
     words += [word for task in artefact.attrs.get("files", []) for word in ("--task", str(task))]
     return words + [word for run in sorted(runs, key=lambda run: (run != "base", run)) for word in ("--run", run)]
 
@@ -198,7 +207,20 @@ def _one(option: str, value: object) -> Words:
 
 
 def _some(spec: dict[str, Any], *keys: str) -> Words:
-    return [word for key in keys for word in _one(f"--{key.replace('_', '-')}", spec.get(key))]
+    return [word for key in keys for word in _one(_flag(key), spec.get(key))]
+
+
+def _flag(key: str) -> str:
+    return f"--{key.replace('_', '-')}"
+
+
+def _encoding(artefact: store.Artefact) -> Words:
+    """How rows became tokens."""
+    found = spec_value(artefact.spec, "encoder") or {}
+    thinking = found.get("thinking")
+    return _some(found, "max_length", "text_as") + (
+        [] if thinking is None else ["--thinking", "on" if thinking else "off"]
+    )
 
 
 def _csv(values: Sequence[Any]) -> str:
