@@ -34,9 +34,7 @@ def commands(facts: Facts) -> list[Block]:
             f"ntksel featurize {shlex.quote(str(facts.stored.path))} --data FILE --name POOL --model MODEL --kind ntk"
         )
         return [Notice("missing", "No command has left a result yet.", line)]
-    said = (
-        "Rebuilt from what the store has on record; options that change no value are left out, and words in capitals "
-    )
+    said = "Rebuilt from what the store has on record; options that change no value are left out, words in capitals "
     said += "stand for what it does not have. Run again in this order, each finished step is found and skipped."
     return [Paragraph(said), Commands(tuple(lines))]
 
