@@ -60,7 +60,8 @@ class ByMoment:
 
     def of(self, features: Features) -> Features:
         """As `Whitening.of`."""
-        return features @ self.matrix
+        found: Features = features @ self.matrix
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from ntkcli.api import score
 from ntkcli.errors import UsageError
 from ntkcli.scoring.features import Block, Floats
 from ntkcli.scoring.similarity import unit_rows
-from ntkcli.scoring.whitening import by_moment, by_rows
+from ntkcli.scoring.whitening import Whitening, by_moment, by_rows
 from ntkcli.steps.shared.stores import open_store
 from tests.scoring.kit import cosines, make_store
 
@@ -77,9 +77,11 @@ def test_both_ways_are_the_dense_product(n: int, p: int, damping: float) -> None
     expected = features @ dense
     atol = 1e-12 + 5e-5 * np.linalg.norm(expected, axis=1, keepdims=True)
     pool: Any = _Held(unit)
-    for whitening in (by_moment(pool, damping=damping), by_rows(pool, damping=damping)):
+    ways: tuple[Whitening, ...] = (by_moment(pool, damping=damping), by_rows(pool, damping=damping))
+    for whitening in ways:
         for dtype in (np.float32, np.float64):
-            found = whitening.of(features.astype(dtype))
+            given: Any = features.astype(dtype)
+            found = whitening.of(given)
             assert found.dtype == dtype
             assert (np.abs(found - expected) <= atol).all()
 
