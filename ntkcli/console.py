@@ -87,7 +87,7 @@ class Output:
 
         On a terminal that is too narrow for its words each row is a name with a line for each of its values.
         """
-        cells = [[visible(cell) for cell in row] for row in rows]
+        columns, cells = list(map(visible, columns)), [[visible(cell) for cell in row] for row in rows]
         widths = _widths(columns, cells, self._out.width)
         if widths is None and self._out.is_terminal:
             self._records(visible(title), columns, cells)
@@ -167,9 +167,9 @@ class Output:
         self._out.print(text)
 
     def next_step(self, command: str) -> None:
-        """The command that usually comes next, on stderr."""
+        """The command that usually comes next, on stderr; names and paths in it are quoted for a shell."""
         if self._hints and not self.quiet and not self.as_json:
-            self._err.print(f"[dim]next:[/dim] {escape(command)}")
+            self._err.print(f"[dim]next:[/dim] {escape(visible(command))}")
 
     @property
     def alone(self) -> bool:

@@ -11,6 +11,7 @@ from rich.console import Console
 from ntkcli.console import Output
 
 COLUMNS = ["artefact", "rows", "state", "made from"]
+HOSTILE = "yes\x1b[31m\u202e[bold]"
 ROWS = [
     ["features/domain/embed", "12/12", "complete", "datasets/domain, runs/warmup"],
     ["scores/[both]\x1b", "480/480", "complete", ""],
@@ -49,3 +50,20 @@ def test_a_narrow_terminal_gets_a_line_for_each_value() -> None:
 def test_a_file_always_gets_the_table() -> None:
     assert len(printed(20, terminal=False).splitlines()) > 4
     assert "state:" not in printed(20, terminal=False)
+
+
+@pytest.mark.parametrize(("width", "terminal"), [(30, True), (200, True), (200, False)])
+def test_names_of_columns_are_written_out(width: int, terminal: bool) -> None:
+    """`split` has a column for each answer of the data."""
+    output = Output()
+    output._out = Console(file=io.StringIO(), width=width, force_terminal=terminal, color_system=None, soft_wrap=True)
+    output.table("sides", ["side", HOSTILE], [["train", "50%"], ["test", "50%" * 9]])
+    shown = output._out.file.getvalue()  # type: ignore[attr-defined]
+    assert r"yes\x1b[31m\u202e[bold]" in shown
+    assert "\x1b[31m" not in shown
+    assert "\u202e" not in shown
+
+
+def test_the_next_command_is_written_out(capsys: pytest.CaptureFixture[str]) -> None:
+    Output().next_step("ntksel pull 'file:///a b/[red]\x1b[31m' STORE")
+    assert capsys.readouterr().err == "next: ntksel pull 'file:///a b/[red]\\x1b[31m' STORE\n"

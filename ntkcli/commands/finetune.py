@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -250,7 +251,10 @@ def finetune(
     if process[0] == 0:
         output.result(result, line="\n".join(map(finetune_line, runs)))
     named = " ".join(f"--run {run.artefact.partition('/')[2]}" for run in runs)
-    output.next_step(f"ntksel eval {store} --model {model} --run base {named} --task TEST.jsonl --name EVAL")
+    there = quote(str(store))
+    output.next_step(
+        f"ntksel eval {there} --model {quote(str(model))} --run base {named} --task TEST.jsonl --name EVAL"
+    )
     return ExitCode.ROWS_SKIPPED if any(run.skipped for run in runs) else ExitCode.OK
 
 

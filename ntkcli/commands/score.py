@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -249,7 +250,8 @@ def _show(results: Sequence[ScoreResult], output: Output, store: Path, *, json: 
         if output.draws:
             _draw_histogram(output, store, result.artefact.partition("/")[2])
     chosen = results[-1].artefact.partition("/")[2]
-    output.next_step(f"ntksel select {store} --score {chosen} -n N --name SELECTION --export FILE.jsonl")
+    there = quote(str(store))
+    output.next_step(f"ntksel select {there} --score {chosen} -n N --name SELECTION --export FILE.jsonl")
 
 
 def _draw_histogram(output: Output, store: Path, name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -209,7 +210,7 @@ def select(
     )
     if output.alone and not output.as_json and any(result.pool_sources):
         output.table(*_mix_table(result))
-    output.next_step(f"ntksel finetune {store} --model M --train DOMAIN.jsonl --train {name} --name RUN")
+    output.next_step(f"ntksel finetune {quote(str(store))} --model M --train DOMAIN.jsonl --train {name} --name RUN")
     return ExitCode.OK
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -88,9 +89,9 @@ def split(
     else:
         _show(result, output)
     train, held_out = result.sides[0].file, result.sides[1].file
-    tested = f"--domain {train} --task {held_out}"
+    tested = f"--domain {quote(train)} --task {quote(held_out)}"
     if folds is not None and data != STDIN and seed == 0 and columns is None:  # it makes the same folds
-        tested = f"--domain {data} --folds {folds}" + (f" --by {by}" if by else "")
+        tested = f"--domain {quote(data)} --folds {folds}" + (f" --by {quote(by)}" if by else "")
     output.next_step(f"ntksel arms STORE --model M {tested} --pool POOL -n N")
     return ExitCode.ROWS_SKIPPED if result.skipped else ExitCode.OK
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ntkcli.scoring.features import FeatureReader, Floats, Wide
+from ntkcli.scoring.features import FeatureReader, Wide
 from ntkcli.scoring.similarity import unit_rows
-from ntkcli.scoring.whitening import WhitenedReader
+from ntkcli.scoring.whitening import WhitenedReader, Whitening
 
 METHODS = ("mean", "cosine")
 
@@ -40,14 +40,14 @@ def linear_scores(
     *,
     method: str,
     centre: bool,
-    matrix: Floats | None = None,
+    whitening: Whitening | None = None,
 ) -> list[LinearScore]:
-    """One for each group of domain rows, of the only row that `row` reads; `matrix` is what whitens all sides.
+    """One for each group of domain rows, of the only row that `row` reads; `whitening` is that of all sides.
 
     Methods of `METHODS`. A pass over the pool when `centre`.
     """
-    if matrix is not None:
-        row, pool, *groups = (WhitenedReader.of(each, matrix) for each in (row, pool, *groups))
+    if whitening is not None:
+        row, pool, *groups = (WhitenedReader.of(each, whitening) for each in (row, pool, *groups))
     (block,) = (block for block in row.blocks() if len(block.rows))
     unit, norm = block.unit[0].astype(np.float64), float(block.norm[0])
     raw = method == "mean"
@@ -62,7 +62,7 @@ def linear_scores(
             target = group.mean(raw=False)
         length = 1.0 if raw else norm
         shrunk = float(np.linalg.norm(unit - mean)) if centre and not raw else 1.0
-        direction = target if matrix is None else matrix.astype(np.float64) @ target
+        direction = target if whitening is None else whitening.of(target[None])[0]
         found.append(
             LinearScore(
                 direction, 1 / (length * shrunk) if length * shrunk else 0.0, -float(mean @ target) / (shrunk or 1.0)

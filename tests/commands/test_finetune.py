@@ -170,6 +170,21 @@ def test_bfloat16_keeps_the_adapter_in_float32(cli: Cli, tmp_path: Path, on: Com
     assert {str(x.dtype) for x in safetensors.torch.load(weights(tmp_path / "s")).values()} == {"torch.float32"}
 
 
+def test_a_dry_run_holds_out_of_rows_and_not_of_their_repeats(cli: Cli, tmp_path: Path, on: Command) -> None:
+    model, data = on[1], on[3]
+
+    def bill(times: str, *options: str) -> tuple[int, int, int]:
+        train: Command = ["--model", model, "--train", f"{data}{times}", "--batch-size", "8", "--name", "r"]
+        found = ok(cli, "finetune", tmp_path / "s", *train, *options, "--dry-run")
+        return found["rows"], found["held_out"], found["steps"]
+
+    assert bill("=3", "--hold-out", "0.25") == (54, 6, 21)  # 18 of 24 rows, three times
+    assert bill("=0.5", "--hold-out", "0.25", "--hold-out-of", str(data)) == (9, 3, 6)
+    assert bill("", "--hold-out", "0.1875") == (19, 5, 9)  # 4.5 rows: halves up, as the training has it
+    sweep = ("--lr-find", "--lr-rates", "1e-4,1e-3")
+    assert bill("=3", *sweep) == (57, 5, 48)  # .2 of 24 rows; two trials of three times eight steps
+
+
 def test_a_dry_run_is_the_bill_of_the_run(cli: Cli, tmp_path: Path, on: Command) -> None:
     options: Command = [*on, "--hold-out", "0.25", "--rank", "4", "--target-modules", "q_proj,v_proj"]
     bill = ok(cli, "finetune", tmp_path / "s", *options, "--dry-run")

@@ -90,8 +90,8 @@ class FeaturePass:
     def _sides(self) -> tuple[FeatureReader, Sequence[FeatureReader]]:
         if self._whiten is None:
             return self.pool, self._groups
-        matrix = whitener(self.pool, damping=self._whiten)
-        return WhitenedReader.of(self.pool, matrix), [WhitenedReader.of(group, matrix) for group in self._groups]
+        found = whitener(self.pool, damping=self._whiten)
+        return WhitenedReader.of(self.pool, found), [WhitenedReader.of(group, found) for group in self._groups]
 
 
 def _by_lists(

@@ -80,7 +80,7 @@ def plan_by_features(request: Request, entries: Mapping[str, FeatureScore]) -> l
     reader, whiten = sides.pool, request.whiten
     k = _nearest_count(request.k, reader) if any("k" in entry.options for entry in entries.values()) else 0
     if whiten is not None:
-        _check_whitening(reader.dim)
+        _check_whitening(reader)
     readers = sides.groups()
     shared = FeaturePass(reader, readers, centre=request.centre, whiten=whiten, k=k or None, subspace=request.subspace)
     plans = []
@@ -108,8 +108,8 @@ def plan_by_features(request: Request, entries: Mapping[str, FeatureScore]) -> l
 def _by_itself(entry: FeatureScore, inputs: FeatureInputs, whiten: float | None) -> ScoresAndTies:
     """What a method's own function gives."""
     if whiten is not None:
-        matrix = whitener(inputs.pool, damping=whiten)
-        pool, *groups = (WhitenedReader.of(each, matrix) for each in (inputs.pool, *inputs.groups))
+        found = whitener(inputs.pool, damping=whiten)
+        pool, *groups = (WhitenedReader.of(each, found) for each in (inputs.pool, *inputs.groups))
         inputs = replace(inputs, pool=pool, groups=groups)
     return _checked(entry.compute(inputs), n=inputs.pool.n, groups=len(inputs.groups))
 
@@ -125,11 +125,11 @@ def _nearest_count(k: int | None, reader: FeatureReader) -> int:
     return k or min(max(MIN_VOTES, round(VOTE_SHARE * covered)), covered)
 
 
-def _check_whitening(dim: int) -> None:
-    if (need := whitening_bytes(dim)) > MAX_BYTES:
+def _check_whitening(pool: FeatureReader) -> None:
+    if (need := whitening_bytes(pool.dim, rows=pool.usable)) > MAX_BYTES:
         raise UsageError(
-            f"--whiten: features of {dim} numbers need {need / 2**30:.0f} GiB, more than the {MAX_BYTES >> 30} GiB "
-            "allowed.",
+            f"--whiten: features of {pool.dim} numbers need {need / 2**30:.0f} GiB, more than the "
+            f"{MAX_BYTES >> 30} GiB allowed.",
             "Featurize with a smaller --dim, or leave --whiten out.",
         )
 

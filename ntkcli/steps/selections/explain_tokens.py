@@ -163,7 +163,7 @@ def _linear(
             readers,
             method=str(spec["method"]),
             centre=bool(spec["centre"]),
-            matrix=whitener(reader, damping=float(spec["whiten"])) if "whiten" in spec else None,
+            whitening=whitener(reader, damping=float(spec["whiten"])) if "whiten" in spec else None,
         )
     weight = 1.0
     if "residual" in spec:

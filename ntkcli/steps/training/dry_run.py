@@ -21,7 +21,7 @@ from ntkcli.steps.shared.cost import SAMPLE_ROWS, weight_size
 from ntkcli.steps.shared.stores import is_store, open_store
 from ntkcli.steps.training.lr_request import HELD_OUT, HELD_OUT_ROWS, RATES, TRIAL_STEPS, check_rates, trial_of
 from ntkcli.steps.training.request import TrainingRequest
-from ntkcli.steps.training.rows import TrainingSet, no_answers, parse_train
+from ntkcli.steps.training.rows import TrainingSet, nearest, no_answers, parse_train
 from ntkcli.steps.training.settings import CHECKPOINTS, InitAdapter, TrainingSettings, resolve_init
 
 if TYPE_CHECKING:
@@ -61,6 +61,28 @@ class FinetuneEstimate:
 
 def estimate_finetune(store_path: str | Path, request: TrainingRequest) -> FinetuneEstimate:
     """What this training would take. Writes nothing and loads no weights."""
+    return _estimate(store_path, request, _HeldOut(request.settings.hold_out, request.set_held_out_of()))
+
+
+@dataclass(frozen=True, slots=True)
+class _HeldOut:
+    """The share of rows held out and at most how many: of the set at `position`, or of all where that is None."""
+
+    share: float
+    position: int | None
+    most: int | None = None
+
+    def of(self, lengths: Sequence[_Lengths]) -> tuple[int, int]:
+        """How many rows are held out, and how many are left to train on, repeats counted."""
+        every = sum(one.rows for one in lengths)
+        among = lengths if self.position is None else lengths[self.position : self.position + 1]
+        unique = sum(one.rows / max(1, one.times) for one in among)
+        held_out = max(1, nearest(self.share * unique)) if self.share else 0
+        held_out = min(held_out, self.most or held_out)
+        return held_out, max(1, round(every - held_out * sum(one.rows for one in among) / max(1, unique)))
+
+
+def _estimate(store_path: str | Path, request: TrainingRequest, hold_out: _HeldOut) -> FinetuneEstimate:
     from ntkcli.engine.models.limits import refuse_too_long
     from ntkcli.engine.models.loading import load_tokenizer
 
@@ -79,8 +101,7 @@ def estimate_finetune(store_path: str | Path, request: TrainingRequest) -> Finet
     if not sum(one.rows for one in lengths):
         raise DataError(f"--train {', '.join(train)}: no row has an answer to learn.", no_answers(sets))
     refuse_too_long(identity, max(one.longest for one in lengths), "The longest row")
-    position = request.set_held_out_of()
-    return _cost(request, identity, init, lengths, 1.0 if position is None else sets[position].times)
+    return _cost(request, identity, init, lengths, hold_out)
 
 
 def _cost(
@@ -88,9 +109,9 @@ def _cost(
     identity: ModelIdentity,
     init: InitAdapter | None,
     lengths: Sequence[_Lengths],
-    times: float,
+    hold_out: _HeldOut,
 ) -> FinetuneEstimate:
-    """The estimate from the lengths of some rows of each set; `times`: how often a row that is held out is repeated."""
+    """The estimate from the lengths of some rows of each set."""
     from ntkcli.engine.models.speed import operations_per_second
     from ntkcli.engine.training.checkpoints import copies_on_disk
     from ntkcli.engine.training.size import training_size
@@ -108,10 +129,7 @@ def _cost(
     )
     every = sum(one.rows for one in lengths)
     mean = sum(one.rows * one.mean for one in lengths) / every
-    position = request.set_held_out_of()
-    among = every if position is None else lengths[position].rows / times
-    held_out = max(1, round(settings.hold_out * among)) if settings.hold_out else 0
-    rows = round(every - held_out * times)
+    held_out, rows = hold_out.of(lengths)
     sequences = rows * _sequences_per_row(lengths, use.max_length) if settings.pack else rows
     steps, tokens = _duration(settings, spec["epochs"], rows, mean, sequences)
     evaluations = math.ceil(steps / settings.checkpoint_steps) if settings.checkpoint_steps else CHECKPOINTS
@@ -120,11 +138,12 @@ def _cost(
     checkpointing = request.gradient_checkpointing
     copies = copies_on_disk(
         keep_optimizer=request.keep_optimizer,
-        held_out=bool(held_out),
+        held_out=bool(settings.hold_out),
         averaged=settings.average_weights,
         kept=1 + evaluations if request.keep_checkpoints else 0,
     )
-    forward = FORWARD * (checkpointing * tokens + evaluations * held_out * mean)
+    measured = evaluations * held_out * mean if settings.hold_out else 0.0
+    forward = FORWARD * (checkpointing * tokens + measured)
     return FinetuneEstimate(
         rows=rows,
         held_out=held_out,
@@ -152,17 +171,14 @@ def estimate_sweep(
     store.check_name(request.name, "--name")
     hold_out = request.settings.hold_out
     trial = trial_of(request, RATES[0], seeds[0])
-    one = estimate_finetune(store_path, trial)
+    held_out = _HeldOut(hold_out or HELD_OUT, 0, None if hold_out else HELD_OUT_ROWS)
+    one = _estimate(store_path, trial, held_out)
     domain = estimate_finetune(store_path, replace(trial, train=trial.train[:1]))
-    held_out = max(1, round((hold_out or HELD_OUT) * domain.rows))
-    held_out = held_out if hold_out else min(held_out, HELD_OUT_ROWS)
     part = min(one.steps, lr_steps) / one.steps * trials
-    measured = FORWARD / OPERATIONS * held_out * domain.mean_tokens * (trials + 1)
+    measured = FORWARD / OPERATIONS * one.held_out * domain.mean_tokens * (trials + 1)
     tokens = round(one.tokens * part)
     return replace(
         one,
-        rows=max(1, one.rows - held_out),
-        held_out=held_out,
         steps=min(one.steps, lr_steps) * trials,
         tokens=tokens,
         seconds=one.seconds * part * (1 + measured / max(1, tokens)),
@@ -180,10 +196,11 @@ def _duration(settings: TrainingSettings, epochs: Any, rows: int, mean: float, s
 
 @dataclass(frozen=True, slots=True)
 class _Lengths:
-    """Of one set: its usable rows (repeats counted, pieces of documents, extrapolated), and what the rows looked at
-    showed: `tokens` of each row or piece."""
+    """Of one set: its usable rows (repeats counted, pieces of documents, extrapolated), each `times` an epoch, and what
+    the rows looked at showed: `tokens` of each row or piece."""
 
     rows: float
+    times: float
     tokens: NDArray[np.int64]
     seen: int
     unusable: int
@@ -219,6 +236,7 @@ def _sample(one: TrainingSet, encoder: Encoder, seed: int, most: int) -> _Length
             unusable += 1
     return _Lengths(
         rows=float(times.sum()) * len(lengths) / max(1, seen),
+        times=one.times,
         tokens=np.array(lengths, dtype=np.int64),
         seen=seen,
         unusable=unusable,

@@ -55,7 +55,7 @@ class TrainingSet:
         readable = every[status[every] < store.RowStatus.UNREADABLE]
         salt = f"{seed}|{store.fingerprint(self.rows.spec)}"
         draws = np.array([_draw(f"{salt}|{row}".encode()) for row in readable.tolist()], dtype=np.uint64)
-        extra = np.argsort(draws, kind="stable")[: _round(share * len(readable))]
+        extra = np.argsort(draws, kind="stable")[: nearest(share * len(readable))]
         counts = np.full(len(readable), copies)
         counts[extra] += 1
         return replace(self.rows, rows=readable[counts > 0]), counts[counts > 0]
@@ -281,7 +281,7 @@ def held_out(contents: Sequence[bytes], share: float, seed: int, labels: str) ->
     if not share:
         return np.zeros(0, dtype=np.int64)
     draws = np.array([_draw(f"{seed}|".encode() + content) for content in contents], np.uint64)
-    threshold = np.sort(draws)[max(1, _round(share * len(draws))) - 1]
+    threshold = np.sort(draws)[max(1, nearest(share * len(draws))) - 1]
     held = np.flatnonzero(draws <= threshold)
     if len(held) == len(draws):
         raise DataError(
@@ -296,6 +296,6 @@ def _draw(text: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
 
-def _round(number: float) -> int:
+def nearest(number: float) -> int:
     """The nearest whole number, halves up: 2.5 is 3."""
     return math.floor(number + 0.5)

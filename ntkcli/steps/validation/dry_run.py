@@ -27,8 +27,8 @@ from ntkcli.steps.validation.wording import power_sentences
 class ValidateEstimate:
     """Cost and power of a validation. Tokens are of all runs that are not done yet, extrapolated from a sample of rows.
 
-    `power` is from the spread between seeds of validations in this store on the same items; its sentences report if
-    that is not known yet.
+    `power` is from the spread between seeds of validations in this store on the same items and folds; its sentences
+    report if that is not known yet.
     """
 
     runs: int
@@ -87,10 +87,11 @@ def estimate_validation(request: Request) -> ValidateEstimate:
 
 
 def _known_spread(request: Request) -> float:
-    """The spread between seeds that the store's validations on these items show; NaN if none does."""
+    """The spread between seeds that the store's validations on these items, in these folds, show; NaN if none does."""
     spreads = []
     for artefact in request.stored.artefacts(store.Kind.VALIDATION):
-        if artefact.spec["tasks"] == request.spec["tasks"] and artefact.rows_done():
+        alike = all(artefact.spec.get(key) == request.spec.get(key) for key in ("tasks", "folds"))
+        if alike and artefact.rows_done():
             found = spread_of(measures_of(artefact, request))
             spreads += [found] if math.isfinite(found) else []
     return float(np.sqrt(np.mean(np.square(spreads)))) if spreads else math.nan

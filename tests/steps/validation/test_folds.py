@@ -99,3 +99,15 @@ def test_groups_stay_in_one_fold_and_a_diverged_fold_is_the_worst(tmp_path: Path
     assert sizes == np.bincount(fold).tolist()
     with pytest.raises(UsageError, match="no row has that column"):
         validate(world["store"], **{**given, "by": "writer", "name": "w"}, trainer=MadeUp(world))
+
+
+def test_the_spread_of_other_folds_is_not_taken(tmp_path: Path, model_dir: Path) -> None:
+    world = make_world(tmp_path)
+    given = asked(world, model_dir, score=["right"], design="bins", seeds=[0, 1])
+    validate(world["store"], **given, trainer=MadeUp(world))
+    known = []
+    for folds in (4, 7):  # seven does not divide the 60 trainings in four folds
+        other = {**given, "name": "w", "folds": folds}
+        known.append(estimate_validation(prepare(world["store"], ValidationSettings.of(**other))).power.spread)
+    assert known[0] is not None
+    assert known[1] is None
