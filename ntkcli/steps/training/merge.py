@@ -6,6 +6,7 @@ the same command again finds it done.
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import re
@@ -271,7 +272,7 @@ def _refuse_without_room(found: Merge, places: Sequence[Path]) -> None:
 @contextmanager
 def _beside(target: Path) -> Iterator[Path]:
     """A path beside the target to build it at; what killed commands left there goes first."""
-    for path in target.parent.glob(f".{target.name}.merging-*"):
+    for path in target.parent.glob(f".{glob.escape(target.name)}.merging-*"):
         match = re.fullmatch(r"merging-(\d+)-[0-9a-f]{8}", path.name.rpartition(".")[2])
         if match is not None and not _is_alive(int(match[1])):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
