@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -149,10 +150,11 @@ def assert_same(old: dict[str, Any], new: dict[str, Any], *, within: float | Non
 
 
 def assert_names_options(verb: str, line: str) -> None:
-    """The fix in the brackets at the end of a refusal names options, all of them of this verb."""
-    named = line.removesuffix(").").rpartition("(")[2]
+    """A refusal that ends in options in brackets names those of this verb alone; others say their fix in words."""
+    ending = re.search(r"\((-[^()]*)\)\.$", line)
     there = {option for parameter in VERBS[verb].params for option in (*parameter.opts, *parameter.secondary_opts)}
-    assert set(named.replace(" or ", ", ").split(", ")) <= there | {"the version of the plug-in"}, line
+    named = set() if ending is None else set(ending[1].replace(" or ", ", ").split(", "))
+    assert named <= there | {"the version of the plug-in"}, line
 
 
 def test_every_verb_and_option_has_a_declared_effect() -> None:
