@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from shlex import quote
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.cells import cell_len
@@ -166,10 +167,13 @@ class Output:
             text.append(visible(piece), _shade(weight / largest))
         self._out.print(text)
 
-    def next_step(self, command: str) -> None:
-        """The command that usually comes next, on stderr; names and paths in it are quoted for a shell."""
+    def next_step(self, command: str, **words: object) -> None:
+        """The command that usually comes next, on stderr, with `words`, quoted for a shell, in place of their names in
+        braces.
+        """
         if self._hints and not self.quiet and not self.as_json:
-            self._err.print(f"[dim]next:[/dim] {escape(visible(command))}")
+            said = command.format(**{name: quote(str(word)) for name, word in words.items()}) if words else command
+            self._err.print(f"[dim]next:[/dim] {escape(visible(said))}")
 
     @property
     def alone(self) -> bool:
@@ -216,7 +220,7 @@ class Output:
 class Reporter:
     """The `ntkcli.progress.Progress` of the console: a bar on a terminal, else a line every 15 seconds."""
 
-    _live: ClassVar[Reporter | None] = None  # a terminal has room for one bar, and a log for one progress
+    _live: ClassVar[Reporter | None] = None  # a terminal has room for one bar, and a log for one task
 
     def __init__(self, console: Console, *, quiet: bool) -> None:
         self._console, self._quiet = console, quiet

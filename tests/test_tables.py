@@ -56,14 +56,15 @@ def test_a_file_always_gets_the_table() -> None:
 def test_names_of_columns_are_written_out(width: int, terminal: bool) -> None:
     """`split` has a column for each answer of the data."""
     output = Output()
-    output._out = Console(file=io.StringIO(), width=width, force_terminal=terminal, color_system=None, soft_wrap=True)
+    file = io.StringIO()
+    output._out = Console(file=file, width=width, force_terminal=terminal, color_system=None, soft_wrap=True)
     output.table("sides", ["side", HOSTILE], [["train", "50%"], ["test", "50%" * 9]])
-    shown = output._out.file.getvalue()  # type: ignore[attr-defined]
+    shown = file.getvalue()
     assert r"yes\x1b[31m\u202e[bold]" in shown
     assert "\x1b[31m" not in shown
     assert "\u202e" not in shown
 
 
-def test_the_next_command_is_written_out(capsys: pytest.CaptureFixture[str]) -> None:
-    Output().next_step("ntksel pull 'file:///a b/[red]\x1b[31m' STORE")
-    assert capsys.readouterr().err == "next: ntksel pull 'file:///a b/[red]\\x1b[31m' STORE\n"
+def test_the_next_command_is_quoted_and_written_out(capsys: pytest.CaptureFixture[str]) -> None:
+    Output().next_step("ntksel pull {url} STORE", url="file:///a b/{c}[red]\x1b[31m")
+    assert capsys.readouterr().err == "next: ntksel pull 'file:///a b/{c}[red]\\x1b[31m' STORE\n"

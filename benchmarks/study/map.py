@@ -98,7 +98,7 @@ def map_runs(given: argparse.Namespace) -> Iterator[Run]:
     middle = [(task, domain) for task, domain in cells if domain == DOMAINS[0]]
     for task, domain in middle:
         for seed in given.seeds:
-            for share in SHARES[1:]:
+            for share in SHARES[1:] if SHARE_KIND in kinds else ():
                 yield Run(task, domain, "random", seed, SHARE_KIND, share, given.training)
     for task, domain in middle:
         for kind in kinds:

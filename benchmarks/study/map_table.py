@@ -74,9 +74,11 @@ def main() -> None:
     found = lines(given.figures)
     cells = in_order(cells_of(found, given.training))
     print(describe())
-    print_table(cells)
-    print("\nThe pool's rows alone, without the domain:")
-    print_table(in_order(cells_of(found, given.training, ALONE)), PAIRS_ALONE)
+    if cells:
+        print_table(cells)
+    if alone := in_order(cells_of(found, given.training, ALONE)):
+        print("\nThe pool's rows alone, without the domain:")
+        print_table(alone, PAIRS_ALONE)
     if given.picture is not None:
         draw(cells, given.picture)
 
@@ -104,8 +106,8 @@ def in_order(cells: Iterable[Cell]) -> list[Cell]:
 
 
 def print_table(cells: list[Cell], pairs: Sequence[tuple[str, str]] = PAIRS) -> None:
-    """Log loss and accuracy of every arm, then the differences."""
-    arms = list(cells[0].arms) if cells else []
+    """Log loss and accuracy of every arm, then the differences; one cell at least."""
+    arms = list(cells[0].arms)
     for measure, scale, form, unit in ((1, 1, ".3f", "nats"), (0, 100, ".1f", "accuracy")):
         columns = ["task, domain, supply", "seeds", *(f"{arm}, {unit}" for arm in arms)]
         columns += [f"{one} minus {other}" for one, other in pairs]

@@ -2,7 +2,7 @@
 """Which score should one trust? Every score of one pool, ranked by retraining (`ntksel validate`) on one cell.
 
     python benchmarks/study/rank_scores.py --task financial-fpb --data DIR --folder DIR [--subsets 40]
-        [--design subsets] [--bins 4] [--score S ...] [--rows 64] [--domain-repeat 2] [--items 100] [--model M]
+        [--design subsets] [--bins 5] [--score S ...] [--rows 64] [--domain-repeat 2] [--items 100] [--model M]
         [--figures FILE.jsonl]
 
 Makes the cell's files, features and scores with the commands of the program, then one validation in which all scores

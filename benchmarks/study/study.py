@@ -5,10 +5,10 @@
         [--domain 32] [--arm A ...] [--part I/N] [--hours] [--table] [--model M]
 
 Of the pool's 1,280 rows of at most 40 words 64 are right, and every arm takes 64 and trains as the short form of the
-map does. Makes the cell's files, features, scores and selections with the commands of the
-program, then trains run by run: each appends a line to --figures, and a second call goes on where the first was
-stopped. `--part 0/2` and `--part 1/2` share the trainings between two processes. --table only prints the table of what
-is there. docs/results.md has the protocol.
+map does. Makes the cell's files, features, scores and selections with the commands of the program, then trains run by
+run: each appends a line to --figures, and a second call goes on where the first was stopped. `--part 0/2` and `--part
+1/2` share the trainings between two processes. --table only prints the table of what is there. docs/results.md has the
+protocol.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def rows_of(arm: str, seed: int, pool: list[supply.Row], store: Path) -> list[in
     return sorted(int(i) for i in open_store(store).get(f"selections/{arm}").read("row"))
 
 
-def cell_files(data: Path, folder: Path, task: str, kind: str, *, domain: int = DOMAIN) -> dict[str, Path]:
+def cell_files(data: Path, folder: Path, task: str, kind: str, *, domain: int) -> dict[str, Path]:
     """The domain, the pool (its sources: the kind of supply, and `general`) and the test items."""
     right = supply.wanted_rows(data, task, kind, SHORT.rows, largest_domain=128, seed=0)
     pool = [{**row, "source": kind} for row in right]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -191,8 +190,8 @@ def featurize(
         line=f"{result.artefact}: {result.rows_done} rows{state}, {result.computed} computed, {result.truncated} "
         f"truncated, {result.skipped} skipped, digest {result.digest}",
     )
-    there = quote(str(store))
     output.next_step(
-        f"ntksel score {there} --pool POOL --domain DOMAIN --method mean --feature {feature or kind} --name SCORE"
-    )
+        "ntksel score {store} --pool POOL --domain DOMAIN --method mean --feature {feature} --name SCORE",
+        store=store, feature=feature or kind,
+    )  # fmt: skip
     return ExitCode.ROWS_SKIPPED if result.skipped else ExitCode.OK

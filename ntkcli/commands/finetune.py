@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -251,10 +250,8 @@ def finetune(
     if process[0] == 0:
         output.result(result, line="\n".join(map(finetune_line, runs)))
     named = " ".join(f"--run {run.artefact.partition('/')[2]}" for run in runs)
-    there = quote(str(store))
-    output.next_step(
-        f"ntksel eval {there} --model {quote(str(model))} --run base {named} --task TEST.jsonl --name EVAL"
-    )
+    command = f"ntksel eval {{store}} --model {{model}} --run base {named} --task TEST.jsonl --name EVAL"
+    output.next_step(command, store=store, model=model)
     return ExitCode.ROWS_SKIPPED if any(run.skipped for run in runs) else ExitCode.OK
 
 

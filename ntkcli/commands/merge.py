@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -86,7 +85,6 @@ def merge(
     if found.gguf is not None:
         line += f"; {found.gguf}, {human_bytes(found.gguf_bytes)}"
     output.result(found, line=line)
-    output.next_step(
-        f"ntksel eval {quote(str(store))} --model {quote(str(out))} --run base --task TEST.jsonl --name EVAL"
-    )
+    command = "ntksel eval {store} --model {out} --run base --task TEST.jsonl --name EVAL"
+    output.next_step(command, store=store, out=out)
     return ExitCode.OK

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from shlex import quote
 from typing import Annotated
 
 import typer
@@ -46,5 +45,5 @@ def pull(
     received = f"{found.received} of {found.files} files {done}, {human_bytes(found.received_bytes)}"
     output.result(found, line=f"{found.store}: {received} of {human_bytes(found.size_bytes)}")
     if not dry_run:
-        output.next_step(f"ntksel info {quote(found.store)}")
+        output.next_step("ntksel info {store}", store=found.store)
     return ExitCode.OK

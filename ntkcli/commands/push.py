@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from shlex import quote
 from typing import Annotated
 
 import typer
@@ -46,5 +45,5 @@ def push(
     kept = f"; kept there: {', '.join(found.kept)}" if found.kept else ""
     output.result(found, line=f"{found.url}: {sent} of {human_bytes(found.size_bytes)}{kept}")
     if not dry_run:
-        output.next_step(f"ntksel pull {quote(found.url)} STORE")
+        output.next_step("ntksel pull {url} STORE", url=found.url)
     return ExitCode.OK

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -250,8 +249,8 @@ def _show(results: Sequence[ScoreResult], output: Output, store: Path, *, json: 
         if output.draws:
             _draw_histogram(output, store, result.artefact.partition("/")[2])
     chosen = results[-1].artefact.partition("/")[2]
-    there = quote(str(store))
-    output.next_step(f"ntksel select {there} --score {chosen} -n N --name SELECTION --export FILE.jsonl")
+    command = "ntksel select {store} --score {chosen} -n N --name SELECTION --export FILE.jsonl"
+    output.next_step(command, store=store, chosen=chosen)
 
 
 def _draw_histogram(output: Output, store: Path, name: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -210,7 +209,8 @@ def select(
     )
     if output.alone and not output.as_json and any(result.pool_sources):
         output.table(*_mix_table(result))
-    output.next_step(f"ntksel finetune {quote(str(store))} --model M --train DOMAIN.jsonl --train {name} --name RUN")
+    command = "ntksel finetune {store} --model M --train DOMAIN.jsonl --train {name} --name RUN"
+    output.next_step(command, store=store, name=name)
     return ExitCode.OK
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -89,10 +88,11 @@ def split(
     else:
         _show(result, output)
     train, held_out = result.sides[0].file, result.sides[1].file
-    tested = f"--domain {quote(train)} --task {quote(held_out)}"
+    tested = "--domain {train} --task {held_out}"
     if folds is not None and data != STDIN and seed == 0 and columns is None:  # it makes the same folds
-        tested = f"--domain {quote(data)} --folds {folds}" + (f" --by {quote(by)}" if by else "")
-    output.next_step(f"ntksel arms STORE --model M {tested} --pool POOL -n N")
+        tested = "--domain {data} --folds {folds}" + (" --by {by}" if by else "")
+    command = f"ntksel arms STORE --model M {tested} --pool POOL -n N"
+    output.next_step(command, train=train, held_out=held_out, data=data, folds=folds, by=by)
     return ExitCode.ROWS_SKIPPED if result.skipped else ExitCode.OK
 
 

@@ -16,15 +16,10 @@ from ntkcli.errors import NtkselError
 from ntkcli.steps.remote.manifest import BEGUN, MANIFEST
 from ntkcli.steps.remote.place import Place
 from tests.commands.conftest import Cli, cli
-from tests.steps.remote.kit import Breaks, make_store, tree, use_s3
+from tests.steps.remote.kit import Breaks, tree, use_s3
 
 __all__ = ["cli"]
 URL = "s3://bucket/team/med"
-
-
-@pytest.fixture
-def med(tmp_path: Path) -> Path:
-    return make_store(tmp_path / "med").path
 
 
 def test_push_break_go_on_pull(
